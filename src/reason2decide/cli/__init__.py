@@ -1,0 +1,64 @@
+"""The command line `r2d`: it parses and dispatches only; every command calls the library.
+
+Heavy imports happen inside the commands, so that `r2d --help` answers at once and without torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Annotated
+
+import typer
+
+from reason2decide import __version__
+from reason2decide.cli.data import data_app
+from reason2decide.console import set_quiet, stderr
+from reason2decide.errors import UserError
+
+app = typer.Typer(
+    name="r2d",
+    help="Train, measure and use small models that decide and write the reason for their decision.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data_app, name="data")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"r2d {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results, warnings and errors only.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    set_quiet(quiet)
+
+
+def main() -> None:
+    """Run `r2d`; a user's mistake ends with one clear line and exit code 2, Ctrl-C with 130."""
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail(f"the disk is full ({error.filename or 'no space left'}); free some space and run the command again")
+        if isinstance(error, PermissionError):
+            _fail(f"no permission for {error.filename}; choose another path or change its permissions")
+        raise
+    except KeyboardInterrupt:
+        stderr.print("interrupted; nothing half-written was kept", markup=False)
+        sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    stderr.print(f"error: {message}", markup=False, soft_wrap=True, style="bold red")
+    sys.exit(2)

@@ -1,0 +1,92 @@
+"""What the program says while it works: bars where there is a terminal, plain lines where there is none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+PLAIN_EVERY_SECONDS = 10.0  # ours: often enough to see that it lives, rare enough for a log file
+
+stderr = Console(stderr=True, highlight=False)
+
+
+@dataclass
+class _Settings:
+    quiet: bool = False
+
+
+_settings = _Settings()
+
+
+def set_quiet(quiet: bool) -> None:
+    """Silence everything but results and errors (the command line's `--quiet`)."""
+    _settings.quiet = quiet
+
+
+def say(message: str) -> None:
+    """Print one line for the user on standard error, unless quiet."""
+    if not _settings.quiet:
+        stderr.print(message, markup=False, soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    """Print a warning on standard error, quiet or not."""
+    stderr.print(f"warning: {message}", markup=False, soft_wrap=True, style="yellow")
+
+
+class ProgressBar:
+    """A bar with rate and time left in a terminal, a plain line every ten seconds elsewhere, nothing when quiet."""
+
+    def __init__(self, description: str, total: int | None, unit: str = "records") -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self.done = 0
+        self._started = self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> ProgressBar:
+        if not _settings.quiet and sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=stderr,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self.description, total=self.total, rate="", note="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Count `count` more units as done; `note` is shown at the end of the line."""
+        self.done += count
+        now = time.monotonic()
+        rate = self.done / max(now - self._started, 1e-9)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self.done, rate=f"{rate:.1f} {self.unit}/s", note=note)
+        elif now - self._last_line >= PLAIN_EVERY_SECONDS:
+            self._last_line = now
+            of = f"/{self.total}" if self.total else ""
+            left = f", {(self.total - self.done) / rate:.0f} s left" if self.total else ""
+            say(f"{self.description}: {self.done}{of} {self.unit}, {rate:.1f}/s{left}{' · ' + note if note else ''}")
+
+
+def track(items: Iterable[T], description: str, total: int | None = None, unit: str = "records") -> Iterator[T]:
+    """Yield `items` while showing how many are done."""
+    with ProgressBar(description, total, unit) as bar:
+        for item in items:
+            yield item
+            bar.advance()

@@ -1,0 +1,58 @@
+"""One exception tree. Every message says what came, what was expected and what to do.
+
+A `UserError` is the caller's to mend: the command line prints it without a traceback and exits with code 2.
+Our own mistakes are assertions, never these.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class Reason2DecideError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class UserError(Reason2DecideError):
+    """Something the user gave or asked for cannot be used."""
+
+
+class DataError(UserError):
+    """A record, a dataset folder or a file to import is not as it must be."""
+
+
+class ConfigError(UserError):
+    """A training configuration has unknown keys or impossible values."""
+
+
+class BaseModelError(UserError):
+    """A base model cannot be found, reached or used."""
+
+
+class BundleError(UserError):
+    """A model bundle is missing, altered, of another version or not ours."""
+
+
+class OutputError(UserError):
+    """An output path exists already or cannot be written."""
+
+
+class MissingExtraError(UserError):
+    """An optional dependency is needed; the message gives the exact `pip install`."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(
+            f"this needs the Python package {module!r}, which is not installed. "
+            f'Install it with: pip install "reason2decide[{extra}]"'
+        )
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import and return `module`, or raise `MissingExtraError` naming the extra that brings it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] == module.split(".")[0]:
+            raise MissingExtraError(module, extra) from None
+        raise

@@ -1,0 +1,81 @@
+"""Writing that is never half done: a folder or file appears at its final place complete, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from reason2decide.errors import OutputError
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in chunks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def require_absent(out: Path, *, force: bool = False) -> None:
+    """Raise `OutputError` if `out` exists and `force` was not given."""
+    if out.exists() and not force:
+        raise OutputError(f"the output {out} exists already; give another path, or --force to replace it")
+
+
+@contextlib.contextmanager
+def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `out`; on success rename it to `out`, on failure remove it.
+
+    An existing `out` is refused unless `force`, and is then replaced only once the new folder is complete.
+
+    Raises:
+        OutputError: `out` exists and `force` is false, or its parent cannot be made.
+    """
+    require_absent(out, force=force)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise OutputError(f"cannot create {out}: {error.strerror}: {error.filename}") from None
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if out.exists():
+            discarded = Path(tempfile.mkdtemp(prefix=f".{out.name}.replaced-", dir=out.parent))
+            out.rename(discarded / out.name)
+            partial.rename(out)
+            shutil.rmtree(discarded)
+        else:
+            partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def new_file(out: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield the path of a temporary file beside `out`; on success move it to `out`, on failure remove it.
+
+    Raises:
+        OutputError: `out` exists and `force` is false, or its parent cannot be made.
+    """
+    require_absent(out, force=force)
+    if out.is_dir():
+        raise OutputError(f"the output {out} is a folder; give the path of a file")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{out.name}.partial-", dir=out.parent)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise OutputError(f"cannot create {out}: {error.strerror}: {error.filename}") from None
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        partial.chmod(0o644)
+        partial.replace(out)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

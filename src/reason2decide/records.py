@@ -1,0 +1,361 @@
+"""The only shape data has before tokens: `Record`, `LabelSet`, and the dataset folder that holds them.
+
+A dataset is a folder with `train.jsonl`, `validation.jsonl`, `test.jsonl` and `dataset.toml`. Files are read by
+memory map, one record at a time, so a file of a million records never needs its size in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import tomli_w
+
+from reason2decide.errors import DataError
+from reason2decide.files import new_folder, sha256_file
+
+SPLITS = ("train", "validation", "test")
+RECORD_KEYS = ("id", "text", "label", "rationales", "choices", "group", "meta")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One case: a text to decide on, and where known its gold label and rationales by source.
+
+    `choices` makes the label set the record's own (open label sets). Records of one `group` (a patient, an
+    article) never lie in two splits. `meta` is free: columns to slice results by, facts behind a simulated case.
+    """
+
+    id: str
+    text: str
+    label: str | None = None
+    rationales: Mapping[str, str] = field(default_factory=dict)
+    choices: tuple[str, ...] | None = None
+    group: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a JSON object without absent fields."""
+        values = {key: getattr(self, key) for key in RECORD_KEYS}
+        return {key: value for key, value in values.items() if value is not None and value != {}}
+
+    def choices_or(self, labels: LabelSet) -> tuple[str, ...]:
+        """The labels this record may be given: its own choices, else those of the set."""
+        return self.choices if self.choices is not None else labels.values
+
+
+def record_from_json(value: object, where: str) -> Record:
+    """Check one JSON value and return it as a `Record`; `where` begins the message of what is wrong.
+
+    Raises:
+        DataError: a key is missing, unknown or of the wrong type, or the text is empty.
+    """
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected a JSON object with id and text, got {_kind(value)}")
+    unknown = sorted(set(value) - set(RECORD_KEYS))
+    if unknown:
+        raise DataError(
+            f"{where}: unknown key {unknown[0]!r}; a record has {', '.join(RECORD_KEYS)} (put other columns in meta)"
+        )
+    for key in ("id", "text"):
+        if not isinstance(value.get(key), str):
+            raise DataError(f"{where}: expected {key!r} to be a string, got {_kind(value.get(key))}")
+    for key in ("label", "group"):
+        if value.get(key) is not None and not isinstance(value[key], str):
+            raise DataError(f"{where}: expected {key!r} to be a string, got {_kind(value[key])}")
+    if not value["id"].strip():
+        raise DataError(f"{where}: the id is empty; every record needs one of its own")
+    if not value["text"].strip():
+        raise DataError(f"{where}: record {value['id']!r} has an empty text; give it one or leave the record out")
+    rationales = value.get("rationales") or {}
+    if not isinstance(rationales, dict) or not all(isinstance(text, str) for text in rationales.values()):
+        raise DataError(f"{where}: expected 'rationales' to be an object of source -> text")
+    choices = value.get("choices")
+    if choices is not None:
+        if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+            raise DataError(f"{where}: expected 'choices' to be a list of strings")
+        problem = _labels_problem(choices)
+        if problem:
+            raise DataError(f"{where}: the choices of record {value['id']!r} {problem}")
+    meta = value.get("meta") or {}
+    if not isinstance(meta, dict):
+        raise DataError(f"{where}: expected 'meta' to be an object, got {_kind(meta)}")
+    return Record(
+        id=value["id"],
+        text=value["text"],
+        label=value.get("label"),
+        rationales={source: text for source, text in rationales.items() if text.strip()},
+        choices=tuple(choices) if choices is not None else None,
+        group=value.get("group"),
+        meta=meta,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSet:
+    """The labels a dataset's decisions come from, in order; without values each record brings its own choices.
+
+    `ordinal` says the order means something, and `urgent` which end of it is the more urgent.
+
+    Raises:
+        DataError: fewer than two labels, a repeated or empty label, or `urgent` without `ordinal`.
+    """
+
+    values: tuple[str, ...] = ()
+    ordinal: bool = False
+    urgent: Literal["first", "last"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.values:
+            problem = _labels_problem(self.values)
+            if problem:
+                raise DataError(f"the label set {problem}")
+        if self.urgent not in (None, "first", "last"):
+            raise DataError(f"the urgent end is {self.urgent!r}; expected 'first' or 'last'")
+        if self.urgent is not None and not self.ordinal:
+            raise DataError("an urgent end was given for labels that are not ordinal; declare them ordinal too")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether every record brings its own choices."""
+        return not self.values
+
+
+def _labels_problem(labels: Sequence[str]) -> str | None:
+    if len(labels) < 2:
+        return f"has {len(labels)} of the at least 2 labels a decision needs: {list(labels)}"
+    if any(not label.strip() for label in labels):
+        return f"has an empty label: {list(labels)}"
+    repeated = sorted({label for label in labels if list(labels).count(label) > 1})
+    return f"names {repeated[0]!r} more than once" if repeated else None
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
+
+
+class JsonlRecords(Sequence[Record]):
+    """The records of a JSON Lines file, read by memory map: an index of line starts is all that stays in memory."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise DataError(f"{path} is not a file; expected one JSON record a line")
+        self.path = path
+        self._offsets, self._lines = _index_lines(path)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    @cached_property
+    def _bytes(self) -> mmap.mmap | bytes:
+        with self.path.open("rb") as stream:
+            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if len(self) else b""
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        where = f"{self.path}, line {self._lines[index]}"
+        return parse_record(self._bytes[self._offsets[index] : self._offsets[index + 1]], where)
+
+    def __iter__(self) -> Iterator[Record]:
+        for index in range(len(self)):
+            yield self[index]
+
+
+def parse_record(line: bytes | str, where: str) -> Record:
+    """Parse one JSON line into a `Record`.
+
+    Raises:
+        DataError: not UTF-8, not JSON, or not a record; the message begins with `where`.
+    """
+    try:
+        value = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 ({error.reason} at byte {error.start}); convert the file first") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
+    return record_from_json(value, where)
+
+
+def _index_lines(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Byte offsets of the non-blank lines (and of the end), and their 1-based numbers."""
+    offsets: list[np.ndarray] = [np.zeros(1, np.int64)]
+    position = 0
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 24):
+            ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n"))
+            offsets.append(ends + position + 1)
+            position += len(chunk)
+    starts = np.concatenate(offsets)
+    if starts[-1] != position:
+        starts = np.append(starts, position)
+    numbers = np.arange(1, len(starts))
+    short = np.flatnonzero(np.diff(starts) < 8)  # shorter than any record: blank, or an error that parsing will name
+    if len(short):
+        with path.open("rb") as stream:
+            blank = [index for index in short if _read_line(stream, int(starts[index])).strip() == b""]
+        # A blank line joins the line before it: JSON takes the white space at its end.
+        keep = np.ones(len(starts), bool)
+        keep[blank] = False
+        starts, numbers = starts[keep], numbers[keep[:-1]]
+    return starts, numbers
+
+
+def _read_line(stream: Any, start: int) -> bytes:
+    stream.seek(start)
+    return bytes(stream.readline())
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What `dataset.toml` says of a dataset, apart from its files."""
+
+    name: str
+    task: str
+    labels: LabelSet
+    rationale_sources: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset folder: its description, the hash of each file, and its splits."""
+
+    path: Path
+    info: DatasetInfo
+    hashes: Mapping[str, str]
+
+    @classmethod
+    def open(cls, path: Path | str) -> Dataset:
+        """Read `dataset.toml` of the folder `path`; split files are opened when asked for.
+
+        Raises:
+            DataError: the folder, its `dataset.toml` or a key of it is missing or wrong.
+        """
+        path = Path(path)
+        toml_path = path / "dataset.toml"
+        if not path.is_dir():
+            raise DataError(
+                f"{path} is not a folder; expected a dataset made by `r2d data import` or `r2d data simulate`"
+            )
+        if not toml_path.is_file():
+            present = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
+            raise DataError(f"{path} has no dataset.toml (it holds {present}); make one with `r2d data import`")
+        try:
+            content = tomllib.loads(toml_path.read_text("utf-8"))
+            labels = LabelSet(
+                tuple(content["labels"]["values"]),
+                bool(content["labels"]["ordinal"]),
+                content["labels"].get("urgent"),
+            )
+            info = DatasetInfo(
+                content["name"],
+                content["task"],
+                labels,
+                tuple(content["rationale_sources"]),
+                content.get("provenance", {}),
+            )
+            hashes = {split: entry["sha256"] for split, entry in content["files"].items()}
+        except tomllib.TOMLDecodeError as error:
+            raise DataError(f"{toml_path} is not valid TOML: {error}") from None
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{toml_path} lacks or misuses the key {error}; compare it with a fresh import") from None
+        return cls(path, info, hashes)
+
+    def split(self, name: str) -> JsonlRecords:
+        """The records of one split.
+
+        Raises:
+            DataError: there is no such split, or its file is empty.
+        """
+        if name not in self.hashes:
+            raise DataError(f"{self.path} has no split {name!r}; it has {', '.join(self.hashes)}")
+        records = JsonlRecords(self.path / f"{name}.jsonl")
+        if not len(records):
+            raise DataError(f"the split {name!r} of {self.path} is empty; import the data with another --split")
+        return records
+
+    def verify(self) -> None:
+        """Raise `DataError` if a split's file is not the one whose hash `dataset.toml` holds."""
+        for split, expected in self.hashes.items():
+            file = self.path / f"{split}.jsonl"
+            if not file.is_file():
+                raise DataError(f"{self.path} lacks {file.name}, which its dataset.toml lists; import the data again")
+            found = sha256_file(file)
+            if found != expected:
+                raise DataError(
+                    f"{file} was changed after import (SHA-256 {found[:12]}..., dataset.toml says {expected[:12]}...); "
+                    "import the data again"
+                )
+
+    def require_source(self, source: str) -> None:
+        """Raise `DataError` if no record has a rationale of this source."""
+        if source not in self.info.rationale_sources:
+            known = ", ".join(self.info.rationale_sources) or "none"
+            raise DataError(f"nobody wrote rationales of source {source!r} in {self.path}; its sources: {known}")
+
+
+def write_dataset(
+    out: Path, info: DatasetInfo, splits: Mapping[str, Iterable[Record]], *, force: bool = False
+) -> Dataset:
+    """Write a dataset folder, complete or not at all, holding one record in memory at a time.
+
+    Raises:
+        OutputError: `out` exists and `force` is false.
+        DataError: a duplicate id, a label outside its set, or a split without records.
+    """
+    with new_folder(out, force=force) as folder:
+        files: dict[str, dict[str, Any]] = {}
+        ids: dict[str, str] = {}
+        for split, records in splits.items():
+            file, count = folder / f"{split}.jsonl", 0
+            with file.open("w", encoding="utf-8") as stream:
+                for record in records:
+                    if record.id in ids:
+                        raise DataError(
+                            f"the id {record.id!r} occurs twice ({ids[record.id]} and {split}); ids are unique"
+                        )
+                    ids[record.id] = split
+                    require_label(record, info.labels)
+                    stream.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
+                    count += 1
+            if not count:
+                raise DataError(f"the split {split!r} got no records; give more data or other shares with --split")
+            files[split] = {"records": count, "sha256": sha256_file(file)}
+        labels: dict[str, Any] = {"values": list(info.labels.values), "ordinal": info.labels.ordinal}
+        if info.labels.urgent:
+            labels["urgent"] = info.labels.urgent
+        content = {
+            "name": info.name,
+            "task": info.task,
+            "rationale_sources": list(info.rationale_sources),
+            "labels": labels,
+            "files": files,
+            "provenance": dict(info.provenance),
+        }
+        (folder / "dataset.toml").write_text(tomli_w.dumps(content), "utf-8")
+    return Dataset.open(out)
+
+
+def require_label(record: Record, labels: LabelSet) -> None:
+    """Raise `DataError` if a record's label is not among its choices or the label set."""
+    choices = record.choices_or(labels)
+    if record.label is None:
+        raise DataError(f"record {record.id!r} has no label; a dataset's records need one")
+    if not choices:
+        raise DataError(f"record {record.id!r} has no choices and the dataset declares no labels; give one of the two")
+    if record.label not in choices:
+        shown = ", ".join(repr(choice) for choice in choices[:8]) + (", ..." if len(choices) > 8 else "")
+        raise DataError(f"record {record.id!r} has the label {record.label!r}, which is outside its set: {shown}")
