@@ -87,6 +87,14 @@ def record_from_json(value: object, where: str) -> Record:
     meta = value.get("meta") or {}
     if not isinstance(meta, dict):
         raise DataError(f"{where}: expected 'meta' to be an object, got {_kind(meta)}")
+    strings = [value["id"], value["text"], value.get("label") or "", value.get("group") or "", *rationales.values()]
+    try:
+        "".join([*strings, *(choices or ()), json.dumps(meta, ensure_ascii=False)]).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise DataError(
+            f"{where}: record {value['id']!r} holds {half!r}, half a character, which no file can keep; correct it"
+        ) from None
     return Record(
         id=value["id"],
         text=value["text"],
@@ -202,10 +210,13 @@ def _index_lines(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if starts[-1] != position:
         starts = np.append(starts, position)
     numbers = np.arange(1, len(starts))
-    short = np.flatnonzero(np.diff(starts) < 8)  # shorter than any record: blank, or an error that parsing will name
-    if len(short):
+    if not len(numbers):
+        return starts, numbers
+    first_bytes = np.memmap(path, np.uint8, "r")[starts[:-1]]
+    perhaps_blank = np.flatnonzero(np.isin(first_bytes, np.frombuffer(b" \t\r\n", np.uint8)))
+    if len(perhaps_blank):
         with path.open("rb") as stream:
-            blank = [index for index in short if _read_line(stream, int(starts[index])).strip() == b""]
+            blank = [index for index in perhaps_blank if not _read_line(stream, int(starts[index])).strip()]
         # A blank line joins the line before it: JSON takes the white space at its end.
         keep = np.ones(len(starts), bool)
         keep[blank] = False

@@ -2,6 +2,325 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
+from reason2decide.console import say
+from reason2decide.errors import UserError
+
+if TYPE_CHECKING:
+    from reason2decide.check import CheckReport
+    from reason2decide.records import Dataset, LabelSet
+    from reason2decide.sources.table import Columns
+    from reason2decide.sources.writing import Imported
+
 data_app = typer.Typer(help="Import, check and simulate datasets.", no_args_is_help=True)
+LABELS_SHOWN = 10  # ours: of free-text labels there may be thousands
+
+import_app = typer.Typer(help="Import records as a dataset folder.", no_args_is_help=True)
+data_app.add_typer(import_app, name="import")
+
+Out = Annotated[Path, typer.Option("--out", help="The dataset folder to write.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of the division into splits.")]
+Name = Annotated[str | None, typer.Option("--name", help="The dataset's name; default: that of the folder.")]
+Split = Annotated[str | None, typer.Option("--split", help="Shares of train, validation, test; default 0.8,0.1,0.1.")]
+
+
+@import_app.command("table")
+def import_table_command(
+    files: Annotated[list[Path], typer.Argument(metavar="IN...", help="CSV, TSV, JSONL or Parquet files.")],
+    out: Out,
+    text: Annotated[
+        str | None, typer.Option("--text", metavar="COL[,COL...]", help="Text; several are joined with their names.")
+    ] = None,
+    label: Annotated[str | None, typer.Option("--label", metavar="COL", help="The gold label.")] = None,
+    rationale: Annotated[
+        list[str] | None,
+        typer.Option("--rationale", metavar="SOURCE=COL", help="A rationale and its source; repeat."),
+    ] = None,
+    id_: Annotated[
+        str | None, typer.Option("--id", metavar="COL", help="A unique id; default: a digest of the text.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option("--group", metavar="COL", help="Patient or article: never in two splits.")
+    ] = None,
+    choices: Annotated[
+        str | None, typer.Option("--choices", metavar="COL", help='Each record\'s own labels: a list, or "a|b|c".')
+    ] = None,
+    choices_in_text: Annotated[
+        bool, typer.Option("--choices-in-text", help='Take them from "Answer Choices: A. ..." in the text.')
+    ] = False,
+    labels: Annotated[
+        str | None, typer.Option("--labels", metavar="L1,L2,...", help="The label set in order; default: as found.")
+    ] = None,
+    ordinal: Annotated[bool, typer.Option("--ordinal", help="The order of --labels means something.")] = False,
+    urgent: Annotated[
+        str | None, typer.Option("--urgent", metavar="first|last", help="Which end of --labels is the more urgent.")
+    ] = None,
+    meta: Annotated[
+        str | None, typer.Option("--meta", metavar="COL[,COL...]", help="Further columns to keep with each record.")
+    ] = None,
+    split_column: Annotated[
+        str | None, typer.Option("--split-column", metavar="COL", help="Holds train, validation (val, dev) or test.")
+    ] = None,
+    split: Split = None,
+    seed: Seed = 0,
+    delimiter: Annotated[
+        str | None, typer.Option("--delimiter", metavar="C", help="Of CSV cells, or 'tab'; default by extension.")
+    ] = None,
+    encoding: Annotated[
+        str, typer.Option("--encoding", metavar="E", help="Of the files, such as cp1252 or cp1254.")
+    ] = "utf-8",
+    name: Name = None,
+    force: Force = False,
+) -> None:
+    """Import CSV, TSV, JSONL or Parquet files. Without column options: question, label, rationale."""
+    from reason2decide.sources.table import import_table
+
+    if split and split_column:
+        raise UserError("--split and --split-column were given; give one of the two")
+    columns = None
+    named = {"--id": id_, "--group": group, "--choices": choices, "--meta": meta, "--split-column": split_column}
+    named |= {"--rationale": ",".join(rationale or ())}
+    if text and label:
+        columns = _columns(text, label, rationale or [], id_, group, choices, split_column, meta)
+    elif text or label or any(named.values()):
+        given = [option for option, value in {"--text": text, "--label": label, **named}.items() if value]
+        raise UserError(f"{', '.join(given)} needs --text and --label; give both, or no column options at all")
+    imported = import_table(
+        files,
+        out,
+        columns,
+        labels=_label_set(labels, ordinal, urgent),
+        choices_in_text=choices_in_text,
+        shares=_shares(split),
+        seed=seed,
+        delimiter=delimiter,
+        encoding=encoding,
+        name=name,
+        force=force,
+    )
+    _summarize(imported)
+
+
+@import_app.command("pubmedqa")
+def import_pubmedqa_command(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="ori_pqal.json, or others of its format.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The dataset folder to write.")] = None,
+    test_ids: Annotated[
+        Path | None, typer.Option("--test-ids", help="test_ground_truth.json: the official test questions.")
+    ] = None,
+    unlabelled_out: Annotated[
+        Path | None, typer.Option("--unlabelled-out", help="A .jsonl for the questions without a decision.")
+    ] = None,
+    split: Split = None,
+    seed: Seed = 0,
+    name: Name = None,
+    force: Force = False,
+) -> None:
+    """Import PubMedQA: yes, no or maybe from a question and an abstract; the conclusion is the rationale."""
+    from reason2decide.sources.pubmedqa import import_pubmedqa
+
+    if split and test_ids:
+        raise UserError("--split and --test-ids were given; the official test questions leave nothing to share out")
+    imported = import_pubmedqa(
+        files,
+        out,
+        test_ids=test_ids,
+        unlabelled_out=unlabelled_out,
+        shares=_shares(split),
+        seed=seed,
+        name=name,
+        force=force,
+    )
+    _summarize(imported)
+
+
+@import_app.command("bioasq")
+def import_bioasq_command(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="BioASQ Task B files, training or golden.")],
+    out: Out,
+    split: Split = None,
+    seed: Seed = 0,
+    name: Name = None,
+    force: Force = False,
+) -> None:
+    """Import the yes/no questions of BioASQ Task B; the ideal answer is the rationale."""
+    from reason2decide.sources.bioasq import import_bioasq
+
+    _summarize(import_bioasq(files, out, shares=_shares(split), seed=seed, name=name, force=force))
+
+
+@data_app.command("check")
+def check_command(
+    dataset: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset folder.")],
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="NAME_OR_PATH", help="Measure lengths in this base's tokens.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Report counts, balance, lengths and duplicates; exit with 1 if something would make a result invalid."""
+    from reason2decide.check import check_dataset
+
+    report = check_dataset(dataset, base=base)
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), ensure_ascii=False, indent=1))
+    else:
+        _print_report(report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@data_app.command("simulate")
+def simulate_command(
+    out: Out,
+    train: Annotated[int, typer.Option(help="Calls to train on.")] = 4000,
+    validation: Annotated[int, typer.Option(help="Calls to validate on.")] = 500,
+    test: Annotated[int, typer.Option(help="Calls to test on.")] = 1000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    label_noise: Annotated[float, typer.Option(help="Share of labels moved to an adjacent one.")] = 0.05,
+    force: Force = False,
+) -> None:
+    """Simulate nurse-line calls. SYNTHETIC: made up to test software, and no clinical advice."""
+    from reason2decide.sources.triage_simulator import SYNTHETIC_NOTICE, simulate
+    from reason2decide.sources.writing import Imported
+
+    dataset = simulate(
+        out, train=train, validation=validation, test=test, seed=seed, label_noise=label_noise, force=force
+    )
+    _summarize(Imported(dataset, (SYNTHETIC_NOTICE,)))
+
+
+def _columns(
+    text: str,
+    label: str,
+    rationales: Sequence[str],
+    id_: str | None,
+    group: str | None,
+    choices: str | None,
+    split: str | None,
+    meta: str | None,
+) -> Columns:
+    from reason2decide.sources.table import Columns
+
+    sources: dict[str, str] = {}
+    for given in rationales:
+        source, mark, column = given.partition("=")
+        if not (mark and source.strip() and column.strip()):
+            raise UserError(f"--rationale is {given!r}; expected SOURCE=COL, such as nurse=explanation")
+        if source.strip() in sources:
+            raise UserError(f"--rationale names the source {source.strip()!r} twice; give each source one column")
+        sources[source.strip()] = column.strip()
+    return Columns(
+        text=_listed(text),
+        label=label,
+        rationales=sources,
+        id=id_,
+        group=group,
+        choices=choices,
+        split=split,
+        meta=_listed(meta) if meta else (),
+    )
+
+
+def _label_set(labels: str | None, ordinal: bool, urgent: str | None) -> LabelSet | None:
+    from reason2decide.records import LabelSet
+
+    if labels is None:
+        if ordinal or urgent:
+            raise UserError("--ordinal and --urgent speak of an order; give the labels in order with --labels")
+        return None
+    if urgent not in (None, "first", "last"):
+        raise UserError(f"--urgent is {urgent!r}; expected first or last")
+    return LabelSet(_listed(labels), ordinal, urgent)  # type: ignore[arg-type]
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """The parts of a comma-separated option; quotes keep a comma inside one."""
+    return tuple(part.strip() for part in next(csv.reader([text], skipinitialspace=True)))
+
+
+def _shares(split: str | None) -> dict[str, float]:
+    from reason2decide.sources.splitting import DEFAULT_SHARES, parse_shares
+
+    return parse_shares(split) if split is not None else DEFAULT_SHARES
+
+
+def _summarize(imported: Imported) -> None:
+    for note in imported.notes:
+        say(note)
+    if imported.dataset is not None:
+        _say_dataset(imported.dataset)
+
+
+def _say_dataset(dataset: Dataset) -> None:
+    counts = ", ".join(f"{split} {len(dataset.split(split))}" for split in dataset.hashes)
+    labels = dataset.info.labels
+    shown = "each record's own choices" if labels.is_open else ", ".join(labels.values[:LABELS_SHOWN])
+    if len(labels.values) > LABELS_SHOWN:
+        shown += f", ... ({len(labels.values)} in all)"
+    if labels.ordinal:
+        shown += " (ordinal" + (f", the {labels.urgent} the most urgent)" if labels.urgent else ")")
+    say(f"wrote {dataset.path}: {counts}")
+    say(f"labels: {shown}")
+    say(f"rationale sources: {', '.join(dataset.info.rationale_sources) or 'none'}")
+
+
+def _print_report(report: CheckReport) -> None:
+    splits = list(report.records)
+    _print_table("records", ["", *splits], [["records", *(str(report.records[split]) for split in splits)]])
+    if report.open_labels:
+        typer.echo("labels: each record's own choices\n")
+    else:
+        totals: Counter[str] = Counter()
+        for counts in report.labels.values():
+            totals.update(counts)
+        rows = [
+            [label, *(_count_share(report.labels[split].get(label, 0), report.records[split]) for split in splits)]
+            for label in totals
+        ]
+        _print_table("labels", ["label", *splits], rows)
+    rows = [
+        [source, split, str(counts.present), str(counts.missing), f"{counts.states_label_share:.0%}"]
+        for source, by_split in report.sources.items()
+        for split, counts in by_split.items()
+    ]
+    if rows:
+        _print_table("rationales", ["source", "split", "present", "missing", "state their label"], rows)
+    rows = [[kind, *map(str, quantiles.values())] for kind, quantiles in report.lengths.items()]
+    _print_table(f"lengths in {report.length_unit}", ["", *next(iter(report.lengths.values()))], rows)
+    for message in report.errors:
+        typer.secho(f"error: {message}", fg="red")
+    for message in report.warnings:
+        typer.secho(f"warning: {message}", fg="yellow")
+    typer.echo("invalid: mend the errors before training" if not report.ok else "valid")
+
+
+def _count_share(count: int, total: int) -> str:
+    return f"{count} ({count / total:.0%})"
+
+
+def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """A table: drawn in a terminal, aligned columns elsewhere."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*header, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table)
+        return
+    widths = [max(len(row[index]) for row in [header, *rows]) for index in range(len(header))]
+    typer.echo(title)
+    for row in [header, *rows]:
+        typer.echo("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    typer.echo()

@@ -1,0 +1,146 @@
+"""The models training starts from: any encoder-decoder by folder or hub name, and two small ones of our own."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import Unigram
+from tokenizers.trainers import UnigramTrainer
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5Tokenizer,
+    set_seed,
+)
+
+from reason2decide.errors import BaseModelError
+from reason2decide.prompts import PREDICT_PREFIX, explain_prefix, join
+
+SCRATCH = "tiny"  # a small T5 from scratch, its tokenizer trained on the training split
+PACKAGED = {"tiny-triage": Path(__file__).parent / "bases" / "tiny-triage"}  # the same, pre-trained (docs/results.md)
+HUB_TIMEOUT_SECONDS = 5.0  # ours: to learn that a hub cannot be reached, not to download from it
+TINY_VOCABULARY = 3000  # ours: small enough that embeddings are under half of the parameters
+SENTINELS = 100  # T5's <extra_id_0> ... <extra_id_99>, for span corruption
+
+
+def load_base(
+    name: str, *, texts: Callable[[], Iterable[str]], seed: int, dropout: float | None = None
+) -> tuple[Any, Any]:
+    """The model and tokenizer of a base, weights in float32.
+
+    Args:
+        name: `tiny`, `tiny-triage`, a local folder, or a hub name.
+        texts: gives the training texts, read only if a tokenizer must be trained on them (`tiny`).
+        seed: of the weights of `tiny`.
+        dropout: replaces the base's own rate.
+
+    Raises:
+        BaseModelError: neither a folder nor reachable, not an encoder-decoder, or without a usable tokenizer.
+    """
+    if name == SCRATCH:
+        tokenizer = train_tokenizer(texts())
+        model: Any = new_tiny(tokenizer, seed)
+    else:
+        model, tokenizer = _pretrained(str(PACKAGED.get(name, name)))
+    if dropout is not None:
+        _set_dropout(model, dropout)
+    return model, tokenizer
+
+
+def new_tiny(tokenizer: Any, seed: int) -> T5ForConditionalGeneration:
+    """A small T5 (v1.0 shape, about 1.7 million parameters) with random weights (sizes are ours)."""
+    set_seed(seed)
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=len(tokenizer),
+            d_model=128,
+            d_kv=32,
+            d_ff=512,
+            num_layers=3,
+            num_decoder_layers=2,
+            num_heads=4,
+            decoder_start_token_id=tokenizer.pad_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int = TINY_VOCABULARY) -> T5Tokenizer:
+    """A unigram tokenizer of T5's kind, trained on `texts`; small corpora give fewer pieces than asked for."""
+    specials = ["<pad>", "</s>", "<unk>"]
+    tokenizer = Tokenizer(Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")]
+    )
+    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
+    trainer = UnigramTrainer(
+        vocab_size=vocabulary - SENTINELS,
+        special_tokens=specials,
+        unk_token="<unk>",
+        initial_alphabet=list(string.ascii_letters + string.digits + string.punctuation),
+        show_progress=False,
+    )
+    # The words of the prompts stand before every text the model will read, hence before every text here.
+    tokenizer.train_from_iterator((join(explain_prefix(PREDICT_PREFIX), text) for text in texts), trainer)
+    pieces = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
+    sentinels = [(f"<extra_id_{i}>", 0.0) for i in reversed(range(SENTINELS))]
+    return T5Tokenizer(vocab=[*pieces, *sentinels], extra_ids=SENTINELS)
+
+
+def _pretrained(name: str) -> tuple[Any, Any]:
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").is_file():
+            raise BaseModelError(f"the folder {name} holds no model (no config.json); give one saved by transformers")
+    elif name.startswith((".", "/")) or name.count("/") > 1:
+        raise BaseModelError(f"the base {name!r} is not a folder; give a folder, a hub name, tiny or tiny-triage")
+    else:
+        _require_reachable(name)
+    try:
+        config = AutoConfig.from_pretrained(name)
+        if not config.is_encoder_decoder:
+            raise BaseModelError(
+                f"the base {name!r} is a {config.model_type}, not an encoder-decoder; T5, mT5 and BART are"
+            )
+        model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"the base {name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+    if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
+        raise BaseModelError(f"the tokenizer of {name!r} has no padding or end token; add them and save it again")
+    return model, tokenizer
+
+
+def _require_reachable(name: str) -> None:
+    """Raise within seconds if a hub name is neither cached nor reachable, rather than retry for minutes."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=HUB_TIMEOUT_SECONDS, retry_on_errors=False)
+    except Exception as error:
+        raise BaseModelError(
+            f"the base {name!r} is neither a folder here nor reachable on the hub ({type(error).__name__}); "
+            "check the name and the connection, or give the folder of a downloaded model (or tiny, tiny-triage)"
+        ) from None
+
+
+def _set_dropout(model: Any, rate: float) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = rate
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = rate
+    for key in ("dropout_rate", "dropout", "attention_dropout", "activation_dropout"):
+        if hasattr(model.config, key):
+            setattr(model.config, key, rate)

@@ -1,0 +1,219 @@
+"""The result of training: one folder that holds all it takes to decide and explain, and how it came to be.
+
+    bundle/
+      manifest.json        what `Manifest` says, and the SHA-256 of every other file
+      config.toml          the training configuration, defaults included
+      training_log.jsonl   losses, schedules and validations of every stage
+      README.md            the model card
+      model/               safetensors weights, model configuration, tokenizer
+
+Loading executes nothing from the folder: safetensors and JSON only, and every file must have the hash it had when saved.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reason2decide.config import Lengths
+from reason2decide.errors import BundleError, DataError, require
+from reason2decide.files import new_folder, sha256_file
+from reason2decide.methods import METHODS, Explain
+from reason2decide.prompts import PROMPT_VERSION
+from reason2decide.records import LabelSet
+
+if TYPE_CHECKING:
+    from reason2decide.features import PromptEncoder
+
+BUNDLE_FORMAT = 1
+PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says of itself.
+
+    `training` has for each stage its best step and value; `dataset` the name and file hashes of the training data.
+    """
+
+    method: str
+    base: str
+    labels: LabelSet
+    lengths: Lengths
+    rationale_sources: Mapping[str, str]
+    dataset: Mapping[str, Any]
+    training: Mapping[str, Any]
+    versions: Mapping[str, str]
+    created: str
+    prompt_version: int = PROMPT_VERSION
+    bundle_format: int = BUNDLE_FORMAT
+
+    @property
+    def explain(self) -> Explain:
+        """How the model is asked for a rationale."""
+        return METHODS[self.method].explain
+
+    @property
+    def rationale_source(self) -> str | None:
+        """The source of the last stage: whose rationales the finished model writes like."""
+        return list(self.rationale_sources.values())[-1] if self.rationale_sources else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "lengths": self.lengths.model_dump()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Manifest:
+        labels = value["labels"]
+        return cls(
+            **{
+                **value,
+                "labels": LabelSet(tuple(labels["values"]), labels["ordinal"], labels["urgent"]),
+                "lengths": Lengths(**value["lengths"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A loaded bundle: its manifest, model (float32, evaluation mode) and prompt encoder."""
+
+    path: Path
+    manifest: Manifest
+    model: Any
+    encoder: PromptEncoder
+
+
+def save_bundle(
+    out: Path, manifest: Manifest, model: Any, tokenizer: Any, *, config_toml: str, training_log: Path
+) -> None:
+    """Write a bundle, complete or not at all.
+
+    Raises:
+        OutputError: `out` exists.
+    """
+    with new_folder(out) as folder:
+        model.save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")
+        (folder / "config.toml").write_text(config_toml, "utf-8")
+        shutil.copyfile(training_log, folder / "training_log.jsonl")
+        (folder / "README.md").write_text(model_card(manifest), "utf-8")
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        hashes = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+        content = {**manifest.to_json(), "files": hashes}
+        (folder / "manifest.json").write_text(json.dumps(content, indent=2, ensure_ascii=False), "utf-8")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a bundle's manifest and check that its files are those it was saved with.
+
+    Raises:
+        BundleError: no bundle, of another version, with a pickle in it, or with a file missing, added or altered.
+    """
+    manifest_path = path / "manifest.json"
+    if not path.is_dir():
+        raise BundleError(f"{path} is not a folder; expected a bundle, which `r2d train` writes at RUN/bundle")
+    if not manifest_path.is_file():
+        hint = f"; did you mean {path / 'bundle'}?" if (path / "bundle").is_dir() else ""
+        raise BundleError(f"{path} is not a bundle: it has no manifest.json{hint}")
+    try:
+        content = json.loads(manifest_path.read_text("utf-8"))
+        expected = dict(content.pop("files"))
+        found_format, found_prompts = content["bundle_format"], content["prompt_version"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise BundleError(f"{manifest_path} is not the manifest of a bundle; train the model again") from None
+    if found_format != BUNDLE_FORMAT:
+        raise BundleError(
+            f"{path} has bundle format {found_format}, this program reads {BUNDLE_FORMAT}; "
+            "use the version of reason2decide that wrote it, or train again"
+        )
+    if found_prompts != PROMPT_VERSION:
+        raise BundleError(
+            f"{path} was trained with prompt version {found_prompts}, this program asks with version {PROMPT_VERSION}, "
+            "which the model has never seen; use the version of reason2decide that wrote it, or train again"
+        )
+    _require_intact(path, expected)
+    try:
+        manifest = Manifest.from_json(content)
+    except (KeyError, TypeError, ValueError, DataError) as error:
+        raise BundleError(f"{manifest_path} is not the manifest of a bundle ({error}); train the model again") from None
+    if manifest.method not in METHODS:
+        raise BundleError(f"{path} was trained by the method {manifest.method!r}, which this program does not know")
+    return manifest
+
+
+def load_bundle(path: Path) -> ModelBundle:
+    """Load a bundle's model and tokenizer.
+
+    Raises:
+        BundleError: as `read_manifest`.
+        MissingExtraError: torch or transformers is not installed.
+    """
+    manifest = read_manifest(path)
+    torch = require("torch", "train")
+    transformers = require("transformers", "train")
+    from reason2decide.features import PromptEncoder
+
+    folder = path / "model"
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return ModelBundle(path, manifest, model.eval(), PromptEncoder(tokenizer, manifest.lengths))
+
+
+def read_training_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a bundle's training log."""
+    lines = (path / "training_log.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _require_intact(path: Path, expected: Mapping[str, str]) -> None:
+    present = {item.relative_to(path).as_posix() for item in path.rglob("*") if item.is_file()} - {"manifest.json"}
+    pickles = sorted(name for name in present if Path(name).suffix in PICKLES)
+    if pickles:
+        raise BundleError(f"{path} holds {pickles[0]}, which may run code when read; bundles are safetensors and JSON")
+    for name in sorted(set(expected) - present):
+        raise BundleError(f"{path} lacks {name}, which its manifest lists; copy the bundle again, whole")
+    for name in sorted(present - set(expected)):
+        raise BundleError(f"{path} holds {name}, which its manifest does not list; remove it or copy the bundle again")
+    for name, digest in expected.items():
+        if sha256_file(path / name) != digest:
+            raise BundleError(
+                f"{path / name} was altered after the bundle was saved (other SHA-256); copy it again"
+            )
+
+
+def model_card(manifest: Manifest) -> str:
+    """What a reader must know before using the model, from the manifest alone."""
+    labels = ", ".join(manifest.labels.values) or "given by each record"
+    order = ""
+    if manifest.labels.ordinal:
+        order = f" (ordinal{f', the {manifest.labels.urgent} is the most urgent' if manifest.labels.urgent else ''})"
+    sources = ", ".join(f"{stage}: {source}" for stage, source in manifest.rationale_sources.items()) or "none"
+    best = "\n".join(
+        f"- {stage}: best {entry['selection']} {entry['best_value']:.4f} on validation, at step {entry['best_step']}"
+        for stage, entry in manifest.training.items()
+    )
+    return f"""# {manifest.dataset["name"]}: {manifest.method} from {manifest.base}
+
+A sequence-to-sequence model that decides{"" if manifest.explain == "none" else " and writes the reason why"}.
+
+- Method: {manifest.method} ({METHODS[manifest.method].summary})
+- Labels: {labels}{order}
+- Rationale sources: {sources}
+- Trained on: {manifest.dataset["name"]}, {manifest.created}
+{best}
+
+## Use
+    r2d predict BUNDLE calls.jsonl --out predictions.jsonl
+    r2d evaluate BUNDLE DATASET --split test --out results
+
+## Limits
+The model repeats what its training data holds, mistakes and gaps included. Its rationale is text that fits its
+decision; it is no proof that the decision is right. A qualified person must verify every output before it touches care.
+Texts longer than {manifest.lengths.input} tokens are cut at their end.
+"""

@@ -1,0 +1,267 @@
+"""The training configuration: TOML to a frozen, fully resolved object and back; all bad keys reported at once.
+
+Most keys may be one value for every stage or a table by stage (`steps = {stage1 = 500, stage2 = 300}`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from reason2decide.errors import ConfigError
+from reason2decide.methods import METHODS, Stage, method_named
+
+Precision = Literal["auto", "float32", "bfloat16"]
+PER_STAGE: dict[str, Any] = {"stage": True}  # marks the keys that may be a table by stage
+
+
+def _spread(value: Any) -> Any:
+    return value if isinstance(value, dict) else {"*": value}
+
+
+PerStageInt = Annotated[dict[str, Annotated[int, Field(ge=1)]], BeforeValidator(_spread)]
+PerStageShare = Annotated[dict[str, Annotated[float, Field(ge=0, le=1)]], BeforeValidator(_spread)]
+PerStagePositive = Annotated[dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(_spread)]
+PerStageText = Annotated[dict[str, str], BeforeValidator(_spread)]
+
+
+class Lengths(BaseModel):
+    """Limits in tokens, end token included; longer ones are cut, counted and reported."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: int = Field(
+        1024, ge=16, description="prompt with its text; the text is cut, never the label (authors' code)"
+    )
+    rationale: int = Field(256, ge=2, description="rationale, as target and when generated (authors' code)")
+    label: int = Field(
+        50, ge=2, description="label; a longer one is refused, since it could never be right (authors' code)"
+    )
+
+
+class Config(BaseModel):
+    """What a training run is asked to do. The first five keys are all that a file must hold."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str = Field(description=f"one of {', '.join(METHODS)}")
+    base: str = Field(description="an encoder-decoder: hub name, local folder, `tiny` or `tiny-triage`")
+    dataset: Path = Field(description="dataset folder; a relative path starts at the configuration file")
+    rationale_source: PerStageText = Field(
+        {}, description="whose rationales to learn from; not needed by sft", json_schema_extra=PER_STAGE
+    )
+    steps: PerStageInt = Field(
+        description="optimizer steps (authors: stage1 50000, stage2 30000, sft 30000)", json_schema_extra=PER_STAGE
+    )
+    seed: int = Field(0, ge=0, description="of initialisation, order of records, dropout and the draws of y~ (ours)")
+    batch_size: PerStageInt = Field(
+        {"*": 64}, description="records per batch and process (authors' code)", json_schema_extra=PER_STAGE
+    )
+    gradient_accumulation: PerStageInt = Field(
+        {"*": 1}, description="batches per optimizer step (authors' code)", json_schema_extra=PER_STAGE
+    )
+    learning_rate: PerStagePositive = Field(
+        {"*": 5e-5},
+        description="peak of AdamW's rate, falling linearly to 0 (authors' code)",
+        json_schema_extra=PER_STAGE,
+    )
+    learning_rate_warmup: PerStageShare = Field(
+        {"*": 0.0},
+        description="share of the steps over which the rate rises (Trainer's default)",
+        json_schema_extra=PER_STAGE,
+    )
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW (Trainer's default)")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm (Trainer's default)")
+    dropout: float | None = Field(None, ge=0, lt=1, description="replaces the base's own rate (ours: the base's own)")
+    precision: Precision = Field(
+        "auto", description="bfloat16 where the GPU has it, else float32 (ours; T5 overflows in float16)"
+    )
+    alpha: PerStageShare = Field(
+        {}, description="label weight after the warm-up (paper: 0.7 in stage2; dss 0.5)", json_schema_extra=PER_STAGE
+    )
+    warmup_share: PerStageShare = Field(
+        {},
+        description="share of steps over which alpha rises from 0 (paper: 0.05 in stage2)",
+        json_schema_extra=PER_STAGE,
+    )
+    ramp_share: PerStageShare = Field(
+        {}, description="share of steps over which pi rises (paper: 0.6 in stage2)", json_schema_extra=PER_STAGE
+    )
+    sampling_cap: PerStageShare = Field(
+        {},
+        description="largest probability of the model's own label (paper: 0.9 in stage2)",
+        json_schema_extra=PER_STAGE,
+    )
+    evaluate_every: PerStageInt = Field(
+        {}, description="steps between validations (ours: a twentieth of the stage)", json_schema_extra=PER_STAGE
+    )
+    patience: PerStageInt = Field(
+        {},
+        description="validations without a better one before stopping (authors: stage1 3, else 5)",
+        json_schema_extra=PER_STAGE,
+    )
+    lengths: Lengths = Field(Lengths(), description="limits in tokens")
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The method's stages with this configuration's settings in place of the paper's.
+
+        One value for all stages is meant for those that weigh two tasks: `alpha = 0.6` leaves r2d's Stage 1 alone.
+        """
+        return tuple(self._set(stage) for stage in method_named(self.method).stages)
+
+    def _set(self, stage: Stage) -> Stage:
+        two_tasks = stage.learns_labels and stage.learns_rationales
+        changes: dict[str, Any] = {}
+        for key in ("alpha", "warmup_share", "ramp_share", "sampling_cap", "patience"):
+            values: dict[str, Any] = getattr(self, key)
+            if stage.name in values:
+                changes[key] = values[stage.name]
+            elif "*" in values and (two_tasks or key == "patience"):
+                changes[key] = values["*"]
+        return replace(stage, **changes)
+
+    def of(self, key: str, stage: str) -> Any:
+        """The value of a per-stage key for one stage, else the default; None where there is neither."""
+        values: dict[str, Any] = getattr(self, key)
+        field = type(self).model_fields[key]
+        default = None if field.is_required() else field.default.get("*")
+        return values.get(stage, values.get("*", default))
+
+    def evaluate_every_of(self, stage: str) -> int:
+        """Steps between validations: as configured, else a twentieth of the stage."""
+        return int(self.of("evaluate_every", stage) or max(1, self.of("steps", stage) // 20))
+
+    def to_toml(self) -> str:
+        """The whole configuration as TOML, defaults included; reading it gives the same object."""
+        content = self.model_dump(mode="json", exclude_none=True)
+        collapsed = {
+            key: value["*"] if isinstance(value, dict) and set(value) == {"*"} else value
+            for key, value in content.items()
+            if value != {}
+        }
+        return tomli_w.dumps(collapsed)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file, apply `a.b=c` overrides, and resolve a relative dataset path against the file's folder.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, or keys or values are wrong: all of them in one message.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} is not a file; expected a training configuration in TOML")
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    for override in overrides:
+        _apply(content, override)
+    if isinstance(content.get("dataset"), str):
+        content["dataset"] = str(path.parent / content["dataset"])
+    base = content.get("base")
+    if isinstance(base, str) and base.startswith(("./", "../")):
+        content["base"] = str(path.parent / base)
+    return parse_config(content, str(path))
+
+
+def parse_config(content: Mapping[str, Any], where: str) -> Config:
+    """Check a configuration's content; `where` begins the message of what is wrong.
+
+    Raises:
+        ConfigError: every unknown key with the nearest valid one, and every impossible value, in one message.
+    """
+    try:
+        config = Config.model_validate(dict(content))
+    except ValidationError as error:
+        raise ConfigError(f"{where}:\n" + "\n".join(f"  - {line}" for line in _problems(error))) from None
+    problems = list(_stage_problems(config))
+    if problems:
+        raise ConfigError(f"{where}:\n" + "\n".join(f"  - {line}" for line in problems))
+    return config
+
+
+def describe_keys() -> str:
+    """Every key with its type's default and source, one a line (`r2d train --explain`)."""
+    lines = []
+    for prefix, model in (("", Config), ("lengths.", Lengths)):
+        for name, field in model.model_fields.items():
+            if name == "lengths":
+                continue
+            lines.append(f"{prefix}{name:<24} {_default(field):<12} {field.description}{_stage_note(field)}")
+    return "\n".join(lines)
+
+
+def _default(field: Any) -> str:
+    if field.is_required():
+        return "(required)"
+    value = field.default
+    if value is None or value == {}:
+        return "(see right)"
+    return str(value["*"] if isinstance(value, dict) else value)
+
+
+def _stage_note(field: Any) -> str:
+    return " [per stage]" if (field.json_schema_extra or {}).get("stage") else ""
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override!r}: expected KEY=VALUE, for example --set learning_rate.stage1=1e-4")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string: --set base=tiny needs no quotes
+    *tables, last = key.strip().split(".")
+    target = content
+    for table in tables:
+        inner = target.get(table)
+        if not isinstance(inner, dict):
+            inner = {} if inner is None else {"*": inner}
+            target[table] = inner
+        target = inner
+    target[last] = value
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        path = [str(part) for part in problem["loc"] if part != "*"]
+        key = ".".join(path)
+        if problem["type"] == "extra_forbidden":
+            known = list(Lengths.model_fields if path[0] == "lengths" and len(path) > 1 else Config.model_fields)
+            near = difflib.get_close_matches(path[-1], known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"keys are {', '.join(known)}"
+            yield f"there is no key {key!r}; {hint}"
+        elif problem["type"] == "missing":
+            yield f"the key {key!r} is missing: {Config.model_fields[path[0]].description}"
+        else:
+            yield f"{key} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _stage_problems(config: Config) -> Iterator[str]:
+    try:
+        stages = method_named(config.method).stages
+    except ConfigError as error:
+        yield str(error)
+        return
+    names = [stage.name for stage in stages]
+    for key, field in Config.model_fields.items():
+        if _stage_note(field):
+            for stage in getattr(config, key):
+                if stage not in (*names, "*"):
+                    yield f"{key}.{stage}: {config.method} has no such stage; it has {', '.join(names)}"
+    for stage in stages:
+        if config.of("steps", stage.name) is None:
+            yield f"steps: none given for {stage.name}; give one number for all stages or one for each"
+        if stage.learns_rationales and config.of("rationale_source", stage.name) is None:
+            yield f"rationale_source: none given for {stage.name}; {config.method} learns from rationales"
+    for stage in config.stages():
+        if stage.warmup_share + stage.ramp_share > 1:
+            yield f"{stage.name}: warmup_share and ramp_share are together over 1, so the ramp would never end"

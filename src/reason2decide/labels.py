@@ -1,0 +1,172 @@
+"""Exact label probabilities: P(label | text) over the candidates, scored through their trie rather than typed.
+
+A label's score is the total log-probability of its tokens, the end token included, given the "predict" prompt (ours;
+the authors generate free text). The encoder runs once, the cross-attention cache is made once per text, and a prefix
+that several candidates share is scored once. As every candidate ends in the end token, none is a prefix of another.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from reason2decide.backends import Candidate
+
+LOGITS_PER_FORWARD = 2**26  # ours: 256 MiB of float32 logits, whatever the vocabulary and the number of labels
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A prefix that several candidates of one text share: the row that has read it, and those candidates."""
+
+    text: int
+    row: int
+    candidates: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """Candidates of one text whose next token is the same, scored from `row` of the cache before that token."""
+
+    text: int
+    row: int
+    token: int
+    candidates: tuple[int, ...]
+
+
+@torch.no_grad()
+def score_labels(
+    model: Any, encoder_states: Tensor, attention_mask: Tensor, candidates: Sequence[Sequence[Candidate]]
+) -> list[Tensor]:
+    """Total log-probability of each candidate's tokens given each text; no gradient, dropout as the model's mode is.
+
+    Args:
+        model: an encoder-decoder of transformers.
+        encoder_states: (texts, length, width), the encoder's output for the "predict" prompts.
+        attention_mask: (texts, length), 1 where there is text.
+        candidates: for each text its candidates, distinct, each ending in the end token.
+
+    Returns:
+        For each text a float32 tensor (candidates,), not normalised over the candidates.
+    """
+    scores = [[0.0] * len(own) for own in candidates]
+    pending: list[tuple[int, int, Tensor]] = []  # (text, candidate, log-probability of some of its tokens)
+    decode = _Decoder(model, encoder_states, attention_mask)
+    cache, log_probs = decode.start()
+    nodes = [_Node(text, text, tuple(range(len(own)))) for text, own in enumerate(candidates)]
+    depth = 0
+    while nodes:
+        tails, shared = [], []
+        for branch in _branches(nodes, candidates, depth):
+            step = log_probs[branch.row, branch.token]
+            pending.extend((branch.text, candidate, step) for candidate in branch.candidates)
+            if len(branch.candidates) > 1:
+                shared.append(branch)
+            elif len(candidates[branch.text][branch.candidates[0]]) > depth + 1:
+                tails.append(branch)
+        if tails:
+            targets = [candidates[branch.text][branch.candidates[0]][depth:] for branch in tails]
+            rest = decode.tails(cache, [b.row for b in tails], [b.text for b in tails], targets)
+            pending.extend((b.text, b.candidates[0], score) for b, score in zip(tails, rest, strict=True))
+        if shared:
+            rows, texts = [b.row for b in shared], [b.text for b in shared]
+            cache, log_probs = decode.step(cache, rows, texts, [b.token for b in shared])
+        nodes = [_Node(branch.text, row, branch.candidates) for row, branch in enumerate(shared)]
+        depth += 1
+    values = torch.stack([value for _, _, value in pending]).tolist()  # one synchronisation for all
+    for (text, candidate, _), value in zip(pending, values, strict=True):
+        scores[text][candidate] += value
+    return [torch.tensor(own) for own in scores]
+
+
+def best_label(scores: Tensor) -> int:
+    """y^: the index of the most probable candidate; the first of equals."""
+    return int(torch.argmax(scores).item())
+
+
+def _branches(nodes: list[_Node], candidates: Sequence[Sequence[Candidate]], depth: int) -> list[_Branch]:
+    branches = []
+    for node in nodes:
+        by_token: dict[int, list[int]] = defaultdict(list)
+        for candidate in node.candidates:
+            by_token[candidates[node.text][candidate][depth]].append(candidate)
+        branches += [_Branch(node.text, node.row, token, tuple(own)) for token, own in by_token.items()]
+    return branches
+
+
+class _Decoder:
+    """The decoder over a fixed set of encoded texts, moved forward one token for all rows or several for a tail."""
+
+    def __init__(self, model: Any, encoder_states: Tensor, attention_mask: Tensor) -> None:
+        self.model, self.states, self.mask = model, encoder_states, attention_mask
+
+    def start(self) -> tuple[EncoderDecoderCache, Tensor]:
+        """Read the start token of every text; return the cache and next-token log-probabilities (texts, vocabulary)."""
+        start = torch.full((len(self.states), 1), self.model.config.decoder_start_token_id, device=self.states.device)
+        texts = torch.arange(len(self.states), device=self.states.device)
+        empty = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        logits, cache = self._forward(empty, texts, start)
+        return cache, logits[:, -1].log_softmax(-1)
+
+    def step(
+        self, cache: EncoderDecoderCache, rows: list[int], texts: list[int], tokens: list[int]
+    ) -> tuple[EncoderDecoderCache, Tensor]:
+        """Read one token per row from copies of the named cache rows; as `start` returns."""
+        device = self.states.device
+        grown, token = _rows_of(cache, torch.tensor(rows, device=device)), torch.tensor(tokens, device=device)
+        logits, grown = self._forward(grown, torch.tensor(texts, device=device), token[:, None])
+        return grown, logits[:, -1].log_softmax(-1)
+
+    def tails(
+        self, cache: EncoderDecoderCache, rows: list[int], texts: list[int], targets: list[Candidate]
+    ) -> list[Tensor]:
+        """Log-probability of each target after its first token, read in one pass per chunk of rows.
+
+        Targets are padded on the right: attention is causal, so padding changes nothing before it.
+        """
+        device, longest = self.states.device, max(map(len, targets))
+        ids = torch.zeros(len(targets), longest, dtype=torch.long)
+        real = torch.zeros(len(targets), longest, dtype=torch.bool)
+        for index, target in enumerate(targets):
+            ids[index, : len(target)] = torch.tensor(target)
+            real[index, : len(target)] = True
+        ids, real = ids.to(device), real.to(device)
+        chunk = max(1, LOGITS_PER_FORWARD // (longest * self.model.get_output_embeddings().weight.shape[0]))
+        totals: list[Tensor] = []
+        for begin in range(0, len(targets), chunk):
+            part = slice(begin, begin + chunk)
+            copy = _rows_of(cache, torch.tensor(rows[part], device=device))
+            logits, _ = self._forward(copy, torch.tensor(texts[part], device=device), ids[part, :-1])
+            wanted = ids[part, 1:, None]
+            log_probs = logits.gather(-1, wanted).squeeze(-1) - logits.logsumexp(-1)
+            totals.extend(log_probs.masked_fill(~real[part, 1:], 0.0).sum(-1).unbind())
+        return totals
+
+    def _forward(
+        self, cache: EncoderDecoderCache, texts: Tensor, decoder_input_ids: Tensor
+    ) -> tuple[Tensor, EncoderDecoderCache]:
+        output = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=self.states[texts]),
+            attention_mask=self.mask[texts],
+            decoder_input_ids=decoder_input_ids,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.logits.float(), output.past_key_values
+
+
+def _rows_of(cache: EncoderDecoderCache, rows: Tensor) -> EncoderDecoderCache:
+    """A copy of the cache that holds the named rows, in their order, repeats allowed."""
+    return EncoderDecoderCache(
+        *(
+            DynamicCache([(layer.keys[rows], layer.values[rows]) for layer in half.layers])
+            for half in (cache.self_attention_cache, cache.cross_attention_cache)
+        )
+    )

@@ -1,0 +1,29 @@
+"""The losses: token-mean cross entropy of each task, and their weighted sum."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+IGNORED = -100  # target ids that carry no loss (padding, rows without the task's target)
+
+
+def token_mean_cross_entropy(logits: Tensor, target_ids: Tensor, num_tokens: Tensor | int) -> Tensor:
+    """-log P(target | prompt), summed over this batch's target tokens and divided by `num_tokens` (paper, "L_pred",
+    "L_expl", "Stage 1 loss").
+
+    Args:
+        logits: (rows, target length, vocabulary).
+        target_ids: (rows, target length), `IGNORED` where there is nothing to learn.
+        num_tokens: target tokens of this task in the whole optimizer step, over all its micro-batches and processes,
+            so that a step's loss is one mean however the step is cut into batches. Without any, the loss is 0.
+    """
+    total = functional.cross_entropy(
+        logits.flatten(0, 1).float(), target_ids.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return total / max(num_tokens, 1) if isinstance(num_tokens, int) else total / num_tokens.clamp(min=1)
+
+
+def joint_loss(label_loss: Tensor, rationale_loss: Tensor, alpha: float) -> Tensor:
+    """alpha_t · L_label + (1 - alpha_t) · L_rationale: the one loss every method here is (paper, "Stage 2 loss")."""
+    return alpha * label_loss + (1 - alpha) * rationale_loss

@@ -1,0 +1,94 @@
+"""The methods as data: a method is a tuple of stages, and a stage is settings of one loss.
+
+    loss_t = alpha_t · L_label + (1 - alpha_t) · L_rationale
+
+Add a method by adding an entry to `METHODS`; the command line and the configuration list it by themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from reason2decide.errors import ConfigError
+
+Explain = Literal["none", "unconditioned", "conditioned"]
+Selection = Literal["rationale_loss", "macro_f1"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One training stage: what is learnt, and by what its best checkpoint is picked.
+
+    `alpha` is the label task's final weight: 0 trains rationales only, 1 labels only. `explain` is the rationale
+    task's prompt: none at all, the text alone, or the text and a label. `warmup_share` and `ramp_share` are shares of
+    the stage's steps: alpha rises from 0 over the warm-up, the sampling probability from 0 to `sampling_cap` over
+    the ramp that follows.
+    """
+
+    name: str
+    alpha: float
+    explain: Explain
+    warmup_share: float = 0.0
+    ramp_share: float = 0.0
+    sampling_cap: float = 0.0
+    selection: Selection = "macro_f1"
+    patience: int = 5
+
+    @property
+    def learns_labels(self) -> bool:
+        return self.alpha > 0
+
+    @property
+    def learns_rationales(self) -> bool:
+        return self.alpha < 1 and self.explain != "none"
+
+    def warmup_steps(self, steps: int) -> int:
+        """Steps of the warm-up in a stage of `steps` (rounded down, as the authors' code does)."""
+        return int(self.warmup_share * steps)
+
+    def ramp_steps(self, steps: int) -> int:
+        """Steps of the ramp in a stage of `steps` (rounded down, as the authors' code does)."""
+        return int(self.ramp_share * steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A named tuple of stages; `explain` is how its finished model is asked for a rationale."""
+
+    summary: str
+    stages: tuple[Stage, ...]
+
+    @property
+    def explain(self) -> Explain:
+        return self.stages[-1].explain
+
+
+# Stage 1: rationale writing only, best validation loss; patience 3 (authors' code).
+_STAGE1 = Stage("stage1", alpha=0.0, explain="unconditioned", selection="rationale_loss", patience=3)
+# Stage 2: alpha 0.7 after 5 % warm-up, pi over 60 % of the steps up to 0.9 (paper); patience 5 (authors' code).
+_STAGE2 = Stage("stage2", alpha=0.7, explain="conditioned", warmup_share=0.05, ramp_share=0.6, sampling_cap=0.9)
+_STAGE2_GOLD = Stage("stage2", alpha=0.7, explain="conditioned", warmup_share=0.05)
+
+METHODS: dict[str, Method] = {
+    "r2d": Method("Reason2Decide: rationales first, then both while y~ moves to the model's own", (_STAGE1, _STAGE2)),
+    "sft": Method("plain fine-tuning: labels only, no rationale", (Stage("sft", alpha=1.0, explain="none"),)),
+    # alpha 0.5: the default weight in Hsieh et al. 2023's code.
+    "dss": Method(
+        "Distilling Step-by-Step: labels and unconditioned rationales together",
+        (Stage("dss", alpha=0.5, explain="unconditioned"),),
+    ),
+    "r2d-no-stage1": Method("ablation of r2d: Stage 2 from the base model", (_STAGE2,)),
+    "r2d-no-sampling": Method("ablation of r2d: rationales always see the gold label", (_STAGE1, _STAGE2_GOLD)),
+}
+
+
+def method_named(name: str) -> Method:
+    """The method of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"there is no method {name!r}; choose one of {', '.join(METHODS)}")
+    return METHODS[name]

@@ -1,0 +1,26 @@
+"""Every string a trained model sees. Change one and `PROMPT_VERSION` with it: a bundle remembers the version it saw.
+
+The prompts are the paper's (section "Method"): "predict: {x}", "explain: {x}", "given label: {y}, explain: {x}".
+Each is a prefix and the text, joined by one space. They are tokenised apart and the ids joined, so that a text is
+tokenised once whatever stands before it. Every supported tokenizer breaks words at white space, hence the ids equal
+those of the whole string (held by `tests/test_features.py`).
+"""
+
+from __future__ import annotations
+
+PROMPT_VERSION = 1
+
+PREDICT_PREFIX = "predict:"
+EXPLAIN_PREFIX = "explain:"
+
+
+def explain_prefix(conditioning_label: str | None) -> str:
+    """The words before the text when a rationale is asked for, given a label or (None) given none."""
+    if conditioning_label is None:
+        return EXPLAIN_PREFIX
+    return f"given label: {conditioning_label}, {EXPLAIN_PREFIX}"
+
+
+def join(prefix: str, text: str) -> str:
+    """The whole prompt as a reader would write it."""
+    return f"{prefix} {text.strip()}"

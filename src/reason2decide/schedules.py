@@ -1,0 +1,45 @@
+"""What changes over Stage 2: the task weight alpha_t, the sampling probability pi_t, and the draw of y~."""
+
+from __future__ import annotations
+
+import hashlib
+
+
+def alpha_at(step: int, *, alpha: float, warmup_steps: int) -> float:
+    """alpha_t: from 0 linearly to `alpha` over the warm-up, then constant (paper, "Stage 2 loss").
+
+    Args:
+        step: optimizer steps done before this one, from 0.
+    """
+    if step >= warmup_steps:
+        return alpha
+    return alpha * step / warmup_steps
+
+
+def sampling_probability_at(step: int, *, cap: float, warmup_steps: int, ramp_steps: int) -> float:
+    """pi_t: 0 during the warm-up, then min(cap, share of the ramp done) (paper, "scheduled sampling").
+
+    The slope is that of a ramp to 1, cut at `cap`, as in the authors' code: with the default cap of 0.9 the cap is
+    reached after nine tenths of the ramp.
+
+    Args:
+        step: optimizer steps done before this one, from 0.
+    """
+    if step < warmup_steps:
+        return 0.0
+    ramp_done = (step - warmup_steps) / ramp_steps if ramp_steps else 1.0
+    return min(cap, ramp_done)
+
+
+def uniform_draw(seed: int, step: int, record_id: str) -> float:
+    """A number in [0, 1) that depends on (seed, step, record id) alone (ours).
+
+    So the draw of a record is the same whatever the batch layout, the number of processes, or a restart in between.
+    """
+    digest = hashlib.blake2b(f"{seed}/{step}/{record_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def takes_predicted_label(sampling_probability: float, seed: int, step: int, record_id: str) -> bool:
+    """Whether y~ is the model's own label y^ (true, with probability pi_t) or the gold label y* (paper, "y~")."""
+    return uniform_draw(seed, step, record_id) < sampling_probability

@@ -1,0 +1,55 @@
+"""Answer choices: lifting them out of a text, and finding the one that a label means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from string import ascii_uppercase
+
+HEADING = re.compile(r"\s*\banswer choices\s*:", re.IGNORECASE)
+STYLES = (r"{0}[.)]\s", r"\({0}\)\s")  # "A. fever" or "A) fever"; "(a) fever"
+
+
+def lift_choices(text: str) -> tuple[str, tuple[str, ...]] | None:
+    """Part a text into what stands before "Answer Choices:" and the choices behind it; None if it has no such list.
+
+    Choices are lettered from A, as "A. ..." (MedReason) or "(a) ..." (the Distilling Step-by-Step data), on lines of
+    their own or in a row. A choice listed twice is kept once.
+    """
+    headings = list(HEADING.finditer(text))
+    if not headings:
+        return None
+    question, listed = text[: headings[-1].start()], text[headings[-1].end() :]
+    if listed.endswith('\n"'):  # MedReason holds rows with a stray quotation mark below the choices
+        listed = listed[:-1]
+    for style in STYLES:
+        for before in (r"(?m:^)[ \t]*", r"(?:^|(?<=\s))"):
+            choices = _lettered(listed, before + style)
+            if len(choices) > 1:
+                return question.strip(), tuple(dict.fromkeys(choices))
+    return None
+
+
+def _lettered(listed: str, style: str) -> list[str]:
+    """The pieces of `listed` behind the markers A, B, C, ... of one style, as far as the letters go on."""
+    bounds: list[re.Match[str]] = []
+    for letter in ascii_uppercase:
+        marker = re.compile(style.format(f"[{letter}{letter.lower()}]"))
+        match = marker.search(listed, bounds[-1].end() if bounds else 0)
+        if match is None:
+            break
+        bounds.append(match)
+    ends = [*(match.start() for match in bounds[1:]), len(listed)]
+    return [listed[match.end() : end].strip() for match, end in zip(bounds, ends, strict=False)]
+
+
+def match_choice(label: str, choices: Sequence[str]) -> str | None:
+    """The choice that `label` means: the equal one, else the only one equal but for case, space or final marks."""
+    if label in choices:
+        return label
+    alike = [choice for choice in choices if _plain(choice) == _plain(label)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).strip(" .\"'")
