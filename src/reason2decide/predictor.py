@@ -13,6 +13,7 @@ from reason2decide.bundle import ModelBundle, load_bundle
 from reason2decide.errors import DataError
 from reason2decide.features import Truncation
 from reason2decide.predictions import Prediction
+from reason2decide.prompts import body
 from reason2decide.records import Record
 
 READ_AHEAD = 1024  # ours: records sorted by length at a time, so that batches hold little padding
@@ -46,24 +47,22 @@ class Predictor:
         """
         choices = record.choices_or(self.bundle.manifest.labels)
         if not choices:
-            raise DataError(
-                f"record {record.id!r} has no choices, and this model has no labels of its own"
-            )
+            raise DataError(f"record {record.id!r} has no choices, and this model has no labels of its own")
         return choices
 
-    def predict(self, records: Iterable[Record], *, rationales: bool = True) -> Iterator[Prediction]:
-        """Yield a prediction for each record in order, reading ahead a bounded number of them.
+    def predict(self, records: Iterable[Record], *, read_ahead: int = READ_AHEAD) -> Iterator[Prediction]:
+        """Yield a prediction for each record in order, reading ahead at most `read_ahead` of them.
 
         Raises:
             DataError: a record has no choices, or two of its labels look the same to the tokenizer.
         """
         stream = iter(records)
-        while ahead := list(islice(stream, READ_AHEAD)):
-            yield from self._predict_all(ahead, rationales)
+        while ahead := list(islice(stream, read_ahead)):
+            yield from self._predict_all(ahead)
 
-    def _predict_all(self, records: Sequence[Record], rationales: bool) -> list[Prediction]:
+    def _predict_all(self, records: Sequence[Record]) -> list[Prediction]:
         encoder, explain = self.bundle.encoder, self.bundle.manifest.explain
-        texts = encoder.text_ids([record.text for record in records])
+        texts = encoder.text_ids([body(record.text, record.choices) for record in records])
         predictions: dict[int, Prediction] = {}
         order = np.argsort([len(text) for text in texts], kind="stable")
         for begin in range(0, len(order), BATCH_SIZE):
@@ -75,7 +74,7 @@ class Predictor:
             distributions = [label_distribution(own) for own in scores]
             labels = [own[int(np.argmax(p))] for own, p in zip(choices, distributions, strict=True)]
             written: list[str | None] = [None] * len(rows)
-            if rationales and explain != "none":
+            if explain != "none":
                 given = labels if explain == "conditioned" else [None] * len(rows)
                 prompts = [encoder.explain_ids(texts[row], label) for row, label in zip(rows, given, strict=True)]
                 ids = self.backend.generate(prompts, encoder.lengths.rationale)

@@ -1,12 +1,14 @@
 """Every string a trained model sees. Change one and `PROMPT_VERSION` with it: a bundle remembers the version it saw.
 
 The prompts are the paper's (section "Method"): "predict: {x}", "explain: {x}", "given label: {y}, explain: {x}".
-Each is a prefix and the text, joined by one space. They are tokenised apart and the ids joined, so that a text is
+Each is a prefix and the text (`body`), joined by one space. They are tokenised apart and the ids joined, so that a text is
 tokenised once whatever stands before it. Every supported tokenizer breaks words at white space, hence the ids equal
 those of the whole string (held by `tests/test_features.py`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 PROMPT_VERSION = 1
 
@@ -19,6 +21,16 @@ def explain_prefix(conditioning_label: str | None) -> str:
     if conditioning_label is None:
         return EXPLAIN_PREFIX
     return f"given label: {conditioning_label}, {EXPLAIN_PREFIX}"
+
+
+def body(text: str, choices: Sequence[str] | None) -> str:
+    """The text as a prompt holds it: a record's own choices stand before it, where cutting a long text spares them.
+
+    Labels common to all records are not listed: the model learns them (paper). A record's own it must be told (ours).
+    """
+    if choices is None:
+        return text.strip()
+    return f"choices: {'; '.join(choices)}. {text.strip()}"
 
 
 def join(prefix: str, text: str) -> str:

@@ -202,7 +202,7 @@ def _index_lines(path: Path) -> tuple[np.ndarray, np.ndarray]:
     offsets: list[np.ndarray] = [np.zeros(1, np.int64)]
     position = 0
     with path.open("rb") as stream:
-        while chunk := stream.read(1 << 24):
+        while chunk := stream.read(1 << 20):
             ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n"))
             offsets.append(ends + position + 1)
             position += len(chunk)

@@ -77,7 +77,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             eval_dataset=validation,
             data_collator=self.collate,
             processing_class=encoder.tokenizer,
-            callbacks=[_Progress(stage.name)],
+            callbacks=[StageProgress(stage.name)],
         )
         self.remove_callback(PrinterCallback)
         self.warmup_steps = stage.warmup_steps(args.max_steps)
@@ -224,13 +224,16 @@ class StageTrainer(Trainer):  # type: ignore[misc]
                 self._worse_in_a_row += 1
                 self.control.should_training_stop |= self._worse_in_a_row >= self.stage.patience
         self.model.train()
-        return {f"eval_{key}": value for key, value in metrics.items()}
+        reported = {f"eval_{key}": value for key, value in metrics.items()}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, reported)
+        return reported
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Send the Trainer's own log rows to the run's log."""
         if "loss" in logs:
             keys = ("loss", "grad_norm", "learning_rate")
             self.stage_log.train_row(self.state.global_step, {key: logs[key] for key in keys if key in logs})
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
 
 @torch.no_grad()
@@ -290,7 +293,7 @@ def _targets(rows: Sequence[Sequence[int] | np.ndarray]) -> Tensor:
     return pad_sequence(tensors, batch_first=True, padding_value=IGNORED)
 
 
-class _Progress(TrainerCallback):  # type: ignore[misc]
+class StageProgress(TrainerCallback):  # type: ignore[misc]
     """The stage's progress bar, and a validation at the last step whatever the interval."""
 
     def __init__(self, stage: str) -> None:

@@ -139,6 +139,7 @@ def training_arguments(config: Config, stage: Stage, folder: Path) -> TrainingAr
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
     )
 
 

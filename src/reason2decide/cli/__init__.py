@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from reason2decide import __version__
+from reason2decide.cli import models
 from reason2decide.cli.data import data_app
 from reason2decide.console import set_quiet, stderr
 from reason2decide.errors import UserError
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+models.register(app)
 
 
 def _show_version(wanted: bool) -> None:

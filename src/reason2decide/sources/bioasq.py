@@ -15,7 +15,7 @@ from typing import Any
 from reason2decide.errors import DataError
 from reason2decide.records import LabelSet, Record, record_from_json
 from reason2decide.sources.splitting import DEFAULT_SHARES, split_records
-from reason2decide.sources.writing import Imported, files_provenance, require_file, write_import
+from reason2decide.sources.writing import Imported, files_provenance, write_import
 
 LABELS = ("yes", "no")
 
@@ -85,7 +85,6 @@ def _records(paths: Sequence[Path], left_out: Counter[str]) -> Iterator[tuple[st
 
 
 def _questions(path: Path) -> list[Any]:
-    require_file(path)
     try:
         content = json.loads(path.read_bytes())
     except json.JSONDecodeError as error:

@@ -176,6 +176,8 @@ def _items(path: Path) -> Iterator[tuple[str, Any]]:
             mark = text.next_mark()
         if mark != "}":
             raise text.invalid("expected ',' or '}'")
+        if text.peek():
+            raise text.invalid("more text after the object")
 
 
 class _Ahead:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reason2decide.console import track
 from reason2decide.errors import DataError, OutputError
 from reason2decide.files import require_absent, sha256_file
 from reason2decide.records import SPLITS, Dataset, DatasetInfo, JsonlRecords, LabelSet, Record, write_dataset
@@ -55,7 +56,7 @@ def write_import(
         raise OutputError(f"cannot create {out}: {error.strerror}: {error.filename}") from None
     with spool as folder:
         file = Path(folder) / "records.jsonl"
-        members, sources = _spool(records, file)
+        members, sources = _spool(track(records, "import"), file)
         found = {one.label for one in members}
         if len(found) == 1:
             raise DataError(
@@ -91,8 +92,12 @@ def _spool(records: Iterable[tuple[str, Record]], file: Path) -> tuple[list[Memb
 
 
 def files_provenance(paths: Iterable[Path]) -> list[dict[str, str]]:
-    """Name and SHA-256 of each input file, for `dataset.toml`."""
-    return [{"name": path.name, "sha256": sha256_file(path)} for path in paths]
+    """Name and SHA-256 of each input file, for `dataset.toml`; raises as `require_file`."""
+    found = []
+    for path in paths:
+        require_file(path)
+        found.append({"name": path.name, "sha256": sha256_file(path)})
+    return found
 
 
 def require_file(path: Path) -> None:

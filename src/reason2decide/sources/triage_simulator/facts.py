@@ -11,16 +11,16 @@ from reason2decide.sources.triage_simulator.rules import Complaint, Rules
 
 # All rates are ours. They are set so that the labels are as unbalanced as on a nurse line, and so that most red flags a
 # note names are not the patient's: counting words then misleads, reading does not.
-PRESENT_COUNTS = ((0, 1, 2), (0.54, 0.41, 0.05))
+PRESENT_COUNTS = ((0, 1, 2), (0.57, 0.39, 0.04))
 DENIED_COUNTS = ((0, 1, 2), (0.65, 0.25, 0.10))
 ELSEWHERE_COUNTS = ((0, 1), (0.85, 0.15))
-RISK_COUNTS = ((0, 1, 2), (0.75, 0.2, 0.05))
+RISK_COUNTS = ((0, 1, 2), (0.75, 0.21, 0.04))
 RELEVANT_RISK_RATE = 0.45
 HELD_OUT_RISK_RATE = 0.5
 MENTIONED_RISK_RATE = 0.2
 SEVERITIES = (("mild", "moderate", "severe"), (0.25, 0.6, 0.15))
 RECENT_RATE = 0.6
-LEVEL_WEIGHTS = {2: 1.1, 3: 0.8, 4: 0.35}
+LEVEL_WEIGHTS = {2: 1.1, 3: 0.65, 4: 0.28}
 
 
 class Mention(NamedTuple):

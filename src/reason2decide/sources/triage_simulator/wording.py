@@ -11,7 +11,7 @@ from reason2decide.sources.triage_simulator.rules import Phrases, Rules
 # Rates are ours.
 UNSEEN_WORDING_RATE = 0.2
 TYPO_RATE = 0.03
-SHORTEST_NOTE = 44
+SHORTEST_NOTE = 46
 NURSE_MISSING_RATE = 0.2
 NURSE_OMITS_RATE = 0.15
 DENIED_IN_RATIONALE = 2

@@ -1,0 +1,183 @@
+"""`r2d train`, `predict`, `evaluate`, `pretrain` and `demo`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+
+from reason2decide.errors import ConfigError, DataError, require
+
+Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+Bundle = Annotated[Path, typer.Argument(help="A bundle, as `r2d train` writes at RUN/bundle.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to `app`."""
+    app.command("train")(train_command)
+    app.command("predict")(predict_command)
+    app.command("evaluate")(evaluate_command)
+    app.command("pretrain")(pretrain_command)
+    app.command("demo")(demo_command)
+
+
+def train_command(
+    config: Annotated[Path | None, typer.Argument(help="The training configuration, in TOML.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME of the configuration file.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in steps.stage1=100.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Print every key with its default and exit.")] = False,
+    force: Force = False,
+) -> None:
+    """Train by a method of the configuration; the result is a bundle at RUN/bundle."""
+    from reason2decide.config import describe_keys, load_config
+
+    if explain:
+        typer.echo(describe_keys())
+        return
+    if config is None:
+        raise ConfigError("no configuration given; name a TOML file, or see every key with `r2d train --explain`")
+    loaded = load_config(config, set_ or [])
+    require_training()
+    from reason2decide.training import train
+
+    train(loaded, out if out is not None else Path("runs") / config.stem, force=force)
+
+
+def predict_command(
+    bundle: Bundle,
+    cases: Annotated[Path, typer.Argument(help="Cases: a .jsonl or .csv file, or - for JSON lines on standard input.")],
+    out: Annotated[Path, typer.Option(help="Predictions as JSON lines; - for standard output.")] = Path("-"),
+    text: Annotated[str, typer.Option(help="Column of a CSV file that holds the text.")] = "text",
+    encoding: Annotated[str, typer.Option(help="Encoding of the file.")] = "utf-8",
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad line.")] = False,
+    force: Force = False,
+) -> None:
+    """Decide and explain: a label, its probabilities and a rationale for each case, in their order."""
+    from reason2decide.console import warn
+    from reason2decide.files import new_file, require_absent
+    from reason2decide.inputs import read_cases
+
+    bad: list[str] = []
+
+    def on_bad(error: DataError) -> None:
+        if strict:
+            raise error
+        bad.append(str(error))
+        warn(f"{error}; passed over")
+
+    to_stdout = out == Path("-")
+    if not to_stdout:
+        require_absent(out, force=force)
+    records = read_cases(cases, on_bad, text_column=text, encoding=encoding)
+    first = next(records, None)  # a file that cannot be read is refused before a model is loaded
+    if first is None:
+        raise DataError(f"{cases} holds no case to decide on; expected at least one with a text")
+    require_training()
+    from reason2decide.console import track
+    from reason2decide.predictor import BATCH_SIZE, READ_AHEAD, Predictor
+
+    def decide(stream: TextIO) -> None:
+        from itertools import chain
+
+        read_ahead = BATCH_SIZE if cases == Path("-") else READ_AHEAD
+        predictions = predictor.predict(chain([first], records), read_ahead=read_ahead)
+        for prediction in track(predictions, "deciding", unit="cases"):
+            stream.write(json.dumps(prediction.to_json(), ensure_ascii=False) + "\n")
+            stream.flush()
+
+    predictor = Predictor.load(bundle)
+    if to_stdout:
+        decide(sys.stdout)
+    else:
+        with new_file(out, force=force) as partial, partial.open("w", encoding="utf-8") as stream:
+            decide(stream)
+    if predictor.cut_texts.cut:
+        warn(f"{predictor.cut_texts} texts were cut to {predictor.bundle.manifest.lengths.input} tokens")
+    if bad:
+        warn(f"{len(bad)} bad lines were passed over; --strict stops at the first")
+
+
+def evaluate_command(
+    bundle: Bundle,
+    dataset: Annotated[Path, typer.Argument(help="A dataset folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for predictions.jsonl, results.json and report.html.")],
+    split: Annotated[str, typer.Option(help="Which split to decide on.")] = "test",
+    rationale_source: Annotated[
+        str | None, typer.Option(help="Whose rationales to compare with; default: those last trained on.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples for the intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    force: Force = False,
+) -> None:
+    """Measure a bundle on a split: metrics with 95 % intervals, and a report to read."""
+    require_training()
+    require("matplotlib", "report")
+    from reason2decide.bundle_evaluation import evaluate_bundle
+
+    results = evaluate_bundle(
+        bundle,
+        dataset,
+        out,
+        split=split,
+        rationale_source=rationale_source,
+        resamples=resamples,
+        seed=seed,
+        force=force,
+    )
+    for name, metric in results.metrics.items():
+        if metric.value is not None:
+            interval = f"(95 % interval {metric.low:.4f} to {metric.high:.4f}, n = {metric.n})"
+            typer.echo(f"{name:<10} {metric.value:.4f}  {interval}")
+    for note in results.notes:
+        typer.echo(f"note: {note}")
+
+
+def pretrain_command(
+    texts: Annotated[list[Path], typer.Argument(help="Texts: files with one a line, or records as .jsonl.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model; give it as `base` of a configuration.")],
+    base: Annotated[str, typer.Option(help="Where to start: `tiny` (from scratch), a T5 folder or hub name.")] = "tiny",
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 10_000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts per step.")] = 64,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak of AdamW's rate.")] = 1e-3,
+    input_length: Annotated[int, typer.Option(min=16, help="Longer texts are cut to so many tokens.")] = 512,
+    noise_density: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of tokens to hide (T5: 0.15).")] = 0.15,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    half: Annotated[bool, typer.Option("--half", help="Save bfloat16 weights, at half the size.")] = False,
+    force: Force = False,
+) -> None:
+    """Pre-train a base on unlabelled notes by T5 span corruption, before `r2d train`."""
+    require_training()
+    from reason2decide.pretrain import PretrainSettings, pretrain
+
+    settings = PretrainSettings(
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        noise_density=noise_density,
+        input_length=input_length,
+        seed=seed,
+    )
+    pretrain(texts, base, out, settings, half=half, force=force)
+
+
+def demo_command(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
+    force: Force = False,
+) -> None:
+    """Simulate calls, train, evaluate, report, and decide three calls on screen: a few minutes on two cores."""
+    require_training()
+    require("matplotlib", "report")
+    from reason2decide.demo import demo
+
+    demo(out, force=force)
+
+
+def require_training() -> None:
+    """Raise `MissingExtraError` if what runs models is not installed."""
+    for module in ("torch", "transformers", "accelerate"):
+        require(module, "train")

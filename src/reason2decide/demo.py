@@ -1,0 +1,66 @@
+"""`r2d demo`: simulated calls, the paper's method on a small base, its results, and three calls decided on screen."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from reason2decide.bundle_evaluation import evaluate_bundle
+from reason2decide.config import parse_config
+from reason2decide.console import say
+from reason2decide.files import new_folder
+from reason2decide.predictor import Predictor
+from reason2decide.records import Record
+from reason2decide.sources.triage_simulator import SYNTHETIC_NOTICE, simulate
+from reason2decide.training import train
+
+# Ours, found by trial on two cores (docs/results.md); a base of millions of parameters wants the paper's settings.
+SETTINGS = {
+    "method": "r2d",
+    "base": "tiny-triage",
+    "rationale_source": "llm",
+    "steps": {"stage1": 400, "stage2": 500},
+    "batch_size": 32,
+    "learning_rate": 2e-3,
+    "evaluate_every": 100,
+    "lengths": {"input": 256, "rationale": 96},
+}
+
+CALLS = (
+    "48 yo M with chest pain since this morning. now severe. has sweating. takes a vitamin. no fever.",
+    "6 yo F with sore throat for 2 days. it is mild. denies trouble breathing. drinks water. asks what to do.",
+    "71 yo F with fall at home since last night. takes a blood thinner. it is still moderate. denies confusion.",
+)
+
+
+def demo(out: Path, *, force: bool = False) -> None:
+    """Simulate, train, evaluate, report and decide, all within the folder `out`.
+
+    Raises:
+        OutputError: `out` exists and `force` is false.
+    """
+    started = time.monotonic()
+    say(SYNTHETIC_NOTICE)
+    with new_folder(out, force=force) as folder:
+        simulate(folder / "dataset")
+        config = parse_config({**SETTINGS, "dataset": str(folder / "dataset")}, "the demo's configuration")
+        bundle = train(config, folder / "run")
+        results = evaluate_bundle(bundle, folder / "dataset", folder / "results")
+        predictor = Predictor.load(bundle)
+        predictions = list(predictor.predict(Record(str(i), text) for i, text in enumerate(CALLS, 1)))
+    console = Console(highlight=False)
+    for name in ("macro_f1", "accuracy", "bleu"):
+        metric = results.metrics[name]
+        assert metric.value is not None
+        console.print(f"{name:<10} {metric.value:.3f}  (95 % interval {metric.low:.3f} to {metric.high:.3f})")
+    for text, prediction in zip(CALLS, predictions, strict=True):
+        assert prediction.probabilities is not None
+        console.print(f"\ncall      {text}", markup=False)
+        console.print(
+            f"decision  {prediction.predicted_label} ({prediction.probabilities[prediction.predicted_label]:.0%})"
+        )
+        console.print(f"reason    {prediction.rationale}", markup=False)
+    minutes = (time.monotonic() - started) / 60
+    console.print(f"\nreport    {out / 'results' / 'report.html'}  ({minutes:.1f} minutes in all)")

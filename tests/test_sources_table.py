@@ -1,0 +1,438 @@
+"""Splitting, choices and the table importer, through the command line where the user meets it."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from reason2decide.cli import app
+from reason2decide.errors import DataError, UserError
+from reason2decide.records import Dataset, JsonlRecords, LabelSet, Record
+from reason2decide.sources.choices import lift_choices, match_choice
+from reason2decide.sources.splitting import DEFAULT_SHARES, Member, content_key, parse_shares, split_records
+from reason2decide.sources.writing import write_import
+
+SPLITS = ("train", "validation", "test")
+
+
+def r2d(*arguments: object, ok: bool = True) -> str:
+    """What `r2d data import table` says; with `ok` false the message of the error it must end with."""
+    result = CliRunner().invoke(app, ["data", "import", "table", *map(str, arguments)])
+    if ok:
+        assert result.exit_code == 0, result.exception or result.output
+        return result.stderr
+    if isinstance(result.exception, UserError):
+        return str(result.exception)
+    raise AssertionError(f"expected a UserError, got {result.exception!r}: {result.output}")
+
+
+def records(folder: Path) -> dict[str, Record]:
+    dataset = Dataset.open(folder)
+    dataset.verify()
+    return {record.id: record for split in dataset.hashes for record in dataset.split(split)}
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    dataset = Dataset.open(folder)
+    return {split: len(dataset.split(split)) for split in dataset.hashes}
+
+
+def table(path: Path, rows: list[list[str]], delimiter: str = ",", encoding: str = "utf-8") -> Path:
+    path.write_bytes("".join(delimiter.join(row) + "\n" for row in rows).encode(encoding))
+    return path
+
+
+def cases(count: int = 30) -> list[list[str]]:
+    return [["text", "label"], *([f"case {i}", "yes" if i % 3 else "no"] for i in range(count))]
+
+
+# Splitting
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_split_keeps_groups_whole_and_depends_on_seed_and_ids_only(seed: int) -> None:
+    chance = random.Random(seed)
+    drawn = [Member(f"id{i}", chance.choice("aab"), f"g{chance.randrange(20, 80)}") for i in range(200)]
+    assigned = split_records(drawn, DEFAULT_SHARES, seed)
+    assert set(assigned) == {one.id for one in drawn}
+    places = {(one.group, assigned[one.id]) for one in drawn}
+    assert len(places) == len({one.group for one in drawn})
+    shuffled = chance.sample(drawn, len(drawn))
+    assert split_records(shuffled, DEFAULT_SHARES, seed) == assigned
+    renamed = [one._replace(group=f"other {one.group}") for one in drawn]
+    assert split_records(renamed, DEFAULT_SHARES, seed) == assigned
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(10, 120), min_size=2, max_size=6), st.integers(0, 99))
+def test_a_split_is_stratified(counts: list[int], seed: int) -> None:
+    drawn = [Member(f"{label}-{i}", str(label), f"{label}-{i}") for label, n in enumerate(counts) for i in range(n)]
+    assigned = split_records(drawn, DEFAULT_SHARES, seed)
+    for split, share in DEFAULT_SHARES.items():
+        ids = [id_ for id_, name in assigned.items() if name == split]
+        assert abs(len(ids) - share * len(drawn)) <= 2
+        for label, n in enumerate(counts):
+            assert abs(sum(id_.startswith(f"{label}-") for id_ in ids) - share * n) <= 2.5
+
+
+def test_labels_that_occur_once_are_spread_by_the_shares() -> None:
+    assigned = split_records([Member(str(i), str(i), str(i)) for i in range(1000)], DEFAULT_SHARES, 0)
+    assert Counter(assigned.values()) == {"train": 800, "validation": 100, "test": 100}
+
+
+def test_another_seed_gives_another_split() -> None:
+    drawn = [Member(str(i), str(i % 2), str(i)) for i in range(100)]
+    assert split_records(drawn, DEFAULT_SHARES, 0) != split_records(drawn, DEFAULT_SHARES, 1)
+
+
+def test_an_empty_split_is_an_error() -> None:
+    with pytest.raises(DataError, match="got none of the 4 records"):
+        split_records([Member(str(i), "a", str(i)) for i in range(4)], DEFAULT_SHARES, 0)
+
+
+@pytest.mark.parametrize("shares", ["0.8,0.1", "0.8,0.1,0.2", "0.9,0.1,0", "a,b,c", "nan,1,1", ""])
+def test_shares_must_be_three_that_sum_to_one(shares: str) -> None:
+    with pytest.raises(UserError, match="sum to 1"):
+        parse_shares(shares)
+
+
+def test_content_is_the_same_but_for_case_and_space() -> None:
+    assert content_key(Record("1", "A  cough\n")) == content_key(Record("2", "a cough"))
+    assert content_key(Record("1", "Which?", choices=("a", "b"))) != content_key(Record("2", "Which?"))
+
+
+# Choices
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Why? Answer Choices:\nA. Cold\nB. Flu, e.g. type\nA. x\n", ("Why?", ("Cold", "Flu, e.g. type\nA. x"))),
+        ("Why? Answer Choices: A. Cold B. Flu C. Both", ("Why?", ("Cold", "Flu", "Both"))),
+        ("Where?\nAnswer Choices:\n(a) bus depot\n(b) beach\n(c) beach", ("Where?", ("bus depot", "beach"))),
+        ("Why? answer choices:\nA) Cold\nB) Flu", ("Why?", ("Cold", "Flu"))),
+        ('Why? Answer Choices:\nA. Cold\nB. Flu\n"', ("Why?", ("Cold", "Flu"))),
+        ("Vitamin A. or B. vitamins?", None),
+        ("Why? Answer Choices: cold, flu", None),
+        ("Why? Answer Choices:\nA. Cold", None),
+    ],
+)
+def test_choices_are_lifted_out_of_a_text(text: str, expected: tuple[str, tuple[str, ...]] | None) -> None:
+    assert lift_choices(text) == expected
+
+
+def test_a_label_means_the_choice_equal_but_for_case_space_and_final_marks() -> None:
+    assert match_choice("Flu", ("flu", "Flu")) == "Flu"
+    assert match_choice("the  flu", ("The flu.", "A cold.")) == "The flu."
+    assert match_choice('A cold\n"', ("The flu.", "A cold")) == "A cold"
+    assert match_choice("flu", ("Flu.", "FLU")) is None  # both or neither
+    assert match_choice("fever", ("flu", "cold")) is None
+
+
+# Importing
+
+
+def test_formats_give_the_same_records(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pa = pytest.importorskip("pyarrow")
+    rows = [{"q": f"is {i}, or\nnot?", "s": i % 3, "why": f"{i}" if i % 2 else None} for i in range(40)]
+    quoted = [["q", "s", "why"], *([f'"{row["q"]}"', str(row["s"]), row["why"] or ""] for row in rows)]
+    table(tmp_path / "in.csv", quoted)
+    table(tmp_path / "in.tsv", quoted, "\t")
+    table(tmp_path / "semicolon.CSV", quoted, ";")
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n\n" for row in rows))
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
+    options = ("--text", "q", "--label", "s", "--rationale", "nurse=why")
+    for name, more in {
+        "in.csv": (),
+        "in.tsv": (),
+        "semicolon.CSV": ("--delimiter", ";"),
+        "in.jsonl": (),
+        "in.parquet": (),
+    }.items():
+        r2d(tmp_path / name, "--out", tmp_path / f"out-{name}", *options, *more)
+        assert records(tmp_path / f"out-{name}") == records(tmp_path / "out-in.csv")
+    dataset = Dataset.open(tmp_path / "out-in.csv")
+    assert dataset.info.labels.values == ("0", "1", "2")
+    assert dataset.info.rationale_sources == ("nurse",)
+    assert sum("nurse" in record.rationales for record in records(dataset.path).values()) == 20
+    assert sizes(dataset.path) == {"train": 32, "validation": 4, "test": 4}
+
+
+def test_ids_and_splits_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
+    rows = cases()
+    table(tmp_path / "a.csv", [*rows, rows[1]])
+    table(tmp_path / "b.csv", [rows[0], rows[1], *rows[:0:-1]])
+    for name in "ab":
+        r2d(tmp_path / f"{name}.csv", "--out", tmp_path / name, "--text", "text", "--label", "label")
+    for split in SPLITS:
+        assert (tmp_path / "a" / f"{split}.jsonl").read_bytes() == (tmp_path / "b" / f"{split}.jsonl").read_bytes()
+    twice = [id_ for id_ in records(tmp_path / "a") if id_.endswith("-2")]
+    assert len(twice) == 1 and len(records(tmp_path / "a")) == 31
+
+
+def test_equal_texts_and_groups_stay_in_one_split(tmp_path: Path) -> None:
+    rows = [["text", "label", "patient"], *([f"case {i // 4}", f"{i % 2}", f"p{i % 30}"] for i in range(120))]
+    table(tmp_path / "in.csv", rows)
+    r2d(tmp_path / "in.csv", "--out", tmp_path / "texts", "--text", "text", "--label", "label")
+    r2d(tmp_path / "in.csv", "--out", tmp_path / "groups", "--text", "text", "--label", "label", "--group", "patient")
+    for name in ("texts", "groups"):
+        dataset = Dataset.open(tmp_path / name)
+        units = {s: {r.group or r.text for r in dataset.split(s)} for s in SPLITS}
+        assert sum(map(len, units.values())) == len(set.union(*units.values())) == 30
+
+
+def test_text_columns_are_joined_with_their_names_and_meta_is_kept(tmp_path: Path) -> None:
+    rows = [
+        {"id": i, "q": f"q{i}", "c": " ctx " if i % 2 else "", "ok": i % 2 == 0, "x": {"n": i}, "y": 1}
+        for i in range(30)
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    r2d(tmp_path / "in.jsonl", "--out", tmp_path / "d", "--text", "q,c", "--label", "ok", "--id", "id", "--meta", "x")
+    found = records(tmp_path / "d")
+    assert found["3"] == Record("3", "q: q3\nc: ctx", "false", meta={"x": {"n": 3}})
+    assert found["4"].text == "q: q4" and found["4"].label == "true"
+
+
+def test_a_declared_order_is_kept(tmp_path: Path) -> None:
+    table(tmp_path / "in.csv", cases())
+    options = ("--text", "text", "--label", "label", "--labels", "yes, no", "--ordinal", "--urgent", "first")
+    said = r2d(tmp_path / "in.csv", "--out", tmp_path / "d", *options, "--name", "calls", "--seed", 3)
+    info = Dataset.open(tmp_path / "d").info
+    assert (info.name, info.labels.values, info.labels.ordinal, info.labels.urgent) == (
+        "calls",
+        ("yes", "no"),
+        True,
+        "first",
+    )
+    assert info.provenance["seed"] == 3 and info.provenance["files"][0]["name"] == "in.csv"
+    assert "train 24, validation 3, test 3" in said and "yes, no (ordinal, the first the most urgent)" in said
+
+
+def test_choices_come_from_a_column(tmp_path: Path) -> None:
+    rows = [{"t": f"{i}", "l": "B" if i % 2 else "a ", "c": ["a", "b."] if i % 3 else "a|b."} for i in range(30)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    r2d(tmp_path / "in.jsonl", "--out", tmp_path / "d", "--text", "t", "--label", "l", "--choices", "c")
+    assert Dataset.open(tmp_path / "d").info.labels.is_open
+    assert {(r.label, r.choices) for r in records(tmp_path / "d").values()} == {("a", ("a", "b.")), ("b.", ("a", "b."))}
+
+
+def test_splits_come_from_a_column(tmp_path: Path) -> None:
+    for names, expected in [
+        (("train", "dev", "Test"), {"train": 10, "validation": 10, "test": 10}),
+        (("train", "train", "test"), {"train": 18, "validation": 2, "test": 10}),
+    ]:
+        rows = [[*row, names[i % 3] if i >= 0 else "part"] for i, row in enumerate(cases(), -1)]
+        table(tmp_path / "in.csv", rows)
+        options = ("--text", "text", "--label", "label", "--split-column", "part", "--force")
+        said = r2d(tmp_path / "in.csv", "--out", tmp_path / "d", *options)
+        assert sizes(tmp_path / "d") == expected
+        assert ("a tenth of train became validation" in said) == (expected["validation"] == 2)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"), [("cp1252", "naïve – œdema"), ("cp1254", "ağrı, ateş, İğne"), ("utf-16", "ağrı")]
+)
+def test_other_encodings_are_read_when_named_and_asked_for_when_not(tmp_path: Path, encoding: str, text: str) -> None:
+    table(
+        tmp_path / "in.csv", [["text", "label"], *([f'"{text} {i}"', f"{i % 2}"] for i in range(30))], encoding=encoding
+    )
+    options = (tmp_path / "in.csv", "--out", tmp_path / "d", "--text", "text", "--label", "label")
+    message = r2d(*options, ok=False)
+    assert "is not utf-8" in message and "--encoding" in message and "cp1254" in message
+    r2d(*options, "--encoding", encoding)
+    assert f"{text} 7" in {record.text for record in records(tmp_path / "d").values()}
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    table(tmp_path / "in.csv", cases(), encoding="utf-8-sig")
+    r2d(tmp_path / "in.csv", "--out", tmp_path / "d", "--text", "text", "--label", "label")
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (b"", "", "is empty"),
+        (b"\n\n", "", "is empty"),
+        (b"text,label\n", "", "no records"),
+        (b"note,label\na,b\n", "", "no column 'text'; it has 'note', 'label'"),
+        (b"text;label\na;b\n", "", "is the delimiter ';'"),
+        (b"text,label\na,yes\n  ,no\n", "", r"row 2 \(line 3\): the text is empty"),
+        (b"text,label\na,yes\nb,\n", "", r"row 2 \(line 3\): the label is empty"),
+        (b"text,label\na,yes\nb,no,maybe\n", "", r"row 2 \(line 3\): 3 cells, but the header has 2"),
+        (b'text,label\na,yes\n"b,no\n', "", r"row 2 .*check the quotation marks"),
+        (b"text,text,label\na,b,yes\n", "", "two columns named 'text'"),
+        (b"text,label\na,yes\nb,yes\nc,yes\n", "", "all 3 records have the label 'yes'"),
+        (b"text,label\na,yes\nb,no\nc,yes\n", "", "split 'validation' got none|split 'test' got none"),
+        (b"text,label,n\na,yes,1\nb,no,1\n", "--id n", r"row 2 .*the id '1' occurs already in .*row 1"),
+        (b"text,label,n\na,yes,1\nb,no,\n", "--id n", r"row 2 .*the id is empty"),
+        (
+            b"text,label\na,yes\nb,perhaps\n",
+            "--labels yes,no",
+            r"row 2 .*'perhaps' is outside the declared set 'yes', 'no'",
+        ),
+        (b"text,label\na,yes\n", "--labels yes,yes", "more than once"),
+        (b"text,label\na,yes\n", "--labels yes,no --urgent first", "not ordinal"),
+        (b"text,label\na,yes\n", "--labels yes,no --ordinal --urgent top", "expected first or last"),
+        (b"text,label\na,yes\n", "--ordinal", "--labels"),
+        (b"text,label\na,yes\n", "--rationale llm=why", "no column 'why'; it has 'text', 'label'"),
+        (b"text,label\na,yes\n", "--rationale why", "expected SOURCE=COL"),
+        (b"text,label\na,yes\n", "--rationale a=text --rationale a=label", "names the source 'a' twice"),
+        (b"text,label\na,yes\n", "--meta age", "no column 'age'"),
+        (b"text,label\na,yes\n", "--choices-in-text", r"row 1 .*no choices in the text"),
+        (b"text,label,c\na,yes,x|y\n", "--choices c", r"row 1 .*'yes' is none of the choices 'x', 'y'"),
+        (b'text,label,c\na,yes,"[1]"\n', "--choices c", r"expected a list of strings"),
+        (b"text,label,c\na,yes,yes\n", "--choices c", r"row 1 .*at least 2 labels"),
+        (b"text,label,c\na,yes,x|y\n", "--choices c --labels yes,no", "give one of the two"),
+        (b"text,label,p\na,yes,train\nb,no,holdout\n", "--split-column p", r"holds 'holdout' \(1\); expected train"),
+        (b"text,label,p\na,yes,train\nb,no,dev\n", "--split-column p", "no record in test"),
+        (b"text,label,p\na,yes,train\n", "--split-column p --split 0.8,0.1,0.1", "give one of the two"),
+        (b"text,label\na,yes\n", "--split 0.8,0.1,0.2", "sum to 1"),
+        (b"text,label\na,yes\n", "--delimiter ;;", "unknown delimiter ';;'"),
+        (b"text,label\na,yes\n", "--encoding klingon", "unknown encoding 'klingon'"),
+        (b"text,label\na,yes\n", "--encoding base64", "unknown encoding 'base64'"),
+    ],
+)
+def test_bad_tables_are_named_and_leave_nothing(tmp_path: Path, content: bytes, options: str, message: str) -> None:
+    (tmp_path / "in.csv").write_bytes(content)
+    arguments = (tmp_path / "in.csv", "--out", tmp_path / "d", "--text", "text", "--label", "label", *options.split())
+    said = r2d(*arguments, ok=False)
+    with pytest.raises(UserError, match=message):
+        raise UserError(said)
+    assert [item.name for item in tmp_path.iterdir()] == ["in.csv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("in.jsonl", b'{"text": "a", "label": "b"}\n\n{"text": \n', "line 3: not valid JSON"),
+        ("in.jsonl", b'{"text": "a", "label": "b"}\n[1]\n', "line 2: expected a JSON object, got list"),
+        ("in.jsonl", b'{"text": "a", "label": null}\n', "line 1: the label is empty"),
+        ("in.jsonl", b'{"text": "a", "label": "b"}\n{"text": "a"}\n', "line 2: the label is empty"),
+        ("in.jsonl", b'{"text": ["a"], "label": "b"}\n', "line 1: 'text' holds a list; expected text"),
+        ("in.jsonl", b'{"text": "\\ud83d", "label": "b"}\n', "half a character"),
+        ("in.parquet", b"not parquet", "is not a Parquet file"),
+        ("in.xlsx", b"PK", "extension '.xlsx'; expected .csv, .tsv, .jsonl or .parquet"),
+    ],
+)
+def test_other_bad_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    if name.endswith(".parquet"):
+        pytest.importorskip("pyarrow")
+    (tmp_path / name).write_bytes(content)
+    assert message in r2d(tmp_path / name, "--out", tmp_path / "d", "--text", "text", "--label", "label", ok=False)
+    assert [item.name for item in tmp_path.iterdir()] == [name]
+
+
+def test_paths_and_options_that_cannot_be_used(tmp_path: Path) -> None:
+    columns = ("--text", "text", "--label", "label")
+    assert "there is no file" in r2d(tmp_path / "absent.csv", "--out", tmp_path / "d", *columns, ok=False)
+    assert "is a folder" in r2d(tmp_path, "--out", tmp_path / "d", *columns, ok=False)
+    source = table(tmp_path / "in.csv", cases())
+    assert "needs --text and --label" in r2d(source, "--out", tmp_path / "d", "--text", "text", ok=False)
+    assert "which columns" in r2d(source, "--out", tmp_path / "d", ok=False)
+    r2d(source, "--out", tmp_path / "d", *columns)
+    assert "--force" in r2d(source, "--out", tmp_path / "d", *columns, ok=False)
+    assert "cannot create" in r2d(source, "--out", source / "d", *columns, ok=False)
+
+
+def test_the_command_exits_with_two_and_without_a_traceback(tmp_path: Path) -> None:
+    source = table(tmp_path / "in.csv", [["text", "label"], ["a", "yes"], ["", "no"]])
+    program = [sys.executable, "-c", "from reason2decide.cli import main; main()", "data", "import", "table"]
+    arguments = [str(source), "--out", str(tmp_path / "d"), "--text", "text", "--label", "label"]
+    run = subprocess.run([*program, *arguments], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: ") and "row 2" in run.stderr and "Traceback" not in run.stderr
+    assert not (tmp_path / "d").exists()
+
+
+# Real files
+
+
+def test_medreason_imports_as_it_is_and_with_choices(tmp_path: Path, shared_data: Path) -> None:
+    source = shared_data / "medreason" / "val.jsonl"
+    r2d(source, "--out", tmp_path / "plain")
+    plain = Dataset.open(tmp_path / "plain")
+    assert len(records(plain.path)) == 1504 and plain.info.rationale_sources == ("llm",)
+    assert sizes(plain.path) == {"train": 1204, "validation": 150, "test": 150}
+    said = r2d(source, "--out", tmp_path / "choices", "--choices-in-text")
+    assert "64 labels differed" in said  # and one choice by a space before it, which is cut off anyway
+    lifted = records(tmp_path / "choices")
+    assert len(lifted) == 1504 and Dataset.open(tmp_path / "choices").info.labels.is_open
+    assert all(record.choices and record.label in record.choices for record in lifted.values())
+    assert Counter(len(record.choices or ()) for record in lifted.values()) == {4: 1501, 3: 3}
+    assert not any("Answer Choices" in record.text for record in lifted.values())
+    assert not any('\n"' in choice for record in lifted.values() for choice in record.choices or ())
+
+
+def test_ddxplus_imports_with_ordinal_severity(tmp_path: Path, shared_data: Path) -> None:
+    source = shared_data / "ddxplus" / "ddxplus_validate.jsonl"
+    options = ("--labels", "1,2,3,4,5", "--ordinal", "--urgent", "first", "--meta", "label,kb_findings")
+    r2d(source, "--out", tmp_path / "d", "--text", "text", "--label", "severity", "--id", "id", *options)
+    found = records(tmp_path / "d")
+    assert len(found) == 6763 and found["validate-0"].label == "4"
+    assert (
+        found["validate-0"].meta["label"] == "Acute laryngitis" and len(found["validate-0"].meta["kb_findings"]) == 11
+    )
+    dataset = Dataset.open(tmp_path / "d")
+    keys = [{content_key(record) for record in dataset.split(split)} for split in SPLITS]
+    assert not keys[0] & keys[1] and not keys[0] & keys[2] and not keys[1] & keys[2]
+
+
+def test_esnli_imports_with_three_sources(tmp_path: Path, shared_data: Path) -> None:
+    sources = [f"--rationale={name}={column}" for name, column in
+               {"first": "rationale", "second": "rationale_2", "third": "rationale_3"}.items()]  # fmt: skip
+    options = ("--text", "premise,hypothesis", "--label", "label", "--id", "id", *sources)
+    r2d(shared_data / "esnli" / "dev_3000.jsonl", "--out", tmp_path / "d", *options)
+    dataset = Dataset.open(tmp_path / "d")
+    assert dataset.info.rationale_sources == ("first", "second", "third")
+    assert dataset.info.labels.values == ("contradiction", "entailment", "neutral")
+    found = records(tmp_path / "d")
+    assert len(found) == 3000 and all(len(record.rationales) == 3 for record in found.values())
+    assert found["dev-0"].text.startswith("premise: Two women") and "\nhypothesis: The sisters" in found["dev-0"].text
+
+
+def test_commonsense_questions_import_with_choices_and_official_splits(tmp_path: Path, shared_data: Path) -> None:
+    files = [shared_data / "dss_cqa" / f"cqa_{part}.jsonl" for part in ("train", "test")]
+    columns = ("--text", "text", "--label", "label", "--id", "id", "--split-column", "split", "--choices-in-text")
+    rationales = ("--rationale", "human=rationale_human", "--rationale", "llm=rationale_llm")
+    r2d(*files, "--out", tmp_path / "d", *columns, *rationales)
+    assert sizes(tmp_path / "d") == {"train": 8767, "validation": 974, "test": 1221}
+    first = records(tmp_path / "d")["080ef6941410139d6869e78122bc741e"]
+    assert first.text == "A beaver is know for building prowess, their supplies come from where?"
+    assert first.choices == ("british columbia", "body of water", "wooded area", "pay debts", "zoo")
+    assert JsonlRecords(tmp_path / "d" / "test.jsonl")[0].rationales.keys() == {"human", "llm"}
+
+
+def test_evidence_inference_keeps_articles_whole(tmp_path: Path, shared_data: Path) -> None:
+    columns = ("--text", "question,passage", "--label", "label", "--id", "id", "--group", "pmcid")
+    source = shared_data / "evidence_inference" / "train.jsonl"
+    r2d(source, "--out", tmp_path / "d", *columns, "--rationale", "human=rationale")
+    dataset = Dataset.open(tmp_path / "d")
+    groups = [{record.group for record in dataset.split(split)} for split in SPLITS]
+    assert sum(map(len, groups)) == 727 and len(set.union(*groups)) == 727
+    assert len(records(dataset.path)) == 1911
+    assert sum("human" not in record.rationales for record in records(dataset.path).values()) == 5
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_an_interrupted_import_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+    def rows() -> Iterator[tuple[str, Record]]:
+        yield "row 1", Record("1", "a", "yes")
+        raise error
+
+    def label_set(found: Collection[str]) -> LabelSet:
+        return LabelSet(tuple(found))
+
+    with pytest.raises(type(error)):
+        write_import(tmp_path / "d", rows(), lambda _: {}, name="n", task="t", labels=label_set, provenance={})
+    assert list(tmp_path.iterdir()) == []
