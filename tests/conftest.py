@@ -3,6 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from toy import write_toy
+
+from reason2decide.records import Dataset
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +15,9 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no public data at {folder}: it is not part of the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The toy dataset, to read only."""
+    return write_toy(tmp_path_factory.mktemp("data") / "toy")

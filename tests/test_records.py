@@ -192,7 +192,8 @@ def test_an_existing_dataset_is_kept_until_the_new_one_is_complete(tmp_path: Pat
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device"), ValueError])
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path, error: type[BaseException] | OSError) -> None:
-    with pytest.raises(type(error) if isinstance(error, OSError) else error), new_folder(tmp_path / "d") as folder:
+    expected = type(error) if isinstance(error, OSError) else error
+    with pytest.raises(expected), new_folder(tmp_path / "d", "marker") as folder:
         (folder / "part").write_text("half")
         raise error
     with pytest.raises(type(error) if isinstance(error, OSError) else error), new_file(tmp_path / "f") as file:
@@ -203,7 +204,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, error: type[BaseExc
 
 def test_outputs_below_a_file_or_onto_a_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match="cannot create"), new_folder(tmp_path / "file" / "d"):
+    with pytest.raises(OutputError, match="cannot create"), new_folder(tmp_path / "file" / "d", "marker"):
         pass
     with pytest.raises(OutputError, match="is a folder"), new_file(tmp_path, force=True):
         pass

@@ -95,7 +95,7 @@ def save_bundle(
     Raises:
         OutputError: `out` exists.
     """
-    with new_folder(out) as folder:
+    with new_folder(out, "manifest.json") as folder:
         model.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
         (folder / "config.toml").write_text(config_toml, "utf-8")

@@ -8,11 +8,12 @@ from pathlib import Path
 from reason2decide.bundle import Manifest, read_training_log
 from reason2decide.console import say, track, warn
 from reason2decide.errors import DataError
-from reason2decide.evaluation import RESAMPLES, Results, evaluate
+from reason2decide.evaluation import Results, evaluate
 from reason2decide.files import new_folder, require_absent
 from reason2decide.predictor import Predictor
 from reason2decide.records import Dataset
 from reason2decide.report import render_report
+from reason2decide.statistics import RESAMPLES
 
 
 def evaluate_bundle(
@@ -59,7 +60,7 @@ def evaluate_bundle(
         resamples=resamples,
         seed=seed,
     )
-    with new_folder(out, force=force) as folder:
+    with new_folder(out, "results.json", force=force) as folder:
         with (folder / "predictions.jsonl").open("w", encoding="utf-8") as stream:
             for prediction in predictions:
                 stream.write(json.dumps(prediction.to_json(), ensure_ascii=False) + "\n")
@@ -94,11 +95,11 @@ def _source(manifest: Manifest, dataset: Dataset, wanted: str | None) -> str | N
 
 
 def _description(manifest: Manifest) -> dict[str, str]:
+    sources = manifest.rationale_sources
     return {
         "Method": manifest.method,
         "Base": manifest.base,
         "Trained on": str(manifest.dataset["name"]),
-        "Rationale sources": ", ".join(f"{stage}: {own}" for stage, own in manifest.rationale_sources.items())
-        or "none",
+        "Rationale sources": ", ".join(f"{stage}: {own}" for stage, own in sources.items()) or "none",
         "Created": manifest.created,
     }

@@ -10,7 +10,7 @@ from rich.console import Console
 from reason2decide.bundle_evaluation import evaluate_bundle
 from reason2decide.config import parse_config
 from reason2decide.console import say
-from reason2decide.files import new_folder
+from reason2decide.files import require_absent
 from reason2decide.predictor import Predictor
 from reason2decide.records import Record
 from reason2decide.sources.triage_simulator import SYNTHETIC_NOTICE, simulate
@@ -42,14 +42,14 @@ def demo(out: Path, *, force: bool = False) -> None:
         OutputError: `out` exists and `force` is false.
     """
     started = time.monotonic()
+    require_absent(out, force=force)
     say(SYNTHETIC_NOTICE)
-    with new_folder(out, force=force) as folder:
-        simulate(folder / "dataset")
-        config = parse_config({**SETTINGS, "dataset": str(folder / "dataset")}, "the demo's configuration")
-        bundle = train(config, folder / "run")
-        results = evaluate_bundle(bundle, folder / "dataset", folder / "results")
-        predictor = Predictor.load(bundle)
-        predictions = list(predictor.predict(Record(str(i), text) for i, text in enumerate(CALLS, 1)))
+    dataset = simulate(out / "dataset", force=force)
+    config = parse_config({**SETTINGS, "dataset": str(dataset.path)}, "the demo's configuration")
+    bundle = train(config, out / "run", force=force)
+    results = evaluate_bundle(bundle, dataset.path, out / "results", force=force)
+    predictor = Predictor.load(bundle)
+    predictions = list(predictor.predict(Record(str(i), text) for i, text in enumerate(CALLS, 1)))
     console = Console(highlight=False)
     for name in ("macro_f1", "accuracy", "bleu"):
         metric = results.metrics[name]

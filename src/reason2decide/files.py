@@ -26,15 +26,19 @@ def require_absent(out: Path, *, force: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
+def new_folder(out: Path, marker: str, *, force: bool = False) -> Iterator[Path]:
     """Yield an empty temporary folder beside `out`; on success rename it to `out`, on failure remove it.
 
-    An existing `out` is refused unless `force`, and is then replaced only once the new folder is complete.
+    An existing `out` is refused unless `force`, and is then replaced only once the new folder is complete. Even so a
+    folder is only replaced if it holds `marker`, the file by which this kind of output is known: a mistyped --out
+    must not delete somebody's work.
 
     Raises:
-        OutputError: `out` exists and `force` is false, or its parent cannot be made.
+        OutputError: `out` exists and `force` is false or it is something else, or its parent cannot be made.
     """
     require_absent(out, force=force)
+    if out.exists() and not (out / marker).exists() and (out.is_file() or any(out.iterdir())):
+        raise OutputError(f"{out} is not what this command makes (it has no {marker}), so --force will not delete it")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))

@@ -103,7 +103,7 @@ def pretrain(
         OutputError: `out` exists and `force` is false.
     """
     transformers_logging.set_verbosity_error()
-    with new_folder(out, force=force) as folder:
+    with new_folder(out, "config.json", force=force) as folder:
         model, tokenizer = load_base(base, texts=lambda: read_texts(paths), seed=settings.seed)
         sentinels = list(tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(SENTINELS)]))
         if None in sentinels or tokenizer.unk_token_id in sentinels:

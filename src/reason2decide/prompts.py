@@ -1,9 +1,9 @@
 """Every string a trained model sees. Change one and `PROMPT_VERSION` with it: a bundle remembers the version it saw.
 
 The prompts are the paper's (section "Method"): "predict: {x}", "explain: {x}", "given label: {y}, explain: {x}".
-Each is a prefix and the text (`body`), joined by one space. They are tokenised apart and the ids joined, so that a text is
-tokenised once whatever stands before it. Every supported tokenizer breaks words at white space, hence the ids equal
-those of the whole string (held by `tests/test_features.py`).
+Each is a prefix and the text (`body`), joined by one space. They are tokenised apart and the ids joined, so that a
+text is tokenised once whatever stands before it. Every supported tokenizer breaks words at white space, hence the
+ids equal those of the whole string (held by `tests/test_features.py`).
 """
 
 from __future__ import annotations

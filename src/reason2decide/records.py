@@ -327,7 +327,7 @@ def write_dataset(
         OutputError: `out` exists and `force` is false.
         DataError: a duplicate id, a label outside its set, or a split without records.
     """
-    with new_folder(out, force=force) as folder:
+    with new_folder(out, "dataset.toml", force=force) as folder:
         files: dict[str, dict[str, Any]] = {}
         ids: dict[str, str] = {}
         for split, records in splits.items():

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
 
 from reason2decide.console import ProgressBar
 from reason2decide.features import Example, PromptEncoder, SplitFeatures
@@ -56,6 +56,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
     The best checkpoint is sought only after warm-up and ramp have ended, and so does early stopping.
     """
 
+    control: TrainerControl
     loss_is_scaled_for_ga = True  # the losses divide by the tokens of all accumulated batches
 
     def __init__(

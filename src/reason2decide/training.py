@@ -180,7 +180,7 @@ def _require_several_labels(dataset: Dataset) -> None:
         if len(labels) > 1:
             return
     raise ConfigError(
-        f"every training record of {dataset.path} has the label {labels.pop()!r}; a decision needs at least two to learn"
+        f"every training record of {dataset.path} has the label {labels.pop()!r}; a decision needs two"
     )
 
 

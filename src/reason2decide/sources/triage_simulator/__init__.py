@@ -75,17 +75,19 @@ def simulate(
 
 
 def simulate_notes(count: int, seed: int) -> Iterator[str]:
-    """Yield `count` unlabelled notes for pre-training, with nothing in them that is kept for the test split.
+    """Iterate over `count` unlabelled notes for pre-training, with nothing in them that is kept for the test split.
 
     Raises:
         DataError: a count below 1.
     """
     if count < 1:
         raise DataError(f"{count} notes were asked for; expected at least 1")
+    return (_note(Random(f"{seed}/notes/{index}")) for index in range(count))
+
+
+def _note(rng: Random) -> str:
     rules = load_rules()
-    for index in range(count):
-        rng = Random(f"{seed}/notes/{index}")
-        yield NoteWriter(rng, rules, unseen=False).write(draw_call(rng, rules, held_out=False))
+    return NoteWriter(rng, rules, unseen=False).write(draw_call(rng, rules, held_out=False))
 
 
 def _records(split: str, count: int, seed: int, label_noise: float, texts: set[str]) -> Iterator[Record]:

@@ -12,15 +12,17 @@ from reason2decide.sources.triage_simulator.rules import Complaint, Rules
 # All rates are ours. They are set so that the labels are as unbalanced as on a nurse line, and so that most red flags a
 # note names are not the patient's: counting words then misleads, reading does not.
 PRESENT_COUNTS = ((0, 1, 2), (0.57, 0.39, 0.04))
-DENIED_COUNTS = ((0, 1, 2), (0.65, 0.25, 0.10))
+DENIED_COUNTS = ((0, 1, 2), (0.68, 0.24, 0.08))
 ELSEWHERE_COUNTS = ((0, 1), (0.85, 0.15))
+MINOR_COUNTS = ((0, 1), (0.33, 0.67))
+LEVEL_WEIGHTS = {2: 1.1, 3: 0.65, 4: 0.25}
 RISK_COUNTS = ((0, 1, 2), (0.75, 0.21, 0.04))
-RELEVANT_RISK_RATE = 0.45
-HELD_OUT_RISK_RATE = 0.5
+RELEVANT_RISK_RATE = 0.33
+HELD_OUT_RISK_RATE = 0.35
 MENTIONED_RISK_RATE = 0.2
-SEVERITIES = (("mild", "moderate", "severe"), (0.25, 0.6, 0.15))
+SEVERITIES = (("mild", "moderate", "severe"), (0.3, 0.6, 0.1))
 RECENT_RATE = 0.6
-LEVEL_WEIGHTS = {2: 1.1, 3: 0.65, 4: 0.28}
+CHILD_RATE = 0.25
 
 
 class Mention(NamedTuple):
@@ -70,7 +72,10 @@ class Decision:
 
 
 def decide(call: Call, rules: Rules) -> Decision:
-    """Apply the rules at the head of `triage_rules.toml`; a fact that changes nothing is not among the reasons."""
+    """Apply the rules at the head of `triage_rules.toml`.
+
+    The facts are the complaint, the gravest red flags, and whatever else moved the level; the rest is not a reason.
+    """
     complaint = rules.complaints[call.complaint]
     level, top = complaint.base, len(rules.labels) - 1
     facts = [Fact("complaint", complaint.id, complaint.text, f"base: {rules.labels[level]}")]
@@ -117,7 +122,7 @@ def draw_call(rng: Random, rules: Rules, *, held_out: bool) -> Call:
         severity=rng.choices(*SEVERITIES)[0],
         recent=rng.random() < RECENT_RATE,
         risks=risks,
-        present=_in_order(rules, [*present, *_sample(rng, rules.minor_findings, (), rng.choice((0, 1, 1)))]),
+        present=_in_order(rules, [*present, *_sample(rng, rules.minor_findings, (), _count(rng, MINOR_COUNTS))]),
         absent=tuple(absent),
         absent_risks=_draw_absent_risks(rng, rules, complaint, risks, adult=adult, sex=sex),
     )
@@ -153,7 +158,7 @@ def _draw_age(rng: Random, complaint: Complaint, risks: Sequence[str]) -> tuple[
         return rng.randint(76, 92), "yo"
     if "pregnant" in risks:
         return rng.randint(20, 41), "yo"
-    if complaint.infants and not risks and rng.random() < 0.25:
+    if complaint.infants and not risks and rng.random() < CHILD_RATE:
         return rng.randint(4, 12), "yo"
     return rng.randint(20, 64), "yo"
 
@@ -166,6 +171,8 @@ def _draw_flags(rng: Random, rules: Rules, flags: Sequence[str], but: Sequence[s
         for id in flags:
             if id not in chosen and id not in but:
                 by_level.setdefault(rules.findings[id].at_least or 0, []).append(id)
+        if not by_level:  # a baby has few findings that a caller can tell
+            break
         level = rng.choices(list(by_level), [LEVEL_WEIGHTS[level] for level in by_level])[0]
         chosen.append(rng.choice(by_level[level]))
     return chosen

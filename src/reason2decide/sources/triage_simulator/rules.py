@@ -67,7 +67,7 @@ class Complaint:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Everything in `triage_rules.toml`, checked by use."""
+    """Everything in `triage_rules.toml`, by id and in the order of the file."""
 
     labels: tuple[str, ...]
     groups: Mapping[str, Group]
@@ -88,12 +88,6 @@ class Rules:
     def group_of(self, complaint: str) -> Group:
         """The group of a complaint given by its id."""
         return self.groups[self.complaints[complaint].group]
-
-    def phrases(self) -> list[Phrases]:
-        """All wordings of everything that has some of its own for the test split."""
-        things = (self.findings, self.risks, self.complaints)
-        said = [thing.phrases for mapping in things for thing in mapping.values()]  # type: ignore[attr-defined]
-        return [*said, *self.onset.values(), *self.severity.values(), *self.sentences.values()]
 
 
 def rules_text() -> str:

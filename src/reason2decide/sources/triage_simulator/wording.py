@@ -9,7 +9,7 @@ from reason2decide.sources.triage_simulator.facts import Call, Decision, Fact
 from reason2decide.sources.triage_simulator.rules import Phrases, Rules
 
 # Rates are ours.
-UNSEEN_WORDING_RATE = 0.2
+UNSEEN_WORDING_RATE = 0.17
 TYPO_RATE = 0.03
 SHORTEST_NOTE = 46
 NURSE_MISSING_RATE = 0.2
@@ -92,7 +92,7 @@ def llm_rationale(call: Call, decision: Decision, label: int, rules: Rules) -> s
     style = rules.rationale["styles"][rules.group_of(call.complaint).style]
     complaint, *others = decision.facts
     level = rules.rationale["level_alone"][rules.complaints[call.complaint].base]
-    first = style["complaint"].format(x=complaint.text, X=_capital(complaint.text), level=level)
+    first = style["complaint"].format(x=complaint.text, level=level)
     reasons = _reasons(style, others) or [style["nothing"]]
     denied = [rules.findings[id].text for id in rules.findings if id in call.denied][:DENIED_IN_RATIONALE]
     said = [style["denied"].format(x=join(denied, "or"))] if denied else []
@@ -132,7 +132,3 @@ def _short(fact: Fact, rules: Rules) -> str:
 def join(items: Sequence[str], last: str) -> str:
     """'a, b and c' for the items and the last word between them."""
     return f"{', '.join(items[:-1])} {last} {items[-1]}" if len(items) > 1 else "".join(items)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

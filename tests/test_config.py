@@ -1,0 +1,102 @@
+"""The configuration: defaults, per-stage values, overrides, the round trip, and every mistake in one message."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from reason2decide.config import Config, describe_keys, load_config, parse_config
+from reason2decide.errors import ConfigError
+from reason2decide.methods import METHODS
+
+MINIMAL = {"method": "r2d", "base": "tiny", "dataset": "data", "rationale_source": "llm", "steps": 100}
+
+
+def test_five_keys_are_enough_and_the_rest_is_the_papers() -> None:
+    config = parse_config(MINIMAL, "test")
+    stage1, stage2 = config.stages()
+    assert (stage1.alpha, stage1.patience, stage1.selection) == (0.0, 3, "rationale_loss")
+    assert (stage2.alpha, stage2.warmup_share, stage2.ramp_share, stage2.sampling_cap) == (0.7, 0.05, 0.6, 0.9)
+    assert [config.of(key, "stage1") for key in ("steps", "learning_rate", "batch_size")] == [100, 5e-5, 64]
+    assert (config.lengths.input, config.lengths.rationale, config.lengths.label) == (1024, 256, 50)
+    assert config.evaluate_every_of("stage1") == 5
+
+
+def test_values_per_stage_fall_back_to_the_default() -> None:
+    config = parse_config({**MINIMAL, "learning_rate": {"stage1": 1e-3}, "alpha": 0.5}, "test")
+    assert config.of("learning_rate", "stage1") == 1e-3
+    assert config.of("learning_rate", "stage2") == 5e-5
+    # One alpha is for the stages that weigh two tasks: Stage 1 stays what it is.
+    assert [stage.alpha for stage in config.stages()] == [0.0, 0.5]
+    explicit = parse_config({**MINIMAL, "alpha": {"stage1": 0.1}}, "test")
+    assert [stage.alpha for stage in explicit.stages()] == [0.1, 0.7]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_toml_round_trip(method: str) -> None:
+    config = parse_config({**MINIMAL, "method": method, "patience": 7, "dropout": 0.0}, "test")
+    assert parse_config(tomllib.loads(config.to_toml()), "test") == config
+
+
+def test_overrides_and_paths(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('method = "sft"\nbase = "./model"\ndataset = "data"\nsteps = 10\n')
+    config = load_config(file, ["steps=20", "learning_rate.sft=1e-3", "base=tiny", "lengths.input=64"])
+    assert (config.of("steps", "sft"), config.of("learning_rate", "sft")) == (20, 1e-3)
+    assert (config.base, config.lengths.input) == ("tiny", 64)
+    assert config.dataset == tmp_path / "data"
+    assert load_config(file).base == str(tmp_path / "model")
+
+
+def message_of(content: dict[str, object]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(content, "run.toml")
+    return str(caught.value)
+
+
+def test_all_mistakes_at_once_with_the_nearest_key() -> None:
+    message = message_of({**MINIMAL, "learing_rate": 1, "seed": -1, "lengths": {"inputs": 5}, "batch_size": 0})
+    assert "'learing_rate'; did you mean 'learning_rate'?" in message
+    assert "'lengths.inputs'; did you mean 'input'?" in message
+    assert "seed = -1" in message and "batch_size = 0" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"method": "r2dd"}, "no method 'r2dd'; choose one of r2d, sft"),
+        ({"steps": {"stage1": 5}}, "steps: none given for stage2"),
+        ({"steps": {"stage3": 5, "stage1": 5, "stage2": 5}}, "no such stage; it has stage1, stage2"),
+        ({"rationale_source": {"stage1": "llm"}}, "rationale_source: none given for stage2"),
+        ({"warmup_share": 0.5}, "together over 1"),
+        ({"precision": "float16"}, "precision = 'float16'"),
+        ({"steps": "many"}, "steps"),
+    ],
+)
+def test_impossible_values(change: dict[str, object], expected: str) -> None:
+    assert expected in message_of({**MINIMAL, **change})
+
+
+def test_missing_keys_are_named_with_their_meaning() -> None:
+    message = message_of({"method": "sft"})
+    assert all(f"the key '{key}' is missing" in message for key in ("base", "dataset", "steps"))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a file"):
+        load_config(tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("method = ")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_config(broken)
+    broken.write_text("")
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        load_config(broken, ["steps"])
+
+
+def test_every_key_is_described() -> None:
+    described = describe_keys()
+    assert all(f"{key} " in described for key in Config.model_fields if key != "lengths")
+    assert "lengths.rationale" in described

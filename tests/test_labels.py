@@ -1,0 +1,103 @@
+"""Label scoring against brute force: each candidate scored alone, one whole forward each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import ARCHITECTURES, build
+
+import reason2decide.labels as labels_module
+from reason2decide.backends.torch import TorchBackend
+from reason2decide.config import Lengths
+from reason2decide.features import PromptEncoder
+from reason2decide.predictor import label_distribution
+
+LABEL_SETS: list[list[str]] = [
+    ["yes", "no", "maybe"],
+    ["no", "no significant difference", "no significant"],  # prefixes of one another
+    ["see a doctor within 24 hours", "see a doctor within 3 days", "call an ambulance", "home care", "see a doctor"],
+    [f"label {i} of {'many ' * (i % 4)}" for i in range(200)],
+]
+TEXTS = ["Pt is 34 yo c/o chest pain x 3 d, denies SOB.", "Fever.", "no rash " * 30, "cough since 2 days; home"]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def engine(request: pytest.FixtureRequest) -> tuple[TorchBackend, PromptEncoder]:
+    model, tokenizer = build(request.param)
+    return TorchBackend(model, tokenizer), PromptEncoder(tokenizer, Lengths())
+
+
+def brute_force(model: Any, prompt: list[int], target: tuple[int, ...]) -> float:
+    """log P(target | prompt) by one teacher-forced forward of the whole target, without cache or padding."""
+    decoder = torch.tensor([[model.config.decoder_start_token_id, *target[:-1]]])
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt]), decoder_input_ids=decoder).logits[0]
+    return float(logits.double().log_softmax(-1)[range(len(target)), list(target)].sum())
+
+
+def test_scores_equal_brute_force(engine: tuple[TorchBackend, PromptEncoder]) -> None:
+    """One batch whose texts differ in length and whose records differ in their candidates."""
+    backend, encoder = engine
+    prompts = [encoder.predict_ids(ids) for ids in encoder.text_ids(TEXTS)]
+    candidates = [encoder.candidates(choices) for choices in LABEL_SETS]
+    scores = backend.score_labels(prompts, candidates)
+    for prompt, own, found in zip(prompts, candidates, scores, strict=True):
+        expected = [brute_force(backend.model, prompt, candidate) for candidate in own]
+        # Relative, since the totals of long labels reach -100; probabilities then agree to 1e-5.
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(label_distribution(found), label_distribution(np.array(expected)), atol=1e-5)
+
+
+def test_scores_do_not_depend_on_the_batch_or_on_chunks(
+    engine: tuple[TorchBackend, PromptEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, encoder = engine
+    prompts = [encoder.predict_ids(ids) for ids in encoder.text_ids(TEXTS)]
+    candidates = [encoder.candidates(LABEL_SETS[2])] * len(prompts)
+    together = backend.score_labels(prompts, candidates)
+    monkeypatch.setattr(labels_module, "LOGITS_PER_FORWARD", 1)
+    for index in reversed(range(len(prompts))):
+        alone = backend.score_labels([prompts[index]], [candidates[index]])[0]
+        np.testing.assert_allclose(alone, together[index], rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(3, 8), min_size=0, max_size=4).map(tuple), min_size=2, max_size=12, unique=True))
+def test_any_trie_of_candidates(contents: list[tuple[int, ...]]) -> None:
+    """Candidates over six tokens share prefixes in every way; one may be the end token alone."""
+    backend = _shared_backend()
+    candidates = [(*content, 1) for content in contents]
+    found = backend.score_labels([[5, 6, 7, 1]], [candidates])[0]
+    expected = [brute_force(backend.model, [5, 6, 7, 1], candidate) for candidate in candidates]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_exhaustive_candidates_have_total_probability_one() -> None:
+    """Over all continuations up to two tokens and the rest, probabilities of a tiny vocabulary add up."""
+    backend = _shared_backend()
+    size = backend.model.config.vocab_size
+    one = [(1,)] + [(token, 1) for token in range(size) if token != 1]
+    ends_first = np.exp(backend.score_labels([[5, 1]], [one])[0])
+    assert 0 < ends_first.sum() < 1
+    assert ends_first[0] == pytest.approx(np.exp(brute_force(backend.model, [5, 1], (1,))), rel=1e-5)
+
+
+def test_distribution_by_hand() -> None:
+    """Scores log 1, log 3: probabilities 1/4 and 3/4; a common offset, however large, changes nothing."""
+    scores = np.log([1.0, 3.0])
+    np.testing.assert_allclose(label_distribution(scores), [0.25, 0.75])
+    np.testing.assert_allclose(label_distribution(scores - 5000), [0.25, 0.75])
+
+
+_BACKENDS: list[TorchBackend] = []
+
+
+def _shared_backend() -> TorchBackend:
+    if not _BACKENDS:
+        _BACKENDS.append(TorchBackend(*build("t5")))
+    return _BACKENDS[0]

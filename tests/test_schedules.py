@@ -1,0 +1,71 @@
+"""alpha_t, pi_t and the draw of y~ against numbers derived by hand from the paper's definitions."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reason2decide.methods import METHODS
+from reason2decide.schedules import alpha_at, sampling_probability_at, takes_predicted_label, uniform_draw
+
+STAGE2 = METHODS["r2d"].stages[1]
+
+
+def test_alpha_of_the_paper_over_1000_steps() -> None:
+    """5 % of 1,000 steps warm up: 0 at the start, 0.7 · 25/50 half way, 0.7 from step 50 on."""
+    warmup = STAGE2.warmup_steps(1000)
+    assert warmup == 50
+    found = [alpha_at(step, alpha=STAGE2.alpha, warmup_steps=warmup) for step in (0, 25, 50, 999)]
+    assert found == pytest.approx([0.0, 0.35, 0.7, 0.7])
+
+
+def test_sampling_probability_of_the_paper_over_1000_steps() -> None:
+    """0 up to step 50, then (step - 50) / 600, cut at 0.9, which is reached at step 50 + 540."""
+    warmup, ramp = STAGE2.warmup_steps(1000), STAGE2.ramp_steps(1000)
+    assert ramp == 600
+
+    def pi(step: int) -> float:
+        return sampling_probability_at(step, cap=STAGE2.sampling_cap, warmup_steps=warmup, ramp_steps=ramp)
+
+    assert [pi(step) for step in (0, 49, 50, 200, 350, 589)] == pytest.approx([0, 0, 0, 0.25, 0.5, 539 / 600])
+    assert pi(590) == pi(650) == pi(999) == 0.9
+
+
+def test_limit_cases() -> None:
+    assert alpha_at(0, alpha=0.5, warmup_steps=0) == 0.5
+    assert sampling_probability_at(0, cap=0.9, warmup_steps=0, ramp_steps=0) == 0.9
+    assert sampling_probability_at(10**9, cap=0.0, warmup_steps=0, ramp_steps=0) == 0.0
+    assert not takes_predicted_label(0.0, 1, 2, "a")
+    assert takes_predicted_label(1.0, 1, 2, "a")
+
+
+@given(
+    st.integers(0, 10_000),
+    st.floats(0, 1),
+    st.integers(0, 5_000),
+    st.integers(0, 5_000),
+)
+def test_schedules_rise_and_stay_in_bounds(step: int, cap: float, warmup: int, ramp: int) -> None:
+    settings = {"cap": cap, "warmup_steps": warmup, "ramp_steps": ramp}
+    now, later = (sampling_probability_at(at, **settings) for at in (step, step + 1))
+    assert 0 <= now <= later <= cap
+    assert 0 <= alpha_at(step, alpha=cap, warmup_steps=warmup) <= alpha_at(step + 1, alpha=cap, warmup_steps=warmup)
+
+
+def test_draw_depends_on_seed_step_and_record_alone() -> None:
+    """The numbers are part of the contract: a change would make restarted runs draw differently."""
+    assert uniform_draw(0, 0, "a") == pytest.approx(DRAW_0_0_A, abs=1e-12)
+    assert len({uniform_draw(seed, step, id) for seed in (0, 1) for step in (0, 1) for id in "ab"}) == 8
+
+
+def test_draws_are_uniform() -> None:
+    """Of 10,000 draws a share p falls under p, within five standard errors."""
+    draws = [uniform_draw(7, step, f"record-{record}") for step in range(100) for record in range(100)]
+    for p in (0.1, 0.5, 0.9):
+        share = sum(draw < p for draw in draws) / len(draws)
+        assert abs(share - p) < 5 * (p * (1 - p) / len(draws)) ** 0.5
+
+
+# blake2b("0/0/a", 8 bytes) as a big-endian fraction of 2^64, computed with coreutils: printf 0/0/a | b2sum -l 64
+DRAW_0_0_A = 0x8C2EF788313B597A / 2**64

@@ -1,0 +1,184 @@
+"""Training from a configuration to a bundle: the draws, the choice of checkpoint, every method and architecture."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import ARCHITECTURES, save
+from toy import CUES, LABELS, run, settings
+
+from reason2decide.bundle import load_bundle, read_manifest, read_training_log
+from reason2decide.config import parse_config
+from reason2decide.errors import BaseModelError, DataError, OutputError, UserError
+from reason2decide.features import Example
+from reason2decide.methods import METHODS
+from reason2decide.predictor import Predictor
+from reason2decide.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.schedules import takes_predicted_label
+from reason2decide.trainer import StageTrainer
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_makes_a_bundle_that_decides(method: str, dataset: Dataset, tmp_path: Path) -> None:
+    bundle = run(dataset, tmp_path / "run", method=method)
+    predictor = Predictor.load(bundle)
+    records = dataset.split("test")
+    predictions = list(predictor.predict(records))
+    assert [prediction.id for prediction in predictions] == [record.id for record in records]
+    for prediction in predictions:
+        assert prediction.probabilities is not None
+        assert tuple(prediction.probabilities) == LABELS.values
+        assert sum(prediction.probabilities.values()) == pytest.approx(1)
+        assert prediction.predicted_label == max(prediction.probabilities, key=prediction.probabilities.__getitem__)
+        assert (prediction.rationale is None) == (method == "sft")
+    rows = read_training_log(bundle)
+    assert [row["stage"] for row in rows if row["event"] == "validation"][-1] == METHODS[method].stages[-1].name
+    assert all(np.isfinite(row["loss"]) for row in rows)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_trains_from_a_folder(architecture: str, dataset: Dataset, tmp_path: Path) -> None:
+    base = save(architecture, tmp_path / "base")
+    bundle = run(dataset, tmp_path / "run", base=str(base))
+    assert load_bundle(bundle).model.config.model_type == json.loads((base / "config.json").read_text())["model_type"]
+    assert len(list(Predictor.load(bundle).predict(dataset.split("test")))) == 12
+
+
+def test_a_cue_is_learnt(dataset: Dataset, tmp_path: Path) -> None:
+    """Not only does it run: on a task of one cue the labels become right and the rationales say the cue."""
+    bundle = run(dataset, tmp_path / "run", steps={"stage1": 150, "stage2": 150}, learning_rate=3e-3, dropout=0.0)
+    records = dataset.split("test")
+    predictions = list(Predictor.load(bundle).predict(records))
+    right = sum(p.predicted_label == r.label for p, r in zip(predictions, records, strict=True))
+    said = sum(CUES[p.predicted_label] in (p.rationale or "") for p in predictions)
+    assert right >= 11 and said >= 11
+
+
+def test_same_seed_same_weights(dataset: Dataset, tmp_path: Path) -> None:
+    models = [load_bundle(run(dataset, tmp_path / name)).model.state_dict() for name in ("a", "b")]
+    assert all(torch.equal(value, models[1][key]) for key, value in models[0].items())
+    other = load_bundle(run(dataset, tmp_path / "c", seed=1)).model.state_dict()
+    assert any(not torch.equal(value, other[key]) for key, value in models[0].items())
+
+
+class Recorded(Exception):
+    pass
+
+
+def conditioning_labels(
+    dataset: Dataset, out: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any
+) -> dict[tuple[int, str], bool]:
+    """Which records were drawn at which step, as the trainer itself decides it while it trains."""
+    seen: dict[tuple[int, str], bool] = {}
+    original = StageTrainer._rationale_loss
+    drawn_now: set[str] = set()
+    predicted = StageTrainer._predicted_labels
+
+    def spy_predicted(self: StageTrainer, model: Any, inputs: dict[str, Any], states: Any, rows: list[int]) -> Any:
+        drawn_now.clear()
+        drawn_now.update(inputs["examples"][row].id for row in rows)
+        return predicted(self, model, inputs, states, rows)
+
+    def spy(self: StageTrainer, model: Any, examples: list[Example], conditioning: Any, tokens: Any) -> Any:
+        if self.stage.name == "stage2" and model.training:
+            for row in conditioning:
+                seen[self.state.global_step, examples[row].id] = examples[row].id in drawn_now
+        return original(self, model, examples, conditioning, tokens)
+
+    monkeypatch.setattr(StageTrainer, "_predicted_labels", spy_predicted)
+    monkeypatch.setattr(StageTrainer, "_rationale_loss", spy)
+    run(dataset, out, method="r2d-no-stage1", steps=6, warmup_share=0.0, ramp_share=0.5, **changes)
+    return seen
+
+
+def test_draws_do_not_depend_on_batch_size_or_order(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where two layouts meet the same record at the same step, it is drawn in both or in neither."""
+    whole = conditioning_labels(dataset, tmp_path / "a", monkeypatch, batch_size=24)
+    split = conditioning_labels(dataset, tmp_path / "b", monkeypatch, batch_size=6, gradient_accumulation=4)
+    common = whole.keys() & split.keys()
+    assert len(common) > 50 and any(whole.values()) and not all(whole.values())
+    assert {key: whole[key] for key in common} == {key: split[key] for key in common}
+    # And both are the pure function of (seed, step, record id): pi is 0, 1/3, 2/3, then 0.9.
+    pi = [0.0, 1 / 3, 2 / 3, 0.9, 0.9, 0.9]
+    assert whole == {(step, id): takes_predicted_label(pi[step], 0, step, id) for step, id in whole}
+
+
+def test_accumulation_is_exact(dataset: Dataset, tmp_path: Path) -> None:
+    """One batch of 24 and four of 6 take the same steps: each loss is a mean over the step's tokens."""
+    losses = []
+    for name, size, accumulation in (("a", 24, 1), ("b", 6, 4)):
+        bundle = run(dataset, tmp_path / name, batch_size=size, gradient_accumulation=accumulation, dropout=0.0)
+        rows = [row for row in read_training_log(bundle) if row["event"] == "validation"]
+        losses.append([row["loss"] for row in rows])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_best_checkpoint_is_from_after_the_ramp(dataset: Dataset, tmp_path: Path) -> None:
+    bundle = run(dataset, tmp_path / "run", steps=20, evaluate_every=1, patience=2)
+    training = read_manifest(bundle).training
+    # Warm-up ends at step 1 (5 % of 20), the ramp at step 13 (60 % more); patience 2 is counted from there.
+    assert training["stage2"]["best_step"] >= 13
+    assert training["stage2"]["steps"] >= 15
+    log = [row for row in read_training_log(bundle) if row["event"] == "validation" and row["stage"] == "stage2"]
+    after = {row["step"]: row["macro_f1"] for row in log if row["step"] >= 13}
+    assert training["stage2"]["best_value"] == max(after.values())
+    stage1 = [row for row in read_training_log(bundle) if row["event"] == "validation" and row["stage"] == "stage1"]
+    assert training["stage1"]["best_value"] == min(row["rationale_loss"] for row in stage1)
+
+
+def test_run_folder_holds_what_repeats_it(dataset: Dataset, tmp_path: Path) -> None:
+    bundle = run(dataset, tmp_path / "run", steps=2)
+    config = parse_config(tomllib.loads((tmp_path / "run" / "config.toml").read_text()), "again")
+    assert config == parse_config(settings(dataset, steps=2), "test")
+    started = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert started["dataset"]["sha256"] == dict(dataset.hashes)
+    assert {"torch", "transformers", "reason2decide"} <= set(started["versions"])
+    assert read_manifest(bundle).dataset["sha256"] == dict(dataset.hashes)
+    with pytest.raises(OutputError, match="exists already"):
+        run(dataset, tmp_path / "run", steps=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "expected"),
+    [
+        ({"rationale_source": "nurse"}, DataError, "nobody wrote rationales of source 'nurse'"),
+        ({"base": "no/such/folder"}, BaseModelError, "not a folder"),
+        ({"base": "nobody/nothing"}, BaseModelError, "neither a folder here nor reachable"),
+        ({"dataset": "no-dataset"}, DataError, "not a folder"),
+        ({"lengths": {"label": 2}}, DataError, "raise lengths.label"),
+    ],
+)
+def test_mistakes_leave_nothing_behind(
+    change: dict[str, Any], error: type[UserError], expected: str, dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=expected):
+        run(dataset, tmp_path / "run", **change)
+    assert not (tmp_path / "run").exists()
+
+
+def test_own_choices_of_each_record(tmp_path: Path) -> None:
+    """Open label sets: a record is decided between its own choices, as many as it has."""
+    records = [
+        Record(f"q{i}", f"Which is it? {i}", f"choice {i}", {"llm": "so it is"}, (f"choice {i}", "other", f"third {i}"))
+        for i in range(12)
+    ]
+    dataset = write_dataset(
+        tmp_path / "open",
+        DatasetInfo("open", "choice", LabelSet(), ("llm",)),
+        {"train": records[:8], "validation": records[8:]},
+    )
+    bundle = run(dataset, tmp_path / "run")
+    asked = [Record("x", "Which?", None, {}, ("a", "b")), Record("y", "Which?", None, {}, ("c", "d", "e", "f"))]
+    found = list(Predictor.load(bundle).predict(asked))
+    assert [len(prediction.probabilities or {}) for prediction in found] == [2, 4]
+    assert found[1].predicted_label in "cdef"
+    with pytest.raises(DataError, match="no choices"):
+        list(Predictor.load(bundle).predict([Record("z", "Which?")]))

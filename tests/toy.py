@@ -1,0 +1,47 @@
+"""A toy task whose label hangs on one cue, and runs of a few steps on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from reason2decide.config import parse_config
+from reason2decide.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.training import train
+
+LABELS = LabelSet(("home care", "see a doctor", "call an ambulance"))
+CUES = {"home care": "mild rash", "see a doctor": "high fever", "call an ambulance": "chest pain"}
+
+
+def record(index: int) -> Record:
+    label = LABELS.values[index % 3]
+    rationales = {"llm": f"The {CUES[label]} decides."} if index % 4 else {}
+    return Record(f"r{index}", f"{20 + index} yo with {CUES[label]} since {index % 5} days", label, rationales)
+
+
+def write_toy(folder: Path) -> Dataset:
+    """The toy dataset; a quarter of its records have no rationale."""
+    splits = {"train": range(48), "validation": range(48, 60), "test": range(60, 72)}
+    return write_dataset(
+        folder,
+        DatasetInfo("toy", "triage", LABELS, ("llm",)),
+        {name: [record(i) for i in indices] for name, indices in splits.items()},
+    )
+
+
+def settings(dataset: Dataset, **changes: Any) -> dict[str, Any]:
+    return {
+        "method": "r2d",
+        "base": "tiny",
+        "dataset": str(dataset.path),
+        "rationale_source": "llm",
+        "steps": 4,
+        "batch_size": 8,
+        "learning_rate": 1e-3,
+        "lengths": {"input": 64, "rationale": 24, "label": 32},
+        **changes,
+    }
+
+
+def run(dataset: Dataset, out: Path, **changes: Any) -> Path:
+    return train(parse_config(settings(dataset, **changes), "test"), out)
