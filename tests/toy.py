@@ -29,7 +29,7 @@ def write_toy(folder: Path) -> Dataset:
     )
 
 
-def settings(dataset: Dataset, **changes: Any) -> dict[str, Any]:
+def settings(dataset: Dataset, /, **changes: Any) -> dict[str, Any]:
     return {
         "method": "r2d",
         "base": "tiny",
@@ -43,5 +43,5 @@ def settings(dataset: Dataset, **changes: Any) -> dict[str, Any]:
     }
 
 
-def run(dataset: Dataset, out: Path, **changes: Any) -> Path:
+def run(dataset: Dataset, out: Path, /, **changes: Any) -> Path:
     return train(parse_config(settings(dataset, **changes), "test"), out)

@@ -20,6 +20,7 @@ from transformers import (
     T5ForConditionalGeneration,
     set_seed,
 )
+from transformers.utils import logging as transformers_logging
 
 from reason2decide.errors import BaseModelError
 from reason2decide.prompts import PREDICT_PREFIX, explain_prefix, join
@@ -29,6 +30,12 @@ PACKAGED = {"tiny-triage": Path(__file__).parent / "bases" / "tiny-triage"}  # t
 HUB_TIMEOUT_SECONDS = 5.0  # ours: to learn that a hub cannot be reached, not to download from it
 TINY_VOCABULARY = 3000  # ours: small enough that embeddings are under half of the parameters
 SENTINELS = 100  # T5's <extra_id_0> ... <extra_id_99>, for span corruption
+
+
+def silence_transformers() -> None:
+    """Leave progress and messages to us: the library's own bars and advice would stand between ours."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
 def load_base(

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PrinterCallback, Trainer, TrainingArguments
-from transformers.utils import logging as transformers_logging
 
-from reason2decide.base import SENTINELS, load_base
+from reason2decide.base import SENTINELS, load_base, silence_transformers
 from reason2decide.config import Lengths
 from reason2decide.console import say
 from reason2decide.errors import BaseModelError, DataError
@@ -102,7 +101,7 @@ def pretrain(
         BaseModelError: as `base.load_base`, or the tokenizer has no sentinels.
         OutputError: `out` exists and `force` is false.
     """
-    transformers_logging.set_verbosity_error()
+    silence_transformers()
     with new_folder(out, "config.json", force=force) as folder:
         model, tokenizer = load_base(base, texts=lambda: read_texts(paths), seed=settings.seed)
         sentinels = list(tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(SENTINELS)]))

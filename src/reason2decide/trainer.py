@@ -308,7 +308,8 @@ class StageProgress(TrainerCallback):  # type: ignore[misc]
         assert self.bar is not None
         self.bar.advance()
         if state.global_step >= state.max_steps:
-            control.should_evaluate = control.should_log = True
+            control.should_log = True
+            control.should_evaluate = args.eval_strategy != "no"
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         assert self.bar is not None

@@ -22,10 +22,9 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, TrainingArguments, set_seed
-from transformers.utils import logging as transformers_logging
 
 from reason2decide import __version__
-from reason2decide.base import load_base
+from reason2decide.base import load_base, silence_transformers
 from reason2decide.bundle import Manifest, save_bundle
 from reason2decide.config import Config
 from reason2decide.console import say, warn
@@ -46,8 +45,7 @@ def train(config: Config, out: Path, *, force: bool = False) -> Path:
             anything is written.
         OutputError: `out` exists and `force` is false, or is not a run folder.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    silence_transformers()
     dataset = Dataset.open(config.dataset)
     dataset.verify()
     stages = config.stages()

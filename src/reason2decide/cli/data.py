@@ -199,6 +199,24 @@ def simulate_command(
     _summarize(Imported(dataset, (SYNTHETIC_NOTICE,)))
 
 
+@data_app.command("simulate-notes")
+def simulate_notes_command(
+    out: Annotated[Path, typer.Option("--out", help="The text file to write, a note a line.")],
+    count: Annotated[int, typer.Option(min=1, help="How many notes.")] = 60_000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    force: Force = False,
+) -> None:
+    """Simulate unlabelled notes to pre-train on, in training wordings only. SYNTHETIC, and no clinical advice."""
+    from reason2decide.console import track
+    from reason2decide.files import new_file
+    from reason2decide.sources.triage_simulator import SYNTHETIC_NOTICE, simulate_notes
+
+    with new_file(out, force=force) as partial, partial.open("w", encoding="utf-8") as stream:
+        for note in track(simulate_notes(count, seed), "simulating", count, "notes"):
+            stream.write(note + "\n")
+    say(SYNTHETIC_NOTICE)
+
+
 def _columns(
     text: str,
     label: str,

@@ -1,8 +1,8 @@
 """A simulated nurse line: synthetic telephone triage calls with labels, three rationales and the facts behind them.
 
-SYNTHETIC, and no clinical advice: the rules in `triage_rules.toml` are made up to test software with. They exist because
-no triage data with human rationales is public. The way of one call: `facts.draw_call` draws what is true of it,
-`facts.decide` applies the rules, `wording` says it as a note and as rationales.
+SYNTHETIC, and no clinical advice: the rules in `triage_rules.toml` are made up to test software with. They exist
+because no triage data with human rationales is public. The way of one call: `facts.draw_call` draws what is true of
+it, `facts.decide` applies the rules, `wording` says it as a note and as rationales.
 """
 
 from __future__ import annotations

@@ -12,14 +12,14 @@ from reason2decide.sources.triage_simulator.rules import Complaint, Rules
 # All rates are ours. They are set so that the labels are as unbalanced as on a nurse line, and so that most red flags a
 # note names are not the patient's: counting words then misleads, reading does not.
 PRESENT_COUNTS = ((0, 1, 2), (0.57, 0.39, 0.04))
-DENIED_COUNTS = ((0, 1, 2), (0.68, 0.24, 0.08))
+DENIED_COUNTS = ((0, 1, 2), (0.7, 0.22, 0.08))
 ELSEWHERE_COUNTS = ((0, 1), (0.85, 0.15))
 MINOR_COUNTS = ((0, 1), (0.33, 0.67))
 LEVEL_WEIGHTS = {2: 1.1, 3: 0.65, 4: 0.25}
 RISK_COUNTS = ((0, 1, 2), (0.75, 0.21, 0.04))
-RELEVANT_RISK_RATE = 0.33
-HELD_OUT_RISK_RATE = 0.35
-MENTIONED_RISK_RATE = 0.2
+RELEVANT_RISK_RATE = 0.28
+HELD_OUT_RISK_RATE = 0.3
+MENTIONED_RISK_RATE = 0.15
 SEVERITIES = (("mild", "moderate", "severe"), (0.3, 0.6, 0.1))
 RECENT_RATE = 0.6
 CHILD_RATE = 0.25
@@ -130,9 +130,7 @@ def draw_call(rng: Random, rules: Rules, *, held_out: bool) -> Call:
 
 def _draw_risks(rng: Random, rules: Rules, complaint: Complaint, *, held_out: bool) -> tuple[str, ...]:
     open_risks = [
-        id
-        for id in rules.risks
-        if (complaint.infants or id != "infant") and (held_out or id not in complaint.held_out)
+        id for id in rules.risks if (complaint.infants or id != "infant") and (held_out or id not in complaint.held_out)
     ]
     relevant = [id for id in rules.groups[complaint.group].risks if id in open_risks]
     chosen: list[str] = []

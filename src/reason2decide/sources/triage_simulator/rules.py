@@ -143,8 +143,7 @@ def load_rules() -> Rules:
         risks=risks,
         complaints=complaints,
         **{
-            key: {id: _phrases(item) for id, item in content[key].items()}
-            for key in ("onset", "severity", "sentences")
+            key: {id: _phrases(item) for id, item in content[key].items()} for key in ("onset", "severity", "sentences")
         },
         relatives=tuple(content["names"]["relatives"]),
         rationale=content["rationale"],

@@ -9,9 +9,9 @@ from reason2decide.sources.triage_simulator.facts import Call, Decision, Fact
 from reason2decide.sources.triage_simulator.rules import Phrases, Rules
 
 # Rates are ours.
-UNSEEN_WORDING_RATE = 0.17
+UNSEEN_WORDING_RATE = 0.15
 TYPO_RATE = 0.03
-SHORTEST_NOTE = 46
+LEAST_WORDS = (36, 56)
 NURSE_MISSING_RATE = 0.2
 NURSE_OMITS_RATE = 0.15
 DENIED_IN_RATIONALE = 2
@@ -29,11 +29,12 @@ class NoteWriter:
         sentences = self._findings(call) + self._risks(call)
         sentences.append(self._pick(self.rules.severity[call.severity]))
         opening = self._opening(call)
+        least = self.rng.randint(*LEAST_WORDS)
         while True:
             length = sum(len(sentence.split()) for sentence in [opening, *sentences])
             filler = self._sentence("filler")
             if filler not in sentences:
-                if length >= SHORTEST_NOTE:
+                if length >= least:
                     break
                 sentences.append(filler)
         self.rng.shuffle(sentences)
