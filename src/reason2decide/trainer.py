@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from reason2decide.features import Example, PromptEncoder, SplitFeatures
 from reason2decide.labels import best_label, score_labels
 from reason2decide.losses import IGNORED, joint_loss, token_mean_cross_entropy
 from reason2decide.methods import Stage
-from reason2decide.metrics import Accuracy, Examples, MacroF1
+from reason2decide.metrics import Accuracy, Examples, MacroF1, NotComputed
 from reason2decide.predictions import Prediction
 from reason2decide.records import Record
 from reason2decide.schedules import alpha_at, sampling_probability_at, takes_predicted_label
@@ -83,6 +84,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
         self.warmup_steps = stage.warmup_steps(args.max_steps)
         self.ramp_steps = stage.ramp_steps(args.max_steps)
+        self.selection: str = stage.selection
         self.best_value: float | None = None
         self.best_step = 0
         self._worse_in_a_row = 0
@@ -213,11 +215,12 @@ class StageTrainer(Trainer):  # type: ignore[misc]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Losses and macro-F1 on the validation split; keeps the best weights and counts towards stopping."""
-        metrics = validate(self, self.eval_dataset)
+        metrics = self._validation_metrics(self.eval_dataset)
         self.stage_log.write({"event": "validation", "step": self.state.global_step, **metrics})
         if self.state.global_step >= self.warmup_steps + self.ramp_steps:
-            value = metrics[self.stage.selection]
-            sign = -1 if self.stage.selection == "rationale_loss" else 1
+            # Where each record has its own choices there is no macro-F1: accuracy picks the checkpoint (ours).
+            self.selection = self.stage.selection if self.stage.selection in metrics else "accuracy"
+            value, sign = metrics[self.selection], -1 if self.selection == "rationale_loss" else 1
             if self.best_value is None or sign * value > sign * self.best_value:
                 self.best_value, self.best_step, self._worse_in_a_row = value, self.state.global_step, 0
                 self.accelerator.unwrap_model(self.model).save_pretrained(self.best_weights)
@@ -229,63 +232,58 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, reported)
         return reported
 
+    @torch.no_grad()
+    def _validation_metrics(self, features: SplitFeatures) -> dict[str, float]:
+        """Token-mean losses with gold conditioning labels; accuracy and, over a declared label set, macro-F1."""
+        model, stage, encoder = self.model.eval(), self.stage, self.encoder
+        order = np.argsort(features.texts.lengths, kind="stable")
+        size = self.args.per_device_eval_batch_size
+        totals = {"label_loss": 0.0, "rationale_loss": 0.0}
+        tokens = {"label_loss": 0, "rationale_loss": 0}
+        records: list[Record] = []
+        predicted: list[Prediction] = []
+        for begin in range(0, len(order), size):
+            rows = [int(index) for index in order[begin : begin + size]]
+            examples = [features[row] for row in rows]
+            batch = self._prepare_inputs(self.collate(examples))
+            with self.accelerator.autocast():
+                if stage.learns_labels:
+                    loss, states = self._label_loss(model, batch, 1)
+                    totals["label_loss"] += float(loss)
+                    tokens["label_loss"] += int((batch["label_target_ids"] != IGNORED).sum())
+                    candidates = [encoder.candidates(example.choices) for example in examples]
+                    scores = score_labels(model, states, batch["predict_attention_mask"], candidates)
+                    records += [features.records[row] for row in rows]
+                    predicted += [
+                        Prediction(e.id, e.choices[best_label(own)]) for e, own in zip(examples, scores, strict=True)
+                    ]
+                explained = [row for row, example in enumerate(examples) if len(example.rationale)]
+                if stage.learns_rationales and explained:
+                    conditioned = stage.explain == "conditioned"
+                    labels = {row: examples[row].label if conditioned else None for row in explained}
+                    totals["rationale_loss"] += float(self._rationale_loss(model, examples, labels, 1))
+                    tokens["rationale_loss"] += sum(len(examples[row].rationale) for row in explained)
+        metrics = {key: totals[key] / tokens[key] for key in totals if tokens[key]}
+        metrics["loss"] = float(
+            joint_loss(
+                torch.tensor(metrics.get("label_loss", 0.0)),
+                torch.tensor(metrics.get("rationale_loss", 0.0)),
+                stage.alpha,
+            )
+        )
+        if predicted:
+            judged = Examples(records, predicted, features.labels)
+            for metric in (Accuracy(), MacroF1()):
+                with contextlib.suppress(NotComputed):
+                    metrics[metric.name] = float(metric.aggregate(metric.statistics(judged).total()))
+        return metrics
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Send the Trainer's own log rows to the run's log."""
         if "loss" in logs:
             keys = ("loss", "grad_norm", "learning_rate")
             self.stage_log.train_row(self.state.global_step, {key: logs[key] for key in keys if key in logs})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
-
-
-@torch.no_grad()
-def validate(trainer: StageTrainer, features: SplitFeatures) -> dict[str, float]:
-    """Token-mean losses with gold conditioning labels, and macro-F1 and accuracy of the scored labels.
-
-    Macro-F1 is over the declared label set; where each record has its own choices it is not defined, and accuracy
-    stands in its place as what the checkpoint is picked by.
-    """
-    model, stage, encoder = trainer.model.eval(), trainer.stage, trainer.encoder
-    order = np.argsort(features.texts.lengths, kind="stable")
-    size = trainer.args.per_device_eval_batch_size
-    totals = {"label_loss": 0.0, "rationale_loss": 0.0}
-    tokens = {"label_loss": 0, "rationale_loss": 0}
-    records: list[Record] = []
-    predicted: list[Prediction] = []
-    for begin in range(0, len(order), size):
-        rows = [int(index) for index in order[begin : begin + size]]
-        examples = [features[row] for row in rows]
-        batch = trainer._prepare_inputs(trainer.collate(examples))
-        with trainer.accelerator.autocast():
-            if stage.learns_labels:
-                loss, states = trainer._label_loss(model, batch, 1)
-                totals["label_loss"] += float(loss)
-                tokens["label_loss"] += int((batch["label_target_ids"] != IGNORED).sum())
-                candidates = [encoder.candidates(example.choices) for example in examples]
-                scores = score_labels(model, states, batch["predict_attention_mask"], candidates)
-                records += [features.records[row] for row in rows]
-                predicted += [
-                    Prediction(e.id, e.choices[best_label(own)]) for e, own in zip(examples, scores, strict=True)
-                ]
-            explained = [row for row, example in enumerate(examples) if len(example.rationale)]
-            if stage.learns_rationales and explained:
-                conditioned = stage.explain == "conditioned"
-                labels = {row: examples[row].label if conditioned else None for row in explained}
-                totals["rationale_loss"] += float(trainer._rationale_loss(model, examples, labels, 1))
-                tokens["rationale_loss"] += sum(len(examples[row].rationale) for row in explained)
-    metrics = {key: totals[key] / tokens[key] for key in totals if tokens[key]}
-    metrics["loss"] = float(
-        joint_loss(
-            torch.tensor(metrics.get("label_loss", 0.0)), torch.tensor(metrics.get("rationale_loss", 0.0)), stage.alpha
-        )
-    )
-    if predicted:
-        judged = Examples(records, predicted, features.labels)
-        for metric in (Accuracy(), MacroF1()):
-            if metric.name == "macro_f1" and features.labels.is_open:
-                metrics["macro_f1"] = metrics["accuracy"]
-            else:
-                metrics[metric.name] = float(metric.aggregate(metric.statistics(judged).total()))
-    return metrics
 
 
 def _targets(rows: Sequence[Sequence[int] | np.ndarray]) -> Tensor:

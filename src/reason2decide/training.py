@@ -28,10 +28,10 @@ from reason2decide.base import load_base, silence_transformers
 from reason2decide.bundle import Manifest, save_bundle
 from reason2decide.config import Config
 from reason2decide.console import say, warn
-from reason2decide.errors import ConfigError, OutputError
+from reason2decide.errors import ConfigError, DataError, OutputError
 from reason2decide.features import PromptEncoder, SplitFeatures
 from reason2decide.methods import Stage
-from reason2decide.records import Dataset
+from reason2decide.records import Dataset, JsonlRecords
 from reason2decide.trainer import StageLog, StageTrainer
 
 LOG_ROWS_PER_STAGE = 200  # ours: enough for a curve
@@ -53,6 +53,9 @@ def train(config: Config, out: Path, *, force: bool = False) -> Path:
     for source in sources.values():
         dataset.require_source(source)
     splits = {name: dataset.split(name) for name in ("train", "validation")}
+    for records in splits.values():
+        for source in set(sources.values()):
+            _require_rationales(records, source)
     _require_several_labels(dataset)
     _check_run_folder(out, force)
 
@@ -85,7 +88,7 @@ def train(config: Config, out: Path, *, force: bool = False) -> Path:
         model = AutoModelForSeq2SeqLM.from_pretrained(trainer.best_weights, dtype=torch.float32)
         training[stage.name] = {
             "steps": trainer.state.global_step,
-            "selection": stage.selection,
+            "selection": trainer.selection,
             "best_step": trainer.best_step,
             "best_value": trainer.best_value,
             "records": len(train_split),
@@ -93,7 +96,7 @@ def train(config: Config, out: Path, *, force: bool = False) -> Path:
             "cut_texts": str(train_split.cut_texts),
             "cut_rationales": str(train_split.cut_rationales),
         }
-        say(f"{stage.name}: best {stage.selection} {trainer.best_value:.4f} at step {trainer.best_step}")
+        say(f"{stage.name}: best {trainer.selection} {trainer.best_value:.4f} at step {trainer.best_step}")
 
     manifest = Manifest(
         method=config.method,
@@ -177,9 +180,15 @@ def _require_several_labels(dataset: Dataset) -> None:
         labels.add(record.label)
         if len(labels) > 1:
             return
-    raise ConfigError(
-        f"every training record of {dataset.path} has the label {labels.pop()!r}; a decision needs two"
-    )
+    raise ConfigError(f"every training record of {dataset.path} has the label {labels.pop()!r}; a decision needs two")
+
+
+def _require_rationales(records: JsonlRecords, source: str) -> None:
+    if not any(source in record.rationales for record in records):
+        raise DataError(
+            f"no record of {records.path} has a rationale of source {source!r}; import the data with another --split, "
+            "or name another rationale_source"
+        )
 
 
 def _report_features(stage: Stage, features: SplitFeatures, source: str | None) -> None:
