@@ -78,7 +78,9 @@ def main() -> None:
             columns.append(f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] ± {spread:.{digits}f}")
         minutes = statistics.mean(run["minutes"] for run in runs)
         print(f"| {method} | {' | '.join(columns)} | {minutes:.1f} |")
-    print("\nmean over seeds [95 % interval: mean of the seeds' bootstrap bounds over test records] ± spread over seeds")
+    print(
+        "\nmean over seeds [95 % interval: mean of the seeds' bootstrap bounds over test records] ± spread over seeds"
+    )
 
 
 def interval(out: Path, method: str, seeds: list[int], name: str) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """How long `r2d --help` takes, as a whole process: median and range of several runs.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ def main() -> None:
         subprocess.run([program, "--help"], check=True, capture_output=True)
         seconds.append(time.perf_counter() - started)
     counted = seconds[1:]  # the first run warms the disk cache
-    print(f"r2d --help: median {statistics.median(counted):.3f} s, {min(counted):.3f} to {max(counted):.3f}, {RUNS} runs")
+    print(
+        f"r2d --help: median {statistics.median(counted):.3f} s, {min(counted):.3f} to {max(counted):.3f}, {RUNS} runs"
+    )
 
 
 if __name__ == "__main__":

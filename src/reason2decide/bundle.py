@@ -182,9 +182,7 @@ def _require_intact(path: Path, expected: Mapping[str, str]) -> None:
         raise BundleError(f"{path} holds {name}, which its manifest does not list; remove it or copy the bundle again")
     for name, digest in expected.items():
         if sha256_file(path / name) != digest:
-            raise BundleError(
-                f"{path / name} was altered after the bundle was saved (other SHA-256); copy it again"
-            )
+            raise BundleError(f"{path / name} was altered after the bundle was saved (other SHA-256); copy it again")
 
 
 def model_card(manifest: Manifest) -> str:

@@ -30,13 +30,11 @@ class NoteWriter:
         sentences.append(self._pick(self.rules.severity[call.severity]))
         opening = self._opening(call)
         least = self.rng.randint(*LEAST_WORDS)
-        while True:
-            length = sum(len(sentence.split()) for sentence in [opening, *sentences])
-            filler = self._sentence("filler")
-            if filler not in sentences:
-                if length >= least:
-                    break
-                sentences.append(filler)
+        for filler in self._fillers():
+            if sum(len(sentence.split()) for sentence in [opening, *sentences]) >= least:
+                break
+            self.unseen_wordings += filler in self.rules.sentences["filler"].test
+            sentences.append(self._with_typos(filler))
         self.rng.shuffle(sentences)
         return ". ".join([opening, *sentences]) + "."
 
@@ -63,6 +61,12 @@ class NoteWriter:
             wording = self.rng.choice(getattr(self.rules.risks[id], how))
             sentences.append(wording.format(relative=self.rng.choice(self.rules.relatives)))
         return sentences
+
+    def _fillers(self) -> list[str]:
+        """Everything beside the point that a note may say, in any order."""
+        ways = self.rules.sentences["filler"]
+        fillers = [*ways.train, *(ways.test if self.unseen else ())]
+        return self.rng.sample(fillers, len(fillers))
 
     def _names(self, ids: Sequence[str], last: str) -> str:
         return join([self._pick(self.rules.findings[id].phrases) for id in ids], last)
