@@ -4,8 +4,8 @@
 
 CONFIG.toml is a training configuration; method, steps and seed are set here. A method of two stages gives 4/9 of the
 steps to its first, as the demo does. Each cell is an ordinary run folder with its results; a cell that is there
-already is not run again. The interval is the bootstrap over test records, the mean of the seeds' bounds; the spread over
-seeds stands apart, since it is another kind of doubt.
+already is not run again. The interval is the bootstrap over test records, the mean of the seeds' bounds; the spread
+over seeds stands apart, since it is another kind of doubt.
 """
 
 from __future__ import annotations
