@@ -58,8 +58,11 @@ def test_a_pretrained_base_is_trained_from(dataset: Dataset, tmp_path: Path) -> 
     notes = tmp_path / "notes.txt"
     notes.write_text("\n".join(CORPUS))
     settings = PretrainSettings(steps=3, batch_size=4)
-    base = pretrain([notes, dataset.path / "train.jsonl"], "tiny", tmp_path / "base", settings, half=True)
+    words = dataset.path / "train.jsonl"
+    base = pretrain([notes], "tiny", tmp_path / "base", settings, vocabulary_from=[words], half=True)
     model, tokenizer = load_base(str(base), texts=list, seed=0)
+    # The vocabulary knows the rationales ("The mild rash decides."), which are no text to pre-train on.
+    assert len(tokenizer("decides")["input_ids"]) == 2
     assert model.dtype == torch.float32
     assert tokenizer.decode(tokenizer("chest pain")["input_ids"], skip_special_tokens=True) == "chest pain"
     assert {file.name for file in base.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}

@@ -155,7 +155,10 @@ def load_bundle(path: Path) -> ModelBundle:
     manifest = read_manifest(path)
     torch = require("torch", "train")
     transformers = require("transformers", "train")
+    from reason2decide.base import silence_transformers
     from reason2decide.features import PromptEncoder
+
+    silence_transformers()
 
     folder = path / "model"
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from reason2decide.errors import BaseModelError, DataError
 from reason2decide.features import PromptEncoder, TokenTable
 from reason2decide.files import new_folder
 from reason2decide.losses import IGNORED
-from reason2decide.records import parse_record
+from reason2decide.records import JsonlRecords, parse_record
 from reason2decide.trainer import StageProgress
 
 
@@ -88,12 +89,31 @@ def read_texts(paths: Sequence[Path]) -> Iterator[str]:
                     yield parse_record(line, f"{path}, line {number}").text if is_record else line.strip()
 
 
+def read_words(paths: Sequence[Path]) -> Iterator[str]:
+    """Everything in the records of `.jsonl` files that a model may have to read or write: text, label, rationales.
+
+    Raises:
+        DataError: as `read_texts`.
+    """
+    for path in paths:
+        for record in JsonlRecords(path):
+            yield from (record.text, record.label or "", *record.rationales.values())
+
+
 def pretrain(
-    paths: Sequence[Path], base: str, out: Path, settings: PretrainSettings, *, half: bool = False, force: bool = False
+    paths: Sequence[Path],
+    base: str,
+    out: Path,
+    settings: PretrainSettings,
+    *,
+    vocabulary_from: Sequence[Path] = (),
+    half: bool = False,
+    force: bool = False,
 ) -> Path:
     """Pre-train `base` on the texts of `paths` and save it as a folder that `base = "..."` takes.
 
     Args:
+        vocabulary_from: records whose words the tokenizer of `tiny` should know besides; nothing is learnt of them.
         half: save bfloat16 weights, which take half the space (they are trained in float32).
 
     Raises:
@@ -103,7 +123,9 @@ def pretrain(
     """
     silence_transformers()
     with new_folder(out, "config.json", force=force) as folder:
-        model, tokenizer = load_base(base, texts=lambda: read_texts(paths), seed=settings.seed)
+        model, tokenizer = load_base(
+            base, texts=lambda: chain(read_texts(paths), read_words(vocabulary_from)), seed=settings.seed
+        )
         sentinels = list(tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(SENTINELS)]))
         if None in sentinels or tokenizer.unk_token_id in sentinels:
             raise BaseModelError(f"the tokenizer of {base!r} has no <extra_id_0> ... sentinels; give a T5 or tiny")

@@ -141,6 +141,10 @@ def pretrain_command(
     texts: Annotated[list[Path], typer.Argument(help="Texts: files with one a line, or records as .jsonl.")],
     out: Annotated[Path, typer.Option(help="Folder for the model; give it as `base` of a configuration.")],
     base: Annotated[str, typer.Option(help="Where to start: `tiny` (from scratch), a T5 folder or hub name.")] = "tiny",
+    vocabulary_from: Annotated[
+        list[Path] | None,
+        typer.Option(help="Records (.jsonl) whose labels and rationales the tokenizer of `tiny` should know too."),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 10_000,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts per step.")] = 64,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak of AdamW's rate.")] = 1e-3,
@@ -162,7 +166,7 @@ def pretrain_command(
         input_length=input_length,
         seed=seed,
     )
-    pretrain(texts, base, out, settings, half=half, force=force)
+    pretrain(texts, base, out, settings, vocabulary_from=vocabulary_from or (), half=half, force=force)
 
 
 def demo_command(
