@@ -84,7 +84,7 @@ def test_split_features(tmp_path: Path) -> None:
     assert [example.id for example in features] == ["1", "2", "3"]
     assert [len(example.rationale) > 0 for example in features] == [True, False, True]
     assert (str(features.cut_texts), str(features.cut_rationales)) == ("1 of 3", "1 of 2")
-    assert features.rationale_count == 2
+    assert features.with_rationale.tolist() == [0, 2]
     # A cut rationale has no end token, a whole one has.
     assert len(features[0].rationale) == 10 and features[0].rationale[-1] != tokenizer.eos_token_id
     assert features[2].rationale[-1] == tokenizer.eos_token_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import ARCHITECTURES, save
-from toy import CUES, LABELS, run, settings
+from toy import CUES, LABELS, record, run, settings
 
 from reason2decide.bundle import load_bundle, read_manifest, read_training_log
 from reason2decide.config import parse_config
@@ -67,10 +68,6 @@ def test_same_seed_same_weights(dataset: Dataset, tmp_path: Path) -> None:
     assert any(not torch.equal(value, other[key]) for key, value in models[0].items())
 
 
-class Recorded(Exception):
-    pass
-
-
 def conditioning_labels(
     dataset: Dataset, out: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any
 ) -> dict[tuple[int, str], bool]:
@@ -109,6 +106,17 @@ def test_draws_do_not_depend_on_batch_size_or_order(
     # And both are the pure function of (seed, step, record id): pi is 0, 1/3, 2/3, then 0.9.
     pi = [0.0, 1 / 3, 2 / 3, 0.9, 0.9, 0.9]
     assert whole == {(step, id): takes_predicted_label(pi[step], 0, step, id) for step, id in whole}
+
+
+def test_few_rationales_are_enough_for_stage1(tmp_path: Path) -> None:
+    """Batches of two of which most would hold no rationale: Stage 1 sees the records that have one, and only those."""
+    few = [replace(record(i), rationales={"llm": "so it is"} if i % 9 == 0 else {}) for i in range(36)]
+    info = DatasetInfo("few", "triage", LABELS, ("llm",))
+    others = [replace(one, id=f"v{one.id}") for one in few]
+    dataset = write_dataset(tmp_path / "few", info, {"train": few, "validation": others})
+    bundle = run(dataset, tmp_path / "run", batch_size=2, steps=6)
+    rows = [row for row in read_training_log(bundle) if row["event"] == "train" and row["stage"] == "stage1"]
+    assert len(rows) == 6 and all(row["rationale_loss"] > 0 for row in rows)
 
 
 def test_accumulation_is_exact(dataset: Dataset, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The models training starts from: any encoder-decoder by folder or hub name, and two small ones of our own."""
+"""The models training starts from: any encoder-decoder by folder or hub name, and a small one of our own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from reason2decide.errors import BaseModelError
 from reason2decide.prompts import PREDICT_PREFIX, explain_prefix, join
 
 SCRATCH = "tiny"  # a small T5 from scratch, its tokenizer trained on the training split
-PACKAGED = {"tiny-triage": Path(__file__).parent / "bases" / "tiny-triage"}  # the same, pre-trained (docs/results.md)
 HUB_TIMEOUT_SECONDS = 5.0  # ours: to learn that a hub cannot be reached, not to download from it
 TINY_VOCABULARY = 3000  # ours: small enough that embeddings are under half of the parameters
 SENTINELS = 100  # T5's <extra_id_0> ... <extra_id_99>, for span corruption
@@ -44,7 +43,7 @@ def load_base(
     """The model and tokenizer of a base, weights in float32.
 
     Args:
-        name: `tiny`, `tiny-triage`, a local folder, or a hub name.
+        name: `tiny`, a local folder, or a hub name.
         texts: gives the training texts, read only if a tokenizer must be trained on them (`tiny`).
         seed: of the weights of `tiny`.
         dropout: replaces the base's own rate.
@@ -56,7 +55,7 @@ def load_base(
         tokenizer = train_tokenizer(texts())
         model: Any = new_tiny(tokenizer, seed)
     else:
-        model, tokenizer = _pretrained(str(PACKAGED.get(name, name)))
+        model, tokenizer = _pretrained(name)
     if dropout is not None:
         _set_dropout(model, dropout)
     return model, tokenizer
@@ -122,7 +121,7 @@ def _pretrained(name: str) -> tuple[Any, Any]:
         if not (Path(name) / "config.json").is_file():
             raise BaseModelError(f"the folder {name} holds no model (no config.json); give one saved by transformers")
     elif name.startswith((".", "/")) or name.count("/") > 1:
-        raise BaseModelError(f"the base {name!r} is not a folder; give a folder, a hub name, tiny or tiny-triage")
+        raise BaseModelError(f"the base {name!r} is not a folder; give a folder, a hub name, or tiny")
     else:
         _require_reachable(name)
     try:
@@ -151,7 +150,7 @@ def _require_reachable(name: str) -> None:
     except Exception as error:
         raise BaseModelError(
             f"the base {name!r} is neither a folder here nor reachable on the hub ({type(error).__name__}); "
-            "check the name and the connection, or give the folder of a downloaded model (or tiny, tiny-triage)"
+            "check the name and the connection, or give the folder of a downloaded model, or tiny"
         ) from None
 
 

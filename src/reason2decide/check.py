@@ -287,13 +287,13 @@ def _count_words(texts: Sequence[str]) -> list[int]:
 def _token_counter(base: str) -> Callable[[Sequence[str]], list[int]]:
     transformers = require("transformers", "train")
     require("torch", "train")
-    from reason2decide.base import PACKAGED, SCRATCH
+    from reason2decide.base import SCRATCH
 
     if base == SCRATCH:
         raise BaseModelError(f"the tokenizer of {base!r} is made from the training split; leave --base out")
     try:
         # What is here already: to look at data, nothing is downloaded.
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(PACKAGED.get(base, base)), local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(base, local_files_only=True)
     except (OSError, ValueError) as error:
         raise BaseModelError(
             f"the tokenizer of {base!r} is neither a folder nor a downloaded model ({str(error).splitlines()[0]}); "

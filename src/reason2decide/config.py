@@ -52,7 +52,7 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: str = Field(description=f"one of {', '.join(METHODS)}")
-    base: str = Field(description="an encoder-decoder: hub name, local folder, `tiny` or `tiny-triage`")
+    base: str = Field(description="an encoder-decoder: hub name, local folder, or `tiny` (small, from scratch)")
     dataset: Path = Field(description="dataset folder; a relative path starts at the configuration file")
     rationale_source: PerStageText = Field(
         {}, description="whose rationales to learn from; not needed by sft", json_schema_extra=PER_STAGE

@@ -210,9 +210,9 @@ class SplitFeatures(Sequence[Example]):
         )
 
     @property
-    def rationale_count(self) -> int:
-        """Records that have a rationale of the wanted source."""
-        return int((self.rationales.lengths > 0).sum())
+    def with_rationale(self) -> NDArray[np.int64]:
+        """Indices of the records that have a rationale of the wanted source, in order."""
+        return np.flatnonzero(self.rationales.lengths)
 
     @staticmethod
     def _cut(ids: list[int], limit: int, counter: Truncation) -> list[int]:

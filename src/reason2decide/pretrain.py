@@ -1,4 +1,4 @@
-"""T5 span corruption on unlabelled text: for many notes and few labels, and for the packaged base `tiny-triage`.
+"""T5 span corruption on unlabelled text: for a hospital with many notes and few labels.
 
 Spans of the text are replaced by sentinels and the model writes what they hid (Raffel et al. 2020, section 3.1.4).
 """

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Subset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
 
 from reason2decide.console import ProgressBar
@@ -72,10 +73,12 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         log: StageLog,
     ) -> None:
         self.stage, self.encoder, self.stage_log = stage, encoder, log
+        examples: Any = train
         super().__init__(
             model=model,
             args=args,
-            train_dataset=train,
+            # A record without a rationale has nothing to teach a stage that learns rationales only.
+            train_dataset=examples if stage.learns_labels else Subset(examples, train.with_rationale.tolist()),
             eval_dataset=validation,
             data_collator=self.collate,
             processing_class=encoder.tokenizer,

@@ -92,7 +92,7 @@ def train(config: Config, out: Path, *, force: bool = False) -> Path:
             "best_step": trainer.best_step,
             "best_value": trainer.best_value,
             "records": len(train_split),
-            "records_with_rationale": train_split.rationale_count,
+            "records_with_rationale": len(train_split.with_rationale),
             "cut_texts": str(train_split.cut_texts),
             "cut_rationales": str(train_split.cut_rationales),
         }
@@ -196,8 +196,8 @@ def _report_features(stage: Stage, features: SplitFeatures, source: str | None) 
         warn(f"{stage.name}: {features.cut_texts} texts were cut; raise lengths.input to keep them whole")
     if features.cut_rationales.cut:
         warn(f"{stage.name}: {features.cut_rationales} rationales were cut; raise lengths.rationale to keep them whole")
-    if source is not None and features.rationale_count < len(features):
-        missing = len(features) - features.rationale_count
+    missing = len(features) - len(features.with_rationale)
+    if source is not None and missing:
         use = "train the label only" if stage.learns_labels else "teach this stage nothing"
         say(f"{stage.name}: {missing} of {len(features)} records have no rationale of source {source!r}; they {use}")
 

@@ -50,15 +50,22 @@ def main() -> None:
         app(standalone_mode=True)
     except UserError as error:
         _fail(str(error))
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _fail(f"the disk is full ({error.filename or 'no space left'}); free some space and run the command again")
-        if isinstance(error, PermissionError):
-            _fail(f"no permission for {error.filename}; choose another path or change its permissions")
-        raise
+    except PermissionError as error:
+        _fail(f"no permission for {error.filename}; choose another path or change its permissions")
+    except Exception as error:
+        if not _means_full_disk(error):
+            raise
+        _fail(f"the disk is full ({error}); free some space and run the command again")
     except KeyboardInterrupt:
-        stderr.print("interrupted; nothing half-written was kept", markup=False)
+        stderr.print("interrupted", markup=False)
         sys.exit(130)
+
+
+def _means_full_disk(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # safetensors and torch write from compiled code and raise errors of their own.
+    return "No space left on device" in str(error) or "StorageFull" in str(error)
 
 
 def _fail(message: str) -> None:
