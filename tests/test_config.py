@@ -66,7 +66,7 @@ def test_all_mistakes_at_once_with_the_nearest_key() -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"method": "r2dd"}, "no method 'r2dd'; choose one of r2d, sft"),
+        ({"method": "r2dd"}, "no method 'r2dd'; did you mean 'r2d'? choose one of r2d, sft"),
         ({"steps": {"stage1": 5}}, "steps: none given for stage2"),
         ({"steps": {"stage3": 5, "stage1": 5, "stage2": 5}}, "no such stage; it has stage1, stage2"),
         ({"rationale_source": {"stage1": "llm"}}, "rationale_source: none given for stage2"),

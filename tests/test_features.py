@@ -80,7 +80,7 @@ def test_split_features(tmp_path: Path) -> None:
     ]
     dataset = write_dataset(tmp_path / "data", DatasetInfo("d", "t", LABELS, ("llm", "nurse")), {"train": records})
     encoder = PromptEncoder(tokenizer, Lengths(input=32, rationale=10))
-    features = SplitFeatures(dataset.split("train"), LABELS, encoder, "llm", tmp_path / "tokens")
+    features = SplitFeatures(dataset.split("train"), LABELS, encoder, tmp_path / "tokens").with_source("llm")
     assert [example.id for example in features] == ["1", "2", "3"]
     assert [len(example.rationale) > 0 for example in features] == [True, False, True]
     assert (str(features.cut_texts), str(features.cut_rationales)) == ("1 of 3", "1 of 2")

@@ -60,7 +60,7 @@ def test_scores_do_not_depend_on_the_batch_or_on_chunks(
     prompts = [encoder.predict_ids(ids) for ids in encoder.text_ids(TEXTS)]
     candidates = [encoder.candidates(LABEL_SETS[2])] * len(prompts)
     together = backend.score_labels(prompts, candidates)
-    monkeypatch.setattr(labels_module, "LOGITS_PER_FORWARD", 1)
+    monkeypatch.setattr(labels_module, "BYTES_PER_FORWARD", 1)
     for index in reversed(range(len(prompts))):
         alone = backend.score_labels([prompts[index]], [candidates[index]])[0]
         np.testing.assert_allclose(alone, together[index], rtol=1e-5, atol=1e-5)

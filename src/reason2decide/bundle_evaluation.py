@@ -37,7 +37,7 @@ def evaluate_bundle(
         BundleError: as `bundle.load_bundle`.
         OutputError: `out` exists and `force` is false.
     """
-    require_absent(out, force=force)
+    require_absent(out, "results.json", force=force)
     dataset = Dataset.open(dataset_path)
     dataset.verify()
     records = dataset.split(split)

@@ -112,18 +112,25 @@ class Config(BaseModel):
     def stages(self) -> tuple[Stage, ...]:
         """The method's stages with this configuration's settings in place of the paper's.
 
-        One value for all stages is meant for those that weigh two tasks: `alpha = 0.6` leaves r2d's Stage 1 alone.
+        One value for all stages is meant for those that use the setting at all: `alpha = 0.6` leaves r2d's Stage 1
+        alone, `sampling_cap = 0.5` the ablation that samples nothing.
         """
         return tuple(self._set(stage) for stage in method_named(self.method).stages)
 
     def _set(self, stage: Stage) -> Stage:
-        two_tasks = stage.learns_labels and stage.learns_rationales
+        uses = {
+            "alpha": stage.learns_labels and stage.learns_rationales,
+            "warmup_share": stage.warmup_share > 0,
+            "ramp_share": stage.ramp_share > 0,
+            "sampling_cap": stage.sampling_cap > 0,
+            "patience": True,
+        }
         changes: dict[str, Any] = {}
-        for key in ("alpha", "warmup_share", "ramp_share", "sampling_cap", "patience"):
+        for key, used in uses.items():
             values: dict[str, Any] = getattr(self, key)
             if stage.name in values:
                 changes[key] = values[stage.name]
-            elif "*" in values and (two_tasks or key == "patience"):
+            elif "*" in values and used:
                 changes[key] = values["*"]
         return replace(stage, **changes)
 
@@ -161,13 +168,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         content = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    for override in overrides:
-        _apply(content, override)
+    # Paths of the file are relative to the file, those of --set to where the command is given.
     if isinstance(content.get("dataset"), str):
         content["dataset"] = str(path.parent / content["dataset"])
     base = content.get("base")
-    if isinstance(base, str) and base.startswith(("./", "../")):
-        content["base"] = str(path.parent / base)
+    if isinstance(base, str) and (base.startswith(("./", "../")) or (path.parent / base).is_dir()):
+        content["base"] = str((path.parent / base).resolve())
+    for override in overrides:
+        _apply(content, override)
     return parse_config(content, str(path))
 
 
@@ -177,14 +185,23 @@ def parse_config(content: Mapping[str, Any], where: str) -> Config:
     Raises:
         ConfigError: every unknown key with the nearest valid one, and every impossible value, in one message.
     """
-    try:
-        config = Config.model_validate(dict(content))
-    except ValidationError as error:
-        raise ConfigError(f"{where}:\n" + "\n".join(f"  - {line}" for line in _problems(error))) from None
-    problems = list(_stage_problems(config))
-    if problems:
+    config, problems = _validated(dict(content))
+    if config is not None:
+        problems += _stage_problems(config)
+    if problems or config is None:
         raise ConfigError(f"{where}:\n" + "\n".join(f"  - {line}" for line in problems))
     return config
+
+
+def _validated(content: dict[str, Any]) -> tuple[Config | None, list[str]]:
+    """The configuration without its bad keys, if what is left is one, and what is wrong with those."""
+    try:
+        return Config.model_validate(content), []
+    except ValidationError as error:
+        bad = {str(problem["loc"][0]) for problem in error.errors()}
+        rest = {key: value for key, value in content.items() if key not in bad}
+        config = None if len(rest) == len(content) else _validated(rest)[0]
+        return config, list(_problems(error))
 
 
 def describe_keys() -> str:
@@ -265,3 +282,9 @@ def _stage_problems(config: Config) -> Iterator[str]:
     for stage in config.stages():
         if stage.warmup_share + stage.ramp_share > 1:
             yield f"{stage.name}: warmup_share and ramp_share are together over 1, so the ramp would never end"
+        if stage.explain == "none" and stage.alpha != 1:
+            yield f"alpha.{stage.name} = {stage.alpha}: {config.method} learns labels only, so alpha stays 1"
+        if stage.explain != "none" and stage.alpha == 1:
+            yield f"alpha.{stage.name} = 1: no rationale would be learnt; use the method sft, or an alpha under 1"
+        if stage.explain == "conditioned" and stage.alpha == 0:
+            yield f"alpha.{stage.name} = 0: no label would be learnt to condition on; use an alpha over 0"

@@ -30,6 +30,10 @@ class BaseModelError(UserError):
     """A base model cannot be found, reached or used."""
 
 
+class DivergedError(UserError):
+    """A loss became infinite or not a number: the settings ask for too large steps."""
+
+
 class BundleError(UserError):
     """A model bundle is missing, altered, of another version or not ours."""
 

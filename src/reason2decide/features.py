@@ -7,10 +7,12 @@ cost an index, not their size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,7 @@ from reason2decide.prompts import PREDICT_PREFIX, body, explain_prefix
 from reason2decide.records import JsonlRecords, LabelSet, Record
 
 TokenIds = Sequence[int] | NDArray[np.int32]
+WORDS_KEPT = 10_000  # ours: token ids of labels and prefixes that are kept
 TOKENISED_AT_ONCE = 1000  # ours: texts per call of the tokenizer, which is fast in batches
 
 
@@ -80,7 +83,7 @@ class PromptEncoder:
     def room(self, conditioning_label: str | None = None, *, predict: bool = False) -> int:
         """Tokens of text that fit a prompt."""
         prefix = self._word_ids(PREDICT_PREFIX if predict else explain_prefix(conditioning_label))
-        return self.lengths.input - len(self.before) - len(prefix) - len(self.after)
+        return max(0, self.lengths.input - len(self.before) - len(prefix) - len(self.after))
 
     def label_ids(self, label: str) -> Candidate:
         """The target ids of a label, end token last.
@@ -93,6 +96,11 @@ class PromptEncoder:
             raise DataError(
                 f"the label {label[:60]!r} takes {len(ids)} tokens, over the limit of {self.lengths.label}; "
                 "raise lengths.label or shorten the label"
+            )
+        if not self.room(label):
+            raise DataError(
+                f"the label {label[:60]!r} leaves no room for the text in prompts of {self.lengths.input} tokens; "
+                "raise lengths.input or shorten the label"
             )
         return ids
 
@@ -112,10 +120,13 @@ class PromptEncoder:
 
     def _prompt(self, prefix: str, text_ids: TokenIds) -> list[int]:
         head = [*self.before, *self._word_ids(prefix)]
-        return [*head, *text_ids[: self.lengths.input - len(head) - len(self.after)], *self.after]
+        room = max(0, self.lengths.input - len(head) - len(self.after))
+        return [*head, *text_ids[:room], *self.after]
 
     def _word_ids(self, words: str) -> list[int]:
         if words not in self._words:
+            if len(self._words) >= WORDS_KEPT:
+                self._words.clear()  # labels of open sets are without number
             self._words[words] = self._plain_ids([words])[0]
         return self._words[words]
 
@@ -169,31 +180,36 @@ class Example:
 
 
 class SplitFeatures(Sequence[Example]):
-    """A split's records as `Example`s, tokenised once into files of `folder`."""
+    """A split's records as `Example`s. Texts are tokenised once into a file of `folder`, rationales once per source."""
 
-    def __init__(
-        self, records: JsonlRecords, labels: LabelSet, encoder: PromptEncoder, source: str | None, folder: Path
-    ) -> None:
+    def __init__(self, records: JsonlRecords, labels: LabelSet, encoder: PromptEncoder, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        name = records.path.stem
-        self.records, self.labels = records, labels
+        self.records, self.labels, self.encoder, self.folder = records, labels, encoder, folder
         self.cut_texts, self.cut_rationales = Truncation(), Truncation()
         # Nothing is stored that no prompt has room for; each prompt then cuts to its own room.
         widest = max(encoder.room(), encoder.room(predict=True))
-        rows = _batched(records, encoder.text_ids, _body, f"tokenising {name}")
+        rows = _batched(records, encoder.text_ids, _body, f"tokenising {records.path.stem}")
         self.texts = TokenTable.write(
-            folder / f"{name}.texts.bin", (self._cut(ids, widest, self.cut_texts) for ids in rows)
+            folder / f"{records.path.stem}.texts.bin", (self._cut(ids, widest, self.cut_texts) for ids in rows)
         )
         self.rationales = TokenTable(Path(), np.zeros(len(records) + 1, np.int64))
-        if source is not None:
-            rows = _batched(
-                records, encoder.target_ids, lambda record: record.rationales.get(source), f"tokenising {source}"
-            )
-            # A cut rationale has no end token: the model is not taught to stop in mid-sentence (ours).
-            limit = encoder.lengths.rationale
-            self.rationales = TokenTable.write(
-                folder / f"{name}.{source}.bin", (self._cut(ids, limit, self.cut_rationales) for ids in rows)
-            )
+
+    def with_source(self, source: str | None) -> SplitFeatures:
+        """The same texts with the rationales of a source as targets; without any for None."""
+        if source is None:
+            return self
+        features = copy(self)
+        features.cut_rationales = Truncation()
+        rows = _batched(
+            self.records, self.encoder.target_ids, lambda record: record.rationales.get(source), f"tokenising {source}"
+        )
+        # A cut rationale has no end token: the model is not taught to stop in mid-sentence (ours).
+        limit = self.encoder.lengths.rationale
+        features.rationales = TokenTable.write(
+            self.folder / f"{self.records.path.stem}.rationales.{quote(source, safe='')}.bin",
+            (self._cut(ids, limit, features.cut_rationales) for ids in rows),
+        )
+        return features
 
     def __len__(self) -> int:
         return len(self.records)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -19,31 +20,41 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def require_absent(out: Path, *, force: bool = False) -> None:
-    """Raise `OutputError` if `out` exists and `force` was not given."""
-    if out.exists() and not force:
+def require_absent(out: Path, marker: str | None = None, *, force: bool = False) -> None:
+    """Raise `OutputError` if `out` exists, is no empty folder and may not be replaced.
+
+    With `force` it may, but a folder only if it holds `marker`, the file by which this kind of output is known: a
+    mistyped --out must not delete somebody's work.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not force:
         raise OutputError(f"the output {out} exists already; give another path, or --force to replace it")
+    if marker is not None and not (out / marker).exists():
+        raise OutputError(f"{out} is not what this command makes (it has no {marker}), so --force will not delete it")
+
+
+def _cannot_create(out: Path, error: OSError) -> OSError | OutputError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return error  # a full disk has a message of its own
+    return OutputError(f"cannot create {out}: {error.strerror}: {error.filename}")
 
 
 @contextlib.contextmanager
 def new_folder(out: Path, marker: str, *, force: bool = False) -> Iterator[Path]:
     """Yield an empty temporary folder beside `out`; on success rename it to `out`, on failure remove it.
 
-    An existing `out` is refused unless `force`, and is then replaced only once the new folder is complete. Even so a
-    folder is only replaced if it holds `marker`, the file by which this kind of output is known: a mistyped --out
-    must not delete somebody's work.
+    What `out` holds is replaced (see `require_absent`) only once the new folder is complete.
 
     Raises:
-        OutputError: `out` exists and `force` is false or it is something else, or its parent cannot be made.
+        OutputError: as `require_absent`, or the folder cannot be made.
     """
-    require_absent(out, force=force)
-    if out.exists() and not (out / marker).exists() and (out.is_file() or any(out.iterdir())):
-        raise OutputError(f"{out} is not what this command makes (it has no {marker}), so --force will not delete it")
+    require_absent(out, marker, force=force)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise OutputError(f"cannot create {out}: {error.strerror}: {error.filename}") from None
+    except OSError as error:
+        raise _cannot_create(out, error) from None
     try:
         yield partial
         partial.chmod(0o755)
@@ -72,8 +83,8 @@ def new_file(out: Path, *, force: bool = False) -> Iterator[Path]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{out.name}.partial-", dir=out.parent)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise OutputError(f"cannot create {out}: {error.strerror}: {error.filename}") from None
+    except OSError as error:
+        raise _cannot_create(out, error) from None
     os.close(handle)
     partial = Path(name)
     try:

@@ -2,64 +2,102 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from reason2decide.errors import DataError
-from reason2decide.records import Record, record_from_json
-from reason2decide.sources.rows import open_table
+from reason2decide.records import RECORD_KEYS, Record, record_from_json
+from reason2decide.sources.rows import known_encoding
+from reason2decide.sources.writing import require_file
+
+Row = tuple[str, dict[str, Any] | DataError]  # where it stands, and what stands there or why it cannot be read
 
 
 def read_cases(
     path: Path, on_bad: Callable[[DataError], None], *, text_column: str = "text", encoding: str = "utf-8"
 ) -> Iterator[Record]:
-    """Yield the records of a `.jsonl` or `.csv` file, or of standard input (`-`, JSON lines).
+    """Yield the records of a `.jsonl`, `.csv` or `.tsv` file, or of standard input (`-`, JSON lines).
 
-    A case needs a text; its id is its line's number where it brings none. Columns of a CSV file that a record does
-    not have are ignored.
+    A case needs a text; its id is its line's number where it brings none. Columns that a record does not have are
+    ignored. A line that is no case, or repeats an id, goes to `on_bad` and the rest goes on.
 
     Raises:
-        DataError: the file is missing, empty, of another kind, or a CSV without the text column.
+        DataError: the file is missing, of another kind, or a table without the text column.
+        UserError: unknown encoding.
     """
+    encoding = known_encoding(encoding)
     if path == Path("-"):
-        yield from _json_cases(enumerate(sys.stdin, 1), "standard input", on_bad)
-    elif path.suffix in (".jsonl", ".json"):
-        if not path.is_file():
-            raise DataError(f"{path} is not a file; expected cases as JSON lines or CSV, or - for standard input")
-        with path.open(encoding=encoding, errors="surrogateescape") as stream:
-            yield from _json_cases(enumerate(stream, 1), str(path), on_bad)
+        rows = _json_rows(sys.stdin, "standard input")
     else:
-        yield from _table_cases(path, text_column, encoding, on_bad)
+        require_file(path)
+        if path.suffix in (".jsonl", ".json"):
+            rows = _json_file(path, encoding)
+        elif path.suffix in (".csv", ".tsv"):
+            rows = _table_rows(path, text_column, encoding)
+        else:
+            raise DataError(f"{path} is neither .jsonl nor .csv nor .tsv; convert it, or pipe JSON lines to -")
+    seen: set[str] = set()
+    for number, (where, row) in enumerate(rows, 1):
+        try:
+            record = _case(row, where, number, text_column, encoding)
+            if record.id in seen:
+                raise DataError(f"{where}: the id {record.id!r} came before; ids are unique")
+        except DataError as error:
+            on_bad(error)
+            continue
+        seen.add(record.id)
+        yield record
 
 
-def _json_cases(lines: Iterator[tuple[int, str]], name: str, on_bad: Callable[[DataError], None]) -> Iterator[Record]:
-    for number, line in lines:
+def _case(row: dict[str, Any] | DataError, where: str, number: int, text_column: str, encoding: str) -> Record:
+    if isinstance(row, DataError):
+        raise row
+    value = {key: value for key, value in row.items() if key in RECORD_KEYS and value not in (None, "")}
+    value["text"] = row.get(text_column) or ""
+    value["id"] = str(value.get("id", number))
+    text = value["text"]
+    if isinstance(text, str) and any("\udc80" <= character <= "\udcff" for character in text):
+        raise DataError(f"{where}: the text is not {encoding.removesuffix('-sig')}; give the file's --encoding")
+    return record_from_json(value, where)
+
+
+def _json_file(path: Path, encoding: str) -> Iterator[Row]:
+    with path.open(encoding=encoding, errors="surrogateescape", newline="\n") as stream:
+        yield from _json_rows(stream, str(path))
+
+
+def _json_rows(lines: Iterable[str], name: str) -> Iterator[Row]:
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         where = f"{name}, line {number}"
         try:
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
-            if isinstance(value, dict):
-                value.setdefault("id", str(number))
-            yield record_from_json(value, where)
-        except DataError as error:
-            on_bad(error)
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            yield where, DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})")
+            continue
+        is_object = isinstance(value, dict)
+        yield where, value if is_object else DataError(f"{where}: expected a JSON object with a text")
 
 
-def _table_cases(path: Path, text_column: str, encoding: str, on_bad: Callable[[DataError], None]) -> Iterator[Record]:
-    table = open_table(path, encoding=encoding)
-    columns = table.columns()
-    if text_column not in columns:
-        raise DataError(f"{path} has no column {text_column!r}; it has {', '.join(columns)}; name one with --text")
-    for number, (where, row) in enumerate(table.rows({text_column, "id"}), 1):
-        value: dict[str, Any] = {"id": str(row.get("id") or number), "text": row.get(text_column) or ""}
-        try:
-            yield record_from_json(value, where)
-        except DataError as error:
-            on_bad(error)
+def _table_rows(path: Path, text_column: str, encoding: str) -> Iterator[Row]:
+    csv.field_size_limit(1 << 30)  # the module's limit of 128 KiB is shorter than some notes
+    with path.open(encoding=encoding, errors="surrogateescape", newline="") as stream:
+        reader = csv.reader(stream, delimiter="\t" if path.suffix == ".tsv" else ",")
+        header = next(reader, [])
+        if text_column not in header:
+            raise DataError(
+                f"{path} has no column {text_column!r}; it has {', '.join(header) or 'none'}; name one with --text"
+            )
+        for cells in reader:
+            where = f"{path}, line {reader.line_num}"
+            if len(cells) == len(header):
+                # Of a table only id and text are taken: its other cells are text, not choices or rationales.
+                row = dict(zip(header, cells, strict=True))
+                yield where, {key: row[key] for key in {"id", text_column} & row.keys()}
+            elif cells:
+                yield where, DataError(f"{where}: {len(cells)} cells, but the header has {len(header)}")

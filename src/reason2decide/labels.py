@@ -8,7 +8,7 @@ that several candidates share is scored once. As every candidate ends in the end
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from reason2decide.backends import Candidate
 
-LOGITS_PER_FORWARD = 2**26  # ours: 256 MiB of float32 logits, whatever the vocabulary and the number of labels
+BYTES_PER_FORWARD = 2**28  # ours: what the copied caches of one forward's rows may take, whatever the number of labels
+LABEL_TOKENS = 8  # ours: tokens of a label, to estimate its logits by
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,8 @@ def score_labels(
     scores = [[0.0] * len(own) for own in candidates]
     pending: list[tuple[int, int, Tensor]] = []  # (text, candidate, log-probability of some of its tokens)
     decode = _Decoder(model, encoder_states, attention_mask)
-    cache, log_probs = decode.start()
-    nodes = [_Node(text, text, tuple(range(len(own)))) for text, own in enumerate(candidates)]
-    depth = 0
-    while nodes:
+
+    def score(nodes: list[_Node], cache: EncoderDecoderCache, log_probs: Tensor, depth: int) -> None:
         tails, shared = [], []
         for branch in _branches(nodes, candidates, depth):
             step = log_probs[branch.row, branch.token]
@@ -71,15 +70,16 @@ def score_labels(
                 shared.append(branch)
             elif len(candidates[branch.text][branch.candidates[0]]) > depth + 1:
                 tails.append(branch)
-        if tails:
-            targets = [candidates[branch.text][branch.candidates[0]][depth:] for branch in tails]
-            rest = decode.tails(cache, [b.row for b in tails], [b.text for b in tails], targets)
-            pending.extend((b.text, b.candidates[0], score) for b, score in zip(tails, rest, strict=True))
-        if shared:
-            rows, texts = [b.row for b in shared], [b.text for b in shared]
-            cache, log_probs = decode.step(cache, rows, texts, [b.token for b in shared])
-        nodes = [_Node(branch.text, row, branch.candidates) for row, branch in enumerate(shared)]
-        depth += 1
+        for part in decode.chunks(tails):
+            targets = [candidates[branch.text][branch.candidates[0]][depth:] for branch in part]
+            rest = decode.tails(cache, [b.row for b in part], [b.text for b in part], targets)
+            pending.extend((b.text, b.candidates[0], total) for b, total in zip(part, rest, strict=True))
+        for part in decode.chunks(shared):
+            grown = decode.step(cache, [b.row for b in part], [b.text for b in part], [b.token for b in part])
+            score([_Node(branch.text, row, branch.candidates) for row, branch in enumerate(part)], *grown, depth + 1)
+
+    roots = [_Node(text, text, tuple(range(len(own)))) for text, own in enumerate(candidates)]
+    score(roots, *decode.start(), 0)
     values = torch.stack([value for _, _, value in pending]).tolist()  # one synchronisation for all
     for (text, candidate, _), value in zip(pending, values, strict=True):
         scores[text][candidate] += value
@@ -106,6 +106,7 @@ class _Decoder:
 
     def __init__(self, model: Any, encoder_states: Tensor, attention_mask: Tensor) -> None:
         self.model, self.states, self.mask = model, encoder_states, attention_mask
+        self._row_bytes = 0  # known after `start`: what copying a row's cache and its logits take
 
     def start(self) -> tuple[EncoderDecoderCache, Tensor]:
         """Read the start token of every text; return the cache and next-token log-probabilities (texts, vocabulary)."""
@@ -113,6 +114,9 @@ class _Decoder:
         texts = torch.arange(len(self.states), device=self.states.device)
         empty = EncoderDecoderCache(DynamicCache(), DynamicCache())
         logits, cache = self._forward(empty, texts, start)
+        layers = cache.cross_attention_cache.layers
+        copied = sum(layer.keys[0].nbytes + layer.values[0].nbytes for layer in layers)
+        self._row_bytes = copied + 4 * LABEL_TOKENS * logits.shape[-1]
         return cache, logits[:, -1].log_softmax(-1)
 
     def step(
@@ -127,7 +131,7 @@ class _Decoder:
     def tails(
         self, cache: EncoderDecoderCache, rows: list[int], texts: list[int], targets: list[Candidate]
     ) -> list[Tensor]:
-        """Log-probability of each target after its first token, read in one pass per chunk of rows.
+        """Log-probability of each target after its first token, read in one pass.
 
         Targets are padded on the right: attention is causal, so padding changes nothing before it.
         """
@@ -138,16 +142,16 @@ class _Decoder:
             ids[index, : len(target)] = torch.tensor(target)
             real[index, : len(target)] = True
         ids, real = ids.to(device), real.to(device)
-        chunk = max(1, LOGITS_PER_FORWARD // (longest * self.model.get_output_embeddings().weight.shape[0]))
-        totals: list[Tensor] = []
-        for begin in range(0, len(targets), chunk):
-            part = slice(begin, begin + chunk)
-            copy = _rows_of(cache, torch.tensor(rows[part], device=device))
-            logits, _ = self._forward(copy, torch.tensor(texts[part], device=device), ids[part, :-1])
-            wanted = ids[part, 1:, None]
-            log_probs = logits.gather(-1, wanted).squeeze(-1) - logits.logsumexp(-1)
-            totals.extend(log_probs.masked_fill(~real[part, 1:], 0.0).sum(-1).unbind())
-        return totals
+        copy = _rows_of(cache, torch.tensor(rows, device=device))
+        logits, _ = self._forward(copy, torch.tensor(texts, device=device), ids[:, :-1])
+        log_probs = logits.gather(-1, ids[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
+        return list(log_probs.masked_fill(~real[:, 1:], 0.0).sum(-1).unbind())
+
+    def chunks(self, branches: list[_Branch]) -> Iterator[list[_Branch]]:
+        """The branches cut so that one forward's copied keys and values, and its logits, stay within the bound."""
+        size = max(1, BYTES_PER_FORWARD // max(1, self._row_bytes))
+        for begin in range(0, len(branches), size):
+            yield branches[begin : begin + size]
 
     def _forward(
         self, cache: EncoderDecoderCache, texts: Tensor, decoder_input_ids: Tensor

@@ -7,7 +7,8 @@ Add a method by adding an entry to `METHODS`; the command line and the configura
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import difflib
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from reason2decide.errors import ConfigError
@@ -68,7 +69,7 @@ class Method:
 _STAGE1 = Stage("stage1", alpha=0.0, explain="unconditioned", selection="rationale_loss", patience=3)
 # Stage 2: alpha 0.7 after 5 % warm-up, pi over 60 % of the steps up to 0.9 (paper); patience 5 (authors' code).
 _STAGE2 = Stage("stage2", alpha=0.7, explain="conditioned", warmup_share=0.05, ramp_share=0.6, sampling_cap=0.9)
-_STAGE2_GOLD = Stage("stage2", alpha=0.7, explain="conditioned", warmup_share=0.05)
+_STAGE2_GOLD = replace(_STAGE2, sampling_cap=0.0)
 
 METHODS: dict[str, Method] = {
     "r2d": Method("Reason2Decide: rationales first, then both while y~ moves to the model's own", (_STAGE1, _STAGE2)),
@@ -90,5 +91,7 @@ def method_named(name: str) -> Method:
         ConfigError: there is none.
     """
     if name not in METHODS:
-        raise ConfigError(f"there is no method {name!r}; choose one of {', '.join(METHODS)}")
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"there is no method {name!r}; {hint}choose one of {', '.join(METHODS)}")
     return METHODS[name]

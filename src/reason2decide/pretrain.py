@@ -138,7 +138,10 @@ def pretrain(
             raise DataError(f"{', '.join(map(str, paths))} hold no text to learn from; give files with a note a line")
         say(f"pre-training {base} on {len(table)} texts of {table.lengths.mean():.0f} tokens on average")
         trainer = _SpanTrainer(model, tokenizer, table, sentinels, encoder.after, settings, folder)
-        trainer.train()
+        try:
+            trainer.train()
+        finally:
+            trainer.progress.close()
         (folder / "texts.bin").unlink()
         (model.to(torch.bfloat16) if half else model).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -161,6 +164,7 @@ class _SpanTrainer(Trainer):  # type: ignore[misc]
     ) -> None:
         rng = np.random.default_rng(settings.seed)
         pad = tokenizer.pad_token_id
+        progress = self.progress = StageProgress("pretrain")
 
         def collate(rows: list[np.ndarray]) -> dict[str, Any]:
             noise = {"noise_density": settings.noise_density, "mean_span_length": settings.mean_span_length}
@@ -194,7 +198,7 @@ class _SpanTrainer(Trainer):  # type: ignore[misc]
             ),
             train_dataset=table,
             data_collator=collate,
-            callbacks=[StageProgress("pretrain")],
+            callbacks=[progress],
         )
         self.remove_callback(PrinterCallback)
 

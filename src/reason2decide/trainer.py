@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.utils.data import Subset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
 
 from reason2decide.console import ProgressBar
+from reason2decide.errors import DivergedError
 from reason2decide.features import Example, PromptEncoder, SplitFeatures
 from reason2decide.labels import best_label, score_labels
 from reason2decide.losses import IGNORED, joint_loss, token_mean_cross_entropy
@@ -33,21 +35,28 @@ class StageLog:
 
     path: Path
     stage: str
+    batches_per_step: int
     _since_last: list[dict[str, float | Tensor]] = field(default_factory=list)
 
-    def step(self, values: dict[str, float | Tensor]) -> None:
+    def batch(self, values: dict[str, float | Tensor]) -> None:
         """Keep one batch's values; tensors stay on their device until the row is written."""
         self._since_last.append(values)
 
     def train_row(self, step: int, extra: dict[str, float]) -> None:
         """Write the means of what `step` was given since the last row."""
         batches, self._since_last = self._since_last, []
-        means = {key: float(np.mean([float(batch[key]) for batch in batches])) for key in batches[0]} if batches else {}
+        means = {
+            key: float(np.mean([float(batch[key]) for batch in batches if key in batch]))
+            for key in {key: None for batch in batches for key in batch}
+        }
+        for key in means:
+            if key.endswith("_loss"):  # a batch's loss is its share of the step's mean: shares add up
+                means[key] *= self.batches_per_step
         self.write({"event": "train", "step": step, **means, **extra})
 
     def write(self, row: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"stage": self.stage, **row}) + "\n")
+            stream.write(json.dumps({"stage": self.stage, **row}, allow_nan=False) + "\n")
 
 
 class StageTrainer(Trainer):  # type: ignore[misc]
@@ -74,6 +83,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
     ) -> None:
         self.stage, self.encoder, self.stage_log = stage, encoder, log
         examples: Any = train
+        progress = self.progress = StageProgress(stage.name)
         super().__init__(
             model=model,
             args=args,
@@ -82,7 +92,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             eval_dataset=validation,
             data_collator=self.collate,
             processing_class=encoder.tokenizer,
-            callbacks=[StageProgress(stage.name)],
+            callbacks=[progress],
         )
         self.remove_callback(PrinterCallback)
         self.warmup_steps = stage.warmup_steps(args.max_steps)
@@ -96,6 +106,13 @@ class StageTrainer(Trainer):  # type: ignore[misc]
     def best_weights(self) -> Path:
         """Where the best checkpoint's weights are kept."""
         return Path(self.args.output_dir) / "best"
+
+    def train(self, *arguments: Any, **settings: Any) -> Any:
+        """As the Trainer's own, with the progress bar closed whatever happens."""
+        try:
+            return super().train(*arguments, **settings)
+        finally:
+            self.progress.close()
 
     # ---- batches
 
@@ -168,7 +185,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             log["label_loss"] = label_loss.detach()
         if stage.learns_rationales:
             log["rationale_loss"] = rationale_loss.detach()
-        self.stage_log.step(log)
+        self.stage_log.batch(log)
         # Data parallelism averages gradients, and the losses were divided by the tokens of all processes.
         scaled: Tensor = loss * self.accelerator.num_processes
         return scaled
@@ -219,6 +236,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Losses and macro-F1 on the validation split; keeps the best weights and counts towards stopping."""
         metrics = self._validation_metrics(self.eval_dataset)
+        self._require_finite(metrics["loss"])
         self.stage_log.write({"event": "validation", "step": self.state.global_step, **metrics})
         if self.state.global_step >= self.warmup_steps + self.ramp_steps:
             # Where each record has its own choices there is no macro-F1: accuracy picks the checkpoint (ours).
@@ -284,9 +302,17 @@ class StageTrainer(Trainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Send the Trainer's own log rows to the run's log."""
         if "loss" in logs:
+            self._require_finite(logs["loss"])
             keys = ("loss", "grad_norm", "learning_rate")
             self.stage_log.train_row(self.state.global_step, {key: logs[key] for key in keys if key in logs})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
+
+    def _require_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"{self.stage.name}: the loss is {loss} at step {self.state.global_step}; "
+                "train again with a smaller learning_rate, or a longer learning_rate_warmup"
+            )
 
 
 def _targets(rows: Sequence[Sequence[int] | np.ndarray]) -> Tensor:
@@ -302,6 +328,11 @@ class StageProgress(TrainerCallback):  # type: ignore[misc]
         self.stage = stage
         self.bar: ProgressBar | None = None
 
+    def close(self) -> None:
+        """End the bar, which gives the terminal its cursor back."""
+        if self.bar is not None:
+            self.bar.__exit__()
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar = ProgressBar(self.stage, state.max_steps, "steps").__enter__()
 
@@ -311,7 +342,3 @@ class StageProgress(TrainerCallback):  # type: ignore[misc]
         if state.global_step >= state.max_steps:
             control.should_log = True
             control.should_evaluate = args.eval_strategy != "no"
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        assert self.bar is not None
-        self.bar.__exit__()

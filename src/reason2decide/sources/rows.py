@@ -40,14 +40,7 @@ def open_table(path: Path, *, delimiter: str | None = None, encoding: str = "utf
         delimiter = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter)
         if len(delimiter) != 1 or delimiter in '"\r\n':
             raise UserError(f"unknown delimiter {delimiter!r}; expected one character such as ';' or '|', or 'tab'")
-    try:
-        "".encode(encoding)
-    except LookupError:
-        raise UserError(
-            f"unknown encoding {encoding!r}; expected one that Python knows, such as utf-8, cp1252, cp1254 or latin-1"
-        ) from None
-    if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
-        encoding = "utf-8-sig"
+    encoding = known_encoding(encoding)
     match path.suffix.lower():
         case ".csv":
             return CsvTable(path, delimiter or ",", encoding)
@@ -60,6 +53,21 @@ def open_table(path: Path, *, delimiter: str | None = None, encoding: str = "utf
     raise UserError(
         f"{path} has the extension {path.suffix!r}; expected .csv, .tsv, .jsonl or .parquet (convert or rename it)"
     )
+
+
+def known_encoding(encoding: str) -> str:
+    """The encoding as Python reads files in it; UTF-8 may begin with a byte order mark.
+
+    Raises:
+        UserError: Python does not know it.
+    """
+    try:
+        "".encode(encoding)
+    except (LookupError, UnicodeError):
+        raise UserError(
+            f"unknown encoding {encoding!r}; expected one that Python knows, such as utf-8, cp1252, cp1254 or latin-1"
+        ) from None
+    return "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
 
 
 @dataclass

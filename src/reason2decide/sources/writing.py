@@ -48,7 +48,7 @@ def write_import(
         OutputError: `out` exists and `force` is false, or cannot be made.
         DataError: no records, a repeated id, one class only, an empty split, or whatever `records` raises.
     """
-    require_absent(out, force=force)
+    require_absent(out, "dataset.toml", force=force)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         spool = tempfile.TemporaryDirectory(prefix=f".{out.name}.spool-", dir=out.parent)
