@@ -106,13 +106,16 @@ def test_predict_reports_bad_lines_and_goes_on(bundle: Path, tmp_path: Path) -> 
         "\n"
         '{"text": "mild rash"}\n'
         '{"id": "c", "txt": "high fever"}\n'
+        '{"id": 7, "text": "high fever", "age": 3}\n'
+        '{"id": "a", "text": "high fever"}\n'
+        '{"id": "d", "text": "high fever", "choices": ["yes", "yes "]}\n'
     )
     done = r2d("predict", bundle, cases, "--out", tmp_path / "out.jsonl")
     assert done.returncode == 0
-    assert all(f"line {number}" in done.stderr for number in (2, 3, 6))
-    assert "3 bad lines" in done.stderr
+    assert all(f"line {number}" in done.stderr for number in (2, 3, 6, 8))
+    assert "5 bad lines" in done.stderr and "record 'd'" in done.stderr
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [prediction["id"] for prediction in found] == ["a", "5"]
+    assert [prediction["id"] for prediction in found] == ["a", "5", "7"]
     assert set(found[0]) == {"id", "predicted_label", "probabilities", "rationale"}
 
     strict = r2d("predict", bundle, cases, "--out", tmp_path / "strict.jsonl", "--strict")
@@ -126,7 +129,10 @@ def test_predict_from_csv_and_standard_input(bundle: Path, tmp_path: Path) -> No
     done = r2d("--quiet", "predict", bundle, cases, "--text", "note", "--encoding", "cp1252")
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["x", "y"]
     assert "has no column 'text'; it has id, note, other" in refused("predict", bundle, cases, "--encoding", "cp1252")
-    assert "--encoding" in refused("predict", bundle, cases, "--text", "note")
+    wrong = r2d("predict", bundle, cases, "--text", "note")
+    assert "line 2: the text is not utf-8; give the file's --encoding" in wrong.stderr
+    assert [json.loads(line)["id"] for line in wrong.stdout.splitlines()] == ["y"]
+    assert "unknown encoding 'klingon'" in refused("predict", bundle, cases, "--encoding", "klingon")
 
     piped = r2d("--quiet", "predict", bundle, "-", stdin='{"text": "chest pain"}\n{"text": "mild rash"}\n')
     assert [json.loads(line)["id"] for line in piped.stdout.splitlines()] == ["1", "2"]
@@ -151,7 +157,7 @@ def test_mistakes_of_each_command(bundle: Path, dataset: Dataset, tmp_path: Path
     empty.write_text("\n")
     assert "no case" in refused("predict", bundle, empty)
     assert "exists already" in refused("predict", bundle, config, "--out", empty)
-    assert "is not a file" in refused("predict", bundle, tmp_path / "none.jsonl")
+    assert "there is no file" in refused("predict", bundle, tmp_path / "none.jsonl")
     assert sorted(item.name for item in tmp_path.iterdir()) == ["empty.jsonl", "train.toml"]
 
 
@@ -175,14 +181,13 @@ def test_ctrl_c_ends_with_130_and_leaves_no_half_output(dataset: Dataset, tmp_pa
     process = subprocess.Popen(
         [*R2D, "train", str(config), "--out", str(tmp_path / "run")], stderr=subprocess.PIPE, text=True
     )
-    log = tmp_path / "run" / "log.jsonl"
     deadline = time.monotonic() + 120
-    while not log.exists() and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".run.partial-*/log.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in errors
-    assert not (tmp_path / "run" / "bundle").exists()
+    assert process.returncode == 130 and "Traceback" not in errors and "interrupted" in errors
+    assert [item.name for item in tmp_path.iterdir()] == ["train.toml"]
 
 
 @pytest.mark.parametrize("extra", ["train", "report"])
@@ -200,14 +205,25 @@ def test_a_missing_extra_is_named_with_its_install(extra: str, tmp_path: Path, b
     assert f'pip install "reason2decide[{extra}]"' in done.stderr
 
 
-def test_a_full_disk_says_so(tmp_path: Path) -> None:
+def test_a_full_disk_says_so(bundle: Path, tmp_path: Path) -> None:
     """/dev/full answers every write with "no space left": the program names it and exits with 2."""
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full to write to")
-    code = (
-        "from pathlib import Path; import reason2decide.cli as cli, typer\n"
-        "def fill(): Path('/dev/full').write_text('x' * 10)\n"
-        "cli.app.command('fill')(fill); cli.main()"
-    )
-    done = subprocess.run([sys.executable, "-c", code, "fill"], capture_output=True, text=True, timeout=60)
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text('{"text": "chest pain"}\n')
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*R2D, "predict", str(bundle), str(cases)], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
     assert done.returncode == 2 and "disk is full" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_failed_force_keeps_the_old_run(dataset: Dataset, tmp_path: Path) -> None:
+    """A run is replaced only by a whole one: settings that diverge leave what was there."""
+    config = toml(dataset, tmp_path, steps=2)
+    assert r2d("--quiet", "train", config, "--out", tmp_path / "run").returncode == 0
+    before = (tmp_path / "run" / "bundle" / "manifest.json").read_bytes()
+    message = refused("train", config, "--out", tmp_path / "run", "--force", "--set", "learning_rate=1e30")
+    assert "smaller learning_rate" in message
+    assert (tmp_path / "run" / "bundle" / "manifest.json").read_bytes() == before
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["run", "train.toml"]

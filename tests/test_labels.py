@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import ARCHITECTURES, build
+from transformers import T5Config, T5ForConditionalGeneration
 
 import reason2decide.labels as labels_module
 from reason2decide.backends.torch import TorchBackend
@@ -78,13 +79,12 @@ def test_any_trie_of_candidates(contents: list[tuple[int, ...]]) -> None:
 
 
 def test_exhaustive_candidates_have_total_probability_one() -> None:
-    """Over all continuations up to two tokens and the rest, probabilities of a tiny vocabulary add up."""
-    backend = _shared_backend()
-    size = backend.model.config.vocab_size
-    one = [(1,)] + [(token, 1) for token in range(size) if token != 1]
-    ends_first = np.exp(backend.score_labels([[5, 1]], [one])[0])
-    assert 0 < ends_first.sum() < 1
-    assert ends_first[0] == pytest.approx(np.exp(brute_force(backend.model, [5, 1], (1,))), rel=1e-5)
+    """Over a vocabulary of 12, the end token alone and all pairs that begin otherwise are everything there is."""
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=12, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, decoder_start_token_id=0)
+    backend = TorchBackend(T5ForConditionalGeneration(config), build("t5")[1])
+    everything = [(1,), *((first, second) for first in range(12) if first != 1 for second in range(12))]
+    assert np.exp(backend.score_labels([[5, 6, 1]], [everything])[0]).sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_distribution_by_hand() -> None:
@@ -101,3 +101,25 @@ def _shared_backend() -> TorchBackend:
     if not _BACKENDS:
         _BACKENDS.append(TorchBackend(*build("t5")))
     return _BACKENDS[0]
+
+
+def test_memory_does_not_grow_with_the_number_of_labels() -> None:
+    """The copied caches of one forward stay within the bound: 200 labels are read in as many parts as it takes."""
+    backend = _shared_backend()
+    rows: list[int] = []
+    original = backend.model.forward
+
+    def watch(*arguments: Any, **settings: Any) -> Any:
+        rows.append(len(settings["decoder_input_ids"]))
+        return original(*arguments, **settings)
+
+    backend.model.forward = watch
+    candidates = [(first, second, 1) for first in range(3, 17) for second in range(3, 17)]
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(labels_module, "BYTES_PER_FORWARD", 2**20)
+            found = backend.score_labels([[5, 6, 7, 1]], [candidates])[0]
+    finally:
+        backend.model.forward = original
+    assert max(rows) <= 2**20 // (4 * labels_module.LABEL_TOKENS * backend.model.config.vocab_size)
+    np.testing.assert_allclose(found, backend.score_labels([[5, 6, 7, 1]], [candidates])[0], rtol=1e-5)

@@ -74,11 +74,15 @@ def test_mistakes(tmp_path: Path) -> None:
     settings = PretrainSettings(steps=1)
     empty = tmp_path / "empty.txt"
     empty.write_text("\n \n")
-    with pytest.raises(DataError, match="not a file"):
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("Fieber für 3 Tage".encode("cp1252"))
+    with pytest.raises(DataError, match=r"not a \.txt or \.jsonl file"):
         list(read_texts([tmp_path / "none.txt"]))
     cases: list[tuple[Any, str, Any, str]] = [
         (DataError, str(save("t5", tmp_path / "t5")), empty, "hold no text"),
         (BaseModelError, str(save("bart", tmp_path / "bart")), empty, "no <extra_id_0>"),
+        (DataError, "tiny", tmp_path / "notes.csv", "is not a .txt or .jsonl file"),
+        (DataError, "tiny", latin, "not UTF-8"),
         (DataError, "tiny", empty, "hold no text"),
     ]
     for error, base, file, message in cases:

@@ -121,12 +121,16 @@ def test_few_rationales_are_enough_for_stage1(tmp_path: Path) -> None:
 
 def test_accumulation_is_exact(dataset: Dataset, tmp_path: Path) -> None:
     """One batch of 24 and four of 6 take the same steps: each loss is a mean over the step's tokens."""
-    losses = []
+    losses, logged = [], []
     for name, size, accumulation in (("a", 24, 1), ("b", 6, 4)):
         bundle = run(dataset, tmp_path / name, batch_size=size, gradient_accumulation=accumulation, dropout=0.0)
         rows = [row for row in read_training_log(bundle) if row["event"] == "validation"]
         losses.append([row["loss"] for row in rows])
+        logged.append([row for row in read_training_log(bundle) if row["event"] == "train"])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    for whole, split in zip(*logged, strict=True):
+        for key in ("loss", "rationale_loss", *(["label_loss"] if whole["stage"] == "stage2" else [])):
+            assert whole[key] == pytest.approx(split[key], rel=1e-3), (key, whole, split)
 
 
 def test_best_checkpoint_is_from_after_the_ramp(dataset: Dataset, tmp_path: Path) -> None:

@@ -125,15 +125,18 @@ def _pretrained(name: str) -> tuple[Any, Any]:
     else:
         _require_reachable(name)
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if not config.is_encoder_decoder:
             raise BaseModelError(
                 f"the base {name!r} is a {config.model_type}, not an encoder-decoder; T5, mT5 and BART are"
             )
-        model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise BaseModelError(f"the base {name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+        model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except BaseModelError:
+        raise
+    except Exception as error:  # whatever a damaged or foreign folder makes the library raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BaseModelError(f"the base {name!r} cannot be loaded: {reason}") from None
     if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
         raise BaseModelError(f"the tokenizer of {name!r} has no padding or end token; add them and save it again")
     return model, tokenizer

@@ -161,10 +161,14 @@ def load_bundle(path: Path) -> ModelBundle:
     silence_transformers()
 
     folder = path / "model"
-    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
-    )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    try:
+        model = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever a foreign folder makes the library raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BundleError(f"the model of {path} cannot be loaded: {reason}") from None
     return ModelBundle(path, manifest, model.eval(), PromptEncoder(tokenizer, manifest.lengths))
 
 
@@ -175,7 +179,9 @@ def read_training_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _require_intact(path: Path, expected: Mapping[str, str]) -> None:
-    present = {item.relative_to(path).as_posix() for item in path.rglob("*") if item.is_file()} - {"manifest.json"}
+    # Hidden files (a file browser's) are never read, so they may stand there.
+    files = (item for item in path.rglob("*") if item.is_file() and not item.name.startswith("."))
+    present = {item.relative_to(path).as_posix() for item in files} - {"manifest.json"}
     pickles = sorted(name for name in present if Path(name).suffix in PICKLES)
     if pickles:
         raise BundleError(f"{path} holds {pickles[0]}, which may run code when read; bundles are safetensors and JSON")

@@ -32,9 +32,9 @@ SETTINGS = {
 }
 
 CALLS = (
-    "48 yo M with chest pain since this morning. now severe. has sweating. takes a vitamin. no fever.",
-    "6 yo F with sore throat for 2 days. it is mild. denies trouble breathing. drinks water. asks what to do.",
-    "71 yo F with fall at home since last night. takes a blood thinner. it is still moderate. denies confusion.",
+    "34 yo F calls about sore throat for 2 days. it is mild. pt denies trouble breathing. drinks enough water and tea.",
+    "71 yo M with fall at home since last night. takes a blood thinner. it is still moderate. no confusion.",
+    "26 yo F c/o headache since this morning. now has stiff neck. asks what to do and will call back.",
 )
 
 

@@ -14,7 +14,7 @@ from reason2decide.records import RECORD_KEYS, Record, record_from_json
 from reason2decide.sources.rows import known_encoding
 from reason2decide.sources.writing import require_file
 
-Row = tuple[str, dict[str, Any] | DataError]  # where it stands, and what stands there or why it cannot be read
+Row = tuple[int, dict[str, Any] | str]  # the number of its line, and what stands there or why it cannot be read
 
 
 def read_cases(
@@ -31,7 +31,7 @@ def read_cases(
     """
     encoding = known_encoding(encoding)
     if path == Path("-"):
-        rows = _json_rows(sys.stdin, "standard input")
+        rows = _json_rows(sys.stdin)
     else:
         require_file(path)
         if path.suffix in (".jsonl", ".json"):
@@ -41,7 +41,9 @@ def read_cases(
         else:
             raise DataError(f"{path} is neither .jsonl nor .csv nor .tsv; convert it, or pipe JSON lines to -")
     seen: set[str] = set()
-    for number, (where, row) in enumerate(rows, 1):
+    name = "standard input" if path == Path("-") else str(path)
+    for number, row in rows:
+        where = f"{name}, line {number}"
         try:
             record = _case(row, where, number, text_column, encoding)
             if record.id in seen:
@@ -53,9 +55,9 @@ def read_cases(
         yield record
 
 
-def _case(row: dict[str, Any] | DataError, where: str, number: int, text_column: str, encoding: str) -> Record:
-    if isinstance(row, DataError):
-        raise row
+def _case(row: dict[str, Any] | str, where: str, number: int, text_column: str, encoding: str) -> Record:
+    if isinstance(row, str):
+        raise DataError(f"{where}: {row}")
     value = {key: value for key, value in row.items() if key in RECORD_KEYS and value not in (None, "")}
     value["text"] = row.get(text_column) or ""
     value["id"] = str(value.get("id", number))
@@ -67,21 +69,19 @@ def _case(row: dict[str, Any] | DataError, where: str, number: int, text_column:
 
 def _json_file(path: Path, encoding: str) -> Iterator[Row]:
     with path.open(encoding=encoding, errors="surrogateescape", newline="\n") as stream:
-        yield from _json_rows(stream, str(path))
+        yield from _json_rows(stream)
 
 
-def _json_rows(lines: Iterable[str], name: str) -> Iterator[Row]:
+def _json_rows(lines: Iterable[str]) -> Iterator[Row]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        where = f"{name}, line {number}"
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            yield where, DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})")
-            continue
-        is_object = isinstance(value, dict)
-        yield where, value if is_object else DataError(f"{where}: expected a JSON object with a text")
+            yield number, f"not valid JSON ({error.msg} at column {error.colno})"
+        else:
+            yield number, value if isinstance(value, dict) else "expected a JSON object with a text"
 
 
 def _table_rows(path: Path, text_column: str, encoding: str) -> Iterator[Row]:
@@ -94,10 +94,9 @@ def _table_rows(path: Path, text_column: str, encoding: str) -> Iterator[Row]:
                 f"{path} has no column {text_column!r}; it has {', '.join(header) or 'none'}; name one with --text"
             )
         for cells in reader:
-            where = f"{path}, line {reader.line_num}"
             if len(cells) == len(header):
                 # Of a table only id and text are taken: its other cells are text, not choices or rationales.
                 row = dict(zip(header, cells, strict=True))
-                yield where, {key: row[key] for key in {"id", text_column} & row.keys()}
+                yield reader.line_num, {key: row[key] for key in {"id", text_column} & row.keys()}
             elif cells:
-                yield where, DataError(f"{where}: {len(cells)} cells, but the header has {len(header)}")
+                yield reader.line_num, f"{len(cells)} cells, but the header has {len(header)}"

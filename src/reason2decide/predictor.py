@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from reason2decide.predictions import Prediction
 from reason2decide.prompts import body
 from reason2decide.records import Record
 
-READ_AHEAD = 1024  # ours: records sorted by length at a time, so that batches hold little padding
+READ_AHEAD = 256  # ours: records sorted by length at a time, so that batches hold little padding
 BATCH_SIZE = 32  # ours
 
 
@@ -47,8 +47,18 @@ class Predictor:
         """
         choices = record.choices_or(self.bundle.manifest.labels)
         if not choices:
-            raise DataError(f"record {record.id!r} has no choices, and this model has no labels of its own")
+            raise DataError("it has no choices, and this model has no labels of its own")
         return choices
+
+    def decidable(self, records: Iterable[Record], on_bad: Callable[[DataError], None]) -> Iterator[Record]:
+        """Yield the records this model can decide on; what is wrong with the others goes to `on_bad`."""
+        for record in records:
+            try:
+                self.bundle.encoder.candidates(self.choices(record))
+            except DataError as error:
+                on_bad(DataError(f"record {record.id!r}: {error}"))
+            else:
+                yield record
 
     def predict(self, records: Iterable[Record], *, read_ahead: int = READ_AHEAD) -> Iterator[Prediction]:
         """Yield a prediction for each record in order, reading ahead at most `read_ahead` of them.

@@ -16,14 +16,14 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from reason2decide.base import SENTINELS, load_base, silence_transformers
+from reason2decide.base import SCRATCH, SENTINELS, load_base, silence_transformers
 from reason2decide.config import Lengths
-from reason2decide.console import say
+from reason2decide.console import say, warn
 from reason2decide.errors import BaseModelError, DataError
-from reason2decide.features import PromptEncoder, TokenTable
+from reason2decide.features import PromptEncoder, TokenTable, Truncation
 from reason2decide.files import new_folder
 from reason2decide.losses import IGNORED
-from reason2decide.records import JsonlRecords, parse_record
+from reason2decide.records import JsonlRecords
 from reason2decide.trainer import StageProgress
 
 
@@ -74,19 +74,24 @@ def _parts(total: int, count: int, rng: np.random.Generator) -> list[int]:
 
 
 def read_texts(paths: Sequence[Path]) -> Iterator[str]:
-    """Texts of files, one a line: records for `.jsonl`, plain text otherwise.
+    """Texts of files: the lines of a `.txt`, the texts of the records of a `.jsonl`.
 
     Raises:
-        DataError: a file is missing, or a line of a `.jsonl` is not a record.
+        DataError: a file is missing, of another kind or not UTF-8, or a line of a `.jsonl` is not a record.
     """
     for path in paths:
-        if not path.is_file():
-            raise DataError(f"{path} is not a file; expected text, one note a line, or records as .jsonl")
-        with path.open(encoding="utf-8") as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    is_record = path.suffix == ".jsonl"
-                    yield parse_record(line, f"{path}, line {number}").text if is_record else line.strip()
+        if not path.is_file() or path.suffix not in (".txt", ".jsonl"):
+            raise DataError(f"{path} is not a .txt or .jsonl file; expected text, one note a line, or records")
+        if path.suffix == ".jsonl":
+            yield from (record.text for record in JsonlRecords(path))
+            continue
+        with path.open(encoding="utf-8-sig") as stream:
+            try:
+                yield from (line.strip() for line in stream if line.strip())
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path} is not UTF-8 ({error.reason}); convert it first, for instance by iconv"
+                ) from None
 
 
 def read_words(paths: Sequence[Path]) -> Iterator[str]:
@@ -122,6 +127,8 @@ def pretrain(
         OutputError: `out` exists and `force` is false.
     """
     silence_transformers()
+    if vocabulary_from and base != SCRATCH:
+        raise BaseModelError(f"the base {base!r} has a tokenizer of its own; --vocabulary-from is for {SCRATCH!r} only")
     with new_folder(out, "config.json", force=force) as folder:
         model, tokenizer = load_base(
             base, texts=lambda: chain(read_texts(paths), read_words(vocabulary_from)), seed=settings.seed
@@ -130,12 +137,12 @@ def pretrain(
         if None in sentinels or tokenizer.unk_token_id in sentinels:
             raise BaseModelError(f"the tokenizer of {base!r} has no <extra_id_0> ... sentinels; give a T5 or tiny")
         encoder = PromptEncoder(tokenizer, Lengths(input=settings.input_length))
-        table = TokenTable.write(
-            folder / "texts.bin",
-            (ids[: settings.input_length] for text in read_texts(paths) if len(ids := encoder.text_ids([text])[0]) > 1),
-        )
+        cuts = Truncation()
+        table = TokenTable.write(folder / "texts.bin", _token_rows(paths, encoder, cuts))
         if not len(table):
             raise DataError(f"{', '.join(map(str, paths))} hold no text to learn from; give files with a note a line")
+        if cuts.cut:
+            warn(f"{cuts} texts were cut; raise --input-length to keep them whole")
         say(f"pre-training {base} on {len(table)} texts of {table.lengths.mean():.0f} tokens on average")
         trainer = _SpanTrainer(model, tokenizer, table, sentinels, encoder.after, settings, folder)
         try:
@@ -147,6 +154,15 @@ def pretrain(
         tokenizer.save_pretrained(folder)
     say(f"pre-trained base: {out}")
     return out
+
+
+def _token_rows(paths: Sequence[Path], encoder: PromptEncoder, cuts: Truncation) -> Iterator[list[int]]:
+    """Token ids of every text of at least two tokens, cut to the input length."""
+    for text in read_texts(paths):
+        ids = encoder.text_ids([text])[0]
+        if len(ids) > 1:
+            cuts.count(len(ids) > encoder.lengths.input)
+            yield ids[: encoder.lengths.input]
 
 
 class _SpanTrainer(Trainer):  # type: ignore[misc]

@@ -17,6 +17,8 @@ from reason2decide.cli.data import data_app
 from reason2decide.console import set_quiet, stderr
 from reason2decide.errors import UserError
 
+INTERRUPTED = 130  # 128 + SIGINT: what the command line library makes of Ctrl-C
+
 app = typer.Typer(
     name="r2d",
     help="Train, measure and use small models that decide and write the reason for their decision.",
@@ -56,9 +58,10 @@ def main() -> None:
         if not _means_full_disk(error):
             raise
         _fail(f"the disk is full ({error}); free some space and run the command again")
-    except KeyboardInterrupt:
-        stderr.print("interrupted", markup=False)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            stderr.print("interrupted", markup=False)
+        raise
 
 
 def _means_full_disk(error: BaseException) -> bool:

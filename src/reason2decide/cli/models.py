@@ -78,15 +78,19 @@ def predict_command(
     if first is None:
         raise DataError(f"{cases} holds no case to decide on; expected at least one with a text")
     require_training()
+    from itertools import chain
+
     from reason2decide.console import track
     from reason2decide.predictor import BATCH_SIZE, READ_AHEAD, Predictor
+    from reason2decide.records import JsonlRecords
 
     def decide(stream: TextIO) -> None:
-        from itertools import chain
-
-        read_ahead = BATCH_SIZE if cases == Path("-") else READ_AHEAD
-        predictions = predictor.predict(chain([first], records), read_ahead=read_ahead)
-        for prediction in track(predictions, "deciding", unit="cases"):
+        # Somebody who types is answered line by line, a pipe in batches.
+        read_ahead = READ_AHEAD if cases != Path("-") else 1 if sys.stdin.isatty() else BATCH_SIZE
+        decidable = predictor.decidable(chain([first], records), on_bad)
+        predictions = predictor.predict(decidable, read_ahead=read_ahead)
+        total = len(JsonlRecords(cases)) if cases.suffix == ".jsonl" else None
+        for prediction in track(predictions, "deciding", total, "cases"):
             stream.write(json.dumps(prediction.to_json(), ensure_ascii=False) + "\n")
             stream.flush()
 

@@ -142,7 +142,9 @@ def _record(where: str, pmid: str, item: object) -> Record:
     decision = item.get("final_decision")
     if decision is not None and decision not in LABELS:
         raise DataError(f"{where}: the final_decision is {decision!r}; expected one of {', '.join(LABELS)}")
-    contexts, sections = item.get("CONTEXTS") or [], item.get("LABELS") or []
+    contexts, sections, answer = item.get("CONTEXTS") or [], item.get("LABELS") or [], item.get("LONG_ANSWER") or ""
+    if not all(_are_strings(own) for own in (contexts, sections, [answer])):
+        raise DataError(f"{where}: expected CONTEXTS and LABELS to be lists of strings and LONG_ANSWER a string")
     if len(sections) != len(contexts):
         sections = ["context"] * len(contexts)
     lines = [f"{section}: {context}" for section, context in zip(sections, contexts, strict=True)]
@@ -150,10 +152,14 @@ def _record(where: str, pmid: str, item: object) -> Record:
         "id": pmid,
         "text": "\n".join([f"question: {item['QUESTION'].strip()}", *lines]),
         "label": decision,
-        "rationales": {"human": item["LONG_ANSWER"]} if item.get("LONG_ANSWER") else {},
+        "rationales": {"human": answer} if answer else {},
         "group": pmid,
     }
     return record_from_json(value, where)
+
+
+def _are_strings(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 def _items(path: Path) -> Iterator[tuple[str, Any]]:
