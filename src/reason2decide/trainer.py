@@ -35,23 +35,24 @@ class StageLog:
 
     path: Path
     stage: str
-    batches_per_step: int
-    _since_last: list[dict[str, float | Tensor]] = field(default_factory=list)
+    _batches: list[dict[str, float | Tensor]] = field(default_factory=list)
+    _steps: set[int] = field(default_factory=set)
 
-    def batch(self, values: dict[str, float | Tensor]) -> None:
-        """Keep one batch's values; tensors stay on their device until the row is written."""
-        self._since_last.append(values)
+    def batch(self, step: int, values: dict[str, float | Tensor]) -> None:
+        """Keep the values of one batch of a step; tensors stay on their device until the row is written."""
+        self._batches.append(values)
+        self._steps.add(step)
 
     def train_row(self, step: int, extra: dict[str, float]) -> None:
-        """Write the means of what `step` was given since the last row."""
-        batches, self._since_last = self._since_last, []
-        means = {
-            key: float(np.mean([float(batch[key]) for batch in batches if key in batch]))
-            for key in {key: None for batch in batches for key in batch}
-        }
-        for key in means:
-            if key.endswith("_loss"):  # a batch's loss is its share of the step's mean: shares add up
-                means[key] *= self.batches_per_step
+        """Write the means of what was given since the last row.
+
+        A batch's loss is its share of its step's mean, so losses add up over batches and are averaged over steps.
+        """
+        means = {}
+        for key in dict.fromkeys(key for batch in self._batches for key in batch):
+            values = [float(batch[key]) for batch in self._batches if key in batch]
+            means[key] = sum(values) / (len(self._steps) if key.endswith("_loss") else len(values))
+        self._batches, self._steps = [], set()
         self.write({"event": "train", "step": step, **means, **extra})
 
     def write(self, row: dict[str, Any]) -> None:
@@ -185,7 +186,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             log["label_loss"] = label_loss.detach()
         if stage.learns_rationales:
             log["rationale_loss"] = rationale_loss.detach()
-        self.stage_log.batch(log)
+        self.stage_log.batch(step, log)
         # Data parallelism averages gradients, and the losses were divided by the tokens of all processes.
         scaled: Tensor = loss * self.accelerator.num_processes
         return scaled

@@ -114,7 +114,7 @@ def _train_stage(
         encoder=train_split.encoder,
         train=train_split,
         validation=validation,
-        log=StageLog(run / "log.jsonl", stage.name, config.of("gradient_accumulation", stage.name)),
+        log=StageLog(run / "log.jsonl", stage.name),
     )
     trainer.train()
     say(f"{stage.name}: best {trainer.selection} {trainer.best_value:.4f} at step {trainer.best_step}")
