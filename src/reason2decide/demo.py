@@ -22,7 +22,7 @@ SETTINGS = {
     "method": "r2d",
     "base": "tiny",
     "rationale_source": "llm",
-    "steps": {"stage1": 900, "stage2": 900},
+    "steps": {"stage1": 900, "stage2": 1000},
     "batch_size": 16,
     "learning_rate": {"stage1": 1.5e-3, "stage2": 7e-4},
     "learning_rate_warmup": 0.05,
@@ -33,8 +33,8 @@ SETTINGS = {
 
 CALLS = (
     "34 yo F calls about sore throat for 2 days. it is mild. pt denies trouble breathing. drinks enough water and tea.",
-    "71 yo M with fall at home since last night. takes a blood thinner. it is still moderate. no confusion.",
-    "26 yo F c/o headache since this morning. now has stiff neck. asks what to do and will call back.",
+    "29 yo F c/o watery diarrhea x 3 d. now very severe. no black stools. drinks enough water and tea today.",
+    "5 mo F with fever since last night. now has trouble waking up. mother is worried and fears an emergency.",
 )
 
 

@@ -304,14 +304,15 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         """Send the Trainer's own log rows to the run's log."""
         if "loss" in logs:
             self._require_finite(logs["loss"])
+            self._require_finite(logs.get("grad_norm", 0.0), "gradient norm")
             keys = ("loss", "grad_norm", "learning_rate")
             self.stage_log.train_row(self.state.global_step, {key: logs[key] for key in keys if key in logs})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
-    def _require_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
+    def _require_finite(self, value: float, what: str = "loss") -> None:
+        if not math.isfinite(value):
             raise DivergedError(
-                f"{self.stage.name}: the loss is {loss} at step {self.state.global_step}; "
+                f"{self.stage.name}: the {what} is {value} at step {self.state.global_step}; "
                 "train again with a smaller learning_rate, or a longer learning_rate_warmup"
             )
 
