@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reason2decide.console import say
+from reason2decide.console import say, warn
 from reason2decide.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from reason2decide.sources.writing import Imported
 
 data_app = typer.Typer(help="Import, check and simulate datasets.", no_args_is_help=True)
+MANY_LABELS = 200  # ours: the largest common label set that scoring is tested with
 LABELS_SHOWN = 10  # ours: of free-text labels there may be thousands
 
 import_app = typer.Typer(help="Import records as a dataset folder.", no_args_is_help=True)
@@ -290,6 +291,11 @@ def _say_dataset(dataset: Dataset) -> None:
     say(f"wrote {dataset.path}: {counts}")
     say(f"labels: {shown}")
     say(f"rationale sources: {', '.join(dataset.info.rationale_sources) or 'none'}")
+    if len(labels.values) > MANY_LABELS:
+        warn(
+            f"{len(labels.values)} labels are many to choose from for every record; if each record brings its own "
+            "choices, import them with --choices or --choices-in-text"
+        )
 
 
 def _print_report(report: CheckReport) -> None:
