@@ -179,7 +179,11 @@ def test_offline_hub_name_fails_in_seconds(dataset: Dataset, tmp_path: Path) -> 
 def test_ctrl_c_ends_with_130_and_leaves_no_half_output(dataset: Dataset, tmp_path: Path) -> None:
     config = toml(dataset, tmp_path, steps=100_000)
     process = subprocess.Popen(
-        [*R2D, "train", str(config), "--out", str(tmp_path / "run")], stderr=subprocess.PIPE, text=True
+        [*R2D, "train", str(config), "--out", str(tmp_path / "run")],
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background inherit an ignored SIGINT; a user's program does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob(".run.partial-*/log.jsonl")) and time.monotonic() < deadline:
