@@ -50,6 +50,7 @@ def train(config: Config, out: Path, *, force: bool = False) -> Path:
     """
     silence_transformers()
     _require_one_process()
+    _use_bfloat16(config.precision)  # refuses what this machine cannot do before anything is read
     require_absent(out, "run.json", force=force)
     dataset = Dataset.open(config.dataset)
     dataset.verify()
