@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forks import Forks, Group
 from toy import write_toy
 
 from reason2decide.records import Dataset
@@ -15,6 +17,20 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no public data at {folder}: it is not part of the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def group() -> Iterator[Group]:
+    """Two servers of `r2d` processes, which can train together."""
+    members = Group()
+    yield members
+    members.close()
+
+
+@pytest.fixture(scope="session")
+def forks(group: Group) -> Forks:
+    """One server of `r2d` processes."""
+    return group.members[0]
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ MANIFEST = Manifest(
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
-    (folder / "log.jsonl").write_text('{"event": "train"}\n')
+    (folder / "log.jsonl").write_text('{"stage": "stage2", "event": "train", "step": 1, "loss": 0.5}\n')
     model, tokenizer = build("t5")
     save_bundle(
         folder / "bundle", MANIFEST, model, tokenizer, config_toml="seed = 0\n", training_log=folder / "log.jsonl"

@@ -181,8 +181,9 @@ def test_the_simulate_command_says_that_it_is_synthetic(tmp_path: Path) -> None:
 
 
 def test_lengths_in_tokens_of_a_base(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    tokenizers = pytest.importorskip("tokenizers")
+    import tokenizers
+    import transformers
+
     whole = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0, "</s>": 1}, unk_token="<unk>"))
     whole.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     whole.post_processor = tokenizers.processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])

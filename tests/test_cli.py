@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forks import Ended, Forks
 from toy import run as train_toy
 from toy import settings
 
 from reason2decide import __version__
 from reason2decide.records import Dataset
 
+SERVER: list[Forks] = []
 R2D = [sys.executable, "-c", "from reason2decide.cli import main; main()"]
 
 
-def r2d(
-    *arguments: object, stdin: str | None = None, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*R2D, *map(str, arguments)],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, **(env or {})},
-    )
+@pytest.fixture(scope="module", autouse=True)
+def _server(forks: Forks) -> Iterator[None]:
+    SERVER.append(forks)
+    yield
+    SERVER.clear()
+
+
+def r2d(*arguments: object, stdin: str | None = None) -> Ended:
+    return SERVER[0].run(*arguments, stdin=stdin)
 
 
 def refused(*arguments: object) -> str:
@@ -165,33 +165,15 @@ def test_offline_hub_name_fails_in_seconds(dataset: Dataset, tmp_path: Path) -> 
     """With nothing listening where the hub should be, the answer comes within seconds and names what to do."""
     config = toml(dataset, tmp_path, base="google/flan-t5-small")
     started = time.monotonic()
-    done = r2d(
-        "train",
-        config,
-        "--out",
-        tmp_path / "r",
-        env={"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")},
+    done = subprocess.run(
+        [*R2D, "train", str(config), "--out", str(tmp_path / "r")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")},
     )
     assert done.returncode == 2 and "neither a folder here nor reachable" in done.stderr
     assert time.monotonic() - started < 60 and not (tmp_path / "r").exists()
-
-
-def test_ctrl_c_ends_with_130_and_leaves_no_half_output(dataset: Dataset, tmp_path: Path) -> None:
-    config = toml(dataset, tmp_path, steps=100_000)
-    process = subprocess.Popen(
-        [*R2D, "train", str(config), "--out", str(tmp_path / "run")],
-        stderr=subprocess.PIPE,
-        text=True,
-        # Tests that run in the background inherit an ignored SIGINT; a user's program does not.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".run.partial-*/log.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in errors and "interrupted" in errors
-    assert [item.name for item in tmp_path.iterdir()] == ["train.toml"]
 
 
 @pytest.mark.parametrize("extra", ["train", "report"])
@@ -222,12 +204,19 @@ def test_a_full_disk_says_so(bundle: Path, tmp_path: Path) -> None:
     assert done.returncode == 2 and "disk is full" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_failed_force_keeps_the_old_run(dataset: Dataset, tmp_path: Path) -> None:
-    """A run is replaced only by a whole one: settings that diverge leave what was there."""
+def test_force_replaces_a_run_only_when_nothing_is_left_to_refuse(dataset: Dataset, tmp_path: Path) -> None:
     config = toml(dataset, tmp_path, steps=2)
     assert r2d("--quiet", "train", config, "--out", tmp_path / "run").returncode == 0
     before = (tmp_path / "run" / "bundle" / "manifest.json").read_bytes()
-    message = refused("train", config, "--out", tmp_path / "run", "--force", "--set", "learning_rate=1e30")
-    assert "smaller learning_rate" in message
-    assert (tmp_path / "run" / "bundle" / "manifest.json").read_bytes() == before
+    assert "is complete; give another path, or --force" in refused("train", config, "--out", tmp_path / "run")
+    for mistake in ("base=nobody/nothing/there", "rationale_source=nurse", "lengths.label=2", "batch_tokens=10"):
+        refused("train", config, "--out", tmp_path / "run", "--force", "--set", mistake)
+        assert (tmp_path / "run" / "bundle" / "manifest.json").read_bytes() == before, mistake
     assert sorted(item.name for item in tmp_path.iterdir()) == ["run", "train.toml"]
+
+
+def test_a_loss_that_is_no_number_names_step_and_records(dataset: Dataset, tmp_path: Path) -> None:
+    config = toml(dataset, tmp_path, steps=4)
+    message = refused("train", config, "--out", tmp_path / "run", "--set", "learning_rate=1e30")
+    assert "at step 2, whose records are r" in message and "smaller learning_rate" in message
+    assert not (tmp_path / "run" / "bundle").exists()

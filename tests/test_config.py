@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reason2decide.config import Config, describe_keys, load_config, parse_config
+from reason2decide.config import Config, Encoder, describe_keys, load_config, parse_config
 from reason2decide.errors import ConfigError
 from reason2decide.methods import METHODS
 
@@ -43,11 +43,23 @@ def test_toml_round_trip(method: str) -> None:
 def test_overrides_and_paths(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('method = "sft"\nbase = "./model"\ndataset = "data"\nsteps = 10\n')
-    config = load_config(file, ["steps=20", "learning_rate.sft=1e-3", "base=tiny", "lengths.input=64"])
+    config = load_config(file, ["steps=20", "learning_rate.sft=1e-3", "base=tiny", "lengths.input=64", "lora.rank=2"])
+    assert config.lora is not None and config.lora.rank == 2
+    assert load_config(file, ["base.encoder=bert"]).base == Encoder(encoder="bert")
     assert (config.of("steps", "sft"), config.of("learning_rate", "sft")) == (20, 1e-3)
     assert (config.base, config.lengths.input) == ("tiny", 64)
     assert config.dataset == tmp_path / "data"
     assert load_config(file).base == str(tmp_path / "model")
+    file.write_text('method = "sft"\nbase = {encoder = "./bert"}\ndataset = "data"\nsteps = 10\n')
+    assert load_config(file).base == Encoder(encoder=str(tmp_path / "bert"))
+
+
+def test_what_decides_the_result_is_the_identity_of_a_run() -> None:
+    config = parse_config(MINIMAL, "test")
+    for change in ({"checkpoint_every": 7}, {"keep_checkpoints": 9}, {"report_to": ["mlflow"]}, {"dataset": "moved"}):
+        assert parse_config({**MINIMAL, **change}, "test").identity() == config.identity(), change
+    for change in ({"seed": 1}, {"steps": 99}, {"batch_tokens": 512}, {"optimizer": "adafactor"}, {"lora": {}}):
+        assert parse_config({**MINIMAL, **change}, "test").identity() != config.identity(), change
 
 
 def message_of(content: dict[str, object]) -> str:
@@ -71,7 +83,15 @@ def test_all_mistakes_at_once_with_the_nearest_key() -> None:
         ({"steps": {"stage3": 5, "stage1": 5, "stage2": 5}}, "no such stage; it has stage1, stage2"),
         ({"rationale_source": {"stage1": "llm"}}, "rationale_source: none given for stage2"),
         ({"warmup_share": 0.5}, "together over 1"),
-        ({"precision": "float16"}, "precision = 'float16'"),
+        (
+            {"precision": "float16"},
+            "precision = 'float16': T5 overflows in float16 and its losses become nan; use bfloat16",
+        ),
+        ({"precision": "int8"}, "precision = 'int8': input should be 'auto', 'float32' or 'bfloat16'"),
+        ({"optimizer": "sgd"}, "optimizer = 'sgd': input should be 'adamw' or 'adafactor'"),
+        ({"report_to": ["comet"]}, "report_to.0 = 'comet'"),
+        ({"base": {"encoderr": "x"}}, "expected a name, a folder, or {encoder ="),
+        ({"lora": {"ranks": 4}}, "there is no key 'lora.ranks'; did you mean 'rank'?"),
         ({"steps": "many"}, "steps"),
     ],
 )

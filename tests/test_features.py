@@ -13,7 +13,7 @@ from tiny_models import ARCHITECTURES, build
 
 from reason2decide.config import Lengths
 from reason2decide.errors import DataError
-from reason2decide.features import PromptEncoder, SplitFeatures, TokenTable
+from reason2decide.features import PromptEncoder, SplitFeatures, TokenCache, TokenTable
 from reason2decide.prompts import PREDICT_PREFIX, body, explain_prefix, join
 from reason2decide.records import DatasetInfo, LabelSet, Record, write_dataset
 
@@ -80,7 +80,9 @@ def test_split_features(tmp_path: Path) -> None:
     ]
     dataset = write_dataset(tmp_path / "data", DatasetInfo("d", "t", LABELS, ("llm", "nurse")), {"train": records})
     encoder = PromptEncoder(tokenizer, Lengths(input=32, rationale=10))
-    features = SplitFeatures(dataset.split("train"), LABELS, encoder, tmp_path / "tokens").with_source("llm")
+    cache = TokenCache(tmp_path / "tokens", tokenizer)
+    split = dataset.split("train")
+    features = SplitFeatures(split, dataset.hashes["train"], LABELS, encoder, cache).with_source("llm")
     assert [example.id for example in features] == ["1", "2", "3"]
     assert [len(example.rationale) > 0 for example in features] == [True, False, True]
     assert (str(features.cut_texts), str(features.cut_rationales)) == ("1 of 3", "1 of 2")

@@ -167,9 +167,10 @@ def test_without_matplotlib_only_curves_are_missing(monkeypatch):
 @pytest.fixture(scope="module")
 def browser():
     if CHROMIUM is None:
-        pytest.skip("needs a browser: none of chromium, chromium-browser, google-chrome is on PATH")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
+        pytest.skip("needs a browser, which CI installs: no chromium, chromium-browser or google-chrome is on PATH")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()

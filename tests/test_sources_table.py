@@ -143,8 +143,9 @@ def test_a_label_means_the_choice_equal_but_for_case_space_and_final_marks() -> 
 
 
 def test_formats_give_the_same_records(tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    pa = pytest.importorskip("pyarrow")
+    import pyarrow as pa
+    from pyarrow import parquet
+
     rows = [{"q": f"is {i}, or\nnot?", "s": i % 3, "why": f"{i}" if i % 2 else None} for i in range(40)]
     quoted = [["q", "s", "why"], *([f'"{row["q"]}"', str(row["s"]), row["why"] or ""] for row in rows)]
     table(tmp_path / "in.csv", quoted)
@@ -326,8 +327,6 @@ def test_bad_tables_are_named_and_leave_nothing(tmp_path: Path, content: bytes, 
     ],
 )
 def test_other_bad_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
-    if name.endswith(".parquet"):
-        pytest.importorskip("pyarrow")
     (tmp_path / name).write_bytes(content)
     assert message in r2d(tmp_path / name, "--out", tmp_path / "d", "--text", "text", "--label", "label", ok=False)
     assert [item.name for item in tmp_path.iterdir()] == [name]

@@ -19,10 +19,10 @@ from reason2decide.config import parse_config
 from reason2decide.errors import BaseModelError, DataError, OutputError, UserError
 from reason2decide.features import Example
 from reason2decide.methods import METHODS
+from reason2decide.objective import Objective
 from reason2decide.predictor import Predictor
 from reason2decide.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
 from reason2decide.schedules import takes_predicted_label
-from reason2decide.trainer import StageTrainer
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -43,7 +43,7 @@ def test_every_method_makes_a_bundle_that_decides(method: str, dataset: Dataset,
     assert all(np.isfinite(row["loss"]) for row in rows)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES[:-1])  # an encoder made into one has a test of its own
 def test_every_architecture_trains_from_a_folder(architecture: str, dataset: Dataset, tmp_path: Path) -> None:
     base = save(architecture, tmp_path / "base")
     bundle = run(dataset, tmp_path / "run", base=str(base))
@@ -53,7 +53,8 @@ def test_every_architecture_trains_from_a_folder(architecture: str, dataset: Dat
 
 def test_a_cue_is_learnt(dataset: Dataset, tmp_path: Path) -> None:
     """Not only does it run: on a task of one cue the labels become right and the rationales say the cue."""
-    bundle = run(dataset, tmp_path / "run", steps={"stage1": 150, "stage2": 150}, learning_rate=3e-3, dropout=0.0)
+    steps = {"stage1": 150, "stage2": 150}
+    bundle = run(dataset, tmp_path / "run", steps=steps, learning_rate=3e-3, dropout=0.0, evaluate_every=50)
     records = dataset.split("test")
     predictions = list(Predictor.load(bundle).predict(records))
     right = sum(p.predicted_label == r.label for p, r in zip(predictions, records, strict=True))
@@ -73,23 +74,14 @@ def conditioning_labels(
 ) -> dict[tuple[int, str], bool]:
     """Which records were drawn at which step, as the trainer itself decides it while it trains."""
     seen: dict[tuple[int, str], bool] = {}
-    original = StageTrainer._rationale_loss
-    drawn_now: set[str] = set()
-    predicted = StageTrainer._predicted_labels
+    original = Objective._predict_conditioning
 
-    def spy_predicted(self: StageTrainer, model: Any, inputs: dict[str, Any], states: Any, rows: list[int]) -> Any:
-        drawn_now.clear()
-        drawn_now.update(inputs["examples"][row].id for row in rows)
-        return predicted(self, model, inputs, states, rows)
+    def spy(self: Objective, examples: list[Example], step: int, predict: Any, states: Any) -> Any:
+        rows, read = original(self, examples, step, predict, states)
+        seen.update({(step, e.id): row in rows for row, e in enumerate(examples) if len(e.rationale)})
+        return rows, read
 
-    def spy(self: StageTrainer, model: Any, examples: list[Example], conditioning: Any, tokens: Any) -> Any:
-        if self.stage.name == "stage2" and model.training:
-            for row in conditioning:
-                seen[self.state.global_step, examples[row].id] = examples[row].id in drawn_now
-        return original(self, model, examples, conditioning, tokens)
-
-    monkeypatch.setattr(StageTrainer, "_predicted_labels", spy_predicted)
-    monkeypatch.setattr(StageTrainer, "_rationale_loss", spy)
+    monkeypatch.setattr(Objective, "_predict_conditioning", spy)
     run(dataset, out, method="r2d-no-stage1", steps=6, warmup_share=0.0, ramp_share=0.5, **changes)
     return seen
 
@@ -101,7 +93,7 @@ def test_draws_do_not_depend_on_batch_size_or_order(
     whole = conditioning_labels(dataset, tmp_path / "a", monkeypatch, batch_size=24)
     split = conditioning_labels(dataset, tmp_path / "b", monkeypatch, batch_size=6, gradient_accumulation=4)
     common = whole.keys() & split.keys()
-    assert len(common) > 50 and any(whole.values()) and not all(whole.values())
+    assert len(common) > 30 and any(whole.values()) and not all(whole.values())
     assert {key: whole[key] for key in common} == {key: split[key] for key in common}
     # And both are the pure function of (seed, step, record id): pi is 0, 1/3, 2/3, then 0.9.
     pi = [0.0, 1 / 3, 2 / 3, 0.9, 0.9, 0.9]

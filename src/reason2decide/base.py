@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers import (
     AutoConfig,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    EncoderDecoderModel,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
@@ -22,12 +23,21 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from reason2decide.config import Encoder
 from reason2decide.errors import BaseModelError
 from reason2decide.prompts import PREDICT_PREFIX, explain_prefix, join
 
 SCRATCH = "tiny"  # a small T5 from scratch, its tokenizer trained on the training split
 HUB_TIMEOUT_SECONDS = 5.0  # ours: to learn that a hub cannot be reached, not to download from it
 TINY_VOCABULARY = 3000  # ours: small enough that embeddings are under half of the parameters
+DROPOUT_KEYS = (
+    "dropout_rate",
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+)
 SENTINELS = 100  # T5's <extra_id_0> ... <extra_id_99>, for span corruption
 
 
@@ -38,27 +48,34 @@ def silence_transformers() -> None:
 
 
 def load_base(
-    name: str, *, texts: Callable[[], Iterable[str]], seed: int, dropout: float | None = None
+    base: str | Encoder, *, texts: Callable[[], Iterable[str]], seed: int, dropout: float | None = None
 ) -> tuple[Any, Any]:
     """The model and tokenizer of a base, weights in float32.
 
     Args:
-        name: `tiny`, a local folder, or a hub name.
+        base: `tiny`, a local folder, a hub name, or a BERT-like encoder to warm-start from.
         texts: gives the training texts, read only if a tokenizer must be trained on them (`tiny`).
-        seed: of the weights of `tiny`.
+        seed: of the weights of `tiny`, and of those that an encoder's decoder has new.
         dropout: replaces the base's own rate.
 
     Raises:
-        BaseModelError: neither a folder nor reachable, not an encoder-decoder, or without a usable tokenizer.
+        BaseModelError: neither a folder nor reachable, of the wrong kind, or without a usable tokenizer.
     """
-    if name == SCRATCH:
+    if base == SCRATCH:
         tokenizer = train_tokenizer(texts())
         model: Any = new_tiny(tokenizer, seed)
+    elif isinstance(base, Encoder):
+        model, tokenizer = _from_encoder(base.encoder, seed)
     else:
-        model, tokenizer = _pretrained(name)
+        model, tokenizer = _pretrained(base)
     if dropout is not None:
-        _set_dropout(model, dropout)
+        set_dropout(model, dropout)
     return model, tokenizer
+
+
+def blank_copy(model: Any) -> Any:
+    """A model of the same shape and settings, its weights yet to be loaded."""
+    return AutoModelForSeq2SeqLM.from_config(model.config)
 
 
 def new_tiny(tokenizer: Any, seed: int) -> T5ForConditionalGeneration:
@@ -116,7 +133,73 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = TINY_VOCABULARY) -> 
     )
 
 
+def load_weights(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
+    """Load weights that hold tied ones once, as `processes.whole_weights` gives them."""
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    own = {name for name, _ in model.named_parameters()}
+    assert not unexpected and own.isdisjoint(missing), f"weights of another model: {unexpected} {missing}"
+
+
+def has_dropout(model: Any) -> bool:
+    """Whether any layer drops anything in training."""
+    return any(
+        module.p > 0
+        if isinstance(module, torch.nn.Dropout)
+        else isinstance(getattr(module, "dropout", None), float) and module.dropout > 0
+        for module in model.modules()
+    )
+
+
 def _pretrained(name: str) -> tuple[Any, Any]:
+    _require_there(name)
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        if not config.is_encoder_decoder:
+            raise BaseModelError(
+                f"the base {name!r} is a {config.model_type}, not an encoder-decoder; T5, mT5 and BART are, and a "
+                f'BERT-like encoder becomes one by base = {{encoder = "{name}"}}'
+            )
+        model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except BaseModelError:
+        raise
+    except Exception as error:  # whatever a damaged or foreign folder makes the library raise
+        raise BaseModelError(f"the base {name!r} cannot be loaded: {_reason(error)}") from None
+    if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
+        raise BaseModelError(f"the tokenizer of {name!r} has no padding or end token; add them and save it again")
+    return model, tokenizer
+
+
+def _from_encoder(name: str, seed: int) -> tuple[Any, Any]:
+    """An encoder-decoder whose two halves have the weights of a BERT-like encoder (Rothe et al. 2020, "BERT2BERT").
+
+    Its attention from decoder to text is new. The classification token starts the decoder, the separator ends it.
+    """
+    _require_there(name)
+    set_seed(seed)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model = EncoderDecoderModel.from_encoder_decoder_pretrained(
+            name, name, encoder_dtype=torch.float32, decoder_dtype=torch.float32
+        )
+    except Exception as error:
+        raise BaseModelError(
+            f"the base {{encoder = {name!r}}} cannot become an encoder-decoder: {_reason(error)}"
+        ) from None
+    start, end, pad = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
+    if None in (start, end, pad):
+        raise BaseModelError(f"the tokenizer of {name!r} has no classification, separator or padding token")
+    tokenizer.eos_token = tokenizer.sep_token
+    for config in (model.config, model.generation_config):
+        config.decoder_start_token_id, config.eos_token_id, config.pad_token_id = start, end, pad
+    return model, tokenizer
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _require_there(name: str) -> None:
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise BaseModelError(f"the folder {name} holds no model (no config.json); give one saved by transformers")
@@ -124,22 +207,6 @@ def _pretrained(name: str) -> tuple[Any, Any]:
         raise BaseModelError(f"the base {name!r} is not a folder; give a folder, a hub name, or tiny")
     else:
         _require_reachable(name)
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        if not config.is_encoder_decoder:
-            raise BaseModelError(
-                f"the base {name!r} is a {config.model_type}, not an encoder-decoder; T5, mT5 and BART are"
-            )
-        model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except BaseModelError:
-        raise
-    except Exception as error:  # whatever a damaged or foreign folder makes the library raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BaseModelError(f"the base {name!r} cannot be loaded: {reason}") from None
-    if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
-        raise BaseModelError(f"the tokenizer of {name!r} has no padding or end token; add them and save it again")
-    return model, tokenizer
 
 
 def _require_reachable(name: str) -> None:
@@ -157,12 +224,15 @@ def _require_reachable(name: str) -> None:
         ) from None
 
 
-def _set_dropout(model: Any, rate: float) -> None:
+def set_dropout(model: Any, rate: float) -> None:
+    """Replace every dropout rate of a model, in its layers and its configuration."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = rate
         elif isinstance(getattr(module, "dropout", None), float):
             module.dropout = rate
-    for key in ("dropout_rate", "dropout", "attention_dropout", "activation_dropout"):
-        if hasattr(model.config, key):
-            setattr(model.config, key, rate)
+    # The configurations too (an encoder's and decoder's own among them): copies of the model are made of them.
+    for config in (model.config, getattr(model.config, "encoder", None), getattr(model.config, "decoder", None)):
+        for key in DROPOUT_KEYS:
+            if hasattr(config, key):
+                setattr(config, key, rate)

@@ -13,7 +13,6 @@ Loading executes nothing from the folder: safetensors and JSON only, each file w
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from reason2decide.files import new_folder, sha256_file
 from reason2decide.methods import METHODS, Explain
 from reason2decide.prompts import PROMPT_VERSION
 from reason2decide.records import LabelSet
+from reason2decide.run_log import read_rows, write_summary
 
 if TYPE_CHECKING:
     from reason2decide.features import PromptEncoder
@@ -90,16 +90,12 @@ class ModelBundle:
 def save_bundle(
     out: Path, manifest: Manifest, model: Any, tokenizer: Any, *, config_toml: str, training_log: Path
 ) -> None:
-    """Write a bundle, complete or not at all.
-
-    Raises:
-        OutputError: `out` exists.
-    """
-    with new_folder(out, "manifest.json") as folder:
+    """Write a bundle, complete or not at all, in place of one that stands there."""
+    with new_folder(out, "manifest.json", force=True) as folder:
         model.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
         (folder / "config.toml").write_text(config_toml, "utf-8")
-        shutil.copyfile(training_log, folder / "training_log.jsonl")
+        write_summary(folder / "training_log.jsonl", read_rows(training_log))
         (folder / "README.md").write_text(model_card(manifest), "utf-8")
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         hashes = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}

@@ -19,7 +19,11 @@ from reason2decide.errors import ConfigError
 from reason2decide.methods import METHODS, Stage, method_named
 
 Precision = Literal["auto", "float32", "bfloat16"]
+Optimizer = Literal["adamw", "adafactor"]
+Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 PER_STAGE: dict[str, Any] = {"stage": True}  # marks the keys that may be a table by stage
+# Marks the keys that may change when a run is resumed: what is learnt does not hang on them.
+FREE: dict[str, Any] = {"free": True}
 
 
 def _spread(value: Any) -> Any:
@@ -46,13 +50,39 @@ class Lengths(BaseModel):
     )
 
 
+class Encoder(BaseModel):
+    """A base made of a BERT-like encoder: the decoder has the same weights, its attention to the text is new."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoder: str = Field(description="a BERT-like encoder to warm-start from: hub name or local folder")
+
+
+class Lora(BaseModel):
+    """Low-rank adapters beside frozen weights (Hu et al. 2021), merged into them when a stage ends."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = Field(16, ge=1, description="of the adapters (ours)")
+    alpha: float = Field(32.0, gt=0, description="adapters are scaled by alpha / rank (ours: twice the rank)")
+    dropout: float = Field(0.0, ge=0, lt=1, description="before the adapters (peft's default)")
+    targets: tuple[str, ...] = Field(
+        ("q", "v"),
+        min_length=1,
+        description="layers to adapt, by the end of their name (Hu et al. 2021: q, v; T5's names)",
+    )
+
+
 class Config(BaseModel):
     """What a training run is asked to do. The first five keys are all that a file must hold."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: str = Field(description=f"one of {', '.join(METHODS)}")
-    base: str = Field(description="an encoder-decoder: hub name, local folder, or `tiny` (small, from scratch)")
+    base: str | Encoder = Field(
+        description="an encoder-decoder: hub name, local folder, or `tiny` (small, from scratch); "
+        'or {encoder = "..."}: a BERT-like encoder'
+    )
     dataset: Path = Field(description="dataset folder; a relative path starts at the configuration file")
     rationale_source: PerStageText = Field(
         {}, description="whose rationales to learn from; not needed by sft", json_schema_extra=PER_STAGE
@@ -64,12 +94,17 @@ class Config(BaseModel):
     batch_size: PerStageInt = Field(
         {"*": 64}, description="records per batch and process (authors' code)", json_schema_extra=PER_STAGE
     )
+    batch_tokens: PerStageInt = Field(
+        {},
+        description="takes batch_size's place: tokens per batch and process, padding and targets included (ours: off)",
+        json_schema_extra=PER_STAGE,
+    )
     gradient_accumulation: PerStageInt = Field(
         {"*": 1}, description="batches per optimizer step (authors' code)", json_schema_extra=PER_STAGE
     )
     learning_rate: PerStagePositive = Field(
         {"*": 5e-5},
-        description="peak of AdamW's rate, falling linearly to 0 (authors' code)",
+        description="peak of the rate, falling linearly to 0 (authors' code)",
         json_schema_extra=PER_STAGE,
     )
     learning_rate_warmup: PerStageShare = Field(
@@ -77,12 +112,23 @@ class Config(BaseModel):
         description="share of the steps over which the rate rises (Trainer's default)",
         json_schema_extra=PER_STAGE,
     )
-    weight_decay: float = Field(0.0, ge=0, description="of AdamW (Trainer's default)")
+    optimizer: Optimizer = Field("adamw", description="adamw, or adafactor, whose states are small (authors: adamw)")
+    weight_decay: float = Field(0.0, ge=0, description="of the optimizer, decoupled (Trainer's default)")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm (Trainer's default)")
     dropout: float | None = Field(None, ge=0, lt=1, description="replaces the base's own rate (ours: the base's own)")
     precision: Precision = Field(
         "auto", description="bfloat16 where the GPU has it, else float32 (ours; T5 overflows in float16)"
     )
+    conditioning_dropout: bool = Field(
+        True,
+        description="whether y^ is predicted with dropout on (authors' code); off takes an encoder pass of its own",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, about a third slower (ours)"
+    )
+    compile: bool = Field(False, description="run the forward passes through torch.compile (ours)")
+    fsdp: bool = Field(False, description="shard gradients and optimizer states over the processes (ours)")
+    lora: Lora | None = Field(None, description="train low-rank adapters only (ours: off, all weights are trained)")
     alpha: PerStageShare = Field(
         {}, description="label weight after the warm-up (paper: 0.7 in stage2; dss 0.5)", json_schema_extra=PER_STAGE
     )
@@ -101,6 +147,17 @@ class Config(BaseModel):
     )
     evaluate_every: PerStageInt = Field(
         {}, description="steps between validations (ours: a twentieth of the stage)", json_schema_extra=PER_STAGE
+    )
+    checkpoint_every: PerStageInt = Field(
+        {},
+        description="steps between checkpoints (ours: as evaluate_every)",
+        json_schema_extra=PER_STAGE | FREE,
+    )
+    keep_checkpoints: int = Field(
+        2, ge=1, description="checkpoints kept of each stage, the newest (ours)", json_schema_extra=FREE
+    )
+    report_to: tuple[Tracker, ...] = Field(
+        (), description="trackers to log to besides RUN/log.jsonl (ours: none)", json_schema_extra=FREE
     )
     patience: PerStageInt = Field(
         {},
@@ -145,6 +202,20 @@ class Config(BaseModel):
         """Steps between validations: as configured, else a twentieth of the stage."""
         return int(self.of("evaluate_every", stage) or max(1, self.of("steps", stage) // 20))
 
+    def checkpoint_every_of(self, stage: str) -> int:
+        """Steps between checkpoints: as configured, else at each validation."""
+        return int(self.of("checkpoint_every", stage) or self.evaluate_every_of(stage))
+
+    @property
+    def base_name(self) -> str:
+        """The base in one word, for messages and the bundle."""
+        return self.base if isinstance(self.base, str) else f"encoder {self.base.encoder}"
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides what is learnt, except the data, which is known by its hashes."""
+        free = {key for key, field in type(self).model_fields.items() if (field.json_schema_extra or {}).get("free")}  # type: ignore[union-attr]
+        return self.model_dump(mode="json", exclude=free | {"dataset"}, exclude_none=True)
+
     def to_toml(self) -> str:
         """The whole configuration as TOML, defaults included; reading it gives the same object."""
         content = self.model_dump(mode="json", exclude_none=True)
@@ -154,6 +225,10 @@ class Config(BaseModel):
             if value != {}
         }
         return tomli_w.dumps(collapsed)
+
+
+# Keys that hold a table of keys of their own.
+TABLES: dict[str, type[BaseModel]] = {"lengths": Lengths, "lora": Lora, "base": Encoder}
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -170,10 +245,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     # Paths of the file are relative to the file, those of --set to where the command is given.
     if isinstance(content.get("dataset"), str):
-        content["dataset"] = str(path.parent / content["dataset"])
-    base = content.get("base")
+        content["dataset"] = str((path.parent / content["dataset"]).resolve())
+    holder, key = (content["base"], "encoder") if isinstance(content.get("base"), dict) else (content, "base")
+    base = holder.get(key)
     if isinstance(base, str) and (base.startswith(("./", "../")) or (path.parent / base).is_dir()):
-        content["base"] = str((path.parent / base).resolve())
+        holder[key] = str((path.parent / base).resolve())
     for override in overrides:
         _apply(content, override)
     return parse_config(content, str(path))
@@ -207,7 +283,8 @@ def _validated(content: dict[str, Any]) -> tuple[Config | None, list[str]]:
 def describe_keys() -> str:
     """Every key with its type's default and source, one a line (`r2d train --explain`)."""
     lines = []
-    for prefix, model in (("", Config), ("lengths.", Lengths)):
+    models: list[tuple[str, type[BaseModel]]] = [("", Config), *((f"{name}.", table) for name, table in TABLES.items())]
+    for prefix, model in models:
         for name, field in model.model_fields.items():
             if name == "lengths":
                 continue
@@ -219,8 +296,10 @@ def _default(field: Any) -> str:
     if field.is_required():
         return "(required)"
     value = field.default
-    if value is None or value == {}:
+    if value is None or value == {} or value == ():
         return "(see right)"
+    if isinstance(value, bool):
+        return str(value).lower()
     return str(value["*"] if isinstance(value, dict) else value)
 
 
@@ -241,7 +320,8 @@ def _apply(content: dict[str, Any], override: str) -> None:
     for table in tables:
         inner = target.get(table)
         if not isinstance(inner, dict):
-            inner = {} if inner is None else {"*": inner}
+            field = Config.model_fields.get(table)
+            inner = {"*": inner} if inner is not None and field is not None and _stage_note(field) else {}
             target[table] = inner
         target = inner
     target[last] = value
@@ -251,8 +331,17 @@ def _problems(error: ValidationError) -> Iterator[str]:
     for problem in error.errors():
         path = [str(part) for part in problem["loc"] if part != "*"]
         key = ".".join(path)
-        if problem["type"] == "extra_forbidden":
-            known = list(Lengths.model_fields if path[0] == "lengths" and len(path) > 1 else Config.model_fields)
+        if path[0] == "base" and len(path) > 1:
+            # A base is a name or a table: pydantic tells what is wrong with it as either.
+            if path[1] == "str":
+                yield f'base = {problem["input"]!r}: expected a name, a folder, or {{encoder = "..."}}'
+        elif key == "precision" and problem["input"] in ("float16", "fp16", "half"):
+            yield (
+                f"precision = {problem['input']!r}: T5 overflows in float16 and its losses become nan; use bfloat16 "
+                "where the GPU has it, else float32 ('auto' does)"
+            )
+        elif problem["type"] == "extra_forbidden":
+            known = list(TABLES.get(path[0], Config).model_fields if len(path) > 1 else Config.model_fields)
             near = difflib.get_close_matches(path[-1], known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"keys are {', '.join(known)}"
             yield f"there is no key {key!r}; {hint}"

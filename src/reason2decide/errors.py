@@ -34,6 +34,18 @@ class DivergedError(UserError):
     """A loss became infinite or not a number: the settings ask for too large steps."""
 
 
+class CheckpointError(UserError):
+    """A checkpoint is missing, damaged, or of another run."""
+
+
+class Interrupted(Reason2DecideError):
+    """Training was asked to stop by a signal, and lost nothing."""
+
+    def __init__(self, signal_number: int, where: str) -> None:
+        super().__init__(f"interrupted; {where}")
+        self.exit_code = 128 + signal_number
+
+
 class BundleError(UserError):
     """A model bundle is missing, altered, of another version or not ours."""
 

@@ -7,11 +7,14 @@ import errno
 import hashlib
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from reason2decide.errors import OutputError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sha256_file(path: Path) -> str:
@@ -34,8 +37,16 @@ def require_absent(out: Path, marker: str | None = None, *, force: bool = False)
         raise OutputError(f"{out} is not what this command makes (it has no {marker}), so --force will not delete it")
 
 
+def means_full_disk(error: BaseException) -> bool:
+    """Whether an error says that there is no room: on the disk, in the user's quota, or for a larger file."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return True
+    # safetensors and torch write from compiled code and raise errors of their own.
+    return any(sign in str(error) for sign in ("No space left on device", "StorageFull", "File too large"))
+
+
 def _cannot_create(out: Path, error: OSError) -> OSError | OutputError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in FULL:
         return error  # a full disk has a message of its own
     return OutputError(f"cannot create {out}: {error.strerror}: {error.filename}")
 
@@ -58,6 +69,7 @@ def new_folder(out: Path, marker: str, *, force: bool = False) -> Iterator[Path]
     try:
         yield partial
         partial.chmod(0o755)
+        _sync(partial)  # else a power cut could leave the name without the content
         if out.exists():
             discarded = Path(tempfile.mkdtemp(prefix=f".{out.name}.replaced-", dir=out.parent))
             out.rename(discarded / out.name)
@@ -65,9 +77,68 @@ def new_folder(out: Path, marker: str, *, force: bool = False) -> Iterator[Path]
             shutil.rmtree(discarded)
         else:
             partial.rename(out)
+        _sync_entry(out.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _sync(folder: Path) -> None:
+    """Wait until everything in a folder is on the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        _sync_entry(path)
+
+
+def _sync_entry(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or a copy where the file system has no such thing; neither may be changed after."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that its name never stands for half of it."""
+    if folder.exists():
+        discarded = Path(tempfile.mkdtemp(prefix=f".{folder.name}.removed-", dir=folder.parent))
+        folder.rename(discarded / folder.name)
+        shutil.rmtree(discarded)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders that a killed program left in a folder that only we write to."""
+    for pattern in (".*.partial-*", ".*.replaced-*", ".*.removed-*"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextlib.contextmanager
+def locked(path: Path, problem: str) -> Iterator[None]:
+    """Hold the lock file `path` for this process, which loses it however it ends.
+
+    Raises:
+        OutputError: another process holds it; the message is `problem` and who.
+    """
+    import fcntl  # absent on Windows, where everything but training works
+
+    with path.open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            raise OutputError(f"{problem} ({stream.read().strip() or 'another process'})") from None
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+        stream.flush()
+        yield
 
 
 @contextlib.contextmanager

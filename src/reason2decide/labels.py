@@ -8,16 +8,17 @@ that several candidates share is scored once. As every candidate ends in the end
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from reason2decide.backends import Candidate
+from reason2decide.prompts import Candidate
 
 BYTES_PER_FORWARD = 2**28  # ours: what the copied caches of one forward's rows may take, whatever the number of labels
 LABEL_TOKENS = 8  # ours: tokens of a label, to estimate its logits by
@@ -55,17 +56,20 @@ def score_labels(
         candidates: for each text its candidates, distinct, each ending in the end token.
 
     Returns:
-        For each text a float32 tensor (candidates,), not normalised over the candidates.
+        For each text a float32 tensor (candidates,) on the model's device, not normalised over the candidates. Nothing
+        here waits for the device.
     """
-    scores = [[0.0] * len(own) for own in candidates]
-    pending: list[tuple[int, int, Tensor]] = []  # (text, candidate, log-probability of some of its tokens)
+    first = np.cumsum([0, *map(len, candidates)])  # of each text, among the candidates of all
+    places: list[int] = []
+    pending: list[Tensor] = []  # log-probability of some tokens of the candidate at the same index of `places`
     decode = _Decoder(model, encoder_states, attention_mask)
 
     def score(nodes: list[_Node], cache: EncoderDecoderCache, log_probs: Tensor, depth: int) -> None:
         tails, shared = [], []
         for branch in _branches(nodes, candidates, depth):
             step = log_probs[branch.row, branch.token]
-            pending.extend((branch.text, candidate, step) for candidate in branch.candidates)
+            places.extend(int(first[branch.text]) + candidate for candidate in branch.candidates)
+            pending.extend(step for _ in branch.candidates)
             if len(branch.candidates) > 1:
                 shared.append(branch)
             elif len(candidates[branch.text][branch.candidates[0]]) > depth + 1:
@@ -73,22 +77,42 @@ def score_labels(
         for part in decode.chunks(tails):
             targets = [candidates[branch.text][branch.candidates[0]][depth:] for branch in part]
             rest = decode.tails(cache, [b.row for b in part], [b.text for b in part], targets)
-            pending.extend((b.text, b.candidates[0], total) for b, total in zip(part, rest, strict=True))
+            places.extend(int(first[branch.text]) + branch.candidates[0] for branch in part)
+            pending.extend(rest)
         for part in decode.chunks(shared):
             grown = decode.step(cache, [b.row for b in part], [b.text for b in part], [b.token for b in part])
             score([_Node(branch.text, row, branch.candidates) for row, branch in enumerate(part)], *grown, depth + 1)
 
     roots = [_Node(text, text, tuple(range(len(own)))) for text, own in enumerate(candidates)]
     score(roots, *decode.start(), 0)
-    values = torch.stack([value for _, _, value in pending]).tolist()  # one synchronisation for all
-    for (text, candidate, _), value in zip(pending, values, strict=True):
-        scores[text][candidate] += value
-    return [torch.tensor(own) for own in scores]
+    totals = torch.zeros(int(first[-1]), device=encoder_states.device)
+    totals.index_add_(0, on_device(torch.tensor(places), totals.device), torch.stack(pending))
+    return list(torch.split(totals, [len(own) for own in candidates]))
 
 
-def best_label(scores: Tensor) -> int:
-    """y^: the index of the most probable candidate; the first of equals."""
-    return int(torch.argmax(scores).item())
+def best_labels(scores: Sequence[Tensor]) -> Callable[[], list[int]]:
+    """y^ of each text: a function that waits for the index of its most probable candidate, the first of equals.
+
+    What the device is given to do meanwhile is not waited for.
+    """
+    best = torch.stack([own.argmax() for own in scores])
+    if not best.is_cuda:
+        return best.tolist
+    host = torch.empty(best.shape, dtype=best.dtype, pin_memory=True).copy_(best, non_blocking=True)
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    done.record()
+
+    def read() -> list[int]:
+        done.synchronize()
+        found: list[int] = host.tolist()
+        return found
+
+    return read
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device, without waiting for what the device is doing."""
+    return tensor.to(device, non_blocking=True)
 
 
 def _branches(nodes: list[_Node], candidates: Sequence[Sequence[Candidate]], depth: int) -> list[_Branch]:
@@ -124,8 +148,8 @@ class _Decoder:
     ) -> tuple[EncoderDecoderCache, Tensor]:
         """Read one token per row from copies of the named cache rows; as `start` returns."""
         device = self.states.device
-        grown, token = _rows_of(cache, torch.tensor(rows, device=device)), torch.tensor(tokens, device=device)
-        logits, grown = self._forward(grown, torch.tensor(texts, device=device), token[:, None])
+        grown, token = _rows_of(cache, on_device(torch.tensor(rows), device)), on_device(torch.tensor(tokens), device)
+        logits, grown = self._forward(grown, on_device(torch.tensor(texts), device), token[:, None])
         return grown, logits[:, -1].log_softmax(-1)
 
     def tails(
@@ -141,9 +165,9 @@ class _Decoder:
         for index, target in enumerate(targets):
             ids[index, : len(target)] = torch.tensor(target)
             real[index, : len(target)] = True
-        ids, real = ids.to(device), real.to(device)
-        copy = _rows_of(cache, torch.tensor(rows, device=device))
-        logits, _ = self._forward(copy, torch.tensor(texts, device=device), ids[:, :-1])
+        ids, real = on_device(ids, device), on_device(real, device)
+        copy = _rows_of(cache, on_device(torch.tensor(rows), device))
+        logits, _ = self._forward(copy, on_device(torch.tensor(texts), device), ids[:, :-1])
         log_probs = logits.gather(-1, ids[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
         return list(log_probs.masked_fill(~real[:, 1:], 0.0).sum(-1).unbind())
 

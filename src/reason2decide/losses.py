@@ -8,7 +8,7 @@ from torch.nn import functional
 IGNORED = -100  # target ids that carry no loss (padding, rows without the task's target)
 
 
-def token_mean_cross_entropy(logits: Tensor, target_ids: Tensor, num_tokens: Tensor | int) -> Tensor:
+def token_mean_cross_entropy(logits: Tensor, target_ids: Tensor, num_tokens: int) -> Tensor:
     """-log P(target | prompt), summed over this batch's target tokens and divided by `num_tokens` (paper, "L_pred",
     "L_expl", "Stage 1 loss").
 
@@ -21,7 +21,7 @@ def token_mean_cross_entropy(logits: Tensor, target_ids: Tensor, num_tokens: Ten
     total = functional.cross_entropy(
         logits.flatten(0, 1).float(), target_ids.flatten(), ignore_index=IGNORED, reduction="sum"
     )
-    return total / max(num_tokens, 1) if isinstance(num_tokens, int) else total / num_tokens.clamp(min=1)
+    return total / max(num_tokens, 1)
 
 
 def joint_loss(label_loss: Tensor, rationale_loss: Tensor, alpha: float) -> Tensor:

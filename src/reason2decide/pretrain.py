@@ -14,17 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from reason2decide.base import SCRATCH, SENTINELS, load_base, silence_transformers
 from reason2decide.config import Lengths
-from reason2decide.console import say, warn
+from reason2decide.console import ProgressBar, say, warn
 from reason2decide.errors import BaseModelError, DataError
 from reason2decide.features import PromptEncoder, TokenTable, Truncation
 from reason2decide.files import new_folder
 from reason2decide.losses import IGNORED
 from reason2decide.records import JsonlRecords
-from reason2decide.trainer import StageProgress
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def pretrain(
             raise BaseModelError(f"the tokenizer of {base!r} has no <extra_id_0> ... sentinels; give a T5 or tiny")
         encoder = PromptEncoder(tokenizer, Lengths(input=settings.input_length))
         cuts = Truncation()
-        table = TokenTable.write(folder / "texts.bin", _token_rows(paths, encoder, cuts))
+        table = TokenTable.write(folder / "texts", _token_rows(paths, encoder, cuts))
         if not len(table):
             raise DataError(f"{', '.join(map(str, paths))} hold no text to learn from; give files with a note a line")
         if cuts.cut:
@@ -149,7 +148,8 @@ def pretrain(
             trainer.train()
         finally:
             trainer.progress.close()
-        (folder / "texts.bin").unlink()
+        for file in folder.glob("texts*"):
+            file.unlink()
         (model.to(torch.bfloat16) if half else model).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     say(f"pre-trained base: {out}")
@@ -163,6 +163,26 @@ def _token_rows(paths: Sequence[Path], encoder: PromptEncoder, cuts: Truncation)
         if len(ids) > 1:
             cuts.count(len(ids) > encoder.lengths.input)
             yield ids[: encoder.lengths.input]
+
+
+class _Progress(TrainerCallback):  # type: ignore[misc]
+    """The progress bar, and the loss at the last step."""
+
+    def __init__(self) -> None:
+        self.bar: ProgressBar | None = None
+
+    def close(self) -> None:
+        """End the bar, which gives the terminal its cursor back."""
+        if self.bar is not None:
+            self.bar.__exit__()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar = ProgressBar("pretrain", state.max_steps, "steps").__enter__()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        assert self.bar is not None
+        self.bar.advance()
+        control.should_log |= state.global_step >= state.max_steps
 
 
 class _SpanTrainer(Trainer):  # type: ignore[misc]
@@ -180,7 +200,7 @@ class _SpanTrainer(Trainer):  # type: ignore[misc]
     ) -> None:
         rng = np.random.default_rng(settings.seed)
         pad = tokenizer.pad_token_id
-        progress = self.progress = StageProgress("pretrain")
+        progress = self.progress = _Progress()
 
         def collate(rows: list[np.ndarray]) -> dict[str, Any]:
             noise = {"noise_density": settings.noise_density, "mean_span_length": settings.mean_span_length}

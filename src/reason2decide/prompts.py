@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 PROMPT_VERSION = 1
 
+Candidate = tuple[int, ...]  # a label as the ids that a model scores, the end token last
+
 PREDICT_PREFIX = "predict:"
 EXPLAIN_PREFIX = "explain:"
 

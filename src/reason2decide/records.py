@@ -156,7 +156,7 @@ class JsonlRecords(Sequence[Record]):
         if not path.is_file():
             raise DataError(f"{path} is not a file; expected one JSON record a line")
         self.path = path
-        self._offsets, self._lines = _index_lines(path)
+        self._offsets, self._blank = _index_lines(path)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -174,7 +174,7 @@ class JsonlRecords(Sequence[Record]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
-        where = f"{self.path}, line {self._lines[index]}"
+        where = f"{self.path}, line {index + 1 + np.searchsorted(self._blank, index, side='right')}"
         return parse_record(self._bytes[self._offsets[index] : self._offsets[index + 1]], where)
 
     def __iter__(self) -> Iterator[Record]:
@@ -198,7 +198,7 @@ def parse_record(line: bytes | str, where: str) -> Record:
 
 
 def _index_lines(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Byte offsets of the non-blank lines (and of the end), and their 1-based numbers."""
+    """Byte offsets of the non-blank lines (and of the end), and for each blank one how many others stand before it."""
     offsets: list[np.ndarray] = [np.zeros(1, np.int64)]
     position = 0
     with path.open("rb") as stream:
@@ -209,19 +209,20 @@ def _index_lines(path: Path) -> tuple[np.ndarray, np.ndarray]:
     starts = np.concatenate(offsets)
     if starts[-1] != position:
         starts = np.append(starts, position)
-    numbers = np.arange(1, len(starts))
-    if not len(numbers):
-        return starts, numbers
+    blank = np.zeros(0, np.int64)
+    if len(starts) == 1:
+        return starts, blank
     first_bytes = np.memmap(path, np.uint8, "r")[starts[:-1]]
     perhaps_blank = np.flatnonzero(np.isin(first_bytes, np.frombuffer(b" \t\r\n", np.uint8)))
     if len(perhaps_blank):
         with path.open("rb") as stream:
-            blank = [index for index in perhaps_blank if not _read_line(stream, int(starts[index])).strip()]
+            found = [index for index in perhaps_blank if not _read_line(stream, int(starts[index])).strip()]
+        blank = np.asarray(found, np.int64)
         # A blank line joins the line before it: JSON takes the white space at its end.
         keep = np.ones(len(starts), bool)
         keep[blank] = False
-        starts, numbers = starts[keep], numbers[keep[:-1]]
-    return starts, numbers
+        starts = starts[keep]
+    return starts, blank - np.arange(len(blank))
 
 
 def _read_line(stream: Any, start: int) -> bytes:

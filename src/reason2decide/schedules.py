@@ -43,3 +43,20 @@ def uniform_draw(seed: int, step: int, record_id: str) -> float:
 def takes_predicted_label(sampling_probability: float, seed: int, step: int, record_id: str) -> bool:
     """Whether y~ is the model's own label y^ (true, with probability pi_t) or the gold label y* (paper, "y~")."""
     return uniform_draw(seed, step, record_id) < sampling_probability
+
+
+def learning_rate_at(step: int, *, peak: float, warmup_steps: int, steps: int) -> float:
+    """The learning rate: from 0 linearly to `peak` over the warm-up, then linearly to 0 at the end (authors' code).
+
+    Args:
+        step: optimizer steps done before this one, from 0.
+    """
+    if step < warmup_steps:
+        return peak * step / warmup_steps
+    return peak * max(0, steps - step) / max(1, steps - warmup_steps)
+
+
+def dropout_seed(seed: int, stage: str, step: int, process: int) -> int:
+    """The seed of one process's dropout in one step (ours): with it, there is no random state to save or lose."""
+    digest = hashlib.blake2b(f"{seed}/{stage}/{step}/{process}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -1,346 +1,406 @@
-"""One stage of any method on the Hugging Face `Trainer`: joint loss, conditioning labels, validation, log."""
+"""One stage of any method, from its first step or a checkpoint to its best weights.
+
+A step is what the paper writes: the batches' gradients, one clipped update. Around it stand validation, early stopping,
+checkpoints, the log, and signals that ask to stop.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Subset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
 
+from reason2decide import memory
+from reason2decide.base import blank_copy, has_dropout, load_weights
+from reason2decide.batches import BatchLimit, BatchPlan
+from reason2decide.checkpoints import (
+    BEST,
+    MODEL,
+    OPTIMIZER,
+    Checkpoint,
+    CheckpointState,
+    remove_old_checkpoints,
+    write_checkpoint,
+)
+from reason2decide.config import Config
 from reason2decide.console import ProgressBar
-from reason2decide.errors import DivergedError
-from reason2decide.features import Example, PromptEncoder, SplitFeatures
-from reason2decide.labels import best_label, score_labels
-from reason2decide.losses import IGNORED, joint_loss, token_mean_cross_entropy
+from reason2decide.dropout import dropout_contexts
+from reason2decide.errors import DivergedError, Interrupted
+from reason2decide.features import SplitFeatures
+from reason2decide.files import link_or_copy, new_file
+from reason2decide.labels import on_device
+from reason2decide.lora import add_adapters, merge_adapters
 from reason2decide.methods import Stage
-from reason2decide.metrics import Accuracy, Examples, MacroF1, NotComputed
-from reason2decide.predictions import Prediction
-from reason2decide.records import Record
-from reason2decide.schedules import alpha_at, sampling_probability_at, takes_predicted_label
+from reason2decide.objective import Objective, Tally, TargetTokens
+from reason2decide.optimizers import clip_gradients, new_optimizer
+from reason2decide.processes import (
+    Processes,
+    WholeCopy,
+    load_optimizer_state,
+    shard,
+    whole_optimizer_state,
+    whole_weights,
+)
+from reason2decide.run_log import RunLog
+from reason2decide.schedules import dropout_seed, learning_rate_at
+from reason2decide.signals import StopSignals
+from reason2decide.validation import validate
+
+LOG_TOGETHER = 10  # ours: steps whose rows are written at once, so that the device is not waited for at each
 
 
-@dataclass
-class StageLog:
-    """The run's log, one JSON object a line; training rows are means since the row before."""
+@dataclass(frozen=True)
+class RunContext:
+    """What all stages of a run share."""
 
-    path: Path
-    stage: str
-    _batches: list[dict[str, float | Tensor]] = field(default_factory=list)
-    _steps: set[int] = field(default_factory=set)
-
-    def batch(self, step: int, values: dict[str, float | Tensor]) -> None:
-        """Keep the values of one batch of a step; tensors stay on their device until the row is written."""
-        self._batches.append(values)
-        self._steps.add(step)
-
-    def train_row(self, step: int, extra: dict[str, float]) -> None:
-        """Write the means of what was given since the last row.
-
-        A batch's loss is its share of its step's mean, so losses add up over batches and are averaged over steps.
-        """
-        means = {}
-        for key in dict.fromkeys(key for batch in self._batches for key in batch):
-            values = [float(batch[key]) for batch in self._batches if key in batch]
-            means[key] = sum(values) / (len(self._steps) if key.endswith("_loss") else len(values))
-        self._batches, self._steps = [], set()
-        self.write({"event": "train", "step": step, **means, **extra})
-
-    def write(self, row: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"stage": self.stage, **row}, allow_nan=False) + "\n")
+    config: Config
+    run: Path
+    processes: Processes
+    log: RunLog
+    signals: StopSignals
+    identity: Mapping[str, Any]
+    versions: Mapping[str, str]
+    bfloat16: bool
 
 
-class StageTrainer(Trainer):  # type: ignore[misc]
+@dataclass(frozen=True)
+class _StepRow:
+    """What a step gave, its tensors still on the device."""
+
+    step: int
+    values: Tensor  # the sums of this process's `Tally`s, float64, (7,)
+    gradient_norm: Tensor
+    learning_rate: float
+    seconds: float
+
+
+def batch_limit(config: Config, stage: Stage, features: SplitFeatures) -> BatchLimit:
+    """How large a batch of this stage may be: as many records as configured, or as fit `batch_tokens`."""
+    tokens = config.of("batch_tokens", stage.name)
+    return BatchLimit(config.of("batch_size", stage.name) if tokens is None else len(features), tokens)
+
+
+def batch_plan(config: Config, stage: Stage, features: SplitFeatures, processes: int) -> BatchPlan:
+    """The batches of this stage.
+
+    Raises:
+        ConfigError: as `BatchPlan`.
+    """
+    # A record without a rationale has nothing to teach a stage that learns rationales only.
+    rows = np.arange(len(features)) if stage.learns_labels else features.with_rationale
+    targets = np.maximum(features.targets.lengths if stage.learns_labels else 0, features.rationale_lengths)
+    return BatchPlan(
+        rows,
+        features.prompt_lengths[rows],
+        targets[rows],
+        batch_limit(config, stage, features),
+        batches_per_step=config.of("gradient_accumulation", stage.name) * processes,
+        processes=processes,
+        seed=config.seed,
+        name_of=lambda row: features.records[row].id,
+    )
+
+
+class StageTrainer:
     """Trains one `Stage`: loss_t = alpha_t · L_label + (1 - alpha_t) · L_rationale, whatever the method.
 
-    Losses are means over the target tokens of the whole optimizer step, each task counting its own. Conditioning
-    labels are scored, not generated, from the encoder states of the predict forward, for the drawn rows only.
-    The best checkpoint is sought only after warm-up and ramp have ended, and so does early stopping.
-    """
+    Losses are means over the target tokens of the whole optimizer step, each task counting its own. The best
+    checkpoint is sought only after warm-up and ramp have ended, and so does early stopping.
 
-    control: TrainerControl
-    loss_is_scaled_for_ga = True  # the losses divide by the tokens of all accumulated batches
+    Args:
+        model: the base or the stage before, whole, on the CPU; it becomes this trainer's.
+        finished: summaries of the stages before, for checkpoints.
+        checkpoint: to go on from.
+    """
 
     def __init__(
         self,
-        *,
-        model: Any,
-        args: TrainingArguments,
+        context: RunContext,
         stage: Stage,
-        encoder: PromptEncoder,
+        model: Any,
         train: SplitFeatures,
         validation: SplitFeatures,
-        log: StageLog,
+        plan: BatchPlan,
+        *,
+        finished: Mapping[str, Any],
+        checkpoint: Checkpoint | None = None,
     ) -> None:
-        self.stage, self.encoder, self.stage_log = stage, encoder, log
-        examples: Any = train
-        progress = self.progress = StageProgress(stage.name)
-        super().__init__(
-            model=model,
-            args=args,
-            # A record without a rationale has nothing to teach a stage that learns rationales only.
-            train_dataset=examples if stage.learns_labels else Subset(examples, train.with_rationale.tolist()),
-            eval_dataset=validation,
-            data_collator=self.collate,
-            processing_class=encoder.tokenizer,
-            callbacks=[progress],
-        )
-        self.remove_callback(PrinterCallback)
-        self.warmup_steps = stage.warmup_steps(args.max_steps)
-        self.ramp_steps = stage.ramp_steps(args.max_steps)
+        config, processes = context.config, context.processes
+        self.context, self.stage, self.finished = context, stage, finished
+        self.config, self.processes, self.device = config, processes, processes.device
+        self.features, self.validation = train, validation
+        self.steps: int = config.of("steps", stage.name)
+        self.step = self.validated_step = self.best_step = self.worse_in_a_row = 0
+        self.stopped = False
         self.selection: str = stage.selection
         self.best_value: float | None = None
-        self.best_step = 0
-        self._worse_in_a_row = 0
+        self.best_weights = context.run / stage.name / BEST
+        self._pending: list[_StepRow] = []
+        self._note = ""
+        self._last_checkpoint = -1
+
+        self.limit = batch_limit(config, stage, train)
+        self.plan = plan
+        self.adapted = add_adapters(model, config.lora) if config.lora else None
+        if checkpoint is not None:
+            load_weights(model, checkpoint.tensors(MODEL))
+        self.model, scorer = self._placed(model)
+        if config.gradient_checkpointing:
+            again = {"context_fn": dropout_contexts} if self.device.type == "cpu" else {}
+            self.model.activation_checkpointing_enable({"use_reentrant": False, **again})
+        self.optimizer = new_optimizer(self.model, config)
+        self.objective = Objective(
+            self.model,
+            train.encoder,
+            stage,
+            forward=torch.compile(self.model, dynamic=True) if config.compile else self.model,
+            scorer=scorer,
+            steps=self.steps,
+            seed=config.seed,
+            device=self.device,
+            fast_dropout=self.device.type == "cpu" and has_dropout(model) and not config.compile,
+            bfloat16=context.bfloat16,
+            conditioning_dropout=config.conditioning_dropout,
+        )
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    # ---- preparation
+
+    def _placed(self, model: Any) -> tuple[Any, Any]:
+        """The model on its device, sharded where that is asked for, and what gives the one that scores labels."""
+        if self.device.type == "cpu":
+            # With dropout, attention's own CPU kernels fall back to slower ones than the plain form.
+            model.set_attn_implementation("eager" if has_dropout(model) else "sdpa")
+        model.train()
+        if not (self.config.fsdp and self.processes.count > 1):
+            model.to(self.device)
+            return model, lambda: model
+        copy = WholeCopy(model)
+        copy.model.to(self.device)
+        sharded = shard(model)
+        return sharded, lambda: copy.refresh(sharded)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.state
+        load_optimizer_state(self.model, self.optimizer, checkpoint.tensors(OPTIMIZER))
+        self.step, self.validated_step, self.stopped = state.step, state.validated_step, state.stopped
+        self.selection, self.best_value, self.best_step = state.selection, state.best_value, state.best_step
+        self.worse_in_a_row = state.worse_in_a_row
+        self._last_checkpoint = state.step
+        if self.processes.is_main and (checkpoint.path / BEST).exists():
+            self.best_weights.unlink(missing_ok=True)
+            link_or_copy(checkpoint.path / BEST, self.best_weights)
+
+    # ---- the loop
+
+    def train(self) -> Any:
+        """Train to the end or until validation has stopped improving; return a whole model with the best weights.
+
+        Raises:
+            DivergedError: a loss or the gradient became infinite or not a number.
+            Interrupted: a signal asked to stop; a checkpoint was written.
+        """
+        estimate = memory.announce(self.stage.name, self.objective, self.optimizer, self.features, self.plan.widest())
+        every = self.config.evaluate_every_of(self.stage.name), self.config.checkpoint_every_of(self.stage.name)
+        with ProgressBar(self.stage.name, self.steps, "steps") as bar:
+            bar.advance(self.step)
+            while True:
+                due = self.step % every[0] == 0 or self.step == self.steps
+                if due and self.validated_step < self.step:
+                    self._validate()
+                at_end = self.stopped or self.step == self.steps
+                if self.step and (self.step % every[1] == 0 or at_end):
+                    self._checkpoint()
+                if at_end:
+                    break
+                self._stop_if_asked()
+                self.train_step()
+                bar.advance(note=self._note)
+        memory.report_peak(self.stage.name, self.device, estimate)
+        return self._best_model()
+
+    def train_step(self) -> None:
+        """One optimizer step: the gradients of its batches, one clipped update (paper, "Stage 2 loss")."""
+        started, step = time.perf_counter(), self.step
+        batches = self.plan.step(step)
+        rows = np.concatenate(batches)
+        tokens = TargetTokens(*(int(lengths.sum()) for lengths in self.features.target_lengths_of(rows)))
+        torch.manual_seed(dropout_seed(self.config.seed, self.stage.name, step, self.processes.rank))
+        tallies = [
+            self.objective.backward([self.features[row] for row in batch.tolist()], step, tokens)
+            for batch in batches[self.processes.rank :: self.processes.count]
+        ]
+        self.processes.sum_gradients(self.model)
+        norm = clip_gradients(self.model, self.config.max_grad_norm)
+        rate = self._learning_rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self._pending.append(_StepRow(step, _summed(tallies), norm, rate, time.perf_counter() - started))
+        if len(self._pending) >= LOG_TOGETHER:
+            self._write_rows()
+
+    def _learning_rate(self, step: int) -> float:
+        warmup = int(self.config.of("learning_rate_warmup", self.stage.name) * self.steps)
+        return learning_rate_at(
+            step, peak=self.config.of("learning_rate", self.stage.name), warmup_steps=warmup, steps=self.steps
+        )
+
+    # ---- the log
+
+    def _write_rows(self) -> None:
+        """Write a row for each step since the last time; wait for the device, and the other processes, once."""
+        rows, self._pending = self._pending, []
+        if not rows:
+            return
+        sums = self.processes.sum(torch.stack([row.values for row in rows])).tolist()
+        norms = torch.stack([row.gradient_norm for row in rows]).tolist()
+        for row, values, norm in zip(rows, sums, norms, strict=True):
+            label_loss, rationale_loss, explained, drawn, wrong, tokens, padded = values
+            self._require_finite(
+                row.step, {"label loss": label_loss, "rationale loss": rationale_loss, "gradient norm": norm}
+            )
+            alpha = self.objective.alpha(row.step)
+            content = {"loss": alpha * label_loss + (1 - alpha) * rationale_loss}
+            if self.stage.learns_labels:
+                content["label_loss"] = label_loss
+            if self.stage.learns_rationales:
+                content["rationale_loss"] = rationale_loss
+            content |= {"alpha": alpha, "sampling_probability": self.objective.sampling_probability(row.step)}
+            if self.stage.explain == "conditioned":
+                content |= {"drawn_share": drawn / max(explained, 1), "drawn_wrong_share": wrong / max(drawn, 1)}
+            content |= {
+                "learning_rate": row.learning_rate,
+                "grad_norm": norm,
+                "tokens_per_second": tokens / row.seconds,
+                "padding_share": 1 - tokens / padded,
+                "peak_memory_bytes": float(memory.peak_bytes(self.device)),
+            }
+            self._log({"event": "train", "step": row.step + 1, **content})
+            self._note = f"loss {content['loss']:.3f}"
+
+    def _log(self, row: Mapping[str, Any]) -> None:
+        if self.processes.is_main:
+            self.context.log.write(self.stage.name, row)
+
+    def _require_finite(self, step: int, values: Mapping[str, float]) -> None:
+        bad = [f"the {what} is {value}" for what, value in values.items() if not math.isfinite(value)]
+        if bad:
+            ids = [self.features.records[row].id for batch in self.plan.step(step) for row in batch.tolist()]
+            raise DivergedError(
+                f"{self.stage.name}: {' and '.join(bad)} at step {step + 1}, whose records are {', '.join(ids)}; train "
+                "again with a smaller learning_rate or a longer learning_rate_warmup, or look at these records"
+            )
+
+    # ---- validation, checkpoints, the end
+
+    def _validate(self) -> None:
+        """Measure on the validation split; keep the best weights and count towards stopping."""
+        self._write_rows()
+        # Several processes have unlike numbers of batches; they stop between steps only.
+        between = self._stop_if_asked if self.processes.count == 1 else None
+        metrics = validate(self.objective, self.validation, self.limit, self.processes, between)
+        if not math.isfinite(metrics["loss"]):
+            raise DivergedError(
+                f"{self.stage.name}: the validation loss is {metrics['loss']} after step {self.step}; train again with "
+                "a smaller learning_rate or a longer learning_rate_warmup"
+            )
+        self.validated_step = self.step
+        self._log({"event": "validation", "step": self.step, **metrics})
+        if self.step < self.objective.warmup_steps + self.objective.ramp_steps:
+            return
+        # Where each record has its own choices there is no macro-F1: accuracy picks the checkpoint (ours).
+        self.selection = self.stage.selection if self.stage.selection in metrics else "accuracy"
+        value, sign = metrics[self.selection], -1 if self.selection == "rationale_loss" else 1
+        if self.best_value is None or sign * value > sign * self.best_value:
+            self.best_value, self.best_step, self.worse_in_a_row = value, self.step, 0
+            weights = whole_weights(self.model)
+            if self.processes.is_main:
+                with new_file(self.best_weights, force=True) as file:
+                    save_file(weights, file)
+        else:
+            self.worse_in_a_row += 1
+            self.stopped = self.worse_in_a_row >= self.stage.patience
+
+    def _checkpoint(self) -> Path | None:
+        """Write a checkpoint unless this step has one; return its path."""
+        self._write_rows()
+        if self._last_checkpoint == self.step:
+            return None
+        model, optimizer = whole_weights(self.model), whole_optimizer_state(self.model, self.optimizer)
+        path = None
+        if self.processes.is_main:
+            state = CheckpointState(
+                stage=self.stage.name,
+                step=self.step,
+                validated_step=self.validated_step,
+                stopped=self.stopped,
+                selection=self.selection,
+                best_value=self.best_value,
+                best_step=self.best_step,
+                worse_in_a_row=self.worse_in_a_row,
+                finished=self.finished,
+                identity=self.context.identity,
+                versions=self.context.versions,
+            )
+            best = self.best_weights if self.best_value is not None else None
+            path = write_checkpoint(self.context.run, state, model, optimizer, best)
+            remove_old_checkpoints(self.context.run, self.stage.name, self.config.keep_checkpoints)
+        self.processes.wait()
+        self._last_checkpoint = self.step
+        return path
+
+    def _stop_if_asked(self) -> None:
+        """Raise `Interrupted` where a signal asked to stop, with a checkpoint written."""
+        received = self.context.signals.received
+        if self.processes.count > 1:
+            # All must stop at the same step; they agree where they meet anyway.
+            if self.step % LOG_TOGETHER:
+                return
+            received = max((number for number in self.processes.gather(received) if number), default=None)
+        if received is not None:
+            if not self.step:
+                raise Interrupted(received, f"{self.stage.name} had not begun")
+            self._checkpoint()
+            raise Interrupted(received, f"saved {self.stage.name} at step {self.step}")
+
+    def _best_model(self) -> Any:
+        self.processes.wait()  # until the main process has written the weights
+        model = blank_copy(self.model)
+        adapted = add_adapters(model, self.config.lora) if self.config.lora else None
+        load_weights(model, load_file(self.best_weights))
+        return merge_adapters(adapted) if adapted is not None else model
 
     @property
-    def best_weights(self) -> Path:
-        """Where the best checkpoint's weights are kept."""
-        return Path(self.args.output_dir) / "best"
-
-    def train(self, *arguments: Any, **settings: Any) -> Any:
-        """As the Trainer's own, with the progress bar closed whatever happens."""
-        try:
-            return super().train(*arguments, **settings)
-        finally:
-            self.progress.close()
-
-    # ---- batches
-
-    def collate(self, examples: list[Example]) -> dict[str, Any]:
-        """Tensors of what does not depend on the step; the explain prompts do, and are built when it is known."""
-        predict = [self.encoder.predict_ids(example.text) for example in examples]
-        input_ids, attention_mask = self._padded(predict)
+    def summary(self) -> dict[str, Any]:
+        """What the bundle says of the stage."""
         return {
-            "examples": examples,
-            "predict_input_ids": input_ids,
-            "predict_attention_mask": attention_mask,
-            "label_target_ids": _targets([self.encoder.label_ids(example.label) for example in examples]),
+            "steps": self.step,
+            "selection": self.selection,
+            "best_step": self.best_step,
+            "best_value": self.best_value,
+            "records": len(self.features),
+            "records_with_rationale": len(self.features.with_rationale),
+            "cut_texts": str(self.features.cut_texts),
+            "cut_rationales": str(self.features.cut_rationales),
         }
 
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Tensor]:
-        """The batches of one optimizer step and its number of (label, rationale) target tokens over all processes."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counts = torch.tensor(
-            [
-                sum(int((batch["label_target_ids"] != IGNORED).sum()) for batch in batches),
-                sum(len(example.rationale) for batch in batches for example in batch["examples"]),
-            ],
-            device=device,
-        )
-        if self.args.world_size > 1:
-            counts = self.accelerator.gather(counts[None]).sum(0)
-        return batches, counts
 
-    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Input ids and attention mask, (rows, longest), padded on the right."""
-        tensors = [torch.as_tensor(np.asarray(row, np.int64)) for row in rows]
-        lengths = torch.tensor([len(row) for row in tensors])
-        input_ids = pad_sequence(tensors, batch_first=True, padding_value=self.encoder.tokenizer.pad_token_id)
-        return input_ids, (torch.arange(input_ids.shape[1])[None] < lengths[:, None]).long()
-
-    # ---- the loss
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
-    ) -> Tensor:
-        """The joint loss of one batch at the current step (paper, "Stage 2 loss")."""
-        assert num_items_in_batch is not None and not return_outputs
-        step, stage, examples = self.state.global_step, self.stage, inputs["examples"]
-        alpha = alpha_at(step, alpha=stage.alpha, warmup_steps=self.warmup_steps)
-        pi = sampling_probability_at(
-            step, cap=stage.sampling_cap, warmup_steps=self.warmup_steps, ramp_steps=self.ramp_steps
-        )
-        label_tokens, rationale_tokens = num_items_in_batch
-        label_loss = rationale_loss = torch.zeros((), device=self.args.device)
-        encoder_states = None
-        if stage.learns_labels:
-            label_loss, encoder_states = self._label_loss(model, inputs, label_tokens)
-        log: dict[str, float | Tensor] = {"alpha": alpha, "sampling_probability": pi}
-        explained = [row for row, example in enumerate(examples) if len(example.rationale)]
-        if stage.learns_rationales and explained:
-            conditioning: dict[int, str | None] = dict.fromkeys(explained)
-            if stage.explain == "conditioned":
-                drawn = [r for r in explained if takes_predicted_label(pi, self.args.seed, step, examples[r].id)]
-                predicted = self._predicted_labels(model, inputs, encoder_states, drawn)
-                conditioning = {row: predicted.get(row, examples[row].label) for row in explained}
-                wrong = sum(label != examples[row].label for row, label in predicted.items())
-                log |= {"drawn_share": len(drawn) / len(explained), "drawn_wrong_share": wrong / max(len(drawn), 1)}
-            rationale_loss = self._rationale_loss(model, examples, conditioning, rationale_tokens)
-        loss = joint_loss(label_loss, rationale_loss, alpha)
-        if stage.learns_labels:
-            log["label_loss"] = label_loss.detach()
-        if stage.learns_rationales:
-            log["rationale_loss"] = rationale_loss.detach()
-        self.stage_log.batch(step, log)
-        # Data parallelism averages gradients, and the losses were divided by the tokens of all processes.
-        scaled: Tensor = loss * self.accelerator.num_processes
-        return scaled
-
-    def _label_loss(self, model: Any, inputs: dict[str, Any], tokens: Tensor | int) -> tuple[Tensor, Tensor]:
-        output = self._forward(
-            model, inputs["predict_input_ids"], inputs["predict_attention_mask"], inputs["label_target_ids"]
-        )
-        loss = token_mean_cross_entropy(output.logits, inputs["label_target_ids"], tokens)
-        return loss, output.encoder_last_hidden_state
-
-    def _rationale_loss(
-        self, model: Any, examples: list[Example], conditioning: dict[int, str | None], tokens: Tensor | int
-    ) -> Tensor:
-        rows = list(conditioning)
-        prompts = [self.encoder.explain_ids(examples[row].text, conditioning[row]) for row in rows]
-        input_ids, attention_mask = (tensor.to(self.args.device) for tensor in self._padded(prompts))
-        target_ids = _targets([examples[row].rationale for row in rows]).to(self.args.device)
-        output = self._forward(model, input_ids, attention_mask, target_ids)
-        return token_mean_cross_entropy(output.logits, target_ids, tokens)
-
-    def _forward(self, model: Any, input_ids: Tensor, attention_mask: Tensor, target_ids: Tensor) -> Any:
-        # Decoder inputs rather than `labels`: the model would compute a loss of its own that nobody reads.
-        shift = self.accelerator.unwrap_model(model).prepare_decoder_input_ids_from_labels
-        return model(input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=shift(labels=target_ids))
-
-    def _predicted_labels(
-        self, model: Any, inputs: dict[str, Any], encoder_states: Tensor | None, rows: list[int]
-    ) -> dict[int, str]:
-        """y^ of the drawn rows, without gradient; the decoder without dropout (ours)."""
-        if not rows:
-            return {}
-        assert encoder_states is not None, "a stage with conditioned rationales learns labels too"
-        examples = [inputs["examples"][row] for row in rows]
-        plain = self.accelerator.unwrap_model(model)
-        plain.eval()
-        scores = score_labels(
-            plain,
-            encoder_states[rows].detach(),
-            inputs["predict_attention_mask"][rows],
-            [self.encoder.candidates(example.choices) for example in examples],
-        )
-        plain.train()
-        return {r: e.choices[best_label(own)] for r, e, own in zip(rows, examples, scores, strict=True)}
-
-    # ---- validation
-
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Losses and macro-F1 on the validation split; keeps the best weights and counts towards stopping."""
-        metrics = self._validation_metrics(self.eval_dataset)
-        self._require_finite(metrics["loss"])
-        self.stage_log.write({"event": "validation", "step": self.state.global_step, **metrics})
-        if self.state.global_step >= self.warmup_steps + self.ramp_steps:
-            # Where each record has its own choices there is no macro-F1: accuracy picks the checkpoint (ours).
-            self.selection = self.stage.selection if self.stage.selection in metrics else "accuracy"
-            value, sign = metrics[self.selection], -1 if self.selection == "rationale_loss" else 1
-            if self.best_value is None or sign * value > sign * self.best_value:
-                self.best_value, self.best_step, self._worse_in_a_row = value, self.state.global_step, 0
-                self.accelerator.unwrap_model(self.model).save_pretrained(self.best_weights)
-            else:
-                self._worse_in_a_row += 1
-                self.control.should_training_stop |= self._worse_in_a_row >= self.stage.patience
-        self.model.train()
-        reported = {f"eval_{key}": value for key, value in metrics.items()}
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, reported)
-        return reported
-
-    @torch.no_grad()
-    def _validation_metrics(self, features: SplitFeatures) -> dict[str, float]:
-        """Token-mean losses with gold conditioning labels; accuracy and, over a declared label set, macro-F1."""
-        model, stage, encoder = self.model.eval(), self.stage, self.encoder
-        order = np.argsort(features.texts.lengths, kind="stable")
-        size = self.args.per_device_eval_batch_size
-        totals = {"label_loss": 0.0, "rationale_loss": 0.0}
-        tokens = {"label_loss": 0, "rationale_loss": 0}
-        records: list[Record] = []
-        predicted: list[Prediction] = []
-        for begin in range(0, len(order), size):
-            rows = [int(index) for index in order[begin : begin + size]]
-            examples = [features[row] for row in rows]
-            batch = self._prepare_inputs(self.collate(examples))
-            with self.accelerator.autocast():
-                if stage.learns_labels:
-                    loss, states = self._label_loss(model, batch, 1)
-                    totals["label_loss"] += float(loss)
-                    tokens["label_loss"] += int((batch["label_target_ids"] != IGNORED).sum())
-                    candidates = [encoder.candidates(example.choices) for example in examples]
-                    scores = score_labels(model, states, batch["predict_attention_mask"], candidates)
-                    records += [features.records[row] for row in rows]
-                    predicted += [
-                        Prediction(e.id, e.choices[best_label(own)]) for e, own in zip(examples, scores, strict=True)
-                    ]
-                explained = [row for row, example in enumerate(examples) if len(example.rationale)]
-                if stage.learns_rationales and explained:
-                    conditioned = stage.explain == "conditioned"
-                    labels = {row: examples[row].label if conditioned else None for row in explained}
-                    totals["rationale_loss"] += float(self._rationale_loss(model, examples, labels, 1))
-                    tokens["rationale_loss"] += sum(len(examples[row].rationale) for row in explained)
-        metrics = {key: totals[key] / tokens[key] for key in totals if tokens[key]}
-        metrics["loss"] = float(
-            joint_loss(
-                torch.tensor(metrics.get("label_loss", 0.0)),
-                torch.tensor(metrics.get("rationale_loss", 0.0)),
-                stage.alpha,
-            )
-        )
-        if predicted:
-            judged = Examples(records, predicted, features.labels)
-            for metric in (Accuracy(), MacroF1()):
-                with contextlib.suppress(NotComputed):
-                    metrics[metric.name] = float(metric.aggregate(metric.statistics(judged).total()))
-        return metrics
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Send the Trainer's own log rows to the run's log."""
-        if "loss" in logs:
-            self._require_finite(logs["loss"])
-            self._require_finite(logs.get("grad_norm", 0.0), "gradient norm")
-            keys = ("loss", "grad_norm", "learning_rate")
-            self.stage_log.train_row(self.state.global_step, {key: logs[key] for key in keys if key in logs})
-        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
-
-    def _require_finite(self, value: float, what: str = "loss") -> None:
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"{self.stage.name}: the {what} is {value} at step {self.state.global_step}; "
-                "train again with a smaller learning_rate, or a longer learning_rate_warmup"
-            )
-
-
-def _targets(rows: Sequence[Sequence[int] | np.ndarray]) -> Tensor:
-    """Target ids (rows, longest), padded with `IGNORED`."""
-    tensors = [torch.as_tensor(np.asarray(row, np.int64)) for row in rows]
-    return pad_sequence(tensors, batch_first=True, padding_value=IGNORED)
-
-
-class StageProgress(TrainerCallback):  # type: ignore[misc]
-    """The stage's progress bar, and a validation at the last step whatever the interval."""
-
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
-        self.bar: ProgressBar | None = None
-
-    def close(self) -> None:
-        """End the bar, which gives the terminal its cursor back."""
-        if self.bar is not None:
-            self.bar.__exit__()
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.bar = ProgressBar(self.stage, state.max_steps, "steps").__enter__()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        assert self.bar is not None
-        self.bar.advance()
-        if state.global_step >= state.max_steps:
-            control.should_log = True
-            control.should_evaluate = args.eval_strategy != "no"
+def _summed(tallies: Sequence[Tally]) -> Tensor:
+    """The sum of each quantity of the tallies in their order, float64, (7,), on the device."""
+    losses = torch.stack([torch.stack([tally.label_loss, tally.rationale_loss]) for tally in tallies]).double().sum(0)
+    counts = torch.tensor(
+        [[t.explained, t.drawn, t.drawn_wrong, t.tokens, t.padded_tokens] for t in tallies], dtype=torch.float64
+    )
+    return torch.cat([losses, on_device(counts.sum(0), losses.device)])

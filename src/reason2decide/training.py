@@ -1,57 +1,83 @@
-"""Run a method's stages in order, from a configuration to a bundle.
+"""Run a method's stages in order, from a configuration to a bundle; go on where a run was broken off.
 
 RUN/
-  run.json              versions, data hashes, what was started when
-  config.toml           the configuration, defaults included
-  log.jsonl             losses, schedules and validations of every stage
-  tokens/               token ids, read by memory map
-  STAGE/best/           the best weights of each stage
-  bundle/               the result
+  run.json                   versions, data hashes, what was started when
+  config.toml                the configuration, defaults included
+  log.jsonl                  every step's losses, schedules and speed, and every validation
+  STAGE/best.safetensors     the best weights of each stage
+  STAGE/checkpoint-STEP/     where to go on from (checkpoints.py)
+  bundle/                    the result
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import platform
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSeq2SeqLM, TrainingArguments, set_seed
 
 from reason2decide import __version__
 from reason2decide.base import load_base, silence_transformers
 from reason2decide.bundle import Manifest, save_bundle
+from reason2decide.checkpoints import (
+    Checkpoint,
+    newest_checkpoint,
+    read_checkpoint,
+    require_same_run,
+)
 from reason2decide.config import Config
-from reason2decide.console import say, warn
-from reason2decide.errors import ConfigError, DataError
-from reason2decide.features import PromptEncoder, SplitFeatures, Truncation
-from reason2decide.files import new_folder, require_absent
+from reason2decide.console import say, set_quiet, warn
+from reason2decide.errors import CheckpointError, ConfigError, DataError, OutputError
+from reason2decide.features import PromptEncoder, SplitFeatures, TokenCache, Truncation, tokenizer_hash
+from reason2decide.files import locked, remove_leftovers
+from reason2decide.lora import require_targets
 from reason2decide.methods import Stage
+from reason2decide.processes import Processes
 from reason2decide.records import Dataset, JsonlRecords
-from reason2decide.trainer import StageLog, StageTrainer
+from reason2decide.run_log import RunLog, keep_rows
+from reason2decide.signals import StopSignals
+from reason2decide.trainer import RunContext, StageTrainer, batch_plan
 
-LOG_ROWS_PER_STAGE = 200  # ours: enough for a curve
+AUTO = "auto"  # resume from the newest intact checkpoint, or start where there is none
+LOCK = ".lock"
+TOKENS = ".tokens"  # the token cache of a dataset folder
 
 
-def train(config: Config, out: Path, *, force: bool = False) -> Path:
-    """Train as configured into the run folder `out`, which appears when it is complete; return its bundle's path.
+def train(config: Config, out: Path, *, resume: str | None = None, force: bool = False) -> Path:
+    """Train as configured in the run folder `out`; return its bundle's path.
 
-    While it lasts the run stands beside `out`, in a folder whose name begins with `.` and its name.
+    Args:
+        resume: a checkpoint folder of this run to go on from, or `auto`.
+        force: replace the run that stands in `out`.
 
     Raises:
         ConfigError, DataError, BaseModelError: the configuration, its data or its base cannot be used.
-        DivergedError: a loss became infinite or not a number.
-        OutputError: `out` exists and `force` is false, or is not a run folder.
+        CheckpointError: the checkpoint is damaged, or of another configuration or other data.
+        DivergedError: a loss or a gradient became infinite or not a number.
+        Interrupted: a signal asked to stop; a checkpoint was written.
+        OutputError: `out` exists and neither `resume` nor `force` is given, or another training is at work there.
     """
     silence_transformers()
-    _require_one_process()
-    _use_bfloat16(config.precision)  # refuses what this machine cannot do before anything is read
-    require_absent(out, "run.json", force=force)
+    processes = Processes()
+    if not processes.is_main:
+        set_quiet(True)
+    bfloat16 = _use_bfloat16(config.precision)  # refuses what this machine cannot do before anything is read
+    if resume is not None and force:
+        raise ConfigError("--resume goes on with a run, --force replaces it; give one of the two")
+    if processes.is_main:
+        _require_free(out, resuming=resume is not None, force=force)
+    if processes.is_main and resume not in (None, AUTO):
+        _require_checkpoint_of(out, Path(str(resume)))
+    if config.lora and config.fsdp:
+        raise ConfigError("lora and fsdp together are not supported; adapters are small: leave fsdp out")
     dataset = Dataset.open(config.dataset)
     dataset.verify()
     sources = {
@@ -64,28 +90,81 @@ def train(config: Config, out: Path, *, force: bool = False) -> Path:
             _require_rationales(split, source)
     _require_several_labels(records["train"])
 
-    say(f"base {config.base}; method {config.method}; dataset {dataset.info.name}")
+    say(f"base {config.base_name}; method {config.method}; dataset {dataset.info.name}")
     model, tokenizer = load_base(
         config.base, texts=lambda: _texts(dataset, set(sources.values())), seed=config.seed, dropout=config.dropout
     )
     _require_positions(model, config)
     encoder = PromptEncoder(tokenizer, config.lengths)
-    _require_scorable_labels(dataset, encoder)
-    with new_folder(out, "run.json", force=force) as run:
-        _describe_run(run, config, dataset)
-        train_split, validation = (
-            SplitFeatures(split, dataset.info.labels, encoder, run / "tokens") for split in records.values()
-        )
-        _report_cuts("texts", "input", train_split.cut_texts)
-        training: dict[str, Any] = {}
-        for stage in config.stages():
-            source = sources.get(stage.name)
-            model, training[stage.name] = _train_stage(
-                config, stage, model, train_split.with_source(source), validation.with_source(source), run
+    with contextlib.ExitStack() as stack:
+        with processes.local_main_first():
+            cache = TokenCache(stack.enter_context(_cache_folder(dataset)), tokenizer)
+            train_split, validation = (
+                SplitFeatures(split, dataset.hashes[name], dataset.info.labels, encoder, cache)
+                for name, split in records.items()
             )
+            for source in set(sources.values()):
+                train_split.with_source(source), validation.with_source(source)
+        _report_cuts("texts", "input", train_split.cut_texts)
+        features = {stage.name: train_split.with_source(sources.get(stage.name)) for stage in config.stages()}
+        plans = {
+            stage.name: batch_plan(config, stage, features[stage.name], processes.count) for stage in config.stages()
+        }
+        if config.lora:
+            require_targets(model, config.lora)
+        identity = {
+            "configuration": config.identity(),
+            "data": dict(dataset.hashes),
+            "tokenizer": tokenizer_hash(tokenizer),
+            "processes": processes.count,
+            "precision": "bfloat16" if bfloat16 else "float32",
+        }
+        if processes.is_main:
+            stack.enter_context(_run_folder(out, force=force and resume is None))
+        checkpoint = _checkpoint(config, out, resume, processes)
+        if checkpoint is not None:
+            require_same_run(checkpoint, identity)
+            if resume == AUTO and _is_complete(config, checkpoint, out):
+                say(f"{out} is complete; nothing is left to train")
+                return out / "bundle"
+        if processes.is_main:
+            _describe_run(out, config, dataset, checkpoint)
+            _forget_after(checkpoint, config, out / "log.jsonl")
+        processes.wait()
+        context = RunContext(
+            config,
+            out,
+            processes,
+            RunLog(out / "log.jsonl", config.report_to if processes.is_main else (), config.identity()),
+            stack.enter_context(StopSignals()),
+            identity,
+            versions(),
+            bfloat16,
+        )
+        training: dict[str, Any] = dict(checkpoint.state.finished) if checkpoint else {}
+        for stage in config.stages():
+            if stage.name in training:
+                continue
+            if stage.learns_rationales:
+                _report_rationales(stage, features[stage.name])
+            trainer = StageTrainer(
+                context,
+                stage,
+                model,
+                features[stage.name],
+                validation.with_source(sources.get(stage.name)),
+                plans[stage.name],
+                finished=training,
+                checkpoint=checkpoint if checkpoint and checkpoint.state.stage == stage.name else None,
+            )
+            say(f"{stage.name}: {trainer.steps} steps" + (f", from step {trainer.step}" if trainer.step else ""))
+            model = trainer.train()
+            training = {**training, stage.name: trainer.summary}
+            say(f"{stage.name}: best {trainer.selection} {trainer.best_value:.4f} at step {trainer.best_step}")
+        context.log.close()
         manifest = Manifest(
             method=config.method,
-            base=config.base,
+            base=config.base_name,
             labels=dataset.info.labels,
             lengths=config.lengths,
             rationale_sources=sources,
@@ -94,71 +173,105 @@ def train(config: Config, out: Path, *, force: bool = False) -> Path:
             versions=versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        save_bundle(
-            run / "bundle", manifest, model, tokenizer, config_toml=config.to_toml(), training_log=run / "log.jsonl"
-        )
+        if processes.is_main:
+            save_bundle(
+                out / "bundle", manifest, model, tokenizer, config_toml=config.to_toml(), training_log=out / "log.jsonl"
+            )
+    processes.end()
     say(f"bundle: {out / 'bundle'}")
     return out / "bundle"
 
 
-def _train_stage(
-    config: Config, stage: Stage, model: Any, train_split: SplitFeatures, validation: SplitFeatures, run: Path
-) -> tuple[Any, dict[str, Any]]:
-    """Train one stage; return the model with its best weights, and what the bundle says of the stage."""
-    say(f"{stage.name}: {config.of('steps', stage.name)} steps")
-    if stage.learns_rationales:
-        _report_rationales(stage, train_split)
-    trainer = StageTrainer(
-        model=model,
-        args=training_arguments(config, stage, run / stage.name),
-        stage=stage,
-        encoder=train_split.encoder,
-        train=train_split,
-        validation=validation,
-        log=StageLog(run / "log.jsonl", stage.name),
-    )
-    trainer.train()
-    say(f"{stage.name}: best {trainer.selection} {trainer.best_value:.4f} at step {trainer.best_step}")
-    best = AutoModelForSeq2SeqLM.from_pretrained(trainer.best_weights, dtype=torch.float32)
-    return best, {
-        "steps": trainer.state.global_step,
-        "selection": trainer.selection,
-        "best_step": trainer.best_step,
-        "best_value": trainer.best_value,
-        "records": len(train_split),
-        "records_with_rationale": len(train_split.with_rationale),
-        "cut_texts": str(train_split.cut_texts),
-        "cut_rationales": str(train_split.cut_rationales),
-    }
+# ---- the run folder
 
 
-def training_arguments(config: Config, stage: Stage, folder: Path) -> TrainingArguments:
-    """The Trainer's own settings for one stage; checkpoints and logs are ours, hence off here."""
-    steps = config.of("steps", stage.name)
-    batch_size = config.of("batch_size", stage.name)
-    return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=batch_size,
-        gradient_accumulation_steps=config.of("gradient_accumulation", stage.name),
-        learning_rate=config.of("learning_rate", stage.name),
-        warmup_steps=int(config.of("learning_rate_warmup", stage.name) * steps),
-        lr_scheduler_type="linear",
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        seed=config.seed,
-        bf16=_use_bfloat16(config.precision),
-        eval_strategy="steps",
-        eval_steps=config.evaluate_every_of(stage.name),
-        logging_steps=max(1, steps // LOG_ROWS_PER_STAGE),
-        save_strategy="no",
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
+def _require_free(out: Path, *, resuming: bool, force: bool) -> None:
+    """Refuse a path that holds anything but a run, and a run unless it is to be gone on with or replaced."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file; give the path of a folder for the run")
+    if not out.exists() or all(path.name == LOCK for path in out.iterdir()):
+        return
+    if not (out / "run.json").exists():
+        raise OutputError(f"{out} holds files but no run (it has no run.json); give another path")
+    if not (resuming or force):
+        hint = "is complete" if (out / "bundle").exists() else "was broken off: --resume auto goes on with it"
+        raise OutputError(f"the run {out} exists already and {hint}; give another path, or --force to replace it")
+
+
+def _require_checkpoint_of(run: Path, path: Path) -> None:
+    if path.resolve().parent.parent != run.resolve():
+        raise CheckpointError(
+            f"{path} is not a checkpoint of the run {run}; expected {run / 'STAGE' / 'checkpoint-STEP'}, or auto"
+        )
+    read_checkpoint(path)
+
+
+@contextlib.contextmanager
+def _run_folder(out: Path, *, force: bool) -> Iterator[None]:
+    """Hold the run folder for this training alone; with `force`, emptied."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot create {out}: {error.strerror}") from None
+    with locked(out / LOCK, f"another training is at work in {out}; let it end, or give another path"):
+        if force:
+            for path in out.iterdir():
+                if path.name != LOCK:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for folder in (out, *(path for path in out.iterdir() if path.is_dir())):
+            remove_leftovers(folder)
+        yield
+
+
+def _checkpoint(config: Config, run: Path, resume: str | None, processes: Processes) -> Checkpoint | None:
+    """The checkpoint to go on from, chosen by the main process, read by each."""
+    if resume is None:
+        return None
+    found: Path | None = Path(resume)
+    if resume == AUTO:
+        found = None
+        if processes.is_main:
+            checkpoint, passed_over = newest_checkpoint(run, [stage.name for stage in config.stages()])
+            for problem in passed_over:
+                warn(f"passed over: {problem}")
+            found = checkpoint.path if checkpoint else None
+            say(f"resuming from {found}" if found else f"no checkpoint in {run} to resume from: starting afresh")
+        found = processes.gather(found)[0]
+    return read_checkpoint(found) if found is not None else None
+
+
+def _is_complete(config: Config, checkpoint: Checkpoint, run: Path) -> bool:
+    state, last = checkpoint.state, config.stages()[-1].name
+    at_end = state.stopped or state.step == config.of("steps", last)
+    return state.stage == last and at_end and (run / "bundle" / "manifest.json").exists()
+
+
+def _forget_after(checkpoint: Checkpoint | None, config: Config, log: Path) -> None:
+    """Drop from the log what came after the checkpoint."""
+    state = checkpoint.state if checkpoint else None
+
+    def keep(row: Mapping[str, Any]) -> bool:
+        if state is None or row["stage"] != state.stage:
+            return state is not None and row["stage"] in state.finished
+        return bool(row["step"] <= (state.step if row["event"] == "train" else state.validated_step))
+
+    keep_rows(log, keep)
+
+
+@contextlib.contextmanager
+def _cache_folder(dataset: Dataset) -> Iterator[Path]:
+    """Where token tables are kept: beside the records they were made of, or nowhere for long."""
+    folder = dataset.path / TOKENS
+    try:
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        say(f"cannot write in {dataset.path}: its texts are tokenised for this run only")
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+        return
+    yield folder
 
 
 def versions() -> dict[str, str]:
@@ -193,11 +306,6 @@ def _texts(dataset: Dataset, sources: set[str]) -> Iterator[str]:
         yield from (text for source, text in record.rationales.items() if source in sources)
 
 
-def _require_one_process() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("training by several processes is not supported yet; start r2d without torchrun")
-
-
 def _require_several_labels(records: JsonlRecords) -> None:
     labels = set()
     for record in records:
@@ -215,23 +323,15 @@ def _require_rationales(records: JsonlRecords, source: str) -> None:
         )
 
 
-def _require_scorable_labels(dataset: Dataset, encoder: PromptEncoder) -> None:
-    """Refuse labels that are too long or alike before training starts, each record's own choices included."""
-    encoder.candidates(dataset.info.labels.values)
-    for split in ("train", "validation"):
-        for record in dataset.split(split):
-            if record.choices is not None:
-                encoder.candidates(record.choices)
-
-
 def _require_positions(model: Any, config: Config) -> None:
-    """Refuse lengths over what a base with learnt positions (BART) can read; T5's positions are relative."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    for key in ("input", "rationale"):
+    """Refuse lengths over what a base with learnt positions (BART, BERT) can read; T5's positions are relative."""
+    parts = {"input": model.get_encoder().config, "rationale": model.get_decoder().config}
+    for key, part in parts.items():
+        limit = getattr(part, "max_position_embeddings", None)
         if limit is not None and getattr(config.lengths, key) > limit:
             raise ConfigError(
-                f"lengths.{key} is {getattr(config.lengths, key)}, but the base {config.base!r} has {limit} positions; "
-                f"set lengths.{key} to at most {limit}"
+                f"lengths.{key} is {getattr(config.lengths, key)}, but the base {config.base_name!r} has {limit} "
+                f"positions; set lengths.{key} to at most {limit}"
             )
 
 
@@ -248,13 +348,17 @@ def _report_rationales(stage: Stage, features: SplitFeatures) -> None:
         say(f"{stage.name}: {missing} of {len(features)} records have no rationale of the wanted source; they {use}")
 
 
-def _describe_run(run: Path, config: Config, dataset: Dataset) -> None:
-    started = {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+def _describe_run(run: Path, config: Config, dataset: Dataset, checkpoint: Checkpoint | None) -> None:
+    now, file = datetime.now(UTC).isoformat(timespec="seconds"), run / "run.json"
+    description: dict[str, Any] = {
+        "started": now,
         "versions": versions(),
         "dataset": {"name": dataset.info.name, "sha256": dict(dataset.hashes)},
         "device": _device(),
     }
-    (run / "run.json").write_text(json.dumps(started, indent=2), "utf-8")
+    if checkpoint is not None and file.exists():
+        description = json.loads(file.read_text("utf-8"))
+        going_on = {"at": now, "from": f"{checkpoint.state.stage} step {checkpoint.state.step}", "versions": versions()}
+        description["resumed"] = [*description.get("resumed", []), going_on]
+    file.write_text(json.dumps(description, indent=2), "utf-8")
     (run / "config.toml").write_text(config.to_toml(), "utf-8")
-    set_seed(config.seed)

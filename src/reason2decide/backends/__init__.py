@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Candidate = tuple[int, ...]  # a label's target ids, the end token last
+from reason2decide.prompts import Candidate
 
 
 class Backend(Protocol):

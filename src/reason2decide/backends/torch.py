@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
-from reason2decide.backends import Candidate
 from reason2decide.labels import score_labels
+from reason2decide.prompts import Candidate
 
 
 class TorchBackend:
@@ -35,7 +35,9 @@ class TorchBackend:
         """Total log-probability of each candidate given each prompt (see `labels.score_labels`)."""
         input_ids, attention_mask = self._padded(prompts)
         states = self.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return [own.numpy().astype(np.float64) for own in score_labels(self.model, states, attention_mask, candidates)]
+        return [
+            own.cpu().numpy().astype(np.float64) for own in score_labels(self.model, states, attention_mask, candidates)
+        ]
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:

@@ -5,7 +5,6 @@ Heavy imports happen inside the commands, so that `r2d --help` answers at once a
 
 from __future__ import annotations
 
-import errno
 import sys
 from typing import Annotated
 
@@ -15,7 +14,8 @@ from reason2decide import __version__
 from reason2decide.cli import models
 from reason2decide.cli.data import data_app
 from reason2decide.console import set_quiet, stderr
-from reason2decide.errors import UserError
+from reason2decide.errors import Interrupted, UserError
+from reason2decide.files import means_full_disk
 
 INTERRUPTED = 130  # 128 + SIGINT: what the command line library makes of Ctrl-C
 
@@ -47,28 +47,24 @@ def common(
 
 
 def main() -> None:
-    """Run `r2d`; a user's mistake ends with one clear line and exit code 2, Ctrl-C with 130."""
+    """Run `r2d`; a user's mistake ends with one clear line and exit code 2, Ctrl-C with 130, SIGTERM with 143."""
     try:
         app(standalone_mode=True)
     except UserError as error:
         _fail(str(error))
+    except Interrupted as error:
+        stderr.print(str(error), markup=False)
+        sys.exit(error.exit_code)
     except PermissionError as error:
         _fail(f"no permission for {error.filename}; choose another path or change its permissions")
     except Exception as error:
-        if not _means_full_disk(error):
+        if not means_full_disk(error):
             raise
         _fail(f"the disk is full ({error}); free some space and run the command again")
     except SystemExit as end:
         if end.code == INTERRUPTED:
             stderr.print("interrupted", markup=False)
         raise
-
-
-def _means_full_disk(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    # safetensors and torch write from compiled code and raise errors of their own.
-    return "No space left on device" in str(error) or "StorageFull" in str(error)
 
 
 def _fail(message: str) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
 
-from reason2decide.errors import ConfigError, DataError, require
+from reason2decide.console import warn
+from reason2decide.errors import ConfigError, DataError, Interrupted, require
+from reason2decide.files import means_full_disk
 
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Bundle = Annotated[Path, typer.Argument(help="A bundle, as `r2d train` writes at RUN/bundle.")]
@@ -31,6 +36,9 @@ def train_command(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in steps.stage1=100.")
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print every key with its default and exit.")] = False,
+    resume: Annotated[
+        str | None, typer.Option(metavar="PATH|auto", help="Go on from a checkpoint of the run, or from its newest.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Train by a method of the configuration; the result is a bundle at RUN/bundle."""
@@ -45,7 +53,22 @@ def train_command(
     require_training()
     from reason2decide.training import train
 
-    train(loaded, out if out is not None else Path("runs") / config.stem, force=force)
+    run = out if out is not None else Path("runs") / config.stem
+    settings = [part for override in set_ or [] for part in ("--set", override)]
+    with _telling_how_to_go_on(run, ["r2d", "train", str(config), "--out", str(run), *settings, "--resume", "auto"]):
+        train(loaded, run, resume=resume, force=force)
+
+
+@contextlib.contextmanager
+def _telling_how_to_go_on(run: Path, command: list[str]) -> Iterator[None]:
+    """Where training stops with checkpoints written, say by which command it goes on."""
+    try:
+        yield
+    except Exception as error:
+        stopped = isinstance(error, Interrupted) or means_full_disk(error)
+        if stopped and next(run.glob("*/checkpoint-*"), None) is not None:
+            warn(f"the checkpoints of {run} are intact; go on with: {shlex.join(command)}")
+        raise
 
 
 def predict_command(
@@ -58,7 +81,6 @@ def predict_command(
     force: Force = False,
 ) -> None:
     """Decide and explain: a label, its probabilities and a rationale for each case, in their order."""
-    from reason2decide.console import warn
     from reason2decide.files import new_file, require_absent
     from reason2decide.inputs import read_cases
 

@@ -1,0 +1,80 @@
+"""How often y^ differs when it is predicted with dropout on, and how often each is wrong.
+
+    python benchmarks/conditioning_dropout.py RUN/bundle DATASET [--split validation] [--passes 5]
+
+The bundle must have been trained with dropout. Labels are predicted as Stage 2 does it: with dropout in encoder and
+decoder (`conditioning_dropout = true`, as the authors' code), and without. What each costs is measured by training.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from reason2decide.base import has_dropout
+from reason2decide.bundle import load_bundle
+from reason2decide.dropout import FastDropout
+from reason2decide.features import PromptEncoder
+from reason2decide.labels import best_labels, score_labels
+from reason2decide.prompts import body
+from reason2decide.records import Dataset, Record
+
+BATCH = 32
+
+
+@torch.no_grad()
+def predicted(
+    model: torch.nn.Module, encoder: PromptEncoder, records: list[Record], labels: tuple[str, ...]
+) -> list[str]:
+    found: list[str] = []
+    for begin in range(0, len(records), BATCH):
+        part = records[begin : begin + BATCH]
+        texts = encoder.text_ids([body(record.text, record.choices) for record in part])
+        prompts = [torch.tensor(encoder.predict_ids(ids)) for ids in texts]
+        input_ids = pad_sequence(prompts, batch_first=True, padding_value=encoder.tokenizer.pad_token_id)
+        mask = (torch.arange(input_ids.shape[1])[None] < torch.tensor([len(p) for p in prompts])[:, None]).long()
+        states = model.get_encoder()(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        choices = [record.choices or labels for record in part]
+        best = best_labels(score_labels(model, states, mask, [encoder.candidates(own) for own in choices]))()
+        found += [own[index] for own, index in zip(choices, best, strict=True)]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--passes", type=int, default=5, help="predictions with dropout, each with its own masks")
+    args = parser.parse_args()
+    bundle, dataset = load_bundle(args.bundle), Dataset.open(args.dataset)
+    model, records = bundle.model, list(dataset.split(args.split))
+    assert has_dropout(model), "this bundle's model has no dropout; train one with dropout first"
+    model.set_attn_implementation("eager")
+    gold, labels = [record.label for record in records], dataset.info.labels.values
+
+    def differing(one: list[str], other: list[str | None]) -> float:
+        return sum(a != b for a, b in zip(one, other, strict=True)) / len(records)
+
+    still = predicted(model.eval(), bundle.encoder, records, labels)
+    model.train()
+    passes = []
+    for seed in range(args.passes):
+        torch.manual_seed(seed)
+        with FastDropout():
+            passes.append(predicted(model, bundle.encoder, records, labels))
+
+    def spread(values: list[float]) -> str:
+        return f"{statistics.mean(values):.1%} ({min(values):.1%} to {max(values):.1%} over {len(values)} passes)"
+
+    print(f"{len(records)} records of {args.split}; y^ is not y*: without dropout {differing(still, gold):.1%},")
+    print(f"with dropout {spread([differing(one, gold) for one in passes])}")
+    print(f"the two differ for {spread([differing(one, list(still)) for one in passes])} of the records")
+
+
+if __name__ == "__main__":
+    main()

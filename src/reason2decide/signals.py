@@ -1,0 +1,35 @@
+"""Signals that ask a training to stop: it finishes its step, saves and says how to go on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+ASKED_TO_STOP = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals:
+    """Within this context Ctrl-C and SIGTERM are remembered rather than obeyed; the second one is obeyed."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            for number in ASKED_TO_STOP:
+                self._before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before = {}

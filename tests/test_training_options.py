@@ -1,0 +1,201 @@
+"""What a configuration may ask of the engine besides: each option trains, and does what it says."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+import torch
+from forks import Forks
+from safetensors.numpy import load_file
+from tiny_models import minilm, save
+from toy import run, settings, write_toy
+
+from reason2decide.bundle import load_bundle, read_training_log
+from reason2decide.errors import BaseModelError, ConfigError
+from reason2decide.predictor import Predictor
+from reason2decide.records import Dataset
+
+
+def weights(run: Path) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = load_file(run / "bundle" / "model" / "model.safetensors")
+    return found
+
+
+def log(run: Path, event: str = "train", stage: str = "stage2") -> list[dict[str, Any]]:
+    rows = map(json.loads, (run / "log.jsonl").open())
+    return [row for row in rows if row["event"] == event and row["stage"] == stage]
+
+
+def test_every_step_is_logged(dataset: Dataset, tmp_path: Path) -> None:
+    """All that the log promises, for each step, with numbers that hang together."""
+    run(dataset, tmp_path / "run", steps=20, ramp_share=0.2, warmup_share=0.1, evaluate_every=10)
+    rows = log(tmp_path / "run")
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    for row in rows:
+        assert row["loss"] == pytest.approx(
+            row["alpha"] * row["label_loss"] + (1 - row["alpha"]) * row["rationale_loss"]
+        )
+        assert 0 <= row["drawn_share"] <= 1 and 0 <= row["drawn_wrong_share"] <= 1
+        assert 0 <= row["padding_share"] < 0.5 and row["tokens_per_second"] > 0 and row["grad_norm"] > 0
+        assert row["peak_memory_bytes"] > 1e8
+    # alpha: 0, 0.35, then 0.7. pi: 0 while warming up for 2 steps, then a quarter more each of 4 steps, at most 0.9.
+    assert [row["alpha"] for row in rows[:4]] == pytest.approx([0.0, 0.35, 0.7, 0.7])
+    assert [row["sampling_probability"] for row in rows[:8]] == pytest.approx([0, 0, 0, 0.25, 0.5, 0.75, 0.9, 0.9])
+    assert all(row["drawn_share"] == 0 for row in rows[:3]) and any(row["drawn_share"] > 0.5 for row in rows[6:])
+    assert rows[0]["learning_rate"] == pytest.approx(1e-3) and rows[-1]["learning_rate"] == pytest.approx(1e-3 / 20)
+
+
+def test_tensorboard_gets_what_the_log_has(dataset: Dataset, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(dataset, tmp_path / "run", steps=3, method="sft", report_to=["tensorboard"])
+    (events,) = (tmp_path / "run" / "tensorboard").rglob("events.*")
+    board = EventAccumulator(str(events.parent))
+    board.Reload()
+    found = {event.step: event.value for event in board.Scalars("sft/label_loss")}
+    expected = {row["step"]: row["label_loss"] for row in log(tmp_path / "run", stage="sft")}
+    assert found == pytest.approx(expected)
+    assert len(board.Scalars("sft/validation_macro_f1")) == 3
+
+
+def test_a_missing_tracker_is_named_with_its_install(forks: Forks, dataset: Dataset, tmp_path: Path) -> None:
+    config = tmp_path / "train.toml"
+    config.write_text(tomli_w.dumps(settings(dataset, report_to=["trackio"])))
+    ended = forks.run("train", config, "--out", tmp_path / "run")
+    assert ended.returncode == 2 and 'pip install "reason2decide[trackio]"' in ended.stderr
+
+
+def test_a_token_budget_bounds_each_batch(dataset: Dataset, tmp_path: Path) -> None:
+    run(dataset, tmp_path / "run", steps=4, batch_tokens=200)
+    assert len(log(tmp_path / "run")) == 4
+    with pytest.raises(ConfigError, match=r"batch_tokens = 20 is smaller than one record: 'r\d+' takes \d+ tokens"):
+        run(dataset, tmp_path / "other", batch_tokens=20)
+    assert not (tmp_path / "other").exists()
+
+
+def test_texts_are_tokenised_once_for_all_runs(tmp_path: Path) -> None:
+    dataset, base = write_toy(tmp_path / "toy"), str(save("t5", tmp_path / "base"))
+    run(dataset, tmp_path / "a", base=base)
+    tables = {path: path.stat().st_mtime_ns for path in (dataset.path / ".tokens").rglob("*")}
+    run(dataset, tmp_path / "b", base=base, seed=1)
+    assert {path: path.stat().st_mtime_ns for path in (dataset.path / ".tokens").rglob("*")} == tables
+    # A damaged table is made again, another limit has a table of its own.
+    file = max(dataset.path.glob(".tokens/*/tokens"), key=lambda path: path.stat().st_mtime_ns)
+    before = file.read_bytes()
+    file.write_bytes(before[:-4])
+    run(dataset, tmp_path / "c", base=base)
+    assert file.read_bytes() == before
+    run(dataset, tmp_path / "d", base=base, lengths={"input": 32, "rationale": 24, "label": 32})
+    assert len(list(dataset.path.glob(".tokens/*"))) > len({path.parent for path in tables if path.is_file()})
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(dataset: Dataset, tmp_path: Path) -> None:
+    """Dropout on: what is computed again draws what it drew before."""
+    changes = {"dropout": 0.1, "steps": 6, "ramp_share": 0.2}
+    run(dataset, tmp_path / "a", **changes)
+    run(dataset, tmp_path / "b", gradient_checkpointing=True, **changes)
+    for row, other in zip(log(tmp_path / "a"), log(tmp_path / "b"), strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
+        assert row["drawn_wrong_share"] == other["drawn_wrong_share"]
+
+
+def test_conditioning_labels_with_and_without_dropout(dataset: Dataset, tmp_path: Path) -> None:
+    """Without any dropout both settings predict the same labels; with it they take unlike ones."""
+    changes = {"method": "r2d-no-stage1", "steps": 12, "warmup_share": 0.0, "ramp_share": 0.0, "batch_size": 16}
+    shares = {}
+    for rate in (0.0, 0.5):
+        for setting in (True, False):
+            out = tmp_path / f"{rate}{setting}"
+            run(dataset, out, dropout=rate, conditioning_dropout=setting, **changes)
+            shares[rate, setting] = [row["drawn_wrong_share"] for row in log(out)]
+    assert shares[0.0, True] == shares[0.0, False] and any(shares[0.0, True])
+    assert shares[0.5, True] != shares[0.5, False]
+
+
+def test_compiled_forward_passes(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced as for the default compiler, whose own two minutes of C++ are left out."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    changes = {"method": "sft", "steps": 2, "dropout": 0.0, "base": str(save("t5", tmp_path / "base"))}
+    run(dataset, tmp_path / "plain", **changes)
+    run(dataset, tmp_path / "compiled", compile=True, **changes)
+    for row, other in zip(log(tmp_path / "plain", stage="sft"), log(tmp_path / "compiled", stage="sft"), strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
+
+
+def test_adafactor_trains_and_resumes(forks: Forks, dataset: Dataset, tmp_path: Path) -> None:
+    config = tmp_path / "train.toml"
+    config.write_text(
+        tomli_w.dumps(settings(dataset, method="sft", steps=12, optimizer="adafactor", checkpoint_every=4, patience=99))
+    )
+    assert forks.run("train", config, "--out", tmp_path / "run").returncode == 0
+    whole = weights(tmp_path / "run")
+    ended = forks.run("train", config, "--out", tmp_path / "run", "--resume", tmp_path / "run" / "sft" / "checkpoint-8")
+    assert ended.returncode == 0, ended.stderr
+    assert all(np.array_equal(value, whole[name]) for name, value in weights(tmp_path / "run").items())
+    losses = [row["loss"] for row in log(tmp_path / "run", stage="sft")]
+    assert losses[-1] < losses[0]
+
+
+def test_adapters_train_alone_and_are_merged(forks: Forks, dataset: Dataset, tmp_path: Path) -> None:
+    base = save("t5", tmp_path / "base")
+    config = tmp_path / "train.toml"
+    lora = {"rank": 4, "targets": ["q", "v"]}
+    values = settings(dataset, base=str(base), lora=lora, learning_rate=1e-2, checkpoint_every=2, keep_checkpoints=9)
+    config.write_text(tomli_w.dumps(values))
+    assert forks.run("train", config, "--out", tmp_path / "run").returncode == 0
+    before, after = load_file(base / "model.safetensors"), weights(tmp_path / "run")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed and all(name.split(".")[-2] in ("q", "v") for name in changed)
+    # The merged difference has the adapters' rank: 4 of each of two stages.
+    name = "decoder.block.0.layer.0.SelfAttention.q.weight"
+    assert np.linalg.matrix_rank(after[name] - before[name], tol=1e-5) <= 8
+    assert len(list(Predictor.load(tmp_path / "run" / "bundle").predict(dataset.split("test")))) == 12
+    resumed = forks.run("train", config, "--out", tmp_path / "run", "--resume", tmp_path / "run/stage2/checkpoint-2")
+    assert resumed.returncode == 0, resumed.stderr
+    assert all(np.array_equal(value, after[name]) for name, value in weights(tmp_path / "run").items())
+
+
+def test_adapters_that_match_nothing(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no layer of the base is named 'query'; its linear layers are .*q.*"):
+        run(dataset, tmp_path / "run", lora={"targets": ["query"]})
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_is_told_before_and_checked_after(forks: Forks, dataset: Dataset, tmp_path: Path) -> None:
+    config = tmp_path / "train.toml"
+    config.write_text(tomli_w.dumps(settings(dataset, batch_size=48)))
+    said = forks.run("train", config, "--out", tmp_path / "run").stderr
+    assert "stage1: memory about 0." in said and "activations of 36 records" in said
+    shares = [float(line.split(",")[1].split()[0]) for line in said.splitlines() if "memory peak" in line]
+    assert len(shares) == 2 and all(0.5 < share < 1.5 for share in shares)
+
+
+def test_a_clinical_encoder_becomes_a_model_that_decides_and_explains(dataset: Dataset, tmp_path: Path) -> None:
+    """From a real MiniLM encoder: trained, bundled, loaded, asked."""
+    bundle = run(dataset, tmp_path / "run", base={"encoder": str(minilm())}, steps=2, evaluate_every=2, batch_size=4)
+    model = load_bundle(bundle).model
+    assert model.config.model_type == "encoder-decoder" and model.config.encoder.model_type == "bert"
+    assert all(math.isfinite(row["loss"]) for row in read_training_log(bundle))
+    prediction = next(iter(Predictor.load(bundle).predict(dataset.split("test"))))
+    assert prediction.probabilities is not None and sum(prediction.probabilities.values()) == pytest.approx(1)
+    assert prediction.rationale is not None
+    assert torch.isfinite(model.decoder.get_output_embeddings().weight).all()
+
+
+def test_encoders_that_cannot_be_used(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(BaseModelError, match="cannot become an encoder-decoder"):
+        run(dataset, tmp_path / "run", base={"encoder": str(save("t5", tmp_path / "t5"))})
+    with pytest.raises(BaseModelError, match=r"base = \{encoder = "):
+        run(dataset, tmp_path / "run", base=str(minilm()))
+    with pytest.raises(ConfigError, match="has 512 positions"):
+        lengths = {"input": 600, "rationale": 24, "label": 32}
+        run(dataset, tmp_path / "run", base={"encoder": str(minilm())}, lengths=lengths)
+    assert not (tmp_path / "run").exists()
