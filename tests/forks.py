@@ -130,7 +130,7 @@ def _child(call: dict[str, Any], stdin: int, stdout: int, stderr: int) -> None:
 
 
 def _serve() -> None:
-    import reason2decide.bundle_evaluation
+    import reason2decide.evaluation_run
     import reason2decide.predictor
     import reason2decide.training  # noqa: F401
 

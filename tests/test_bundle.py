@@ -8,11 +8,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import build
 
 from reason2decide.bundle import Manifest, load_bundle, read_manifest, save_bundle
+from reason2decide.calibration import Calibration
 from reason2decide.config import Lengths
 from reason2decide.errors import BundleError
 from reason2decide.files import sha256_file
@@ -37,7 +39,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "log.jsonl").write_text('{"stage": "stage2", "event": "train", "step": 1, "loss": 0.5}\n')
     model, tokenizer = build("t5")
     save_bundle(
-        folder / "bundle", MANIFEST, model, tokenizer, config_toml="seed = 0\n", training_log=folder / "log.jsonl"
+        folder / "bundle",
+        MANIFEST,
+        model,
+        tokenizer,
+        Calibration.fit([np.array([1.0, 0.0])], [0]),
+        config_toml="seed = 0\n",
+        training_log=folder / "log.jsonl",
     )
     return folder / "bundle"
 
@@ -85,7 +93,7 @@ def test_another_prompt_version(bundle: Path) -> None:
 
 def test_another_format(bundle: Path) -> None:
     change_manifest(bundle, bundle_format=99)
-    assert "bundle format 99, this program reads 1" in refusal(bundle)
+    assert "bundle format 99, this program reads 2" in refusal(bundle)
 
 
 def test_unknown_method(bundle: Path) -> None:

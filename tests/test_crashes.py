@@ -167,10 +167,10 @@ def test_resume_from_a_named_checkpoint(forks: Forks, config: Path, whole: Path,
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("learning_rate=0.5", "configuration.learning_rate was 0.001, now 0.5"),
-        ("seed=9", "configuration.seed was 0, now 9"),
-        ("steps.stage2=17", "configuration.steps.stage2 was 16, now 17"),
-        ("optimizer=adafactor", "configuration.optimizer was adamw, now adafactor"),
+        ("learning_rate=0.5", "stage1.learning_rate was 0.001, now 0.5"),
+        ("seed=9", "seed was 0, now 9"),
+        ("steps.stage2=17", "stage2.steps was 16, now 17"),
+        ("optimizer=adafactor", "optimizer was adamw, now adafactor"),
     ],
 )
 def test_a_checkpoint_of_another_configuration_is_refused(
@@ -178,6 +178,23 @@ def test_a_checkpoint_of_another_configuration_is_refused(
 ) -> None:
     ended = forks.run("train", config, "--out", whole, "--set", change, "--resume", "auto")
     assert ended.returncode == 2 and said in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_what_comes_after_a_checkpoint_may_change(forks: Forks, config: Path, whole: Path, tmp_path: Path) -> None:
+    """Stage 1 has ended: another Stage 2, and another run, may go on from it, but no other Stage 1."""
+    changed = ["--set", "steps.stage2=6", "--set", "patience.stage2=7"]
+    run = tmp_path / "run"
+    first = forks.run("train", config, "--out", run, *changed, "--first-stage-of", whole)
+    assert first.returncode == 0 and "stage1: 12 steps, from step 12" in first.stderr
+    alone = forks.run("train", config, "--out", tmp_path / "alone", *changed)
+    assert alone.returncode == 0
+    assert weights(run) == weights(tmp_path / "alone")
+    same_result(run, tmp_path / "alone")
+    for other in (["--set", "learning_rate.stage1=0.5"], ["--set", "seed=3"]):
+        refused = forks.run("train", config, "--out", tmp_path / "x", *other, "--first-stage-of", whole)
+        assert refused.returncode == 2 and "is of another run" in refused.stderr and "Traceback" not in refused.stderr
+    unfinished = forks.run("train", config, "--out", tmp_path / "y", "--first-stage-of", tmp_path / "nothing")
+    assert unfinished.returncode == 2 and "has no finished stage1" in unfinished.stderr
 
 
 def test_a_checkpoint_of_other_data_is_refused(forks: Forks, config: Path, whole: Path, tmp_path: Path) -> None:

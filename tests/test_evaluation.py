@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
+from reason2decide.alignment import group_indices
+from reason2decide.calibration import Calibration
 from reason2decide.errors import DataError
-from reason2decide.evaluation import Results, evaluate, group_indices
-from reason2decide.predictions import Prediction
+from reason2decide.evaluation import Origin, Settings, evaluate
+from reason2decide.predictions import NO_ANSWER, Prediction
 from reason2decide.records import LabelSet, Record
+from reason2decide.results import Results
+from reason2decide.slices import Column
 
 LABELS = LabelSet(("home", "clinic"))
 GOLD = ["home", "home", "clinic", "clinic"]
@@ -23,23 +28,34 @@ def predictions_of(labels=("home", "clinic", "clinic", "clinic"), **fields):
     return [Prediction(f"r{i}", label, **fields) for i, label in enumerate(labels)]
 
 
-def run(predictions, records, labels=LABELS, **options):
-    settings = {"rationale_source": None, "split": "test", "dataset_name": "calls", "dataset_sha256": "ab" * 32}
-    return evaluate(predictions, records, labels, **(settings | {"resamples": 200} | options))
+ORIGIN = Origin("calls", "ab" * 32, "test", "ours")
+
+
+def run(predictions, records, labels=LABELS, *, calibration=None, probes=None, **options):
+    settings = Settings(**{"resamples": 200, **options})
+    return evaluate(predictions, records, labels, ORIGIN, settings, calibration=calibration, probes=probes).results
 
 
 def test_values_by_hand_in_the_shape_of_results_json():
     records = records_of(rationales={"nurse": "fever for two days"})
     value = run(predictions_of(rationale="fever for two days"), records, rationale_source="nurse").to_json()
-    assert list(value) == ["metrics", "per_label", "confusion", "signature", "dataset", "split", "notes"]
-    assert list(value["metrics"]) == ["accuracy", "macro_f1", "bleu", "chrf"]
+    assert set(value) >= {"metrics", "per_label", "confusion", "signature", "dataset", "split", "notes", "slices"}
+    assert {name for name, entry in value["metrics"].items() if entry["value"] is not None} >= {
+        "accuracy",
+        "macro_f1",
+        "micro_f1",
+        "weighted_f1",
+        "mcc",
+        "bleu",
+        "chrf",
+    }
     accuracy = value["metrics"]["accuracy"]
     assert (accuracy["value"], accuracy["n"]) == (0.75, 4)
     assert 0 <= accuracy["low"] <= 0.75 <= accuracy["high"] <= 1
     assert value["metrics"]["macro_f1"]["value"] == pytest.approx((2 / 3 + 4 / 5) / 2)
     assert value["metrics"]["bleu"]["value"] == pytest.approx(100)
     assert value["per_label"]["home"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2}
-    assert value["confusion"] == {"labels": ["home", "clinic"], "matrix": [[1, 1], [0, 2]]}
+    assert value["confusion"] == {"labels": ["home", "clinic"], "matrix": [[1, 1], [0, 2]], "unanswered": [0, 0]}
     assert (value["dataset"], value["split"]) == ({"name": "calls", "sha256": "ab" * 32}, "test")
 
 
@@ -52,9 +68,16 @@ def test_results_survive_json():
     assert Results.from_json(json.loads(json.dumps(results.to_json()))) == results
 
 
-@pytest.mark.parametrize("value", [{}, {"metrics": {"accuracy": {"mean": 1}}}, {"metrics": None}])
-def test_results_of_another_shape_are_refused(value):
-    with pytest.raises(DataError, match="evaluate again"):
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({}, "format 1, this program reads 2"),
+        ({"results_format": 3}, "format 3, this program reads 2"),
+        ({"results_format": 2, "metrics": {"accuracy": {"mean": 1}}}, "lack or misuse a key"),
+    ],
+)
+def test_results_of_another_version_or_shape_are_refused(value, message):
+    with pytest.raises(DataError, match=f"{message}.*evaluate again"):
         Results.from_json(value)
 
 
@@ -69,14 +92,17 @@ def test_signature_names_every_setting():
 def test_what_is_not_computed_is_null_with_its_reason():
     results = run(predictions_of(), records_of())
     assert results.to_json()["metrics"]["bleu"] == {"value": None, "low": None, "high": None, "n": 0}
-    assert "bleu, chrf: not computed: no rationale source was named to compare with" in results.notes
+    told = next(note for note in results.notes if note.startswith("bleu, chrf"))
+    assert told.endswith("not computed: no rationale source was named to compare with")
 
 
 def test_records_left_out_are_counted_and_told():
     records = [*records_of(["home"], rationales={"nurse": "fever"}), Record("r1", "text", "clinic")]
     results = run(predictions_of(("home", "clinic"), rationale="fever"), records, rationale_source="nurse")
     assert results.metrics["chrf"].n == 1 and results.metrics["accuracy"].n == 2
-    assert any(note.startswith("bleu, chrf: 1 of 2 records have no gold rationale") for note in results.notes)
+    assert any(
+        note.startswith("bleu, chrf") and "1 of 2 records have no gold rationale" in note for note in results.notes
+    )
 
 
 def test_open_label_sets_have_accuracy_only():
@@ -84,13 +110,14 @@ def test_open_label_sets_have_accuracy_only():
     results = run(predictions_of(("A", "C")), records, LabelSet())
     assert results.metrics["accuracy"].value == 0.5 and results.metrics["macro_f1"].value is None
     assert (results.per_label, results.confusion_labels, results.confusion_matrix) == ({}, (), ())
-    assert any(note.startswith("macro_f1, per_label, confusion: not computed: the label set") for note in results.notes)
+    told = next(note for note in results.notes if note.startswith("macro_f1, "))
+    assert "per_label, confusion: not computed: the label set is open" in told
 
 
 def test_point_intervals_are_told():
     results = run(predictions_of(GOLD), records_of())
     assert results.metrics["accuracy"].low == results.metrics["accuracy"].high == 1.0
-    assert any(note.startswith("accuracy: all resamples agree") for note in results.notes)
+    assert any(note.startswith("accuracy, ") and "all resamples agree" in note for note in results.notes)
 
 
 def test_groups_are_resampled_whole():
@@ -148,3 +175,66 @@ def test_unscorable_predictions(fields, message):
 
 def test_rounded_probabilities_are_accepted():
     run(predictions_of(("home",), probabilities={"home": 0.6667, "clinic": 0.3329}), records_of(["home"]))
+
+
+def test_a_system_that_gives_no_answer_is_not_right_and_not_another_label():
+    results = run(predictions_of(("home", NO_ANSWER, "clinic", "clinic")), records_of())
+    assert results.metrics["accuracy"].value == 0.75 and results.unanswered == (1, 0)
+    assert results.confusion_matrix == ((1, 0), (0, 2))
+    # home: 2 hits 1 / (gold 2 + predicted 1); clinic: 2 of 2.
+    assert results.metrics["macro_f1"].value == pytest.approx((2 / 3 + 1) / 2)
+    assert results.metrics["micro_f1"].value == pytest.approx(2 * 3 / (4 + 3))
+    assert any("1 of 4 records got no valid answer and count as not right" in note for note in results.notes)
+    everything = run(predictions_of((NO_ANSWER,) * 4), records_of())
+    assert everything.metrics["accuracy"].value == everything.metrics["macro_f1"].value == 0
+
+
+ORDINAL = LabelSet(("home", "clinic"), ordinal=True, urgent="last")
+
+
+def certain(p):
+    return {"home": 1 - p, "clinic": p}
+
+
+def test_calibration_before_and_after_and_what_was_chosen_on_validation():
+    # Validation: 3 of 4 right at 0.9 confidence, so the deferral threshold for 30 % errors is 0.9.
+    calibration = Calibration(
+        2.0, np.array([0.9, 0.9, 0.9, 0.9]), np.array([1, 1, 1, 0], bool), np.array([0.9] * 3 + [0.1])
+    )
+    predictions = [
+        Prediction(f"r{i}", label, certain(p))
+        for i, (label, p) in enumerate([("home", 0.1), ("clinic", 0.8), ("clinic", 0.95), ("clinic", 0.9)])
+    ]
+    results = run(predictions, records_of(), ORDINAL, calibration=calibration, error_rate=0.3, miscoverage=0.4)
+    found = results.calibration
+    assert (found.temperature, found.threshold) == (2.0, 0.9)
+    assert found.cutoff == pytest.approx(0.9)  # rank ceil(5 * 0.6) = 3 of the scores 0.1 0.1 0.1 0.9
+    assert results.metrics["selective_error"].value == 0 and results.metrics["deferred"].value == 0.25
+    assert results.metrics["conformal_coverage"].value == 0.75 and results.metrics["conformal_set_size"].value == 1
+    # Undoing a temperature of 2 squares the odds: 0.9 -> 81/82, 0.8 -> 16/17, 0.95 -> 361/362.
+    raw = [81 / 82, 1 - 16 / 17, 361 / 362, 81 / 82]
+    assert found.before["log_loss"] == pytest.approx(-np.mean(np.log(raw)))
+    assert results.metrics["log_loss"].value == pytest.approx(-np.mean(np.log([0.9, 0.2, 0.95, 0.9])))
+    assert results.metrics["under_triage"].value == 0 and results.metrics["over_triage"].value == 0.25
+    assert sum(point["n"] for point in results.reliability) == 4
+    assert results.risk_coverage[-1] == {"confidence": pytest.approx(0.8), "coverage": 1.0, "risk": 0.25}
+
+
+def test_slices_hold_every_metric_and_the_largest_gap():
+    records = [Record(f"r{i}", "one two", "home", meta={"sex": "F" if i < 20 else "M", "age": i}) for i in range(40)]
+    predictions = predictions_of(["home"] * 30 + ["clinic"] * 10)
+    results = run(predictions, records, slices=(Column("sex"), Column("age", (30.0,)), Column("length")))
+    assert [(own.value, own.n) for own in results.slices["sex"]] == [("F", 20), ("M", 20)]
+    assert [own.metrics["accuracy"].value for own in results.slices["sex"]] == [1.0, 0.5]
+    assert results.gaps["sex"]["accuracy"] == {"gap": 0.5, "least": "M", "most": "F"}
+    assert [(own.value, own.n) for own in results.slices["age"]] == [("under 30", 30), ("30 and over", 10)]
+    assert [own.value for own in results.slices["length"]] == ["2"] and results.gaps["length"] == {}
+    assert results.slices["sex"][1].metrics["accuracy"].low < 0.5 < results.slices["sex"][1].metrics["accuracy"].high
+
+
+def test_bca_is_another_interval_of_the_same_value():
+    records, predictions = records_of(["home"] * 200), predictions_of(["home"] * 190 + ["clinic"] * 10)
+    percentile, bca = (run(predictions, records, interval=method, resamples=2000) for method in ("percentile", "bca"))
+    assert percentile.metrics["accuracy"].value == bca.metrics["accuracy"].value == 0.95
+    assert bca.metrics["accuracy"].low < percentile.metrics["accuracy"].low  # skewed: more room below
+    assert "ci:bca-bootstrap-95" in bca.signature

@@ -14,9 +14,9 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 import reason2decide.labels as labels_module
 from reason2decide.backends.torch import TorchBackend
+from reason2decide.calibration import label_distribution
 from reason2decide.config import Lengths
 from reason2decide.features import PromptEncoder
-from reason2decide.predictor import label_distribution
 
 LABEL_SETS: list[list[str]] = [
     ["yes", "no", "maybe"],

@@ -47,7 +47,7 @@ def test_accuracy_and_macro_f1_by_hand():
 def test_confusion_has_gold_rows_and_predicted_columns():
     examples = decided(["home", "home", "clinic"], ["clinic", "home", "hospital"])
     matrix = metrics.confusion_matrix(examples)
-    assert matrix.tolist() == [[1, 1, 0], [0, 0, 1], [0, 0, 0]]
+    assert matrix.tolist() == [[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]  # the last column: no answer
     scores = metrics.per_label_scores(matrix, LABELS)
     assert scores["home"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2}
     assert scores["hospital"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
@@ -62,7 +62,8 @@ def test_decisions_equal_scikit_learn(pairs):
     assert value(Accuracy(), examples) == pytest.approx(accuracy_score(gold, predicted))
     expected = f1_score(gold, predicted, labels=list(LABELS), average="macro", zero_division=0)
     assert value(MacroF1(), examples) == pytest.approx(expected, abs=1e-12)
-    assert matrix.tolist() == confusion_matrix(gold, predicted, labels=list(LABELS)).tolist()
+    assert matrix[:, :-1].tolist() == confusion_matrix(gold, predicted, labels=list(LABELS)).tolist()
+    assert not matrix[:, -1].any()
     table = precision_recall_fscore_support(gold, predicted, labels=list(LABELS), zero_division=0)
     ours = metrics.per_label_scores(matrix, LABELS)
     for i, label in enumerate(LABELS):

@@ -133,3 +133,115 @@ def test_seed_decides_and_chunks_do_not(monkeypatch):
     assert (first != statistics.bootstrap(rows, Accuracy().aggregate, resamples=50, seed=2)).any()
     monkeypatch.setattr(statistics, "CHUNK_CELLS", 100)
     assert (first == statistics.bootstrap(rows, Accuracy().aggregate, resamples=50, seed=1)).all()
+
+
+# ---- several metrics at once, BCa
+
+
+def test_metrics_over_the_same_examples_share_their_draws():
+    rng = np.random.default_rng(0)
+    gold, predicted = rng.choice(LABELS, 60), rng.choice(LABELS, 60)
+    one, other = (unpooled(metric.statistics(examples_of(gold, predicted))) for metric in (MacroF1(), Accuracy()))
+    alone = [
+        statistics.bootstrap(own, metric.aggregate, resamples=30, seed=5)
+        for own, metric in ((one, MacroF1()), (other, Accuracy()))
+    ]
+    part = one.subset(np.arange(60) < 30)
+    together = statistics.bootstrap_all(
+        [(one, MacroF1().aggregate), (part, MacroF1().aggregate), (other, Accuracy().aggregate)], resamples=30, seed=5
+    )
+    np.testing.assert_allclose(together[0], alone[0], atol=1e-12)
+    np.testing.assert_allclose(together[2], alone[1], atol=1e-12)
+    np.testing.assert_allclose(together[1], statistics.bootstrap(part, MacroF1().aggregate, resamples=30, seed=5))
+
+
+def test_bca_agrees_with_scipy():
+    values = np.random.default_rng(3).exponential(size=80)  # skewed, where it differs from the percentile interval
+    own = SufficientStatistics(np.stack((values, np.ones(80)), -1), np.arange(80), np.arange(80))
+    draws = statistics.bootstrap(own, Accuracy().aggregate, resamples=20_000, seed=0)
+    ours = statistics.bca_interval(draws, own, Accuracy().aggregate)
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", rng=0).confidence_interval
+    assert ours == pytest.approx(tuple(theirs), abs=0.012)
+    assert statistics.percentile_interval(draws)[1] < ours[1] - 0.015
+
+
+def test_bca_of_groups_and_of_pooled_rows():
+    right = np.random.default_rng(4).random(300) < 0.85
+    draws = statistics.bootstrap(counted(right), Accuracy().aggregate, resamples=5000)
+    pooled = statistics.bca_interval(draws, counted(right), Accuracy().aggregate)
+    assert pooled == pytest.approx(statistics.bca_interval(draws, unpooled(counted(right)), Accuracy().aggregate))
+    alone = statistics.bca_interval(draws, counted(right), Accuracy().aggregate, group_of=np.arange(300))
+    assert alone == pytest.approx(pooled)
+
+
+@pytest.mark.parametrize("right", [[1], [0, 0], [1] * 50])
+def test_bca_without_spread_is_a_point(right):
+    draws = statistics.bootstrap(counted(right), Accuracy().aggregate, resamples=100)
+    assert statistics.bca_interval(draws, counted(right), Accuracy().aggregate) == (np.mean(right), np.mean(right))
+
+
+# ---- two systems
+
+
+def test_paired_statistics_keep_the_examples_that_both_count():
+    one = SufficientStatistics(np.array([[1.0], [2.0]]), np.array([0, 1, 1]), np.array([0, 2, 5]))
+    other = SufficientStatistics(np.array([[10.0], [20.0]]), np.array([1, 0, 0]), np.array([5, 2, 3]))
+    both = statistics.paired(one, other)
+    assert both.positions.tolist() == [2, 5]
+    assert both.rows[both.row_of].tolist() == [[2, 10], [2, 20]]
+
+
+def test_paired_bootstrap_is_that_of_the_differences():
+    rng = np.random.default_rng(6)
+    one, other = rng.random(200) < 0.8, rng.random(200) < 0.7
+    both = statistics.paired(counted(one), counted(other))
+    gap = statistics.difference(Accuracy().aggregate, Accuracy().aggregate, 2)
+    draws = statistics.bootstrap(both, gap, resamples=8000, seed=0)
+    expected = stats.bootstrap((one.astype(float) - other,), np.mean, n_resamples=8000, method="percentile", rng=0)
+    assert statistics.percentile_interval(draws) == pytest.approx(tuple(expected.confidence_interval), abs=0.01)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.25, 0.6])
+def test_randomization_p_agrees_with_scipy(shift):
+    rng = np.random.default_rng(9)
+    one, other = rng.normal(shift, 1, 60), rng.normal(0, 1, 60)
+    both = statistics.paired(
+        *(
+            SufficientStatistics(np.stack((values, np.ones(60)), -1), np.arange(60), np.arange(60))
+            for values in (one, other)
+        )
+    )
+    ours = statistics.randomization_p(both, Accuracy().aggregate, resamples=9999, seed=0)
+    theirs = stats.permutation_test(
+        (one, other), lambda a, b: a.mean() - b.mean(), permutation_type="samples", n_resamples=9999, rng=0
+    ).pvalue
+    assert ours == pytest.approx(theirs, abs=0.02)
+    draws = statistics.bootstrap(both, statistics.difference(Accuracy().aggregate, Accuracy().aggregate, 2), seed=0)
+    assert statistics.bootstrap_p(draws, one.mean() - other.mean()) == pytest.approx(theirs, abs=0.06)
+
+
+def test_randomization_swaps_whole_groups():
+    """Ten calls a patient, all alike: with 8 patients no p can be under 2 in 2^8, however many calls there are."""
+    one, other, group_of = np.repeat([1] * 8, 10), np.repeat([0] * 8, 10), np.repeat(np.arange(8), 10)
+    both = statistics.paired(counted(one), counted(other))
+    p = statistics.randomization_p(both, Accuracy().aggregate, group_of=group_of, resamples=20_000, seed=0)
+    assert p == pytest.approx(2 / 2**8, abs=0.003)
+    assert statistics.randomization_p(both, Accuracy().aggregate, resamples=2000, seed=0) < 0.001
+
+
+def test_equal_systems_have_a_p_of_one():
+    both = statistics.paired(counted([1, 0, 1]), counted([1, 0, 1]))
+    assert statistics.randomization_p(both, Accuracy().aggregate, resamples=50) == 1
+    assert statistics.mcnemar_p(0, 0) == 1
+
+
+@pytest.mark.parametrize(("only_one", "only_other"), [(0, 1), (3, 9), (40, 22), (500, 610), (7, 7)])
+def test_mcnemar_equals_the_binomial_test(only_one, only_other):
+    expected = stats.binomtest(only_one, only_one + only_other).pvalue
+    assert statistics.mcnemar_p(only_one, only_other) == pytest.approx(expected, rel=1e-9)
+
+
+def test_holm_by_hand():
+    # Sorted 0.01, 0.02, 0.03, 0.5 times 4, 3, 2, 1, then never less than the one before: 0.04, 0.06, 0.06, 0.5.
+    assert statistics.holm([0.03, 0.5, 0.01, 0.02]) == pytest.approx([0.06, 0.5, 0.04, 0.06])
+    assert statistics.holm([0.9, 0.8]) == [1.0, 1.0] and statistics.holm([]) == []

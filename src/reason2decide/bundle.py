@@ -18,10 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reason2decide.calibration import Calibration
 from reason2decide.config import Lengths
 from reason2decide.errors import BundleError, DataError, require
 from reason2decide.files import new_folder, sha256_file
 from reason2decide.methods import METHODS, Explain
+from reason2decide.model_card import model_card
 from reason2decide.prompts import PROMPT_VERSION
 from reason2decide.records import LabelSet
 from reason2decide.run_log import read_rows, write_summary
@@ -29,7 +31,8 @@ from reason2decide.run_log import read_rows, write_summary
 if TYPE_CHECKING:
     from reason2decide.features import PromptEncoder
 
-BUNDLE_FORMAT = 1
+BUNDLE_FORMAT = 2
+CALIBRATION = "calibration.json"
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
 
 
@@ -79,21 +82,30 @@ class Manifest:
 
 @dataclass(frozen=True)
 class ModelBundle:
-    """A loaded bundle: its manifest, model (float32, evaluation mode) and prompt encoder."""
+    """A loaded bundle: its manifest, model (float32, evaluation mode), prompt encoder and calibration."""
 
     path: Path
     manifest: Manifest
+    calibration: Calibration
     model: Any
     encoder: PromptEncoder
 
 
 def save_bundle(
-    out: Path, manifest: Manifest, model: Any, tokenizer: Any, *, config_toml: str, training_log: Path
+    out: Path,
+    manifest: Manifest,
+    model: Any,
+    tokenizer: Any,
+    calibration: Calibration,
+    *,
+    config_toml: str,
+    training_log: Path,
 ) -> None:
     """Write a bundle, complete or not at all, in place of one that stands there."""
     with new_folder(out, "manifest.json", force=True) as folder:
         model.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
+        (folder / CALIBRATION).write_text(json.dumps(calibration.to_json()), "utf-8")
         (folder / "config.toml").write_text(config_toml, "utf-8")
         write_summary(folder / "training_log.jsonl", read_rows(training_log))
         (folder / "README.md").write_text(model_card(manifest), "utf-8")
@@ -165,7 +177,13 @@ def load_bundle(path: Path) -> ModelBundle:
     except Exception as error:  # whatever a foreign folder makes the library raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BundleError(f"the model of {path} cannot be loaded: {reason}") from None
-    return ModelBundle(path, manifest, model.eval(), PromptEncoder(tokenizer, manifest.lengths))
+    encoder = PromptEncoder(tokenizer, manifest.lengths)
+    return ModelBundle(path, manifest, read_calibration(path), model.eval(), encoder)
+
+
+def read_calibration(path: Path) -> Calibration:
+    """What the validation split said of a bundle's probabilities."""
+    return Calibration.from_json(json.loads((path / CALIBRATION).read_text("utf-8")))
 
 
 def read_training_log(path: Path) -> list[dict[str, Any]]:
@@ -188,35 +206,3 @@ def _require_intact(path: Path, expected: Mapping[str, str]) -> None:
     for name, digest in expected.items():
         if sha256_file(path / name) != digest:
             raise BundleError(f"{path / name} was altered after the bundle was saved (other SHA-256); copy it again")
-
-
-def model_card(manifest: Manifest) -> str:
-    """What a reader must know before using the model, from the manifest alone."""
-    labels = ", ".join(manifest.labels.values) or "given by each record"
-    order = ""
-    if manifest.labels.ordinal:
-        order = f" (ordinal{f', the {manifest.labels.urgent} is the most urgent' if manifest.labels.urgent else ''})"
-    sources = ", ".join(f"{stage}: {source}" for stage, source in manifest.rationale_sources.items()) or "none"
-    best = "\n".join(
-        f"- {stage}: best {entry['selection']} {entry['best_value']:.4f} on validation, at step {entry['best_step']}"
-        for stage, entry in manifest.training.items()
-    )
-    return f"""# {manifest.dataset["name"]}: {manifest.method} from {manifest.base}
-
-A sequence-to-sequence model that decides{"" if manifest.explain == "none" else " and writes the reason why"}.
-
-- Method: {manifest.method} ({METHODS[manifest.method].summary})
-- Labels: {labels}{order}
-- Rationale sources: {sources}
-- Trained on: {manifest.dataset["name"]}, {manifest.created}
-{best}
-
-## Use
-    r2d predict BUNDLE calls.jsonl --out predictions.jsonl
-    r2d evaluate BUNDLE DATASET --split test --out results
-
-## Limits
-The model repeats what its training data holds, mistakes and gaps included. Its rationale is text that fits its
-decision; it is no proof that the decision is right. A qualified person must verify every output before it touches care.
-Texts longer than {manifest.lengths.input} tokens are cut at their end.
-"""

@@ -140,8 +140,12 @@ def _of_stage(run: Path, stage: str) -> list[Path]:
 
 
 def require_same_run(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:
-    """Raise `CheckpointError` naming all that differs between the run a checkpoint is of and this one."""
-    then, now = _flat(checkpoint.state.identity), _flat(identity)
+    """Raise `CheckpointError` naming all that differs between the run a checkpoint is of and this one.
+
+    What comes after the checkpoint's stage may differ: it has not begun.
+    """
+    stage = checkpoint.state.stage
+    then, now = (_flat(_until(stage, own)) for own in (checkpoint.state.identity, identity))
     different = [
         f"{key} was {then.get(key, 'not set')}, now {now.get(key, 'not set')}"
         for key in sorted({*then, *now})
@@ -152,6 +156,14 @@ def require_same_run(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> Non
             f"{checkpoint.path} is of another run: {'; '.join(different)}. Resume with what it was started with, or "
             "train afresh into another folder"
         )
+
+
+def _until(stage: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity of a run as far as a stage: settings of the whole run and of the stages up to this one."""
+    names = list(identity["stages"])
+    reached = names[: names.index(stage) + 1] if stage in names else names
+    rest = {key: value for key, value in identity.items() if key not in ("stages", "common")}
+    return {**rest, **identity["common"], **{name: identity["stages"][name] for name in reached}}
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -89,6 +90,9 @@ class Config(BaseModel):
     )
     steps: PerStageInt = Field(
         description="optimizer steps (authors: stage1 50000, stage2 30000, sft 30000)", json_schema_extra=PER_STAGE
+    )
+    train_records: int | None = Field(
+        None, ge=1, description="learn from so many records of the training split, drawn by the seed (ours: all)"
     )
     seed: int = Field(0, ge=0, description="of initialisation, order of records, dropout and the draws of y~ (ours)")
     batch_size: PerStageInt = Field(
@@ -212,9 +216,18 @@ class Config(BaseModel):
         return self.base if isinstance(self.base, str) else f"encoder {self.base.encoder}"
 
     def identity(self) -> dict[str, Any]:
-        """All that decides what is learnt, except the data, which is known by its hashes."""
-        free = {key for key, field in type(self).model_fields.items() if (field.json_schema_extra or {}).get("free")}  # type: ignore[union-attr]
-        return self.model_dump(mode="json", exclude=free | {"dataset"}, exclude_none=True)
+        """All that decides what is learnt, except the data: settings of the whole run, and each stage's own."""
+        fields = type(self).model_fields
+        free = {key for key, field in fields.items() if (field.json_schema_extra or {}).get("free")}  # type: ignore[union-attr]
+        per_stage = {key for key, field in fields.items() if _stage_note(field)}
+        # What a method is, its stages say: two methods with the same first stage learn the same in it.
+        common = self.model_dump(mode="json", exclude=free | per_stage | {"dataset", "method"}, exclude_none=True)
+        own_keys = per_stage - free - {field.name for field in dataclass_fields(Stage)}
+        stages = {
+            stage.name: asdict(stage) | {key: self.of(key, stage.name) for key in sorted(own_keys)}
+            for stage in self.stages()
+        }
+        return {"common": common, "stages": stages}
 
     def to_toml(self) -> str:
         """The whole configuration as TOML, defaults included; reading it gives the same object."""
@@ -244,15 +257,20 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     # Paths of the file are relative to the file, those of --set to where the command is given.
+    resolve_paths(content, path.parent)
+    for override in overrides:
+        apply_override(content, override)
+    return parse_config(content, str(path))
+
+
+def resolve_paths(content: dict[str, Any], folder: Path) -> None:
+    """Make the paths of a configuration's content relative to `folder`, in place."""
     if isinstance(content.get("dataset"), str):
-        content["dataset"] = str((path.parent / content["dataset"]).resolve())
+        content["dataset"] = str((folder / content["dataset"]).resolve())
     holder, key = (content["base"], "encoder") if isinstance(content.get("base"), dict) else (content, "base")
     base = holder.get(key)
-    if isinstance(base, str) and (base.startswith(("./", "../")) or (path.parent / base).is_dir()):
-        holder[key] = str((path.parent / base).resolve())
-    for override in overrides:
-        _apply(content, override)
-    return parse_config(content, str(path))
+    if isinstance(base, str) and (base.startswith(("./", "../")) or (folder / base).is_dir()):
+        holder[key] = str((folder / base).resolve())
 
 
 def parse_config(content: Mapping[str, Any], where: str) -> Config:
@@ -307,7 +325,12 @@ def _stage_note(field: Any) -> str:
     return " [per stage]" if (field.json_schema_extra or {}).get("stage") else ""
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def apply_override(content: dict[str, Any], override: str) -> None:
+    """Set one key of a content as `--set a.b=c` says, in place.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {override!r}: expected KEY=VALUE, for example --set learning_rate.stage1=1e-4")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from reason2decide.bundle_evaluation import evaluate_bundle
+from reason2decide.evaluation_run import evaluate_bundle
 from reason2decide.config import parse_config
 from reason2decide.console import say
 from reason2decide.files import require_absent

@@ -2,250 +2,286 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reason2decide import __version__
-from reason2decide.errors import DataError
-from reason2decide.metrics import METRICS, Examples, NotComputed, confusion_matrix, per_label_scores
+from reason2decide.alignment import align, group_indices
+from reason2decide.calibration import ERROR_RATE, MISCOVERAGE, Calibration, rescaled
+from reason2decide.metrics import (
+    METRICS,
+    BertScore,
+    ConformalCoverage,
+    ConformalSetSize,
+    Deferred,
+    Examples,
+    ExpectedCost,
+    Metric,
+    NotComputed,
+    SelectiveError,
+    SufficientStatistics,
+    confusion_matrix,
+    per_label_scores,
+    reliability_curve,
+    risk_coverage_curve,
+)
 from reason2decide.metrics.base import Integers
 from reason2decide.predictions import Prediction
-from reason2decide.records import LabelSet, Record, require_label
-from reason2decide.statistics import LEVEL, RESAMPLES, bootstrap, percentile_interval
+from reason2decide.probes import Probe
+from reason2decide.records import LabelSet, Record
+from reason2decide.results import CalibrationResults, MetricValue, Results, Slice
+from reason2decide.slices import Column, slice_records
+from reason2decide.statistics import LEVEL, RESAMPLES, IntervalMethod, bootstrap_all, interval
 
-SUM_TOLERANCE = 1e-3  # ours: probabilities rounded to a few digits in a file still sum to one
-
-
-@dataclass(frozen=True, slots=True)
-class MetricValue:
-    """A metric's value on n examples with the ends of its 95 % interval; all three None if it was not computed."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
+CALIBRATED = ("log_loss", "brier", "ece")  # the metrics that a temperature changes
+LEAST_SLICE = 10  # ours: slices of fewer records take no part in the largest gap, which they would always win
 
 
 @dataclass(frozen=True)
-class Results:
-    """What an evaluation found. `confusion_matrix` has gold labels as rows, predicted ones as columns.
+class Settings:
+    """What an evaluation is asked for, besides the data.
 
-    For open label sets `per_label`, `confusion_labels` and `confusion_matrix` are empty. `notes` say what was not
-    computed, or counted specially, and why.
+    `rationale_source` names the gold rationales to compare with. `error_rate` is wanted among the cases that are not
+    deferred, `miscoverage` allowed to prediction sets. `costs` goes by gold and predicted label.
     """
 
-    metrics: Mapping[str, MetricValue]
-    per_label: Mapping[str, Mapping[str, float | int]]
-    confusion_labels: tuple[str, ...]
-    confusion_matrix: tuple[tuple[int, ...], ...]
-    signature: str
+    rationale_source: str | None = None
+    resamples: int = RESAMPLES
+    seed: int = 0
+    interval: IntervalMethod = "percentile"
+    slices: tuple[Column, ...] = ()
+    error_rate: float = ERROR_RATE
+    miscoverage: float = MISCOVERAGE
+    costs: Mapping[str, Mapping[str, float]] | None = None
+    bertscore: BertScore = field(default_factory=BertScore)
+
+    def metrics(self, calibration: Calibration | None) -> tuple[Metric, ...]:
+        """All metrics, with these settings in their places."""
+        threshold = calibration.threshold(self.error_rate) if calibration else None
+        cutoff = calibration.cutoff(self.miscoverage) if calibration else None
+        own = (
+            self.bertscore,
+            ExpectedCost(self.costs),
+            SelectiveError(threshold),
+            Deferred(threshold),
+            ConformalCoverage(cutoff),
+            ConformalSetSize(cutoff),
+        )
+        by_name = {metric.name: metric for metric in own}
+        return tuple(by_name.get(metric.name, metric) for metric in METRICS)
+
+
+DEFAULT_SETTINGS = Settings()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the records come from, and whose decisions they are."""
+
     dataset: str
-    dataset_sha256: str
+    sha256: str
     split: str
-    notes: tuple[str, ...] = field(default=())
+    system: str = "system"
 
-    def to_json(self) -> dict[str, Any]:
-        """The content of `results.json`."""
-        return {
-            "metrics": {name: asdict(value) for name, value in self.metrics.items()},
-            "per_label": {label: dict(scores) for label, scores in self.per_label.items()},
-            "confusion": {
-                "labels": list(self.confusion_labels),
-                "matrix": [list(row) for row in self.confusion_matrix],
-            },
-            "signature": self.signature,
-            "dataset": {"name": self.dataset, "sha256": self.dataset_sha256},
-            "split": self.split,
-            "notes": list(self.notes),
-        }
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Results:
-        """The results that `to_json` gave.
+@dataclass(frozen=True)
+class Evaluation:
+    """`results`, and what they were computed from."""
 
-        Raises:
-            DataError: a key is missing or not as this version writes it.
-        """
-        try:
-            return cls(
-                metrics={name: MetricValue(**entry) for name, entry in value["metrics"].items()},
-                per_label={label: dict(scores) for label, scores in value["per_label"].items()},
-                confusion_labels=tuple(value["confusion"]["labels"]),
-                confusion_matrix=tuple(tuple(row) for row in value["confusion"]["matrix"]),
-                signature=value["signature"],
-                dataset=value["dataset"]["name"],
-                dataset_sha256=value["dataset"]["sha256"],
-                split=value["split"],
-                notes=tuple(value["notes"]),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"these results lack or misuse a key ({error}); evaluate again with this version ({__version__})"
-            ) from None
+    results: Results
+    examples: Examples
+    statistics: Mapping[str, SufficientStatistics]
+    group_of: Integers | None
+
+
+@dataclass
+class _Notes:
+    """Notes in the order they came, each with the metrics it is about."""
+
+    names_of: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, name: str, note: str) -> None:
+        self.names_of.setdefault(note, []).append(name)
+
+    def lines(self) -> tuple[str, ...]:
+        return tuple(f"{', '.join(names)}: {note}" for note, names in self.names_of.items())
 
 
 def evaluate(
     predictions: Sequence[Prediction],
     records: Sequence[Record],
     labels: LabelSet,
+    origin: Origin,
+    settings: Settings = DEFAULT_SETTINGS,
     *,
-    rationale_source: str | None,
-    split: str,
-    dataset_name: str,
-    dataset_sha256: str,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Results:
+    calibration: Calibration | None = None,
+    probes: Sequence[Probe] | None = None,
+) -> Evaluation:
     """Compare predictions with the gold labels and rationales of their records, matched by id in any order.
 
     If records carry a group, whole groups are resampled for the intervals; a record without one is its own.
 
+    Args:
+        calibration: what validation said of this system; its temperature is already in the predictions.
+        probes: what else was asked about the predictions.
+
     Raises:
-        DataError: ids missing, unknown or repeated; a label outside its set; probabilities that do not cover the
-            choices or do not sum to one.
+        DataError: as `alignment.align`, or a slice's column does not exist.
     """
-    examples = align(predictions, records, labels, rationale_source, split)
-    group_of = group_indices(examples.records)
-    notes: dict[str, list[str]] = {}
-    values: dict[str, MetricValue] = {}
-    for metric in METRICS:
-        try:
-            statistics = metric.statistics(examples)
-        except NotComputed as reason:
-            values[metric.name] = MetricValue(None, None, None, 0)
-            notes.setdefault(f"not computed: {reason}", []).append(metric.name)
-            continue
-        resampled = bootstrap(statistics, metric.aggregate, group_of=group_of, resamples=resamples, seed=seed)
-        low, high = percentile_interval(resampled)
-        values[metric.name] = MetricValue(float(metric.aggregate(statistics.total())), low, high, len(statistics))
-        for note in statistics.notes:
-            notes.setdefault(note, []).append(metric.name)
-        if low == high:
-            note = "all resamples agree, so the interval is a point and understates the doubt"
-            notes.setdefault(note, []).append(metric.name)
+    examples = align(predictions, records, labels, settings.rationale_source, origin.split, probes)
+    chosen = {
+        column.name: slice_records(examples.records, column) for column in settings.slices
+    }  # refused before anything is computed
+    group_of, notes = group_indices(examples.records), _Notes()
+    metrics = settings.metrics(calibration)
+    statistics = _statistics(metrics, examples, notes)
+    own = [metric for metric in metrics if metric.name in statistics]
+    values = _values(own, statistics, group_of, settings, notes)
+    everything = {metric.name: values.get(metric.name, MetricValue(None, None, None, 0)) for metric in metrics}
+    slices = {
+        name: tuple(_slice(value, mask, own, statistics, group_of, settings) for value, mask in masks.items())
+        for name, masks in chosen.items()
+    }
     try:
         matrix = confusion_matrix(examples)
-        confusion_labels = labels.values
-        per_label = per_label_scores(matrix, labels.values)
-        rows = tuple(tuple(int(count) for count in row) for row in matrix)
+        confusion: dict[str, Any] = {
+            "confusion_labels": labels.values,
+            "per_label": per_label_scores(matrix, labels.values),
+            "confusion_matrix": tuple(tuple(int(count) for count in row[:-1]) for row in matrix),
+            "unanswered": tuple(int(row[-1]) for row in matrix),
+        }
     except NotComputed as reason:
-        confusion_labels, per_label, rows = (), {}, ()
-        notes.setdefault(f"not computed: {reason}", []).extend(["per_label", "confusion"])
-    return Results(
-        metrics=values,
-        per_label=per_label,
-        confusion_labels=confusion_labels,
-        confusion_matrix=rows,
-        signature=_signature(
-            dataset=f"{dataset_name}@{dataset_sha256[:16]}",
-            split=split,
-            source=rationale_source or "none",
-            unit="record" if group_of is None else "group",
-            resamples=resamples,
-            seed=seed,
-        ),
-        dataset=dataset_name,
-        dataset_sha256=dataset_sha256,
-        split=split,
-        notes=tuple(f"{', '.join(names)}: {note}" for note, names in notes.items()),
+        confusion = {"confusion_labels": (), "per_label": {}, "confusion_matrix": (), "unanswered": ()}
+        notes.add("per_label", f"not computed: {reason}")
+        notes.add("confusion", f"not computed: {reason}")
+    results = Results(
+        system=origin.system,
+        metrics=everything,
+        **confusion,
+        signature=signature(origin, settings, metrics, by_group=group_of is not None),
+        dataset=origin.dataset,
+        dataset_sha256=origin.sha256,
+        split=origin.split,
+        calibration=_calibration_results(calibration, settings, examples, metrics),
+        reliability=_curve(reliability_curve, examples),
+        risk_coverage=_curve(risk_coverage_curve, examples),
+        slices=slices,
+        gaps={name: _gaps(own_slices, own) for name, own_slices in slices.items()},
+        notes=notes.lines(),
+    )
+    return Evaluation(results, examples, statistics, group_of)
+
+
+def _statistics(metrics: Sequence[Metric], examples: Examples, notes: _Notes) -> dict[str, SufficientStatistics]:
+    found = {}
+    for metric in metrics:
+        try:
+            found[metric.name] = metric.statistics(examples)
+        except NotComputed as reason:
+            notes.add(metric.name, f"not computed: {reason}")
+            continue
+        for note in found[metric.name].notes:
+            notes.add(metric.name, note)
+    return found
+
+
+def _values(
+    metrics: Sequence[Metric],
+    statistics: Mapping[str, SufficientStatistics],
+    group_of: Integers | None,
+    settings: Settings,
+    notes: _Notes | None = None,
+) -> dict[str, MetricValue]:
+    counted = [(statistics[metric.name], metric.aggregate) for metric in metrics]
+    resampled = bootstrap_all(counted, group_of=group_of, resamples=settings.resamples, seed=settings.seed)
+    values = {}
+    for metric, (own, aggregate), draws in zip(metrics, counted, resampled, strict=True):
+        low, high = interval(settings.interval, draws, own, aggregate, group_of=group_of)
+        values[metric.name] = MetricValue(float(aggregate(own.total())), low, high, len(own))
+        if low == high and notes is not None:
+            notes.add(metric.name, "all resamples agree, so the interval is a point and understates the doubt")
+    return values
+
+
+def _slice(
+    value: str,
+    mask: NDArray[np.bool_],
+    metrics: Sequence[Metric],
+    statistics: Mapping[str, SufficientStatistics],
+    group_of: Integers | None,
+    settings: Settings,
+) -> Slice:
+    parts = {name: own.subset(mask) for name, own in statistics.items()}
+    counted = [metric for metric in metrics if len(parts[metric.name])]
+    return Slice(value, int(mask.sum()), _values(counted, parts, group_of, settings))
+
+
+def _gaps(slices: Sequence[Slice], metrics: Sequence[Metric]) -> dict[str, dict[str, Any]]:
+    """For each metric the slices of its least and largest value, and how far these lie apart."""
+    gaps = {}
+    for metric in metrics:
+        found = {
+            own.value: own.metrics[metric.name].value
+            for own in slices
+            if metric.name in own.metrics and own.metrics[metric.name].n >= LEAST_SLICE
+        }
+        values = {name: value for name, value in found.items() if value is not None}
+        if len(values) > 1:
+            least, most = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+            gaps[metric.name] = {"gap": values[most] - values[least], "least": least, "most": most}
+    return gaps
+
+
+def _curve(curve: Callable[[Examples], list[dict[str, float]]], examples: Examples) -> tuple[Mapping[str, float], ...]:
+    try:
+        return tuple(curve(examples))
+    except NotComputed:
+        return ()
+
+
+def _calibration_results(
+    calibration: Calibration | None, settings: Settings, examples: Examples, metrics: Sequence[Metric]
+) -> CalibrationResults | None:
+    if calibration is None:
+        return None
+    raw = [
+        replace(own, probabilities=rescaled(own.probabilities, 1 / calibration.temperature))
+        if own.probabilities is not None
+        else own
+        for own in examples.predictions
+    ]
+    before, unscaled = {}, replace(examples, predictions=raw)
+    for metric in metrics:
+        if metric.name in CALIBRATED:
+            try:
+                before[metric.name] = float(metric.aggregate(metric.statistics(unscaled).total()))
+            except NotComputed:
+                continue
+    return CalibrationResults(
+        calibration.temperature,
+        before,
+        settings.error_rate,
+        calibration.threshold(settings.error_rate),
+        settings.miscoverage,
+        calibration.cutoff(settings.miscoverage),
     )
 
 
-def _signature(*, dataset: str, split: str, source: str, unit: str, resamples: int, seed: int) -> str:
+def signature(origin: Origin, settings: Settings, metrics: Sequence[Metric], *, by_group: bool) -> str:
     """Everything a value depends on besides the predictions, as `key:value` parts joined by `|`."""
     parts = [
         f"reason2decide:{__version__}",
-        f"dataset:{dataset}",
-        f"split:{split}",
-        f"source:{source}",
-        f"ci:percentile-bootstrap-{100 * LEVEL:.0f}",
-        f"unit:{unit}",
-        f"resamples:{resamples}",
-        f"seed:{seed}",
+        f"dataset:{origin.dataset}@{origin.sha256[:16]}",
+        f"split:{origin.split}",
+        f"source:{settings.rationale_source or 'none'}",
+        f"ci:{settings.interval}-bootstrap-{100 * LEVEL:.0f}",
+        f"unit:{'group' if by_group else 'record'}",
+        f"resamples:{settings.resamples}",
+        f"seed:{settings.seed}",
     ]
-    parts += [f"{metric.name}:[{metric.signature()}]" for metric in METRICS if metric.signature()]
+    parts += [f"{metric.name}:[{metric.signature()}]" for metric in metrics if metric.signature()]
     return "|".join(parts)
-
-
-def align(
-    predictions: Sequence[Prediction],
-    records: Sequence[Record],
-    labels: LabelSet,
-    rationale_source: str | None,
-    split: str,
-) -> Examples:
-    """Put predictions in the order of their records, after checking that each has exactly one and can be scored.
-
-    Raises:
-        DataError: as `evaluate`.
-    """
-    records = tuple(records)
-    if not records:
-        raise DataError(f"the split {split!r} has no records to evaluate on")
-    wanted = {record.id for record in records}
-    by_id = {prediction.id: prediction for prediction in predictions}
-    complaints = [
-        _complaint(_repeated(record.id for record in records), "record ids occur more than once"),
-        _complaint(_repeated(prediction.id for prediction in predictions), "ids are predicted more than once"),
-        _complaint([record.id for record in records if record.id not in by_id], "records have no prediction"),
-        _complaint([id_ for id_ in by_id if id_ not in wanted], "predictions belong to no record"),
-    ]
-    if any(complaints):
-        raise DataError(
-            f"the predictions do not match the {len(records)} records of the split {split!r}: "
-            f"{'; '.join(filter(None, complaints))}. Give one prediction for each record of this split"
-        )
-    aligned = tuple(by_id[record.id] for record in records)
-    for record, prediction in zip(records, aligned, strict=True):
-        require_label(record, labels)
-        _require_scorable(prediction, record.choices_or(labels))
-    return Examples(records, aligned, labels, rationale_source)
-
-
-def _repeated(ids: Iterable[str]) -> list[str]:
-    seen: set[str] = set()
-    repeated: dict[str, None] = {}
-    for id_ in ids:
-        if id_ in seen:
-            repeated[id_] = None
-        seen.add(id_)
-    return list(repeated)
-
-
-def _complaint(ids: Sequence[str], what: str) -> str:
-    shown = ", ".join(repr(id_) for id_ in ids[:3]) + (", ..." if len(ids) > 3 else "")
-    return f"{len(ids)} {what} ({shown})" if ids else ""
-
-
-def _require_scorable(prediction: Prediction, choices: Sequence[str]) -> None:
-    """Raise `DataError` if a prediction's label, probabilities or rationale cannot be what they must be."""
-    where = f"the prediction for {prediction.id!r}"
-    shown = ", ".join(repr(choice) for choice in choices[:8]) + (", ..." if len(choices) > 8 else "")
-    if prediction.predicted_label not in choices:
-        raise DataError(f"{where} has the label {prediction.predicted_label!r}, which is outside its set: {shown}")
-    if prediction.rationale is not None and not isinstance(prediction.rationale, str):
-        raise DataError(f"{where} has a rationale that is no text: {prediction.rationale!r:.40}")
-    probabilities = prediction.probabilities
-    if probabilities is None:
-        return
-    if not isinstance(probabilities, Mapping) or set(probabilities) != set(choices):
-        raise DataError(f"{where} has probabilities that do not cover its choices; give one for each of: {shown}")
-    for label, p in probabilities.items():
-        if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1 + SUM_TOLERANCE:
-            raise DataError(f"{where} gives {label!r} the probability {p!r:.40}; expected a number from 0 to 1")
-    total = math.fsum(probabilities.values())
-    if abs(total - 1) > SUM_TOLERANCE:
-        raise DataError(f"{where} has probabilities that sum to {total:.4f}; expected 1 (within {SUM_TOLERANCE:g})")
-
-
-def group_indices(records: Sequence[Record]) -> Integers | None:
-    """The group of each record as an index, shape (n,), a record without one alone in its own; None without groups."""
-    if all(record.group is None for record in records):
-        return None
-    index: dict[tuple[str, str], int] = {}
-    keys = [("group", record.group) if record.group is not None else ("id", record.id) for record in records]
-    return np.array([index.setdefault(key, len(index)) for key in keys], np.int64)

@@ -10,10 +10,15 @@ from typing import Any
 
 from reason2decide.errors import DataError
 
+NO_ANSWER = ""  # the label of a system that did not decide, or gave something that is no label
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A system's decision on one record: `probabilities` by label and the rationale are given where it has them."""
+    """A system's decision on one record: `probabilities` by label and the rationale are given where it has them.
+
+    A system that gave no valid answer has `NO_ANSWER` for its label: that is never right, and never another label.
+    """
 
     id: str
     predicted_label: str

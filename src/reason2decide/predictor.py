@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from reason2decide.backends import Backend
 from reason2decide.bundle import ModelBundle, load_bundle
+from reason2decide.calibration import label_distribution
 from reason2decide.errors import DataError
 from reason2decide.features import Truncation
 from reason2decide.predictions import Prediction
@@ -68,36 +70,77 @@ class Predictor:
         """
         stream = iter(records)
         while ahead := list(islice(stream, read_ahead)):
-            yield from self._predict_all(ahead)
+            distributions = self.distributions(ahead)
+            labels = [max(own, key=own.__getitem__) for own in distributions]
+            rationales: Sequence[str | None] = self.rationales(ahead, labels) if self.explains else [None] * len(ahead)
+            for record, label, own, rationale in zip(ahead, labels, distributions, rationales, strict=True):
+                yield Prediction(record.id, label, own, rationale)
 
-    def _predict_all(self, records: Sequence[Record]) -> list[Prediction]:
-        encoder, explain = self.bundle.encoder, self.bundle.manifest.explain
-        texts = encoder.text_ids([body(record.text, record.choices) for record in records])
-        predictions: dict[int, Prediction] = {}
-        order = np.argsort([len(text) for text in texts], kind="stable")
-        for begin in range(0, len(order), BATCH_SIZE):
-            rows = [int(row) for row in order[begin : begin + BATCH_SIZE]]
-            choices = [self.choices(records[row]) for row in rows]
-            scores = self.backend.score_labels(
-                [encoder.predict_ids(texts[row]) for row in rows], [encoder.candidates(own) for own in choices]
+    @property
+    def explains(self) -> bool:
+        """Whether this model writes rationales at all."""
+        return self.bundle.manifest.explain != "none"
+
+    def distributions(self, records: Sequence[Record]) -> list[dict[str, float]]:
+        """P(label | text) of each record by label, in the order of its choices, calibrated.
+
+        Raises:
+            DataError: as `predict`.
+        """
+        encoder, temperature = self.bundle.encoder, self.bundle.calibration.temperature
+        choices = [self.choices(record) for record in records]
+        texts = self._text_ids(records)
+        prompts = [encoder.predict_ids(ids) for ids in texts]
+        for ids in texts:
+            self.cut_texts.count(len(ids) > encoder.room(predict=True))
+
+        def scores(rows: Sequence[int]) -> Sequence[Any]:
+            return self.backend.score_labels(
+                [prompts[row] for row in rows], [encoder.candidates(choices[row]) for row in rows]
             )
-            distributions = [label_distribution(own) for own in scores]
-            labels = [own[int(np.argmax(p))] for own, p in zip(choices, distributions, strict=True)]
-            written: list[str | None] = [None] * len(rows)
-            if explain != "none":
-                given = labels if explain == "conditioned" else [None] * len(rows)
-                prompts = [encoder.explain_ids(texts[row], label) for row, label in zip(rows, given, strict=True)]
-                ids = self.backend.generate(prompts, encoder.lengths.rationale)
-                written = [encoder.tokenizer.decode(own, skip_special_tokens=True).strip() for own in ids]
-            for row, own, p, label, rationale in zip(rows, choices, distributions, labels, written, strict=True):
-                self.cut_texts.count(len(texts[row]) > encoder.room(label if explain == "conditioned" else None))
-                probabilities = dict(zip(own, p.tolist(), strict=True))
-                predictions[row] = Prediction(records[row].id, label, probabilities, rationale)
-        return [predictions[row] for row in range(len(records))]
+
+        found = _in_batches(prompts, scores)
+        return [
+            dict(zip(own, label_distribution(values, temperature).tolist(), strict=True))
+            for own, values in zip(choices, found, strict=True)
+        ]
+
+    def rationales(self, records: Sequence[Record], labels: Sequence[str]) -> list[str]:
+        """The rationale of each record, given its label; a method that conditions on nothing disregards the label."""
+        encoder = self.bundle.encoder
+        given = labels if self.bundle.manifest.explain == "conditioned" else [None] * len(records)
+        prompts = [encoder.explain_ids(ids, label) for ids, label in zip(self._text_ids(records), given, strict=True)]
+        written = _in_batches(
+            prompts,
+            lambda rows: self.backend.generate([prompts[row] for row in rows], encoder.lengths.rationale),
+        )
+        return [encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
+
+    def stream(self, record: Record, label: str) -> Iterator[str]:
+        """The rationale of one record given its label, in pieces as they are written; together they are the whole."""
+        encoder = self.bundle.encoder
+        given = label if self.bundle.manifest.explain == "conditioned" else None
+        ids: list[int] = []
+        written = ""
+        for token in self.backend.stream(
+            encoder.explain_ids(self._text_ids([record])[0], given), encoder.lengths.rationale
+        ):
+            ids.append(token)
+            text = encoder.tokenizer.decode(ids, skip_special_tokens=True).lstrip()
+            # A character of several tokens is not whole yet where the text ends in a replacement character.
+            if text.startswith(written) and not text.endswith("\ufffd"):
+                yield text[len(written) :]
+                written = text
+
+    def _text_ids(self, records: Sequence[Record]) -> list[list[int]]:
+        return self.bundle.encoder.text_ids([body(record.text, record.choices) for record in records])
 
 
-def label_distribution(scores: np.ndarray) -> np.ndarray:
-    """P(label | text) over the candidates from their total log-probabilities (candidates,): a softmax (ours)."""
-    shifted = np.exp(scores - scores.max())
-    result: np.ndarray = shifted / shifted.sum()
-    return result
+def _in_batches(prompts: Sequence[Sequence[int]], run: Callable[[Sequence[int]], Sequence[Any]]) -> list[Any]:
+    """What `run` gives for each prompt, in their order; it gets the indices of `BATCH_SIZE` of like lengths a time."""
+    order = np.argsort([len(prompt) for prompt in prompts], kind="stable").tolist()
+    results: dict[int, Any] = {}
+    for begin in range(0, len(order), BATCH_SIZE):
+        rows = order[begin : begin + BATCH_SIZE]
+        results |= zip(rows, run(rows), strict=True)
+    return [results[row] for row in range(len(prompts))]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -33,7 +34,7 @@ from reason2decide.checkpoints import (
 from reason2decide.config import Config
 from reason2decide.console import ProgressBar
 from reason2decide.dropout import dropout_contexts
-from reason2decide.errors import DivergedError, Interrupted
+from reason2decide.errors import ConfigError, DivergedError, Interrupted
 from reason2decide.features import SplitFeatures
 from reason2decide.files import link_or_copy, new_file
 from reason2decide.labels import on_device
@@ -96,6 +97,8 @@ def batch_plan(config: Config, stage: Stage, features: SplitFeatures, processes:
     """
     # A record without a rationale has nothing to teach a stage that learns rationales only.
     rows = np.arange(len(features)) if stage.learns_labels else features.with_rationale
+    if config.train_records is not None:
+        rows = rows[np.isin(rows, drawn_records(len(features), config.train_records, config.seed))]
     targets = np.maximum(features.targets.lengths if stage.learns_labels else 0, features.rationale_lengths)
     return BatchPlan(
         rows,
@@ -107,6 +110,17 @@ def batch_plan(config: Config, stage: Stage, features: SplitFeatures, processes:
         seed=config.seed,
         name_of=lambda row: features.records[row].id,
     )
+
+
+def drawn_records(records: int, wanted: int, seed: int) -> NDArray[np.integer[Any]]:
+    """Which of the records a smaller training split holds (ours): of two sizes the smaller is part of the larger.
+
+    Raises:
+        ConfigError: more are wanted than there are.
+    """
+    if wanted > records:
+        raise ConfigError(f"train_records = {wanted}, but the training split has {records} records; ask for fewer")
+    return np.random.default_rng(seed).permutation(records)[:wanted]
 
 
 class StageTrainer:
@@ -390,8 +404,8 @@ class StageTrainer:
             "selection": self.selection,
             "best_step": self.best_step,
             "best_value": self.best_value,
-            "records": len(self.features),
-            "records_with_rationale": len(self.features.with_rationale),
+            "records": len(self.plan.rows),
+            "records_with_rationale": int(np.isin(self.plan.rows, self.features.with_rationale).sum()),
             "cut_texts": str(self.features.cut_texts),
             "cut_rationales": str(self.features.cut_rationales),
         }

@@ -28,6 +28,7 @@ from reason2decide import __version__
 from reason2decide.base import load_base, silence_transformers
 from reason2decide.bundle import Manifest, save_bundle
 from reason2decide.checkpoints import (
+    MANIFEST,
     Checkpoint,
     newest_checkpoint,
     read_checkpoint,
@@ -37,7 +38,7 @@ from reason2decide.config import Config
 from reason2decide.console import say, set_quiet, warn
 from reason2decide.errors import CheckpointError, ConfigError, DataError, OutputError
 from reason2decide.features import PromptEncoder, SplitFeatures, TokenCache, Truncation, tokenizer_hash
-from reason2decide.files import locked, remove_leftovers
+from reason2decide.files import link_or_copy, locked, new_folder, remove_leftovers
 from reason2decide.lora import require_targets
 from reason2decide.methods import Stage
 from reason2decide.processes import Processes
@@ -45,17 +46,21 @@ from reason2decide.records import Dataset, JsonlRecords
 from reason2decide.run_log import RunLog, keep_rows
 from reason2decide.signals import StopSignals
 from reason2decide.trainer import RunContext, StageTrainer, batch_plan
+from reason2decide.validation import calibrate
 
 AUTO = "auto"  # resume from the newest intact checkpoint, or start where there is none
 LOCK = ".lock"
 TOKENS = ".tokens"  # the token cache of a dataset folder
 
 
-def train(config: Config, out: Path, *, resume: str | None = None, force: bool = False) -> Path:
+def train(
+    config: Config, out: Path, *, resume: str | None = None, first_stage_of: Path | None = None, force: bool = False
+) -> Path:
     """Train as configured in the run folder `out`; return its bundle's path.
 
     Args:
         resume: a checkpoint folder of this run to go on from, or `auto`.
+        first_stage_of: another run, whose first stage is taken over if it is just what this one's would be.
         force: replace the run that stands in `out`.
 
     Raises:
@@ -113,7 +118,7 @@ def train(config: Config, out: Path, *, resume: str | None = None, force: bool =
         if config.lora:
             require_targets(model, config.lora)
         identity = {
-            "configuration": config.identity(),
+            **config.identity(),
             "data": dict(dataset.hashes),
             "tokenizer": tokenizer_hash(tokenizer),
             "processes": processes.count,
@@ -121,7 +126,10 @@ def train(config: Config, out: Path, *, resume: str | None = None, force: bool =
         }
         if processes.is_main:
             stack.enter_context(_run_folder(out, force=force and resume is None))
-        checkpoint = _checkpoint(config, out, resume, processes)
+        if first_stage_of is not None and processes.is_main:
+            _take_over(first_stage_of, config, out, identity)
+        processes.wait()
+        checkpoint = _checkpoint(config, out, AUTO if first_stage_of is not None else resume, processes)
         if checkpoint is not None:
             require_same_run(checkpoint, identity)
             if resume == AUTO and _is_complete(config, checkpoint, out):
@@ -168,14 +176,26 @@ def train(config: Config, out: Path, *, resume: str | None = None, force: bool =
             labels=dataset.info.labels,
             lengths=config.lengths,
             rationale_sources=sources,
-            dataset={"name": dataset.info.name, "sha256": dict(dataset.hashes)},
+            dataset={
+                "name": dataset.info.name,
+                "sha256": dict(dataset.hashes),
+                "records": {name: len(split) for name, split in records.items()},
+                "provenance": dict(dataset.info.provenance),
+            },
             training=training,
             versions=versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         if processes.is_main:
+            say("calibrating on validation")
             save_bundle(
-                out / "bundle", manifest, model, tokenizer, config_toml=config.to_toml(), training_log=out / "log.jsonl"
+                out / "bundle",
+                manifest,
+                model,
+                tokenizer,
+                calibrate(model, validation, processes.device),
+                config_toml=config.to_toml(),
+                training_log=out / "log.jsonl",
             )
     processes.end()
     say(f"bundle: {out / 'bundle'}")
@@ -240,10 +260,33 @@ def _checkpoint(config: Config, run: Path, resume: str | None, processes: Proces
     return read_checkpoint(found) if found is not None else None
 
 
+def _take_over(other: Path, config: Config, run: Path, identity: Mapping[str, Any]) -> None:
+    """Link the first stage of another run, which has ended, into this one, unless this one has begun.
+
+    Raises:
+        CheckpointError: that stage has not ended, or it is not what this run's would be.
+    """
+    first = config.stages()[0].name
+    if next(run.glob("*/checkpoint-*"), None) is not None:
+        return
+    checkpoint, _ = newest_checkpoint(other, [first])
+    if checkpoint is None or not _has_ended(config, checkpoint) or len(config.stages()) == 1:
+        raise CheckpointError(f"{other} has no finished {first} that is followed by another stage in this run")
+    require_same_run(checkpoint, identity)
+    with new_folder(run / first / checkpoint.path.name, MANIFEST, force=False) as folder:
+        for file in checkpoint.path.iterdir():
+            link_or_copy(file, folder / file.name)
+    shutil.copy(other / "log.jsonl", run / "log.jsonl")
+
+
+def _has_ended(config: Config, checkpoint: Checkpoint) -> bool:
+    """Whether nothing of the checkpoint's stage is left to train."""
+    return checkpoint.state.stopped or checkpoint.state.step == config.of("steps", checkpoint.state.stage)
+
+
 def _is_complete(config: Config, checkpoint: Checkpoint, run: Path) -> bool:
-    state, last = checkpoint.state, config.stages()[-1].name
-    at_end = state.stopped or state.step == config.of("steps", last)
-    return state.stage == last and at_end and (run / "bundle" / "manifest.json").exists()
+    is_last = checkpoint.state.stage == config.stages()[-1].name
+    return is_last and _has_ended(config, checkpoint) and (run / "bundle" / "manifest.json").exists()
 
 
 def _forget_after(checkpoint: Checkpoint | None, config: Config, log: Path) -> None:

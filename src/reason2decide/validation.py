@@ -1,15 +1,21 @@
-"""What picks a checkpoint: losses with gold conditioning labels, accuracy and macro-F1 on the validation split."""
+"""What the validation split is for: to pick a checkpoint by, and to calibrate the finished model.
+
+A checkpoint is picked by losses with gold conditioning labels, accuracy and macro-F1.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from reason2decide.batches import BatchLimit, cut
+from reason2decide.calibration import Calibration
 from reason2decide.features import SplitFeatures
 from reason2decide.labels import best_labels, score_labels
 from reason2decide.losses import joint_loss
@@ -73,3 +79,26 @@ def validate(
             with contextlib.suppress(NotComputed):
                 metrics[metric.name] = float(metric.aggregate(metric.statistics(judged).total()))
     return metrics
+
+
+CALIBRATED_AT_ONCE = 32  # ours: records a batch
+
+
+@torch.no_grad()
+def calibrate(model: Any, features: SplitFeatures, device: torch.device) -> Calibration:
+    """Fit the probabilities of a finished model, which runs as it will at use: in float32, without dropout."""
+    encoder = features.encoder
+    model.to(device).eval()
+    scores, gold = [], []
+    order = np.argsort(features.prompt_lengths, kind="stable").tolist()
+    for begin in range(0, len(order), CALIBRATED_AT_ONCE):
+        examples = [features[row] for row in order[begin : begin + CALIBRATED_AT_ONCE]]
+        prompts = [torch.tensor(encoder.predict_ids(example.text)) for example in examples]
+        input_ids = pad_sequence(prompts, batch_first=True, padding_value=encoder.tokenizer.pad_token_id).to(device)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        mask = (torch.arange(input_ids.shape[1], device=device)[None] < lengths[:, None]).long()
+        states = model.get_encoder()(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        found = score_labels(model, states, mask, [encoder.candidates(example.choices) for example in examples])
+        scores += [own.cpu().numpy().astype(np.float64) for own in found]
+        gold += [example.choices.index(example.label) for example in examples]
+    return Calibration.fit(scores, gold)

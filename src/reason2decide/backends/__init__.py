@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -21,3 +21,6 @@ class Backend(Protocol):
 
     def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
         """Greedy continuation of each prompt, without special tokens, at most `max_tokens` long."""
+
+    def stream(self, prompt: Sequence[int], max_tokens: int) -> Iterator[int]:
+        """The tokens of one greedy continuation as they come."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
 
 from reason2decide.labels import score_labels
 from reason2decide.prompts import Candidate
@@ -53,6 +53,27 @@ class TorchBackend:
         )
         output = self.model.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=settings)
         return [[id for id in row if id not in self._special] for row in output.tolist()]
+
+    @torch.no_grad()
+    def stream(self, prompt: Sequence[int], max_tokens: int) -> Iterator[int]:
+        """The tokens of one greedy continuation as they come."""
+        input_ids, attention_mask = self._padded([prompt])
+        output = self.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        token = self._start
+        for _ in range(max_tokens):
+            step = self.model(
+                encoder_outputs=output,
+                attention_mask=attention_mask,
+                decoder_input_ids=torch.tensor([[token]], device=self.device),
+                past_key_values=cache,
+                use_cache=True,
+            )
+            cache, token = step.past_key_values, int(step.logits[0, -1].argmax())
+            if token == self._end:
+                return
+            if token not in self._special:
+                yield token
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         lengths = torch.tensor([len(row) for row in rows])

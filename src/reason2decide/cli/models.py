@@ -1,4 +1,4 @@
-"""`r2d train`, `predict`, `evaluate`, `pretrain` and `demo`."""
+"""`r2d train`, `predict`, `pretrain` and `demo`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
     app.command("train")(train_command)
     app.command("predict")(predict_command)
-    app.command("evaluate")(evaluate_command)
     app.command("pretrain")(pretrain_command)
     app.command("demo")(demo_command)
 
@@ -38,6 +37,9 @@ def train_command(
     explain: Annotated[bool, typer.Option("--explain", help="Print every key with its default and exit.")] = False,
     resume: Annotated[
         str | None, typer.Option(metavar="PATH|auto", help="Go on from a checkpoint of the run, or from its newest.")
+    ] = None,
+    first_stage_of: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Take over the first stage of another run, if it is the same.")
     ] = None,
     force: Force = False,
 ) -> None:
@@ -56,7 +58,7 @@ def train_command(
     run = out if out is not None else Path("runs") / config.stem
     settings = [part for override in set_ or [] for part in ("--set", override)]
     with _telling_how_to_go_on(run, ["r2d", "train", str(config), "--out", str(run), *settings, "--resume", "auto"]):
-        train(loaded, run, resume=resume, force=force)
+        train(loaded, run, resume=resume, first_stage_of=first_stage_of, force=force)
 
 
 @contextlib.contextmanager
@@ -126,41 +128,6 @@ def predict_command(
         warn(f"{predictor.cut_texts} texts were cut to {predictor.bundle.manifest.lengths.input} tokens")
     if bad:
         warn(f"{len(bad)} bad lines were passed over; --strict stops at the first")
-
-
-def evaluate_command(
-    bundle: Bundle,
-    dataset: Annotated[Path, typer.Argument(help="A dataset folder.")],
-    out: Annotated[Path, typer.Option(help="Folder for predictions.jsonl, results.json and report.html.")],
-    split: Annotated[str, typer.Option(help="Which split to decide on.")] = "test",
-    rationale_source: Annotated[
-        str | None, typer.Option(help="Whose rationales to compare with; default: those last trained on.")
-    ] = None,
-    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples for the intervals.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
-    force: Force = False,
-) -> None:
-    """Measure a bundle on a split: metrics with 95 % intervals, and a report to read."""
-    require_training()
-    require("matplotlib", "report")
-    from reason2decide.bundle_evaluation import evaluate_bundle
-
-    results = evaluate_bundle(
-        bundle,
-        dataset,
-        out,
-        split=split,
-        rationale_source=rationale_source,
-        resamples=resamples,
-        seed=seed,
-        force=force,
-    )
-    for name, metric in results.metrics.items():
-        if metric.value is not None:
-            interval = f"(95 % interval {metric.low:.4f} to {metric.high:.4f}, n = {metric.n})"
-            typer.echo(f"{name:<10} {metric.value:.4f}  {interval}")
-    for note in results.notes:
-        typer.echo(f"note: {note}")
 
 
 def pretrain_command(

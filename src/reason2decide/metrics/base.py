@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from reason2decide.errors import Reason2DecideError
 from reason2decide.predictions import Prediction
+from reason2decide.probes import Probe
 from reason2decide.records import LabelSet, Record
 
 Floats = NDArray[np.float64]
@@ -31,16 +32,19 @@ class NotComputed(Reason2DecideError):
 class Examples:
     """What every metric reads: records and predictions in one order (checked by `evaluation.evaluate`).
 
-    `rationale_source` names the gold rationales to compare with; None when rationales are not evaluated.
+    `rationale_source` names the gold rationales to compare with; None when rationales are not evaluated. `probes`
+    stand in the same order, and are None where nothing more was asked than the predictions hold.
     """
 
     records: Sequence[Record]
     predictions: Sequence[Prediction]
     labels: LabelSet
     rationale_source: str | None = None
+    probes: Sequence[Probe] | None = None
 
     def __post_init__(self) -> None:
         assert len(self.records) == len(self.predictions)
+        assert self.probes is None or len(self.probes) == len(self.records)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -65,6 +69,11 @@ class SufficientStatistics:
 
     def __len__(self) -> int:
         return len(self.row_of)
+
+    def subset(self, chosen: NDArray[np.bool_]) -> SufficientStatistics:
+        """The statistics of the examples (of all in `Examples`) that are chosen, (N,) booleans; perhaps of none."""
+        kept = chosen[self.positions]
+        return SufficientStatistics(self.rows, self.row_of[kept], self.positions[kept])
 
     def total(self) -> Floats:
         """The statistics summed over all examples, shape (d,)."""
@@ -99,3 +108,10 @@ class Metric(ABC):
     def signature(self) -> str:
         """The settings that make two values comparable; empty where there are none."""
         return ""
+
+
+def ratio(numerator: Floats | Integers, denominator: Floats | Integers) -> Floats:
+    """Elementwise quotient, 0 where the denominator is not positive."""
+    numerator, denominator = np.broadcast_arrays(numerator, denominator)
+    result: Floats = np.divide(numerator, denominator, out=np.zeros(numerator.shape), where=denominator > 0)
+    return result

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import sacrebleu
 
-from reason2decide.metrics.base import Examples, Floats, Metric, NotComputed, SufficientStatistics
+from reason2decide.metrics.base import Examples, Floats, Metric, SufficientStatistics
+from reason2decide.metrics.pairs import rationale_pairs
 
 CHUNK = 512  # ours: records counted at once; sacrebleu holds all n-grams of a chunk in memory
 
@@ -42,32 +43,13 @@ class _Overlap(Metric):
         Raises:
             NotComputed: no source was named, no record has a gold rationale of it, or no prediction has any.
         """
-        source = examples.rationale_source
-        if source is None:
-            raise NotComputed("no rationale source was named to compare with")
-        if all(prediction.rationale is None for prediction in examples.predictions):
-            raise NotComputed("no prediction has a rationale")
-        gold = [record.rationales.get(source, "") for record in examples.records]
-        positions = np.array([i for i, text in enumerate(gold) if text.strip()], np.int64)
-        if not len(positions):
-            raise NotComputed(f"no record has a gold rationale of source {source!r}")
-        written = [(examples.predictions[i].rationale or "").strip() for i in positions]
-        references = [gold[i].strip() for i in positions]
+        pairs = rationale_pairs(examples)
         rows: list[list[int]] = []
-        for start in range(0, len(positions), CHUNK):
+        for start in range(0, len(pairs.gold), CHUNK):
             chunk = slice(start, start + CHUNK)
             # The call behind corpus_score and sacrebleu's own significance tests; no public one gives the counts.
-            rows += self.scorer._extract_corpus_statistics(written[chunk], [references[chunk]])
-        notes = []
-        if len(positions) < len(gold):
-            notes.append(
-                f"{len(gold) - len(positions)} of {len(gold)} records have no gold rationale of source {source!r} "
-                "and are left out"
-            )
-        empty = sum(not text for text in written)
-        if empty:
-            notes.append(f"{empty} of {len(written)} predicted rationales are missing or empty and count as empty text")
-        return SufficientStatistics(np.array(rows, float), np.arange(len(rows)), positions, tuple(notes))
+            rows += self.scorer._extract_corpus_statistics(pairs.predicted[chunk], [pairs.gold[chunk]])
+        return SufficientStatistics(np.array(rows, float), np.arange(len(rows)), pairs.positions, pairs.notes)
 
 
 class Bleu(_Overlap):

@@ -1,0 +1,74 @@
+"""How long the metrics of rationales that need no model take, and the simulators behind some of them.
+
+    python benchmarks/rationale_metrics.py [REPEATS]
+
+On simulated calls: 10,000 rationales for each metric, ROUGE-L against the package rouge-score in the same round, and
+simulators learnt from 20,000 records whose texts are five notes long (about 250 words). Seconds, median and range.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from rouge_score.rouge_scorer import RougeScorer
+
+from reason2decide.metrics import Examples
+from reason2decide.metrics.rouge import RougeL
+from reason2decide.metrics.simulated_truth import CitedTrue
+from reason2decide.metrics.simulation import Las
+from reason2decide.metrics.support import Support
+from reason2decide.predictions import Prediction
+from reason2decide.probes import Probe
+from reason2decide.probing import probe_simulators
+from reason2decide.simulators import Simulators
+from reason2decide.sources.triage_simulator import simulate
+
+
+def main() -> None:
+    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = simulate(Path(folder) / "data", train=20_000, validation=1, test=10_000)
+        train, test = list(dataset.split("train")), list(dataset.split("test"))
+    long = [
+        replace(record, text=" ".join(train[(i + k * 997) % len(train)].text for k in range(5)))
+        for i, record in enumerate(train)
+    ]
+    others = [*test[1:], test[0]]
+    predictions = [Prediction(r.id, str(r.label), None, o.rationales["llm"]) for r, o in zip(test, others, strict=True)]
+    probes = [Probe(record.id) for record in test]
+    simulators = Simulators.fit(train, dataset.info.labels, "llm")
+    examples = Examples(
+        test, predictions, dataset.info.labels, "llm", probe_simulators(simulators, test, predictions, probes)
+    )
+    scorer = RougeScorer(["rougeL"])
+    pairs = [(r.rationales["llm"], p.rationale or "") for r, p in zip(test, predictions, strict=True)]
+    jobs: dict[str, Callable[[], object]] = {
+        "rouge_l, 10,000 rationales": lambda: RougeL().statistics(examples),
+        "rouge-score, 10,000 rationales": lambda: [scorer.score(*pair) for pair in pairs],
+        "support, 10,000": lambda: Support().statistics(examples),
+        "cited_true, 10,000": lambda: CitedTrue().statistics(examples),
+        "las, 10,000": lambda: Las().statistics(examples),
+        "simulators learn, 20,000 short": lambda: Simulators.fit(train, dataset.info.labels, "llm"),
+        "simulators learn, 20,000 long": lambda: Simulators.fit(long, dataset.info.labels, "llm"),
+        "simulators read, 10,000": lambda: probe_simulators(simulators, test, predictions, probes),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(repeats):
+        for name, job in jobs.items():
+            start = time.perf_counter()
+            job()
+            seconds[name].append(time.perf_counter() - start)
+    for name, own in seconds.items():
+        print(f"{name:<32} {statistics.median(own):7.2f} ({min(own):.2f} to {max(own):.2f})")
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()

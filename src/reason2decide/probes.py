@@ -1,0 +1,63 @@
+"""What else was asked about a prediction, to measure its rationale by: of the model itself, and of simulators.
+
+A probe is data, one line of `probes.jsonl` beside `predictions.jsonl`; the metrics that read it run no model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reason2decide.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Answers about one record's prediction; a field is None where the question was not asked.
+
+    Of the model itself: its label where it reads the rationale alone (`label_from_rationale`), and with the words of
+    all labels masked in it (`label_from_masked_rationale`); the rationale it writes when told `swapped_label`, its
+    second choice, instead of its own; its label and rationale after `inserted_word` was put into the text.
+
+    `simulated` has the label that a simulator predicts, one of which reads the "text", one the "rationale", one the
+    rationale with label words masked ("masked_rationale"), and one text and rationale ("both").
+    """
+
+    id: str
+    label_from_rationale: str | None = None
+    label_from_masked_rationale: str | None = None
+    swapped_label: str | None = None
+    swapped_rationale: str | None = None
+    inserted_word: str | None = None
+    label_after_insertion: str | None = None
+    rationale_after_insertion: str | None = None
+    simulated: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The probe as a JSON object without absent fields."""
+        return {key: value for key, value in asdict(self).items() if value not in (None, {})}
+
+
+def write_probes(path: Path, probes: Iterable[Probe]) -> None:
+    """Write one probe a line."""
+    with path.open("w", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(probe.to_json(), ensure_ascii=False) + "\n" for probe in probes)
+
+
+def read_probes(path: Path) -> list[Probe]:
+    """Read what `write_probes` wrote.
+
+    Raises:
+        DataError: a line is not a probe; with its number.
+    """
+    probes = []
+    with path.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                probes.append(Probe(**json.loads(line)))
+            except (ValueError, TypeError) as error:
+                raise DataError(f"{path}, line {number}: not a probe ({error}); evaluate again") from None
+    return probes

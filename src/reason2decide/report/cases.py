@@ -1,0 +1,197 @@
+"""The cases a report shows: which ones, what of each, and all of them packed for the browser of cases."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, zip_longest
+from typing import Any
+
+import numpy as np
+
+from reason2decide.metrics import Examples
+from reason2decide.metrics.support import cited_spans
+from reason2decide.predictions import NO_ANSWER, Prediction
+from reason2decide.records import Record
+from reason2decide.slices import Column, slice_records
+
+STATIC_CASES = 20  # on paper, and where scripts do not run
+MAX_CASES = 5000  # ours
+MAX_PACKED = 4 * 2**20  # ours: characters of packed cases, so that a page stays under 5 MiB
+MAX_BARS = 8  # ours: probabilities shown for a case; open and long label sets have more
+NUMBER_OF = {"right": 0, "wrong": 1, "unanswered": 2}  # how the script tells verdicts apart
+
+Case = tuple[Record, Prediction]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The probability of one label of a case, in per cent to one decimal."""
+
+    label: str
+    percent: float
+    predicted: bool
+    gold: bool
+
+
+@dataclass(frozen=True)
+class CaseView:
+    """One case as the page shows it.
+
+    `text` alternates parts that the rationale does not cite and parts that it does, beginning with the former, perhaps
+    empty. `verdict` is `right`, `wrong` or `unanswered`; `slices` are the case's values of the sliced columns.
+    """
+
+    id: str
+    verdict: str
+    gold: str
+    predicted: str
+    text: tuple[str, ...]
+    bars: tuple[Bar, ...]
+    other_bars: int
+    rationale: str
+    gold_rationale: str
+    slices: tuple[str, ...]
+
+
+# What the page clones and its script fills: every part there once.
+BLANK = CaseView("", "wrong", "", "", ("",), (Bar("", 0, False, True),), 0, "", "", ())
+
+
+class CaseViews:
+    """The views of an evaluation's cases. `values_of` has the values of each column in order."""
+
+    def __init__(self, examples: Examples, columns: Sequence[Column] = ()) -> None:
+        self.examples = examples
+        masks = {column.name: slice_records(examples.records, column) for column in columns}
+        self.values_of = {name: list(own) for name, own in masks.items()}
+        # For each column which of its values a record has, by the record's id.
+        self._value_of = [np.argmax(list(own.values()), axis=0) for own in masks.values()]
+        self._place = {record.id: i for i, record in enumerate(examples.records)}
+        self._views: dict[str, CaseView] = {}
+
+    def chosen(self, count: int) -> list[CaseView]:
+        """The views of `count` cases, chosen as by `select_cases`."""
+        examples = self.examples
+        cases = select_cases(examples.records, examples.predictions, examples.labels.values, count)
+        return [self._views.get(case[0].id) or self._view(case) for case in cases]
+
+    def packed(self) -> tuple[str, int]:
+        """As many cases as fit, up to `MAX_CASES`, as the string that `pack` makes of them; and how many."""
+        count = min(MAX_CASES, len(self.examples))
+        while True:
+            data = pack(self.chosen(count), self.examples.labels.values)
+            if len(data) <= MAX_PACKED or count == 1:
+                return data, count
+            count = max(1, int(0.97 * count * MAX_PACKED / len(data)))
+
+    def _view(self, case: Case) -> CaseView:
+        record, prediction = case
+        source = self.examples.rationale_source
+        bars, other_bars = _bars(case, record.choices_or(self.examples.labels))
+        place = self._place[record.id]
+        view = self._views[record.id] = CaseView(
+            record.id,
+            verdict(case),
+            record.label or "",
+            prediction.predicted_label,
+            marked_parts(record.text, prediction.rationale or ""),
+            bars,
+            other_bars,
+            prediction.rationale or "",
+            record.rationales.get(source, "") if source else "",
+            tuple(values[own[place]] for values, own in zip(self.values_of.values(), self._value_of, strict=True)),
+        )
+        return view
+
+
+def select_cases(
+    records: Sequence[Record], predictions: Sequence[Prediction], labels: Sequence[str], count: int = STATIC_CASES
+) -> list[Case]:
+    """Choose `count` cases by a fixed rule: half wrong, half right as far as there are, spread over gold labels.
+
+    The choice depends on the ids alone, not on order; wrong cases come first, each half in the order of `labels`.
+    """
+    by_id = {prediction.id: prediction for prediction in predictions}
+    rank = {label: i for i, label in enumerate(labels)}
+    pairs = sorted(((record, by_id[record.id]) for record in records), key=lambda pair: _order(pair, rank))
+    wrong = _spread([pair for pair in pairs if verdict(pair) != "right"], rank)
+    right = _spread([pair for pair in pairs if verdict(pair) == "right"], rank)
+    wrong_count = min(len(wrong), max(count // 2, count - len(right)))
+    halves = wrong[:wrong_count], right[: count - wrong_count]
+    return [case for half in halves for case in sorted(half, key=lambda pair: _order(pair, rank))]
+
+
+def verdict(case: Case) -> str:
+    """`right`, `wrong`, or `unanswered` for a system that gave no valid answer, which is wrong too."""
+    if case[1].predicted_label == NO_ANSWER:
+        return "unanswered"
+    return "right" if case[0].label == case[1].predicted_label else "wrong"
+
+
+def _order(case: Case, rank: Mapping[str, int]) -> tuple[int, str]:
+    """By gold label, then by a hash of the id: any order that the data do not choose. Labels outside the set last."""
+    return rank.get(case[0].label or "", len(rank)), hashlib.sha256(case[0].id.encode()).hexdigest()
+
+
+def _spread(cases: Sequence[Case], rank: Mapping[str, int]) -> list[Case]:
+    """All cases, taking one of each gold label in turn."""
+    buckets: dict[int, list[Case]] = {}
+    for case in cases:
+        buckets.setdefault(rank.get(case[0].label or "", len(rank)), []).append(case)
+    return [case for turn in zip_longest(*buckets.values()) for case in turn if case is not None]
+
+
+def marked_parts(text: str, rationale: str) -> tuple[str, ...]:
+    """The text cut where what the rationale cites begins and ends; every second part is cited."""
+    cuts = [0, *(end for span in cited_spans(text, rationale) for end in span), len(text)]
+    return tuple(text[start:end] for start, end in pairwise(cuts))
+
+
+def _bars(case: Case, choices: Sequence[str]) -> tuple[tuple[Bar, ...], int]:
+    """The bars of the likeliest labels, of the predicted and of the gold one, in the order of the choices; the rest."""
+    record, prediction = case
+    probabilities = prediction.probabilities or {}
+    order = [label for label in choices if label in probabilities]
+    likely = sorted(order, key=lambda label: -probabilities[label])[:MAX_BARS]
+    shown = {*likely, prediction.predicted_label, record.label}
+    bars = tuple(
+        Bar(label, round(100 * probabilities[label], 1), label == prediction.predicted_label, label == record.label)
+        for label in order
+        if label in shown
+    )
+    return bars, len(order) - len(bars)
+
+
+def pack(cases: Sequence[CaseView], labels: Sequence[str]) -> str:
+    """The cases as base64 of gzip of JSON, for `templates/browser.js`; the same cases give the same characters.
+
+    `labels` stand first in the table that a case's labels are indices into; labels of its own follow. No answer is -1.
+    """
+    table = {label: i for i, label in enumerate(labels)}
+
+    def index(label: str) -> int:
+        return -1 if label == NO_ANSWER else table.setdefault(label, len(table))
+
+    rows: list[dict[str, Any]] = [
+        {
+            "id": case.id,
+            "verdict": NUMBER_OF[case.verdict],
+            "gold": index(case.gold),
+            "predicted": index(case.predicted),
+            "text": case.text,
+            "bars": [(index(bar.label), bar.percent) for bar in case.bars],
+            "others": case.other_bars,
+            "rationale": case.rationale,
+            "gold_rationale": case.gold_rationale,
+            "slices": case.slices,
+        }
+        for case in cases
+    ]
+    data = json.dumps({"labels": list(table), "cases": rows}, ensure_ascii=False, separators=(",", ":"))
+    # Half characters, which some systems' answers hold, cannot be written; a question mark stands for them.
+    return base64.b64encode(gzip.compress(data.encode("utf-8", "replace"), mtime=0)).decode()

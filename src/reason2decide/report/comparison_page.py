@@ -1,0 +1,113 @@
+"""A comparison in, one HTML file out: values at a glance, then for each metric every system beside the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reason2decide.comparison import Comparison, Difference, SystemValue
+from reason2decide.report.metric_views import HEADLINE, arrow, direction_of, group_names, number, title_of
+from reason2decide.report.pages import render_page
+
+SIGNIFICANT = 0.05  # the usual level; applied to p values that are adjusted for the whole family
+
+
+@dataclass(frozen=True)
+class Row:
+    """A system on a metric. The fields of its difference are empty for the reference.
+
+    `forest` places the interval and the difference on an axis whose middle is zero, as (start, width, point) in per
+    cent; `side` is `better` or `worse` where the adjusted p value says so.
+    """
+
+    system: str
+    mean: str
+    interval: str
+    spread: str
+    n: int
+    difference: str = ""
+    difference_interval: str = ""
+    forest: tuple[float, float, float] | None = None
+    side: str = ""
+    p_values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MetricTable:
+    """All systems on one metric."""
+
+    title: str
+    arrow: str
+    direction: int
+    rows: Sequence[Row]
+
+
+def render_comparison(comparison: Comparison, *, title: str) -> str:
+    """The comparison as one HTML document without scripts; the same input gives the same bytes."""
+    computed = {name: None for values in comparison.values.values() for name in values}
+    groups = {
+        group: [metric_table(comparison, name) for name in names] for group, names in group_names(computed).items()
+    }
+    glance = [name for name in HEADLINE if name in computed]
+    return render_page(
+        "comparison.html",
+        title=title,
+        comparison=comparison,
+        significant=SIGNIFICANT,
+        seeds=max(len(own.seeds) for values in comparison.values.values() for own in values.values()),
+        mcnemar=any(own.p_mcnemar is not None for own in comparison.differences),
+        glance=[(title_of(name), arrow(name)) for name in glance],
+        systems={
+            system: [_row(system, name, values.get(name)) for name in glance]
+            for system, values in comparison.values.items()
+        },
+        groups=groups,
+    )
+
+
+def metric_table(comparison: Comparison, metric: str) -> MetricTable:
+    """The rows of one metric, the reference first, then the systems in their order."""
+    differences = {own.system: own for own in comparison.differences if own.metric == metric}
+    ends = [abs(end) for own in differences.values() for end in (own.low, own.high, own.difference)]
+    reach = max(ends, default=0) or 1
+    systems = sorted(comparison.values, key=lambda system: system != comparison.reference)
+    rows = [
+        _row(system, metric, comparison.values[system].get(metric), differences.get(system), reach)
+        for system in systems
+    ]
+    return MetricTable(title_of(metric), arrow(metric), direction_of(metric), [row for row in rows if row is not None])
+
+
+def p_value(p: float | None) -> str:
+    """To thousandths; a dash for one that was not computed."""
+    return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _row(
+    system: str, metric: str, value: SystemValue | None, own: Difference | None = None, reach: float = 1
+) -> Row | None:
+    if value is None:
+        return None
+    row = Row(
+        system,
+        number(metric, value.mean),
+        f"{number(metric, value.low)} to {number(metric, value.high)}",
+        "–" if value.spread is None else number(metric, value.spread),
+        value.n,
+    )
+    if own is None:
+        return row
+    low, high, point = (50 + 49 * end / reach for end in (own.low, own.high, own.difference))
+    better = own.difference * direction_of(metric)
+    return Row(
+        row.system,
+        row.mean,
+        row.interval,
+        row.spread,
+        row.n,
+        number(metric, own.difference, signed=True),
+        f"{number(metric, own.low, signed=True)} to {number(metric, own.high, signed=True)}",
+        (low, high - low, point),
+        "" if own.p_holm >= SIGNIFICANT or better == 0 else "better" if better > 0 else "worse",
+        tuple(map(p_value, (own.p_bootstrap, own.p_randomization, own.p_holm, own.p_mcnemar))),
+    )

@@ -1,0 +1,184 @@
+"""The plots of an evaluation, calibration and confusion, and the forest of a comparison."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from reason2decide.comparison import Comparison, Difference
+from reason2decide.errors import require
+from reason2decide.report.drawing import Colours, Plot, printable
+from reason2decide.report.metric_views import direction_of, title_of
+from reason2decide.results import Results
+
+Z = 1.959964  # the 97.5 % point of the normal distribution
+MAX_MATRIX = 25  # ours: beyond so many labels a confusion matrix is unreadable, and its largest mistakes are listed
+NAME_WIDTH = 22  # ours: characters of a label in a plot before it is wrapped
+
+
+def calibration_plots(results: Results) -> list[Plot]:
+    """The reliability diagram and the risk-coverage curve, where there are probabilities."""
+    plots = []
+    if results.reliability:
+        plots.append(
+            Plot(
+                "reliability",
+                "Reliability",
+                "How often decisions of each confidence are right; on the diagonal they are right as often as they "
+                "claim. Bars are 95 % Wilson intervals, and below the share of cases by confidence.",
+                lambda figure, colours: _paint_reliability(figure, colours, results),
+                (4.4, 3.5),
+            )
+        )
+    if results.risk_coverage:
+        marked = " The dot is the deferral threshold." if _deferral_point(results) else ""
+        plots.append(
+            Plot(
+                "risk_coverage",
+                "Risk and coverage",
+                "Error rate among the most confident decisions, by the share of cases that is kept; the others go to a "
+                f"person.{marked}",
+                lambda figure, colours: _paint_risk(figure, colours, results),
+                (4.4, 3.5),
+            )
+        )
+    return plots
+
+
+def wilson_interval(share: float, n: float) -> tuple[float, float]:
+    """The 95 % interval of a share of n cases (Wilson 1927), which stays within 0 and 1 also for few of them."""
+    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    return centre - half, centre + half
+
+
+def _paint_reliability(figure: Any, colours: Colours, results: Results) -> None:
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    points = results.reliability
+    confidence, accuracy = ([point[key] for point in points] for key in ("confidence", "accuracy"))
+    counts = [point["n"] for point in points]
+    ends = [wilson_interval(own, n) for own, n in zip(accuracy, counts, strict=True)]
+    top.plot((0, 1), (0, 1), color=colours.muted, linewidth=0.9, linestyle=(0, (4, 3)))
+    top.vlines(confidence, *zip(*ends, strict=True), color=colours.tint, linewidth=3)
+    top.plot(confidence, accuracy, color=colours.series[0], marker="o", markersize=4, linewidth=1.2)
+    top.set_ylabel("right")
+    top.set_ylim(-0.02, 1.02)
+    bottom.bar(confidence, [n / sum(counts) for n in counts], width=0.035, color=colours.tint)
+    bottom.set_xlim(0, 1.02)
+    bottom.set_xlabel("confidence")
+    bottom.set_ylabel("cases")
+    bottom.yaxis.set_major_locator(require("matplotlib.ticker", "report").MaxNLocator(nbins=2))
+    _in_percent(top.xaxis, top.yaxis, bottom.yaxis)
+    top.grid(axis="y", linewidth=0.6)
+    figure.align_ylabels()
+
+
+def _paint_risk(figure: Any, colours: Colours, results: Results) -> None:
+    axes = figure.add_subplot()
+    coverage, risk = ([point[key] for point in results.risk_coverage] for key in ("coverage", "risk"))
+    axes.plot(coverage, risk, color=colours.series[0], linewidth=1.4, marker="o" if len(coverage) == 1 else "")
+    if results.calibration:
+        wanted = results.calibration.error_rate
+        axes.axhline(wanted, color=colours.series[1], linewidth=1, linestyle=(0, (2, 2)))
+        axes.annotate(f"wanted {100 * wanted:g} %", (1.02, wanted), xytext=(0, -10), textcoords="offset points", ha="right")
+    point = _deferral_point(results)
+    if point:
+        axes.plot(*point, color=colours.series[1], marker="o", markersize=7, linestyle="")
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, 1.15 * max(*risk, results.calibration.error_rate if results.calibration else 0, 0.05))
+    axes.set_xlabel("cases kept")
+    axes.set_ylabel("wrong among them")
+    _in_percent(axes.xaxis, axes.yaxis)
+    axes.grid(axis="y", linewidth=0.6)
+
+
+def _deferral_point(results: Results) -> tuple[float, float] | None:
+    """(share kept, error rate among them) at the deferral threshold."""
+    deferred, error = (results.metrics.get(name) for name in ("deferred", "selective_error"))
+    if deferred is None or error is None or deferred.value is None or error.value is None or deferred.value == 1:
+        return None
+    return 1 - deferred.value, error.value
+
+
+def _in_percent(*axes: Any) -> None:
+    for axis in axes:
+        axis.set_major_formatter(lambda share, _: f"{round(100 * share, 6):g} %")
+
+
+def confusion_plot(results: Results) -> list[Plot]:
+    """The confusion matrix, as a list of one; of none where there is no matrix, or too large a one."""
+    labels = results.confusion_labels
+    if not 0 < len(labels) <= MAX_MATRIX:
+        return []
+    side = 1.9 + 0.45 * len(labels)
+    caption = "Gold labels down, predicted labels across; tint by share of the row."
+    return [
+        Plot(
+            "confusion",
+            "Confusion matrix",
+            caption,
+            lambda figure, colours: _paint_confusion(figure, colours, results),
+            (side + 0.45, side),
+        )
+    ]
+
+
+def _paint_confusion(figure: Any, colours: Colours, results: Results) -> None:
+    matrix = [list(row) for row in results.confusion_matrix]
+    across = list(results.confusion_labels)
+    if any(results.unanswered):
+        across.append("no answer")
+        matrix = [[*row, missing] for row, missing in zip(matrix, results.unanswered, strict=True)]
+    shares = [[count / max(sum(row), 1) for count in row] for row in matrix]
+    ramp = require("matplotlib.colors", "report").LinearSegmentedColormap.from_list(
+        "share", ("#ffffff", colours.series[0])
+    )
+    axes = figure.add_subplot()
+    axes.pcolormesh(shares, cmap=ramp, vmin=0, vmax=1.25, edgecolors="#ffffff", linewidth=1)
+    for i, row in enumerate(matrix):
+        for j, count in enumerate(row):
+            colour = "#ffffff" if shares[i][j] > 0.65 else colours.ink
+            axes.text(j + 0.5, i + 0.5, f"{count:,}", ha="center", va="center", color=colour)
+    axes.set_xticks([j + 0.5 for j in range(len(across))], [_wrapped(label) for label in across], rotation=90)
+    axes.set_yticks([i + 0.5 for i in range(len(matrix))], [_wrapped(label) for label in results.confusion_labels])
+    axes.invert_yaxis()
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("gold")
+    axes.set_aspect("equal")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def forest_plot(comparison: Comparison, metric: str) -> list[Plot]:
+    """The differences from the reference on a metric, as a list of one; of none where there are none."""
+    own = [difference for difference in comparison.differences if difference.metric == metric]
+    title = f"{title_of(metric)}: difference from {comparison.reference}"
+    size = (5.2, 1.25 + 0.34 * len(own))
+    caption = "Difference with its 95 % interval."
+
+    def paint(figure: Any, colours: Colours) -> None:
+        _paint_forest(figure, colours, own, direction_of(metric))
+
+    return [Plot(f"forest_{metric}", title, caption, paint, size)] if own else []
+
+
+def _paint_forest(figure: Any, colours: Colours, own: Sequence[Difference], direction: int) -> None:
+    axes = figure.add_subplot()
+    rows = range(len(own))
+    axes.axvline(0, color=colours.muted, linewidth=0.9)
+    axes.hlines(rows, [one.low for one in own], [one.high for one in own], color=colours.series[0], linewidth=1.6)
+    axes.plot([one.difference for one in own], rows, color=colours.series[0], marker="s", markersize=5, linestyle="")
+    axes.set_yticks(rows, [_wrapped(one.system) for one in own])
+    axes.set_ylim(len(own) - 0.5, -0.5)
+    reach = 1.1 * max(max(abs(one.low), abs(one.high), abs(one.difference)) for one in own) or 1
+    axes.set_xlim(-reach, reach)
+    axes.xaxis.set_major_locator(require("matplotlib.ticker", "report").MaxNLocator(nbins=6))
+    axes.set_xlabel({1: "better →", -1: "← better", 0: ""}[direction])
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(textwrap.wrap(printable(text), NAME_WIDTH)) or text

@@ -1,0 +1,153 @@
+"""Tables for papers and spreadsheets: CSV in full precision, LaTeX rounded, for `booktabs`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reason2decide.comparison import Comparison
+from reason2decide.report.comparison_page import p_value
+from reason2decide.report.metric_views import number
+from reason2decide.results import MetricValue, Results, Slice
+
+# What text stands for in LaTeX. "<", ">", "|" and quotes are other characters in its oldest font encoding.
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "−": r"\textminus{}",
+}
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: the name of its file, the heads of its columns, and rows of cells, None where there is no value.
+
+    Its numbers are of `metric` in LaTeX's rounding, or of the metric that a row's first cell names; `p_columns` hold p
+    values.
+    """
+
+    name: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    metric: str | None = None
+
+    def csv(self) -> str:
+        """The table as CSV with a head; numbers as they are, an empty field for no value."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerows([self.header, *self.rows])
+        return stream.getvalue()
+
+    def latex(self) -> str:
+        """The table as a `tabular` with the rules of `booktabs`; numbers rounded as on the page."""
+        texts = [all(isinstance(row[i], str | None) for row in self.rows) for i in range(len(self.header))]
+        lines = [
+            r"% \usepackage[T1]{fontenc} \usepackage{textcomp} \usepackage{booktabs}",
+            rf"\begin{{tabular}}{{{''.join('l' if text else 'r' for text in texts)}}}",
+            r"\toprule",
+            _line(self.header),
+            r"\midrule",
+            *(
+                _line([self._shown(head, cell, row) for head, cell in zip(self.header, row, strict=True)])
+                for row in self.rows
+            ),
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _shown(self, head: str, cell: Cell, row: Sequence[Cell]) -> str:
+        if cell is None:
+            return "–"
+        if isinstance(cell, float):
+            return p_value(cell) if head.startswith("p_") else number(self.metric or str(row[0]), cell)
+        return cell if isinstance(cell, str) else f"{cell:,}"
+
+
+def latex_escaped(text: str) -> str:
+    """The text as LaTeX prints it; line breaks and other white space become spaces."""
+    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
+
+
+def _line(cells: Sequence[str]) -> str:
+    return " & ".join(map(latex_escaped, cells)) + r" \\"
+
+
+def evaluation_tables(results: Results) -> list[Table]:
+    """Metrics, scores by label, confusion, calibration, and a table for each column sliced by, as far as there are."""
+    value_header = ("metric", "value", "low", "high", "n")
+    tables = [Table("metrics", value_header, tuple((name, *_cells(own)) for name, own in results.metrics.items()))]
+    if results.per_label:
+        header = ("label", "precision", "recall", "f1", "support")
+        rows = tuple((label, *(own[key] for key in header[1:])) for label, own in results.per_label.items())
+        tables.append(Table("labels", header, rows, "f1"))
+        rows = tuple(
+            (label, *row, missing)
+            for label, row, missing in zip(
+                results.confusion_labels, results.confusion_matrix, results.unanswered, strict=True
+            )
+        )
+        tables.append(Table("confusion", ("gold", *results.confusion_labels, "(no answer)"), rows))
+    if results.calibration and results.calibration.before:
+        before = results.calibration.before
+        scaled = tuple((name, before[name], results.metrics[name].value) for name in before)
+        tables.append(Table("calibration", ("metric", "before", "after"), scaled))
+    for i, (column, slices) in enumerate(results.slices.items(), 1):
+        # A number, not the column's name, which may hold what no file name can.
+        tables.append(Table(f"slices_{i}", ("metric", column, "records", *value_header[1:]), _slice_rows(slices)))
+    return tables
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """A table for each metric: every system's value, and its difference from the reference."""
+    names = {name: None for values in comparison.values.values() for name in values}
+    return [Table(f"comparison_{name}", COMPARISON_HEADER, _comparison_rows(comparison, name), name) for name in names]
+
+
+COMPARISON_HEADER = (
+    "system", "mean", "low", "high", "spread", "seeds", "n",
+    "difference", "difference_low", "difference_high", "difference_n",
+    "p_bootstrap", "p_randomization", "p_holm", "p_mcnemar",
+)  # fmt: skip
+
+
+def _comparison_rows(comparison: Comparison, metric: str) -> tuple[tuple[Cell, ...], ...]:
+    differences = {own.system: own for own in comparison.differences if own.metric == metric}
+    rows = []
+    for system, values in comparison.values.items():
+        if metric not in values:
+            continue
+        value, own = values[metric], differences.get(system)
+        against: tuple[Cell, ...] = (None,) * 8
+        if own is not None:
+            p_values = (own.p_bootstrap, own.p_randomization, own.p_holm, own.p_mcnemar)
+            against = (own.difference, own.low, own.high, own.n, *p_values)
+        rows.append((system, value.mean, value.low, value.high, value.spread, len(value.seeds), value.n, *against))
+    return tuple(rows)
+
+
+def _slice_rows(slices: Sequence[Slice]) -> tuple[tuple[Cell, ...], ...]:
+    names = {name: None for own in slices for name in own.metrics}
+    return tuple(
+        (name, own.value, own.n, *_cells(own.metrics[name])) for name in names for own in slices if name in own.metrics
+    )
+
+
+def _cells(value: MetricValue) -> tuple[Cell, ...]:
+    return value.value, value.low, value.high, value.n

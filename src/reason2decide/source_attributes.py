@@ -1,0 +1,163 @@
+"""The 31 source attributes that HTI-1 asks of a predictive decision support intervention, and a user's answers to them.
+
+They are those of 45 CFR 170.315(b)(11)(iv)(B), as the HTI-1 final rule (89 FR 1192, 9 January 2024) lists them, in its
+order and in short words of ours. `model_card` fills them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from reason2decide.errors import ConfigError
+
+Computed = Literal["no", "in part", "whole"]
+
+DEVELOPER = "the developer, who trained this model"
+DEPLOYER = "the deploying organisation"
+EVALUATOR = "whoever evaluates it on data of another source"
+TEST = "an evaluation on the test split of its own dataset"
+# Paragraphs (A)(5) to (13), which (B)(4)(ii), (B)(4)(iii) and (B)(6)(iii) refer to.
+VARIABLES = (
+    "race, ethnicity, language, sexual orientation, gender identity, sex, date of birth, social determinants of "
+    "health, health status assessments"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAttribute:
+    """One source attribute: its number in the regulation's order, its group, and how it is filled.
+
+    `key` is its name in a file of answers. `computed` says how much of it training and evaluation can tell: the whole,
+    a part that an answer completes, or nothing. `filled_by` names who or what fills the rest.
+    """
+
+    number: int
+    group: str
+    key: str
+    attribute: str
+    computed: Computed
+    filled_by: str
+
+
+_GROUPS: dict[str, tuple[tuple[str, str, Computed, str], ...]] = {
+    "Details and output": (
+        ("developer", "Developer: name and contact", "no", DEVELOPER),
+        ("funding", "Who funded the technical development", "no", DEVELOPER),
+        ("output_value", "What value it puts out", "whole", "training"),
+        (
+            "output_type",
+            "Kind of output: prediction, classification, recommendation, evaluation, analysis or other",
+            "whole",
+            "training",
+        ),
+    ),
+    "Purpose": (
+        ("intended_use", "Intended use", "no", DEVELOPER),
+        ("intended_patients", "Intended patient populations", "no", DEVELOPER),
+        ("intended_users", "Intended users", "no", DEVELOPER),
+        ("decision_role", "Intended role: informs, augments or replaces clinical management", "no", DEVELOPER),
+    ),
+    "Cautioned out-of-scope use": (
+        ("cautioned_uses", "Tasks, situations or populations to be cautious in", "in part", DEVELOPER),
+        ("known_limits", "Known risks, inappropriate settings or uses, known limitations", "in part", DEVELOPER),
+    ),
+    "Development details and input features": (
+        ("training_criteria", "Exclusion and inclusion criteria behind the training data", "in part", DEVELOPER),
+        ("input_variables", f"Use as input features of {VARIABLES}", "in part", DEVELOPER),
+        (
+            "training_representativeness",
+            "Demographic representativeness by these variables, at least by those that are input features",
+            "in part",
+            DEVELOPER,
+        ),
+        ("training_relevance", "Relevance of the training data to the intended setting", "no", DEPLOYER),
+    ),
+    "Fairness in development": (
+        ("fairness_approach", "Approach taken to make the output fair", "no", DEVELOPER),
+        ("bias_approach", "Approaches to manage, reduce or eliminate bias", "no", DEVELOPER),
+    ),
+    "External validation": (
+        (
+            "external_data",
+            "Data source, clinical setting or environment in which validity and fairness were assessed externally",
+            "in part",
+            EVALUATOR,
+        ),
+        ("external_party", "Who did the external testing", "no", EVALUATOR),
+        (
+            "external_representativeness",
+            "Demographic representativeness of the external data, by the variables of attribute 12",
+            "in part",
+            EVALUATOR,
+        ),
+        ("external_process", "External validation process", "no", EVALUATOR),
+    ),
+    "Quantitative measures of performance": (
+        ("test_validity", "Validity in test data of the same source as the training data", "whole", TEST),
+        (
+            "test_fairness",
+            "Fairness in test data of the same source as the training data",
+            "whole",
+            f"{TEST}, with slices by groups of patients",
+        ),
+        ("external_validity", "Validity in data of another source than the training data", "in part", EVALUATOR),
+        ("external_fairness", "Fairness in data of another source than the training data", "in part", EVALUATOR),
+        (
+            "outcomes",
+            "References to evaluations of its use on outcomes: morbidity, mortality, length of stay or others",
+            "no",
+            DEVELOPER,
+        ),
+    ),
+    "Ongoing maintenance": (
+        ("validity_monitoring", "How and how often validity is monitored over time", "no", DEPLOYER),
+        ("local_validity", "Validity in local data", "no", DEPLOYER),
+        ("fairness_monitoring", "How and how often fairness is monitored over time", "no", DEPLOYER),
+        ("local_fairness", "Fairness in local data", "no", DEPLOYER),
+    ),
+    "Update and continued validation or fairness assessment": (
+        ("updates", "How and how often it is updated", "in part", DEVELOPER),
+        ("corrections", "How often risks found to validity and fairness are corrected", "no", DEVELOPER),
+    ),
+}
+
+SOURCE_ATTRIBUTES: tuple[SourceAttribute, ...] = tuple(
+    SourceAttribute(number, group, *row)
+    for number, (group, row) in enumerate(((group, row) for group, rows in _GROUPS.items() for row in rows), 1)
+)
+KEYS = tuple(attribute.key for attribute in SOURCE_ATTRIBUTES)
+
+
+def read_answers(path: Path) -> dict[str, str]:
+    """Read a TOML file of `key = "text"`, keys being those of `SOURCE_ATTRIBUTES`.
+
+    Raises:
+        ConfigError: no such file, not TOML, or unknown keys (with the nearest valid ones) or values that are no text,
+            all of them in one message.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} is not a file; expected answers for the model card, in TOML")
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    problems = list(_problems(content))
+    if problems:
+        raise ConfigError(f"{path}:\n" + "\n".join(f"  - {line}" for line in problems))
+    return content
+
+
+def _problems(content: Mapping[str, object]) -> Iterator[str]:
+    for key, value in content.items():
+        if key not in KEYS:
+            near = difflib.get_close_matches(key, KEYS)
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"keys are {', '.join(KEYS)}"
+            yield f"there is no source attribute {key!r}; {hint}"
+        elif not isinstance(value, str) or not value.strip():
+            given = "an empty text" if isinstance(value, str) else f"of type {type(value).__name__}"
+            yield f"{key} is {given}; expected a text, or leave the key out"

@@ -1,0 +1,121 @@
+"""Comparing results folders: means over seeds, paired differences, and what is not comparable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reason2decide.comparison import compare, load_system, signature_differences
+from reason2decide.errors import DataError
+from reason2decide.evaluation import Origin, Settings, evaluate
+from reason2decide.predictions import Prediction
+from reason2decide.records import LabelSet, Record
+from reason2decide.results import RESULTS, STATISTICS, load_statistics, read_results, save_statistics
+
+LABELS = LabelSet(("home", "clinic"), ordinal=True, urgent="last")
+N = 120
+
+
+def write(folder: Path, right: np.ndarray, *, groups: bool = False, rationales: bool = True, **origin: str) -> Path:
+    """A results folder of a system that is right where `right` says so."""
+    records = [
+        Record(
+            f"r{i}",
+            "text",
+            LABELS.values[i % 2],
+            {"nurse": f"fever for {i} days"},
+            group=str(i // 3) if groups else None,
+        )
+        for i in range(len(right))
+    ]
+    predictions = [
+        Prediction(
+            r.id, LABELS.values[(i + 1 - int(right[i])) % 2], None, r.rationales["nurse"] if rationales else None
+        )
+        for i, r in enumerate(records)
+    ]
+    where = Origin(**{"dataset": "calls", "sha256": "ab" * 32, "split": "test", "system": folder.name, **origin})
+    evaluation = evaluate(predictions, records, LABELS, where, Settings("nurse", resamples=100))
+    folder.mkdir()
+    import json
+
+    (folder / RESULTS).write_text(json.dumps(evaluation.results.to_json()))
+    save_statistics(folder / STATISTICS, evaluation.statistics, evaluation.group_of)
+    return folder
+
+
+def outcomes(share: float, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random(N) < share
+
+
+def test_means_over_seeds_and_paired_differences(tmp_path: Path):
+    good = [write(tmp_path / f"good{s}", outcomes(0.9, s)) for s in range(3)]
+    poor = write(tmp_path / "poor", outcomes(0.6, 9), rationales=False)
+    comparison = compare([load_system("good", good), load_system("poor", [poor])], "poor", resamples=500)
+    seeds = [outcomes(0.9, s).mean() for s in range(3)]
+    value = comparison.values["good"]["accuracy"]
+    assert value.seeds == pytest.approx(seeds) and value.mean == pytest.approx(np.mean(seeds))
+    assert value.spread == pytest.approx(np.std(seeds, ddof=1)) and value.low < value.mean < value.high
+    assert comparison.values["poor"]["accuracy"].spread is None
+    found = {own.metric: own for own in comparison.differences}
+    assert found["accuracy"].difference == pytest.approx(np.mean(seeds) - outcomes(0.6, 9).mean())
+    assert found["accuracy"].p_randomization < 0.01 and found["accuracy"].p_holm >= found["accuracy"].p_randomization
+    assert found["accuracy"].p_mcnemar is None  # several seeds: no one table of right and wrong
+    assert "bleu" not in found and "bleu" in comparison.values["good"]  # only one of the two writes rationales
+    # The mean of three seeds is surer than one of them, over the same records.
+    single = compare([load_system("one", good[:1]), load_system("poor", [poor])], "poor", resamples=500)
+    assert value.high - value.low < single.values["one"]["accuracy"].high - single.values["one"]["accuracy"].low
+    assert {own.metric: own for own in single.differences}["accuracy"].p_mcnemar < 0.01
+
+
+def test_a_system_does_not_differ_from_itself(tmp_path: Path):
+    one, same = (write(tmp_path / name, outcomes(0.7, 1), groups=True) for name in ("one", "same"))
+    comparison = compare([load_system("one", [one]), load_system("same", [same])], "one", resamples=200)
+    for own in comparison.differences:
+        assert (own.system, own.difference, own.low, own.high) == ("same", 0, 0, 0)
+        assert own.p_bootstrap == own.p_randomization == own.p_holm == 1
+    assert comparison.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"sha256": "cd" * 32}, "their datasets differ"), ({"split": "validation"}, "their splits differ")],
+)
+def test_results_of_other_records_are_refused(tmp_path: Path, change: dict[str, str], message: str):
+    one, other = write(tmp_path / "one", outcomes(0.7, 1)), write(tmp_path / "other", outcomes(0.7, 1), **change)
+    with pytest.raises(DataError, match=f"one and other cannot be compared: {message}.*same records"):
+        compare([load_system("one", [one]), load_system("other", [other])], "one")
+
+
+def test_other_settings_are_told_and_seeds_are_not():
+    one = "reason2decide:1|source:nurse|seed:0|resamples:10|bleu:[tok:13a]"
+    assert signature_differences(one, one.replace("seed:0", "seed:1")) == {}
+    assert signature_differences(one, "reason2decide:1|source:nurse|seed:0|chrf:[x]") == {}
+    assert signature_differences(one, one.replace("source:nurse", "source:llm")) == {"source": ("nurse", "llm")}
+    assert signature_differences(one, one.replace("13a", "intl")) == {"bleu": ("[tok:13a]", "[tok:intl]")}
+
+
+def test_names_and_reference_are_checked(tmp_path: Path):
+    system = load_system("a", [write(tmp_path / "a", outcomes(0.7, 1))])
+    for systems in ([system], [system, system]):
+        with pytest.raises(DataError, match="at least two systems of different names"):
+            compare(systems, "a")
+    other = load_system("b", [tmp_path / "a"])
+    with pytest.raises(DataError, match="reference 'c' is none of the systems; choose one of a, b"):
+        compare([system, other], "c")
+
+
+def test_folders_that_hold_no_results(tmp_path: Path):
+    with pytest.raises(DataError, match=r"holds no results.json; give a folder that `r2d evaluate` wrote"):
+        read_results(tmp_path)
+    for content, message in (("{", "not valid JSON"), ("[]", "no JSON object"), ("{}", "format 1")):
+        (tmp_path / RESULTS).write_text(content)
+        with pytest.raises(DataError, match=message):
+            read_results(tmp_path)
+    with pytest.raises(DataError, match="cannot be read"):
+        load_statistics(tmp_path / STATISTICS)
+    (tmp_path / STATISTICS).write_bytes(b"no archive")
+    with pytest.raises(DataError, match="cannot be read"):
+        load_statistics(tmp_path / STATISTICS)

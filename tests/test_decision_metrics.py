@@ -1,0 +1,309 @@
+"""Ordinal metrics, probabilities and deferral, against hand-derived numbers and scikit-learn."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import cohen_kappa_score, f1_score, log_loss, matthews_corrcoef
+
+from reason2decide.calibration import (
+    Calibration,
+    conformal_cutoff,
+    deferral_threshold,
+    fit_temperature,
+    label_distribution,
+    prediction_set,
+    rescaled,
+)
+from reason2decide.errors import DataError
+from reason2decide.metrics import Examples, NotComputed
+from reason2decide.metrics.calibration import (
+    Aurc,
+    Brier,
+    ExpectedCalibrationError,
+    LogLoss,
+    SelectiveError,
+    risk_coverage_curve,
+)
+from reason2decide.metrics.decisions import Mcc, MicroF1, WeightedF1
+from reason2decide.metrics.ordinal import (
+    ExpectedCost,
+    MeanAbsoluteError,
+    OverTriage,
+    QuadraticKappa,
+    UnderTriage,
+    read_costs,
+)
+from reason2decide.predictions import NO_ANSWER, Prediction
+from reason2decide.records import LabelSet, Record
+
+NAMES = ("home", "doctor", "hospital", "ambulance")
+TRIAGE = LabelSet(NAMES, ordinal=True, urgent="last")
+
+
+def decided(gold, predicted, labels=TRIAGE, probabilities=None):
+    records = [Record(f"r{i}", "text", label) for i, label in enumerate(gold)]
+    given = probabilities or [None] * len(gold)
+    predictions = [Prediction(f"r{i}", label, p) for i, (label, p) in enumerate(zip(predicted, given, strict=True))]
+    return Examples(records, predictions, labels)
+
+
+def value(metric, examples):
+    return float(metric.aggregate(metric.statistics(examples).total()))
+
+
+pairs = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(NAMES)), min_size=2, max_size=40)
+
+
+@settings(max_examples=80, deadline=None)
+@given(pairs)
+def test_label_metrics_equal_scikit_learn(pairs):
+    gold, predicted = zip(*pairs, strict=True)
+    examples = decided(gold, predicted)
+    labels = list(NAMES)
+    for metric, average in ((MicroF1(), "micro"), (WeightedF1(), "weighted")):
+        expected = f1_score(gold, predicted, labels=labels, average=average, zero_division=0)
+        assert value(metric, examples) == pytest.approx(expected, abs=1e-12)
+    assert value(Mcc(), examples) == pytest.approx(matthews_corrcoef(gold, predicted), abs=1e-12)
+    if len({*gold, *predicted}) > 1:
+        kappa = cohen_kappa_score(gold, predicted, labels=labels, weights="quadratic")
+        assert value(QuadraticKappa(), examples) == pytest.approx(kappa, abs=1e-12)
+
+
+def test_mcc_takes_no_answer_for_one_more_label():
+    gold, predicted = ["home", "home", "doctor", "doctor"], ["home", NO_ANSWER, "doctor", "home"]
+    assert value(Mcc(), decided(gold, predicted)) == pytest.approx(matthews_corrcoef(gold, predicted), abs=1e-12)
+
+
+def test_triage_by_hand_and_by_the_urgent_end():
+    gold = ["home", "doctor", "hospital", "ambulance", "ambulance"]
+    predicted = ["doctor", "doctor", "home", "hospital", NO_ANSWER]
+    examples = decided(gold, predicted)
+    # Of four answered: one level over, right, two levels under, one level under.
+    assert value(UnderTriage(), examples) == 2 / 4 and value(OverTriage(), examples) == 1 / 4
+    assert value(MeanAbsoluteError(), examples) == (1 + 0 + 2 + 1) / 4
+    assert UnderTriage().statistics(examples).notes == ("1 of 5 records got no valid answer and are left out",)
+    reversed_set = LabelSet(NAMES, ordinal=True, urgent="first")
+    assert value(UnderTriage(), decided(gold, predicted, reversed_set)) == 1 / 4
+    assert value(QuadraticKappa(), decided(gold[:4], gold[:4], reversed_set)) == 1
+
+
+def test_ordinal_metrics_say_what_is_missing():
+    plain = decided(["home"], ["home"], LabelSet(NAMES))
+    unurgent = decided(["home"], ["home"], LabelSet(NAMES, ordinal=True))
+    for metric in (QuadraticKappa(), MeanAbsoluteError(), UnderTriage(), OverTriage()):
+        with pytest.raises(NotComputed, match="not declared ordinal"):
+            metric.statistics(plain)
+    with pytest.raises(NotComputed, match="which end"):
+        UnderTriage().statistics(unurgent)
+    assert value(MeanAbsoluteError(), unurgent) == 0
+    with pytest.raises(NotComputed, match="no record got a valid answer"):
+        MeanAbsoluteError().statistics(decided(["home"], [NO_ANSWER]))
+
+
+def test_costs_are_the_users(tmp_path: Path):
+    file = tmp_path / "costs.csv"
+    file.write_text("gold,no,yes\nyes,10,0\nno,0,1\n")
+    labels = LabelSet(("yes", "no"))
+    costs = read_costs(file, labels)
+    assert costs == {"yes": {"no": 10.0, "yes": 0.0}, "no": {"no": 0.0, "yes": 1.0}}
+    examples = decided(["yes", "yes", "no", "no"], ["no", "yes", "yes", "no"], labels)
+    assert value(ExpectedCost(costs), examples) == (10 + 0 + 1 + 0) / 4
+    with pytest.raises(NotComputed, match="--costs"):
+        ExpectedCost().statistics(examples)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("gold,no\nyes,1\n", "each label once down and once across: yes, no"),
+        ("gold,no,yes\nyes,1,0\nyes,0,1\n", "each label once"),
+        ("gold,no,yes\nyes,1\nno,0,1\n", "expected a number for each label"),
+        ("gold,no,yes\nyes,much,0\nno,0,1\n", "expected a number"),
+        ("gold,no,yes\nyes,-1,0\nno,0,1\n", "from 0 up"),
+        ("gold,no,yes\nyes,inf,0\nno,0,1\n", "from 0 up"),
+        ("", "each label once"),
+    ],
+)
+def test_bad_costs_are_refused(tmp_path: Path, content: str, message: str):
+    file = tmp_path / "costs.csv"
+    file.write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_costs(file, LabelSet(("yes", "no")))
+
+
+# ---- probabilities
+
+
+def distributions(draw_from, size):
+    weights = np.asarray(draw_from, float).reshape(-1, size) + 1e-3
+    return [dict(zip(NAMES, row / row.sum(), strict=True)) for row in weights]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=16, max_size=16), st.lists(st.sampled_from(NAMES), min_size=4, max_size=4))
+def test_log_loss_and_brier_equal_independent_code(weights, gold):
+    given_ = distributions(weights, 4)
+    predicted = [max(p, key=p.__getitem__) for p in given_]
+    examples = decided(gold, predicted, probabilities=given_)
+    table = np.array([[p[name] for name in sorted(NAMES)] for p in given_])
+    assert value(LogLoss(), examples) == pytest.approx(log_loss(gold, table, labels=sorted(NAMES)), abs=1e-9)
+    onehot = np.array([[name == label for name in sorted(NAMES)] for label in gold], float)
+    assert value(Brier(), examples) == pytest.approx(((table - onehot) ** 2).sum(1).mean(), abs=1e-12)
+
+
+def sure(confidences, right):
+    """Two-label examples with these confidences in a label that is right or not."""
+    labels = LabelSet(("a", "b"))
+    return decided(
+        ["a" if own else "b" for own in right], ["a"] * len(right), labels, [{"a": p, "b": 1 - p} for p in confidences]
+    )
+
+
+def test_ece_by_hand():
+    # Bins of 1/15: 0.95 and 0.97 share the last, one of the two is right; 0.6 stands alone in its bin and is right.
+    examples = sure([0.95, 0.97, 0.6], [True, False, True])
+    assert value(ExpectedCalibrationError(), examples) == pytest.approx((abs(1 - 0.95 - 0.97) + abs(1 - 0.6)) / 3)
+    assert value(ExpectedCalibrationError(), sure([1.0, 1.0], [True, True])) == 0  # 1 is in the last bin, not beyond
+
+
+def test_aurc_by_hand_and_by_brute_force():
+    # Errors among the 1, 2, 3, 4 most confident: 0/1, 1/2, 1/3, 2/4.
+    assert value(Aurc(), sure([0.9, 0.8, 0.7, 0.6], [True, False, True, False])) == pytest.approx(
+        (0 + 1 / 2 + 1 / 3 + 2 / 4) / 4
+    )
+    # All equally sure: whichever come first, the expected rate is that of all.
+    assert value(Aurc(), sure([0.75] * 4, [True, False, True, False])) == pytest.approx(0.5)
+    rng = np.random.default_rng(0)
+    confidence = np.round(rng.uniform(0.5, 1, 300) / 0.05) * 0.05
+    right = rng.random(300) < confidence
+    expected = []
+    for _ in range(4000):  # ties in random order
+        order = np.lexsort((rng.random(300), -confidence))
+        expected.append((np.cumsum(~right[order]) / np.arange(1, 301)).mean())
+    assert value(Aurc(), sure(confidence, right)) == pytest.approx(np.mean(expected), abs=5e-4)
+
+
+def test_aurc_of_resamples_is_that_of_the_resampled_examples():
+    rng = np.random.default_rng(1)
+    confidence, right = rng.uniform(0.5, 1, 50), rng.random(50) < 0.7
+    own = Aurc().statistics(sure(confidence, right))
+    for _ in range(5):
+        drawn = rng.integers(50, size=50)
+        sums = np.bincount(own.row_of[drawn], minlength=len(own.rows)) @ own.rows
+        assert float(Aurc().aggregate(sums)) == pytest.approx(value(Aurc(), sure(confidence[drawn], right[drawn])))
+
+
+def test_risk_coverage_curve_ends_in_the_error_rate():
+    curve = risk_coverage_curve(sure([0.9, 0.9, 0.6], [True, False, True]))
+    assert curve == [
+        {"confidence": pytest.approx(0.9), "coverage": pytest.approx(2 / 3), "risk": 0.5},
+        {"confidence": pytest.approx(0.6), "coverage": 1.0, "risk": pytest.approx(1 / 3)},
+    ]
+
+
+def test_predictions_without_probabilities_are_left_out_and_told():
+    examples = decided(["home", "home"], ["home", "home"], probabilities=[dict.fromkeys(NAMES, 0.25), None])
+    own = LogLoss().statistics(examples)
+    assert len(own) == 1 and own.notes == ("1 of 2 predictions have no probabilities and are left out",)
+    for metric in (LogLoss(), Brier(), ExpectedCalibrationError(), Aurc(), SelectiveError(0.5)):
+        with pytest.raises(NotComputed, match="no prediction has probabilities"):
+            metric.statistics(decided(["home"], ["home"]))
+    with pytest.raises(NotComputed, match="no deferral threshold"):
+        SelectiveError().statistics(examples)
+
+
+# ---- calibration
+
+
+def test_temperature_is_the_minimum_that_an_optimiser_finds():
+    rng = np.random.default_rng(0)
+    scores = [rng.normal(size=k) * 4 for k in rng.integers(2, 7, 400)]
+    gold = [int(rng.choice(len(own), p=label_distribution(own, 2.5))) for own in scores]
+
+    def loss(log_temperature):
+        t = math.exp(log_temperature)
+        return -np.mean([math.log(label_distribution(own, t)[g]) for own, g in zip(scores, gold, strict=True)])
+
+    found = fit_temperature(scores, gold)
+    assert found == pytest.approx(math.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x), rel=1e-4)
+    assert found == pytest.approx(2.5, rel=0.2)
+
+
+def test_temperature_stays_within_its_bounds():
+    scores = [np.array([0.0, -5.0])] * 10
+    assert fit_temperature(scores, [0] * 10) == pytest.approx(1 / 20)
+    assert fit_temperature(scores, [1] * 10) == pytest.approx(20)
+
+
+def test_rescaling_composes_and_undoes_itself():
+    p = {"a": 0.7, "b": 0.2, "c": 0.1}
+    assert rescaled(p, 2.0) == pytest.approx(
+        dict(zip(p, np.sqrt([0.7, 0.2, 0.1]) / np.sqrt([0.7, 0.2, 0.1]).sum(), strict=True))
+    )
+    assert rescaled(rescaled(p, 3.0), 1 / 3.0) == pytest.approx(p)
+    assert rescaled({"a": 1.0, "b": 0.0}, 2.0)["a"] == pytest.approx(1, abs=1e-5)
+
+
+def test_deferral_threshold_by_hand():
+    confidences, right = np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, True])
+    # Kept down to 0.9, 0.8, 0.7, 0.6: errors 0, 0, 1/3, 1/4.
+    assert deferral_threshold(confidences, right, 0.0) == 0.8
+    assert deferral_threshold(confidences, right, 0.25) == 0.6
+    assert deferral_threshold(confidences, right, 0.2) == 0.8
+    assert deferral_threshold(np.array([0.9, 0.9]), np.array([True, False]), 0.1) is None  # equals go together
+    assert deferral_threshold(confidences, ~np.ones(4, bool), 0.5) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 10), st.booleans()), min_size=1, max_size=30), st.floats(0, 1))
+def test_deferral_threshold_keeps_the_rate_and_no_lower_one_does(outcomes, rate):
+    confidences, right = np.array([c / 10 for c, _ in outcomes]), np.array([own for _, own in outcomes])
+    threshold = deferral_threshold(confidences, right, rate)
+    levels = sorted({*confidences.tolist()})
+    good = [level for level in levels if (~right[confidences >= level]).mean() <= rate]
+    assert threshold == (min(good) if good else None)
+
+
+def test_conformal_cutoff_by_hand():
+    # Scores 1 - p: 0.1, 0.2, 0.3, 0.6; n = 4. Miscoverage 0.4: rank ceil(5 * 0.6) = 3, so p >= 0.7.
+    gold = np.array([0.9, 0.8, 0.4, 0.7])
+    assert conformal_cutoff(gold, 0.4) == pytest.approx(0.7)
+    assert conformal_cutoff(gold, 0.1) == 0.0  # rank 5 of 4: nothing can be promised but with every label
+    assert prediction_set({"a": 0.2, "b": 0.5, "c": 0.3}, 0.3) == ("b", "c")
+    assert prediction_set({"a": 0.2, "b": 0.5, "c": 0.3}, 0.9) == ("b",)
+    assert prediction_set({"a": 0.2, "b": 0.5, "c": 0.3}, 0.0) == ("b", "c", "a")
+
+
+def test_conformal_sets_cover_what_they_promise():
+    rng = np.random.default_rng(0)
+
+    def draw(n):
+        p = rng.dirichlet([1, 1, 1], n)
+        return p, np.array([rng.choice(3, p=row) for row in p])
+
+    coverages = []
+    for _ in range(200):
+        p, gold = draw(100)
+        cutoff = conformal_cutoff(p[np.arange(100), gold], 0.2)
+        q, truth = draw(100)
+        coverages.append((q[np.arange(100), truth] >= cutoff).mean())
+    assert 0.79 <= np.mean(coverages) <= 0.83
+
+
+def test_calibration_survives_a_file_and_holds_what_came_out():
+    scores = [np.array([2.0, 0.0]), np.array([0.0, 1.0]), np.array([3.0, 0.0])]
+    calibration = Calibration.fit(scores, [0, 0, 0])
+    assert calibration.right.tolist() == [True, False, True]
+    again = Calibration.from_json(calibration.to_json())
+    assert again.temperature == calibration.temperature and again.threshold(0.4) == calibration.threshold(0.4)
+    assert (again.gold_probabilities == calibration.gold_probabilities).all()
+    for own, p, right in zip(scores, calibration.gold_probabilities, calibration.right, strict=True):
+        assert p == pytest.approx(label_distribution(own, calibration.temperature)[0], abs=1e-6)
+        assert right == (own.argmax() == 0)

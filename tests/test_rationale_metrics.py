@@ -1,0 +1,536 @@
+"""Metrics of rationales against hand-derived numbers, scikit-learn, rouge-score and the simulator's own rationales."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import sqrt
+
+import numpy as np
+import pytest
+import sacrebleu
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
+from sklearn.metrics import matthews_corrcoef
+
+from reason2decide.masking import MASK, STOP_WORDS, mask_label_words, words_of
+from reason2decide.metrics import Examples, NotComputed
+from reason2decide.metrics.counterfactual import PhiCct, SwapChange, SwapFollows
+from reason2decide.metrics.rouge import RougeL, common_subsequence
+from reason2decide.metrics.self_consistency import Consistency, ConsistencyMasked, Sufficiency, SufficiencyMasked
+from reason2decide.metrics.simulated_truth import CitedFalse, CitedTrue, DecidingOmitted, citations
+from reason2decide.metrics.simulation import (
+    Las,
+    RationaleQuality,
+    SimulatedConsistency,
+    SimulatedConsistencyMasked,
+    SimulatedSufficiency,
+    SimulatedSufficiencyMasked,
+)
+from reason2decide.metrics.support import Support, cited_spans, sentence_support, sentences, stem
+from reason2decide.predictions import NO_ANSWER, Prediction
+from reason2decide.probes import Probe
+from reason2decide.records import LabelSet, Record
+from reason2decide.sources.triage_simulator import simulate
+
+LABELS = LabelSet(("home", "clinic"))
+OWN = (Consistency(), Sufficiency(), ConsistencyMasked(), SufficiencyMasked())
+READ_OUT = (
+    SimulatedSufficiency(),
+    SimulatedSufficiencyMasked(),
+    SimulatedConsistency(),
+    SimulatedConsistencyMasked(),
+)
+SIMULATED = (*READ_OUT, RationaleQuality(), Las())
+SWAPPED = (SwapChange(), SwapFollows())
+TRUTH = (CitedTrue(), CitedFalse(), DecidingOmitted())
+METRICS = (RougeL(), *OWN, *SIMULATED, PhiCct(), *SWAPPED, Support(), *TRUTH)
+
+
+def examples(*cases, text="a text"):
+    """Each case: gold label, predicted label, rationale, and the fields of its probe."""
+    records = [Record(f"r{i}", text, gold) for i, (gold, *_) in enumerate(cases)]
+    predictions = [Prediction(f"r{i}", label, None, rationale) for i, (_, label, rationale, _) in enumerate(cases)]
+    probes = [Probe(f"r{i}", **fields) for i, (*_, fields) in enumerate(cases)]
+    return Examples(records, predictions, LABELS, None, probes)
+
+
+def value(metric, found):
+    return float(metric.aggregate(metric.statistics(found).total()))
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_every_metric_says_why_its_formula_range_and_source(metric):
+    for word in ("Why:", "Formula:", "Range", "Source:"):
+        assert word in (type(metric).__doc__ or "")
+    assert metric.worst != metric.best
+    assert len({other.name for other in METRICS}) == len(METRICS)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_without_rationales_nothing_is_computed(metric):
+    found = examples(("home", "home", None, {}), ("clinic", "home", None, {}))
+    records = [replace(r, meta={"present": [], "risks": [], "facts": []}) for r in found.records]
+    with pytest.raises(NotComputed, match="no prediction has a rationale"):
+        metric.statistics(replace(found, records=records, rationale_source="nurse"))
+
+
+@pytest.mark.parametrize(
+    ("metric", "reason"),
+    [
+        *((metric, "evaluate the bundle itself") for metric in (*OWN, PhiCct(), *SWAPPED)),
+        *((metric, "evaluate with the dataset's train split") for metric in SIMULATED),
+    ],
+    ids=lambda item: getattr(item, "name", ""),
+)
+def test_what_nobody_was_asked_is_not_computed_and_says_what_to_do(metric, reason):
+    found = examples(("home", "home", "because", {}), ("home", "home", "", {}))
+    for unasked in (found, replace(found, probes=None)):
+        with pytest.raises(NotComputed, match=reason):
+            metric.statistics(unasked)
+
+
+def test_aggregates_of_nothing_are_zero_for_slices_without_examples():
+    for metric, width in ((Consistency(), 2), (Las(), 4), (RationaleQuality(), 4), (PhiCct(), 4)):
+        assert metric.aggregate(np.zeros((3, width))).tolist() == [0, 0, 0]
+
+
+# ---------------------------------------------------------------------------------------------- self-consistency
+
+
+def test_consistency_and_sufficiency_by_hand():
+    found = examples(
+        ("home", "home", "mild", {"label_from_rationale": "home", "label_from_masked_rationale": "clinic"}),
+        ("home", "clinic", "bad", {"label_from_rationale": "clinic", "label_from_masked_rationale": "home"}),
+        ("clinic", "home", "odd", {"label_from_rationale": "clinic", "label_from_masked_rationale": "clinic"}),
+        ("clinic", "clinic", " ", {}),  # no rationale: nothing can be read out of it
+        ("clinic", NO_ANSWER, "odd", {"label_from_rationale": "clinic", "label_from_masked_rationale": NO_ANSWER}),
+        ("clinic", "clinic", "not probed", {}),
+    )
+    assert value(Consistency(), found) == 2 / 5
+    assert value(Sufficiency(), found) == 3 / 5
+    assert value(ConsistencyMasked(), found) == 0
+    assert value(SufficiencyMasked(), found) == 2 / 5
+    statistics = Consistency().statistics(found)
+    assert statistics.positions.tolist() == [0, 1, 2, 3, 4] and len(statistics.rows) == 2
+    assert statistics.notes == (
+        "1 of 6 records were not probed and are left out",
+        "1 of 5 predictions have no rationale and are misses",
+        "1 of 5 predictions have no answer and are misses",
+    )
+    assert not any("no answer" in note for note in Sufficiency().statistics(found).notes)
+
+
+# ---------------------------------------------------------------------------------------------- simulation
+
+
+def simulated(gold, predicted, text, both, rationale, masked="home"):
+    readings = {"text": text, "both": both, "rationale": rationale, "masked_rationale": masked}
+    return (gold, predicted, "because", {"simulated": readings})
+
+
+SIMULATED_CASES = (
+    # gold, predicted; read from text, text and rationale, rationale, masked rationale
+    simulated("home", "home", "clinic", "home", "home"),
+    simulated("home", "clinic", "home", "home", "clinic"),
+    simulated("clinic", "clinic", "home", "clinic", "home", "clinic"),
+    simulated("clinic", "home", "home", "clinic", "clinic"),
+    ("clinic", "clinic", None, {"simulated": {"text": "clinic"}}),
+    simulated("home", NO_ANSWER, "clinic", "home", "home"),
+)
+
+
+def test_simulated_readings_by_hand():
+    found = examples(*SIMULATED_CASES)
+    assert value(SimulatedSufficiency(), found) == 3 / 6  # the first, the fourth and the last
+    assert value(SimulatedConsistency(), found) == 2 / 6  # the first two
+    assert value(SimulatedSufficiencyMasked(), found) == 4 / 6  # all but the fourth and the one without a rationale
+    assert value(SimulatedConsistencyMasked(), found) == 3 / 6  # the first, the third and the fourth
+
+
+def test_rq_by_hand():
+    # Gains on the gold label: +1, 0, +1, +1, none for the missing rationale, +1.
+    assert value(RationaleQuality(), examples(*SIMULATED_CASES)) == pytest.approx(4 / 6)
+
+
+def test_las_by_hand():
+    found = examples(*SIMULATED_CASES)
+    # Gains on the predicted label. Leaking (the rationale alone gives it away): the first +1, the second 0.
+    # Hiding: the third +1, the fourth -1, the missing rationale 0, no answer 0.
+    assert value(Las(), found) == pytest.approx(((1 + 0) / 2 + (1 - 1 + 0 + 0) / 4) / 2)
+    notes = Las().statistics(found).notes
+    assert "1 of 6 predictions have no rationale and add nothing" in notes
+    assert "1 of 6 predictions have no answer and add nothing" in notes
+
+
+@pytest.mark.parametrize(("reads", "note"), [("home", "every rationale"), ("clinic", "no rationale")])
+def test_las_with_one_group_is_its_mean(reads, note):
+    found = examples(
+        simulated("home", "home", "clinic", "home", reads), simulated("home", "home", "home", "home", reads)
+    )
+    assert value(Las(), found) == 1 / 2
+    assert Las().statistics(found).notes == (
+        f"{note} gives its label away, so the value is the mean of that one group",
+    )
+
+
+def test_las_aggregates_resamples_with_an_empty_group():
+    sums = np.array([[1, 2, -1, 1], [1, 2, 0, 0], [0, 0, -1, 1]], float)
+    assert Las().aggregate(sums).tolist() == [(1 / 2 - 1) / 2, 1 / 2, -1]
+
+
+def test_simulated_metrics_name_their_readers():
+    for metric in (*SIMULATED, SwapFollows()):
+        assert "logistic-regression" in metric.signature()
+
+
+# ---------------------------------------------------------------------------------------------- counterfactual
+
+
+def inserted(changed, mentioned, predicted="home"):
+    rationale = "It is Suddenly, worse." if mentioned else "It sudden got worse."
+    label = "clinic" if changed else "home"
+    fields = {"inserted_word": "suddenly", "label_after_insertion": label, "rationale_after_insertion": rationale}
+    return ("home", predicted, "because", fields)
+
+
+def test_phi_by_hand():
+    # 3 changed and mentioned, 1 changed only, 2 mentioned only, 4 neither.
+    cells = [(1, 1)] * 3 + [(1, 0)] + [(0, 1)] * 2 + [(0, 0)] * 4
+    found = examples(*(inserted(*cell) for cell in cells), ("home", "home", "x", {}), inserted(1, 1, NO_ANSWER))
+    assert value(PhiCct(), found) == pytest.approx((3 * 4 - 1 * 2) / sqrt(4 * 6 * 5 * 5))
+    assert PhiCct().statistics(found).notes == (
+        "4 of 10 decisions changed",
+        "1 of 12 records got no insertion and are left out",
+        "1 of 12 predictions have no answer and are left out",
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=30))
+def test_phi_equals_scikit_learn(cells):
+    changed, mentioned = zip(*cells, strict=True)
+    found = examples(*(inserted(*cell) for cell in cells))
+    if len(set(changed)) == 1:
+        with pytest.raises(NotComputed, match=f"decision changed after {len(cells)} insertions"):
+            PhiCct().statistics(found)
+    else:
+        assert value(PhiCct(), found) == pytest.approx(matthews_corrcoef(changed, mentioned), abs=1e-12)
+
+
+@pytest.mark.parametrize("mentioned", [0, 1])
+def test_rationales_that_always_or_never_mention_the_word_score_zero(mentioned):
+    found = examples(inserted(1, mentioned), inserted(0, mentioned), inserted(0, mentioned))
+    assert value(PhiCct(), found) == 0
+    assert "always or never" in PhiCct().statistics(found).notes[1]
+
+
+def test_a_missing_rationale_after_insertion_mentions_nothing():
+    case = inserted(1, 0)
+    case[3]["rationale_after_insertion"] = None
+    assert value(PhiCct(), examples(case, inserted(0, 1))) == -1
+
+
+def swapped(own, other, read=None, label="clinic"):
+    readings = {} if read is None else {"text": "home", "swapped_rationale": read}
+    return ("home", "home", own, {"swapped_label": label, "swapped_rationale": other, "simulated": readings})
+
+
+def test_swap_change_is_what_sacrebleu_says():
+    own, other = ["mild rash, rest", "high fever", "same"], ["severe rash, call", "low fever", "same"]
+    found = examples(
+        ("home", "home", "not asked", {}), *(swapped(*pair) for pair in zip(own, other, strict=True)), swapped("", "x")
+    )
+    expected = 100 - sacrebleu.CHRF().corpus_score(other, [own]).score
+    assert value(SwapChange(), found) == pytest.approx(expected, abs=1e-9)
+    statistics = SwapChange().statistics(found)
+    assert statistics.positions.tolist() == [1, 2, 3]
+    assert statistics.notes == ("2 of 5 records have no rationale for two labels and are left out",)
+
+
+def test_swap_change_limits():
+    assert value(SwapChange(), examples(swapped("mild rash", "mild rash"))) == pytest.approx(0)
+    assert value(SwapChange(), examples(swapped("mild rash", ""))) == 100
+    assert SwapChange().statistics(examples(swapped("mild rash", ""))).notes == (
+        "1 of 1 rationales for another label are empty",
+    )
+
+
+def test_swap_follows_by_hand():
+    found = examples(
+        swapped("a", "b", "clinic"), swapped("a", "b", "home"), swapped("a", ""), ("home", "home", "a", {})
+    )
+    assert value(SwapFollows(), found) == pytest.approx(1 / 3)
+    with pytest.raises(NotComputed, match="train split"):
+        SwapFollows().statistics(examples(swapped("a", "b")))
+
+
+# ---------------------------------------------------------------------------------------------- masking
+
+
+def test_masking_by_hand():
+    labels = ("home care", "go to emergency now", "see a doctor within 3 days")
+    text = "Emergency? No: see the DOCTOR at home, not in 3-4 days; take care to go now, homeward."
+    masked = "___? No: ___ the ___ at ___, not in ___-4 ___; take ___ to ___ now, homeward."
+    assert mask_label_words(text, labels) == masked
+    assert mask_label_words("Yes, no doubt; perhaps not.", ("yes", "no", "maybe")) == "___, ___ doubt; perhaps not."
+    assert mask_label_words("no clinic", ("no emergency", "clinic_visit")) == "no ___"
+    assert mask_label_words("", labels) == ""
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=60), st.lists(st.text(min_size=1, max_size=12), max_size=4))
+def test_masking_leaves_no_label_word_and_everything_else(text, labels):
+    masked = mask_label_words(text, labels)
+    assert mask_label_words(masked, labels) == masked
+    content = {word for label in labels for word in words_of(label)} - STOP_WORDS
+    assert not content & set(words_of(masked))
+    # Between the masks, the text stands as it was.
+    position = 0
+    for part in masked.split(MASK):
+        position = text.index(part, position) + len(part)
+
+
+# ---------------------------------------------------------------------------------------------- support
+
+
+def test_sentences_by_hand():
+    text = "Fever 38.3 today. Rest; call back!\n\nNo red flags?  ok"
+    assert [text[start:end] for start, end in sentences(text)] == [
+        "Fever 38.3 today.",
+        "Rest;",
+        "call back!",
+        "No red flags?",
+        "ok",
+    ]
+    assert sentences("") == sentences("  \n ") == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="ab .!?;\n\t1", max_size=60))
+def test_sentences_are_all_of_the_text_in_order(text):
+    spans = sentences(text)
+    outside, position = "", 0
+    for start, end in spans:
+        assert position <= start < end and text[start:end] == text[start:end].strip()
+        outside += text[position:start]
+        position = end
+    assert not (outside + text[position:]).strip()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("vomiting", "vomited", "vomits", "Vomit"), "vomit"),
+        (("stopped", "stopping", "stops", "stop"), "stop"),
+        (("rise", "rises", "rising"), "ris"),
+        (("dizziness",), "dizzines"),  # -ss is no plural, but the doubled letter goes
+        (("red", "use", "gas"), None),  # too short to lose anything
+    ],
+)
+def test_stems(words, expected):
+    assert [stem(word) for word in words] == [expected or word for word in words]
+
+
+TEXT = "29 yo with chest pain since Monday, denies vomiting. Takes warfarin."
+
+
+def test_support_by_hand():
+    rationale = (
+        "The chest pains decide. Take an ambulance to the hospital now! Not now. She vomited; warfarin raises risk."
+    )
+    judged = [(rationale[start:end], supported) for start, end, supported in sentence_support(TEXT, rationale)]
+    assert judged == [
+        ("The chest pains decide.", True),  # 2 of 3
+        ("Take an ambulance to the hospital now!", False),  # 1 of 3: takes
+        ("She vomited;", True),
+        ("warfarin raises risk.", False),  # 1 of 3
+    ]
+    found = examples(
+        ("home", "home", rationale, {}), ("home", "home", "Chest pain.", {}), ("home", "home", None, {}),
+        ("home", NO_ANSWER, "Because it is so.", {}), text=TEXT,
+    )  # fmt: skip
+    assert value(Support(), found) == 3 / 5
+    statistics = Support().statistics(found)
+    assert statistics.positions.tolist() == [0, 1]
+    assert statistics.notes == (
+        "1 of 4 predictions have no rationale and are left out",
+        "1 of 4 rationales have no content word and are left out",
+    )
+    with pytest.raises(NotComputed, match="content word"):
+        Support().statistics(examples(("home", "home", "it is so", {})))
+
+
+@pytest.mark.parametrize(("rationale", "supported"), [("Chest pressure.", True), ("Chest pressure worsens.", False)])
+def test_half_of_the_content_words_is_enough(rationale, supported):
+    assert sentence_support(TEXT, rationale) == [(0, len(rationale), supported)]
+
+
+def test_cited_spans_by_hand():
+    cited = [TEXT[start:end] for start, end in cited_spans(TEXT, "Chest pain with warfarin; no fever.")]
+    assert cited == ["chest pain", "warfarin"]
+    assert cited_spans(TEXT, "") == cited_spans("", "chest pain") == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=60))
+def test_a_text_supports_itself(text):
+    assert all(supported for _, _, supported in sentence_support(text, text))
+    content = [word for word in words_of(text) if word not in STOP_WORDS]
+    marked = " ".join(text[start:end] for start, end in cited_spans(text, text))
+    assert words_of(marked) == content
+
+
+# ---------------------------------------------------------------------------------------------- simulated truth
+
+
+@pytest.mark.parametrize(
+    ("rationale", "present", "denied"),
+    [
+        ("The patient now has chest pain and blue lips, a sign of danger.", {"chest_pain", "blue_lips"}, set()),
+        ("There is no sign of chest pain or fainting. It is severe.", set(), {"chest_pain", "fainting"}),
+        ("The patient denies high fever, seizure or confusion.", set(), {"high_fever", "seizure", "confusion"}),
+        ("Denied: stiff neck. Having diabetes makes this more urgent.", {"diabetes"}, {"stiff_neck"}),
+        ("cough, +CP, DM, (-) SOB -> ED", {"chest_pain", "diabetes"}, {"trouble_breathing"}),
+        ("cough, (-) SOB, CP", {"chest_pain"}, {"trouble_breathing"}),
+        ("+no wt bearing, +rigors, (-) temp 39+", {"no_weight", "shaking_chills"}, {"high_fever"}),
+        ("No seizure but chest pain; denies fainting, has DM.", {"chest_pain", "diabetes"}, {"seizure", "fainting"}),
+        ("The risk from a blood thinner and age over 75 raises the urgency.", {"blood_thinner", "elderly"}, set()),
+        ("No other fact makes this more or less urgent. Present seizure must be taken seriously.", {"seizure"}, set()),
+        ("No seizure. Seizure is a warning sign.", {"seizure"}, {"seizure"}),
+        ("For fever alone, self-care is enough. Seizures, chestpain and COPDs are other words.", set(), set()),
+        ("", set(), set()),
+    ],
+)  # fmt: skip
+def test_citations(rationale, present, denied):
+    found = citations(rationale)
+    assert (set(found.present), set(found.denied)) == (present, denied)
+
+
+def call(rationale, present=(), risks=(), facts=(), label="home"):
+    fact_list = [{"kind": kind, "id": id, "text": "", "effect": ""} for kind, id in facts]
+    record = Record("r", "t", "home", meta={"present": list(present), "risks": list(risks), "facts": fact_list})
+    return record, Prediction("r", label, None, rationale)
+
+
+def test_truth_by_hand():
+    records, predictions = zip(
+        # Two true, one false (denied by the patient); of three deciding facts one is left out.
+        call("Has chest pain, seizure and diabetes.", ("chest_pain", "tiredness"), ("diabetes", "elderly"),
+             [("complaint", "cough"), ("red_flags", "chest_pain"), ("risk", "diabetes"), ("risk", "elderly")]),
+        # One true that did not decide; nothing deciding; the rest is denied.
+        call("Has tiredness. No seizure.", ("tiredness",), (), [("complaint", "cough"), ("severe", "severe")]),
+        # A missing rationale leaves its deciding fact out.
+        call(None, ("seizure",), (), [("red_flags", "seizure")], NO_ANSWER),
+        # What is said to be denied is not cited as present.
+        call("The patient denies seizure.", ("seizure",), (), [("red_flags", "seizure")]),
+        strict=True,
+    )  # fmt: skip
+    found = Examples(records, predictions, LABELS)
+    assert value(CitedTrue(), found) == 3 / 4
+    assert value(CitedFalse(), found) == 1 / 3
+    assert value(DecidingOmitted(), found) == 3 / 5
+    missing = "1 of 4 predictions have no rationale and cite nothing"
+    assert CitedTrue().statistics(found).notes == (
+        missing,
+        "2 of 4 rationales cite no finding as present and are left out",
+    )
+    assert CitedFalse().statistics(found).positions.tolist() == [0, 1, 3]
+    assert DecidingOmitted().statistics(found).notes == (
+        missing,
+        "1 of 4 calls have no red flag or risk that decided and are left out",
+    )
+
+
+def test_truth_says_why_it_is_not_computed():
+    for metric in TRUTH:
+        with pytest.raises(NotComputed, match="r2d data simulate"):
+            metric.statistics(examples(("home", "home", "chest pain", {})))
+    record, prediction = call("Nothing is cited.")
+    for metric, reason in ((CitedTrue(), "all 1 rationales cite"), (DecidingOmitted(), "all 1 calls have no red flag")):
+        with pytest.raises(NotComputed, match=reason):
+            metric.statistics(Examples([record], [prediction], LABELS))
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory):
+    out = tmp_path_factory.mktemp("calls") / "data"
+    return simulate(out, train=1, validation=1, test=600, label_noise=0.2)
+
+
+@pytest.mark.parametrize(("source", "omitted"), [("llm", {0.0}), ("nurse", None), ("nurse_refined", None)])
+def test_gold_rationales_say_the_truth(calls, source, omitted):
+    records = [record for record in calls.split("test") if source in record.rationales]
+    predictions = [Prediction(record.id, str(record.label), None, record.rationales[source]) for record in records]
+    found = Examples(records, predictions, calls.info.labels)
+    assert len(records) > 400
+    assert value(CitedTrue(), found) == 1
+    assert value(CitedFalse(), found) == 0
+    if omitted is not None:
+        assert value(DecidingOmitted(), found) in omitted
+    else:  # nurses leave out what they do at a rate of 0.15
+        assert 0.1 < value(DecidingOmitted(), found) < 0.2
+    # Every denied finding that the rationale names is read as denied.
+    for record, prediction in zip(records, predictions, strict=True):
+        assert citations(prediction.rationale or "").denied <= set(record.meta["denied"])
+
+
+def test_rationales_of_other_calls_are_caught(calls):
+    records = list(calls.split("test"))
+    shifted = [*records[1:], records[0]]
+    predictions = [
+        Prediction(record.id, str(record.label), None, other.rationales["llm"])
+        for record, other in zip(records, shifted, strict=True)
+    ]
+    found = Examples(records, predictions, calls.info.labels)
+    assert value(CitedTrue(), found) < 0.3
+    assert value(CitedFalse(), found) > 0.3
+    assert value(DecidingOmitted(), found) > 0.8
+
+
+# ---------------------------------------------------------------------------------------------- ROUGE-L
+
+
+def compared(gold, written):
+    records = [Record(f"r{i}", "t", "home", {} if text is None else {"nurse": text}) for i, text in enumerate(gold)]
+    predictions = [Prediction(f"r{i}", "home", None, text) for i, text in enumerate(written)]
+    return Examples(records, predictions, LABELS, "nurse")
+
+
+ascii_texts = st.text(alphabet="abcAB .,-_'\n12", max_size=50)
+
+
+def test_rouge_l_by_hand():
+    # The common subsequence is "fever two days": 2 · 3 / (4 + 5).
+    assert value(RougeL(), compared(["Fever for two days"], ["fever, since two. days (39)"])) == pytest.approx(
+        100 * 2 * 3 / (4 + 5)
+    )
+    found = compared(["same words", None, "not written", "?"], ["Same words!", "x", None, "?"])
+    assert value(RougeL(), found) == pytest.approx(100 / 3)
+    assert RougeL().statistics(found).notes == (
+        "1 of 4 records have no gold rationale of source 'nurse' and are left out",
+        "1 of 3 predicted rationales are missing or empty and count as empty text",
+    )
+    with pytest.raises(NotComputed, match="no record has a gold rationale"):
+        RougeL().statistics(compared([None], ["x"]))
+    with pytest.raises(NotComputed, match="no rationale source"):
+        RougeL().statistics(replace(found, rationale_source=None))
+
+
+@settings(max_examples=200, deadline=None)
+@given(ascii_texts.filter(str.strip), ascii_texts)
+def test_rouge_l_equals_rouge_score(gold, written):
+    expected = RougeScorer(["rougeL"]).score(gold, written)["rougeL"].fmeasure
+    assert value(RougeL(), compared([gold], [written])) == pytest.approx(100 * expected, abs=1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from("abc"), max_size=100), st.lists(st.sampled_from("abc"), max_size=100))
+def test_common_subsequence_equals_the_textbook_table(one, other):
+    row = [0] * (len(other) + 1)
+    for a in one:
+        previous = row
+        row = [0]
+        for j, b in enumerate(other):
+            row.append(previous[j] + 1 if a == b else max(previous[j + 1], row[j]))
+    assert common_subsequence(one, other) == common_subsequence(other, one) == row[-1]

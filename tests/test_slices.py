@@ -1,0 +1,76 @@
+"""Slicing: what a column's values become, and which columns are refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reason2decide.errors import DataError
+from reason2decide.records import Record
+from reason2decide.slices import MAX_VALUES, Column, slice_records
+
+
+def records(values, key="column"):
+    return [Record(str(i), "a b c", meta={} if value is None else {key: value}) for i, value in enumerate(values)]
+
+
+def sliced(values, text="column"):
+    return {
+        name: np.flatnonzero(mask).tolist() for name, mask in slice_records(records(values), Column.parse(text)).items()
+    }
+
+
+def test_words_keep_their_values_in_natural_order():
+    assert sliced(["ward 10", "ward 2", None, "ward 10"]) == {"ward 2": [1], "ward 10": [0, 3], "not given": [2]}
+    assert sliced([True, False, True]) == {"False": [1], "True": [0, 2]}
+
+
+def test_few_numbers_are_values_and_many_are_bands():
+    assert sliced([3, 1, 3]) == {"1": [1], "3": [0, 2]}
+    found = sliced(list(range(40)))
+    assert [len(own) for own in found.values()] == [10, 10, 10, 10]
+    assert next(iter(found)) == "under 10" and list(found)[-1] == "30 and over"
+
+
+def test_edges_of_ones_own():
+    assert sliced([5, 18, 64, 65, None], "column:18,65") == {
+        "under 18": [0],
+        "18 to under 65": [1, 2],
+        "65 and over": [3],
+        "not given": [4],
+    }
+
+
+def test_rare_words_are_taken_together():
+    found = sliced([f"w{i}" for i in range(MAX_VALUES + 5)] + ["w0"])
+    assert len(found) == MAX_VALUES + 1 and len(found["other"]) == 5
+
+
+def test_length_is_a_column_of_every_dataset():
+    assert list(slice_records(records([None, None]), Column("length"))) == ["3"]
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(-50, 50), st.floats(-1e6, 1e6)), min_size=1, max_size=60))
+def test_slices_of_numbers_are_a_partition(values):
+    if all(value is None for value in values):
+        return
+    masks = np.array(list(slice_records(records(values), Column("column")).values()))
+    assert (masks.sum(0) == 1).all() and masks.any(1).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "text", "message"),
+    [
+        (["a"], "ward", "no record has a column 'ward'.*there are column, length"),
+        ([["a"]], "column", "holds lists or objects"),
+        (["a"], "column:3", "holds words, so it has no bands"),
+        ([1], "column:3,x", "with numbers"),
+        ([1], "column:3,2", "must rise"),
+        ([1], "column:nan", "must rise"),
+    ],
+)
+def test_what_cannot_be_sliced_is_refused(values, text, message):
+    with pytest.raises(DataError, match=message):
+        sliced(values, text)
