@@ -8,7 +8,7 @@ from math import sqrt
 import numpy as np
 import pytest
 import sacrebleu
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import matthews_corrcoef
@@ -279,7 +279,12 @@ def test_masking_by_hand():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(max_size=60), st.lists(st.text(min_size=1, max_size=12), max_size=4))
+@given(
+    # Without underscores: beside one, a mask's own ends could not be told.
+    st.text(st.characters(exclude_characters="_", codec="utf-8"), max_size=60),
+    st.lists(st.text(min_size=1, max_size=12), max_size=4),
+)
+@example("İa, or 0:", ["İa", "0"])
 def test_masking_leaves_no_label_word_and_everything_else(text, labels):
     masked = mask_label_words(text, labels)
     assert mask_label_words(masked, labels) == masked

@@ -34,8 +34,13 @@ def label_distribution(scores: Floats, temperature: float = 1.0) -> Floats:
 
 def rescaled(probabilities: Mapping[str, float], temperature: float) -> dict[str, float]:
     """The distribution that another temperature makes of one whose temperature was 1: p^(1/T), normalised."""
-    scores = np.log(np.maximum(list(probabilities.values()), LEAST_PROBABILITY))
+    scores = np.log(np.maximum(list(probabilities.values()), np.finfo(float).tiny))
     return dict(zip(probabilities, label_distribution(scores, temperature).tolist(), strict=True))
+
+
+def log_probabilities(probabilities: Mapping[str, float]) -> Floats:
+    """The logarithms of a distribution from a file, in which 0 stands for "hardly ever", (labels,)."""
+    return np.log(np.maximum(list(probabilities.values()), LEAST_PROBABILITY))
 
 
 def fit_temperature(scores: Sequence[Floats], gold: Sequence[int]) -> float:

@@ -112,10 +112,11 @@ def load_system(name: str, folders: Sequence[Path]) -> System:
     Raises:
         DataError: a folder holds no results of this version.
     """
+    results = tuple(read_results(folder) for folder in folders)
     loaded = [load_statistics(folder / STATISTICS) for folder in folders]
     return System(
         name,
-        tuple(read_results(folder) for folder in folders),
+        results,
         tuple(statistics for statistics, _ in loaded),
         loaded[0][1],
     )

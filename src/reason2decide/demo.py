@@ -7,12 +7,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from reason2decide.evaluation_run import evaluate_bundle
 from reason2decide.config import parse_config
 from reason2decide.console import say
+from reason2decide.evaluation import Settings
+from reason2decide.evaluation_run import evaluate_bundle
 from reason2decide.files import require_absent
 from reason2decide.predictor import Predictor
 from reason2decide.records import Record
+from reason2decide.slices import Column
 from reason2decide.sources.triage_simulator import SYNTHETIC_NOTICE, simulate
 from reason2decide.training import train
 
@@ -30,6 +32,8 @@ SETTINGS = {
     "evaluate_every": 100,
     "lengths": {"input": 256, "rationale": 96},
 }
+
+PROBED_CALLS = 100  # ours: on how many the model is asked more about its rationales, to keep the demo short
 
 CALLS = (
     "34 yo F calls about sore throat for 2 days. it is mild. pt denies trouble breathing. drinks enough water and tea.",
@@ -50,14 +54,15 @@ def demo(out: Path, *, force: bool = False) -> None:
     dataset = simulate(out / "dataset", train=TRAINING_CALLS, force=force)
     config = parse_config({**SETTINGS, "dataset": str(dataset.path)}, "the demo's configuration")
     bundle = train(config, out / "run", force=force)
-    results = evaluate_bundle(bundle, dataset.path, out / "results", force=force)
+    settings = Settings(slices=(Column("sex"), Column("age_years", (18.0, 65.0)), Column("unseen_combination")))
+    results = evaluate_bundle(bundle, dataset.path, out / "results", settings, probed=PROBED_CALLS, force=force)
     predictor = Predictor.load(bundle)
     predictions = list(predictor.predict(Record(str(i), text) for i, text in enumerate(CALLS, 1)))
     console = Console(highlight=False)
-    for name in ("macro_f1", "accuracy", "bleu"):
+    for name in ("macro_f1", "under_triage", "bleu", "consistency"):
         metric = results.metrics[name]
         assert metric.value is not None
-        console.print(f"{name:<10} {metric.value:.3f}  (95 % interval {metric.low:.3f} to {metric.high:.3f})")
+        console.print(f"{name:<12} {metric.value:.3f}  (95 % interval {metric.low:.3f} to {metric.high:.3f})")
     for text, prediction in zip(CALLS, predictions, strict=True):
         assert prediction.probabilities is not None
         console.print(f"\ncall      {text}", markup=False)

@@ -282,6 +282,9 @@ def signature(origin: Origin, settings: Settings, metrics: Sequence[Metric], *, 
         f"unit:{'group' if by_group else 'record'}",
         f"resamples:{settings.resamples}",
         f"seed:{settings.seed}",
+        # What is wanted, not the thresholds that a system's own validation then gives.
+        f"error_rate:{settings.error_rate:g}",
+        f"miscoverage:{settings.miscoverage:g}",
     ]
     parts += [f"{metric.name}:[{metric.signature()}]" for metric in metrics if metric.signature()]
     return "|".join(parts)

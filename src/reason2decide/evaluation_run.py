@@ -10,7 +10,7 @@ from typing import Any
 
 from reason2decide.alignment import align
 from reason2decide.bundle import Manifest, read_training_log
-from reason2decide.calibration import Calibration, rescaled
+from reason2decide.calibration import Calibration, label_distribution, log_probabilities
 from reason2decide.console import say, track, warn
 from reason2decide.errors import DataError, UserError
 from reason2decide.evaluation import DEFAULT_SETTINGS, Evaluation, Origin, Settings, evaluate
@@ -135,21 +135,20 @@ def fit_calibration(predictions: Sequence[Prediction], dataset: Dataset) -> Cali
     Raises:
         DataError: they do not fit the validation split, or have no probabilities.
     """
-    import numpy as np
-
     examples = align(predictions, dataset.split("validation"), dataset.info.labels, None, "validation")
     pairs = zip(examples.records, examples.predictions, strict=True)
     given = [(record, own.probabilities) for record, own in pairs if own.probabilities is not None]
     if not given:
         raise DataError("the predictions on validation have no probabilities, so nothing can be calibrated by them")
-    scores = [np.log(np.maximum(list(own.values()), 1e-12)) for _, own in given]
+    scores = [log_probabilities(own) for _, own in given]
     return Calibration.fit(scores, [list(own).index(record.label or "") for record, own in given])
 
 
 def _calibrated(prediction: Prediction, temperature: float) -> Prediction:
     if prediction.probabilities is None:
         return prediction
-    return replace(prediction, probabilities=rescaled(prediction.probabilities, temperature))
+    p = label_distribution(log_probabilities(prediction.probabilities), temperature)
+    return replace(prediction, probabilities=dict(zip(prediction.probabilities, p.tolist(), strict=True)))
 
 
 def _opened(path: Path, split: str, out: Path, settings: Settings, *, force: bool) -> tuple[Dataset, JsonlRecords]:

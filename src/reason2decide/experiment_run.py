@@ -2,7 +2,7 @@
 
     OUT/cells/CELL/train.toml, run/, results/   everything of a cell, as `r2d train` and `r2d evaluate` leave it
     OUT/cells/CELL/log.txt                      what they said
-    OUT/comparison.json, report.html            the comparison; tables/, plots/
+    OUT/comparison.json, report.html            the comparison; tables/, plots/ (a folder a family if there are several)
 
 A cell whose results are there is not run again, one that was broken off goes on from its newest checkpoint, and cells
 with the same Stage 1 take it over from the first of them that has finished.
@@ -23,12 +23,13 @@ from pathlib import Path
 from reason2decide.comparison import Comparison, System, compare, load_system
 from reason2decide.config import load_config
 from reason2decide.console import say, warn
-from reason2decide.errors import ConfigError, DataError, Reason2DecideError
-from reason2decide.experiments import Cell, Experiment
+from reason2decide.errors import ConfigError, DataError, Interrupted, Reason2DecideError
+from reason2decide.experiments import Cell, Experiment, slug
 from reason2decide.files import new_file
 from reason2decide.records import Dataset
 from reason2decide.report import render_comparison, write_comparison_files
 from reason2decide.results import RESULTS
+from reason2decide.signals import StopSignals
 from reason2decide.statistics import RESAMPLES
 
 POLL_SECONDS = 0.2
@@ -96,14 +97,15 @@ def _seconds_by_base(experiment: Experiment, out: Path) -> dict[str, float]:
     return {base: seconds / steps for base, (seconds, steps) in sums.items() if steps}
 
 
-def run_experiment(experiment: Experiment, out: Path, *, jobs: int = 1, resamples: int = RESAMPLES) -> Comparison:
-    """Run every cell that is not done, then compare the systems and write the comparison into `out`.
+def run_experiment(experiment: Experiment, out: Path, *, jobs: int = 1, resamples: int = RESAMPLES) -> list[Comparison]:
+    """Run every cell that is not done, then compare the systems of each family and write that into `out`.
 
     Args:
         jobs: cells at work at the same time; with several devices in CUDA_VISIBLE_DEVICES they take these in turn.
 
     Raises:
         CellsFailed: some cells failed; the rest was compared, if that was possible.
+        Interrupted: a signal asked to stop; cells at work have saved.
         ConfigError: `out` holds cells of an experiment that was configured otherwise.
     """
     for path in {cell.config.dataset for cell in experiment.cells}:
@@ -113,22 +115,24 @@ def run_experiment(experiment: Experiment, out: Path, *, jobs: int = 1, resample
     state = _State([cell for cell in experiment.cells if not is_complete(out, cell)])
     finished = len(experiment.cells) - len(state.waiting)
     say(f"{experiment.name}: {len(experiment.cells)} cells, {finished} of them done")
-    try:
-        while state.waiting or state.running:
-            _start_ready(experiment, out, state, jobs)
-            time.sleep(POLL_SECONDS)
-            _collect(out, state, jobs)
-    finally:
-        _stop(state)
-    comparison = _compare(experiment, out, state, resamples)
+    with StopSignals() as signals:
+        try:
+            while state.waiting or state.running:
+                _start_ready(experiment, out, state, jobs)
+                time.sleep(POLL_SECONDS)
+                _collect(out, state, jobs)
+                if signals.received is not None:
+                    raise Interrupted(signals.received, "cells at work have saved; the same command goes on with them")
+        finally:
+            _stop(state)
+    comparisons = _compare(experiment, out, state, resamples)
     if state.failed:
         shown = "\n".join(f"{name}:\n{tail}" for name, tail in state.failed.items())
         raise CellsFailed(
             f"{len(state.failed)} of {len(experiment.cells)} cells failed; run the same command again to go on with "
             f"them. Their logs are in {out / 'cells'}/CELL/log.txt and end in:\n{shown}"
         )
-    assert comparison is not None
-    return comparison
+    return comparisons
 
 
 def is_complete(out: Path, cell: Cell) -> bool:
@@ -246,19 +250,26 @@ def _stop(state: _State) -> None:
         running.process.wait()
 
 
-def _compare(experiment: Experiment, out: Path, state: _State, resamples: int) -> Comparison | None:
-    systems: list[System] = []
-    for name, cells in experiment.systems.items():
-        folders = [_folder(out, cell) / "results" for cell in cells if is_complete(out, cell)]
-        if folders:
-            systems.append(load_system(name, folders))
-    systems += [load_system(other.name, other.folders) for other in experiment.others]
-    try:
-        return write_comparison(systems, experiment.reference, out, experiment.name, resamples=resamples)
-    except DataError:
-        if not state.failed:
-            raise
-        return None  # too few cells are left; that they failed is what must be told
+def _compare(experiment: Experiment, out: Path, state: _State, resamples: int) -> list[Comparison]:
+    """Compare each family, as far as its cells are there."""
+    others = [load_system(other.name, other.folders) for other in experiment.others]
+    comparisons = []
+    for family in experiment.families:
+        systems: list[System] = []
+        for name, cells in family.systems.items():
+            folders = [_folder(out, cell) / "results" for cell in cells if is_complete(out, cell)]
+            if folders:
+                systems.append(load_system(name, folders))
+        folder = out / slug(family.name) if family.name else out
+        title = f"{experiment.name}: {family.name}" if family.name else experiment.name
+        try:
+            found = write_comparison([*systems, *others], family.reference, folder, title, resamples=resamples)
+        except DataError:
+            if not state.failed:
+                raise
+            continue  # too few cells are left; that they failed is what must be told
+        comparisons.append(found)
+    return comparisons
 
 
 def write_comparison(

@@ -81,7 +81,7 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    reference: str
+    reference: str | dict[str, Any]
     training: dict[str, Any]
     grid: dict[str, list[Any]]
     evaluation: EvaluationOptions = EvaluationOptions()
@@ -90,30 +90,32 @@ class _File(BaseModel):
 
 @dataclass(frozen=True)
 class Cell:
-    """One training and its evaluation: `system` is the name it shares with its other seeds."""
+    """One training and its evaluation: `system` is the name shared with its other seeds, `point` its axes' values."""
 
     name: str
     system: str
+    point: Mapping[str, Any]
     config: Config
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """A name, the system to compare with, the cells, how they are evaluated, and systems from elsewhere."""
+class Family:
+    """Systems that are compared with one of them; `name` is what they have in common, empty for a single family."""
 
     name: str
     reference: str
+    systems: Mapping[str, Sequence[Cell]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A name, the cells and the families they are compared in, how they are evaluated, and systems from elsewhere."""
+
+    name: str
     cells: tuple[Cell, ...]
+    families: tuple[Family, ...]
     evaluation: EvaluationOptions
     others: tuple[OtherResults, ...]
-
-    @property
-    def systems(self) -> dict[str, list[Cell]]:
-        """The cells of each system, one a seed."""
-        found: dict[str, list[Cell]] = {}
-        for cell in self.cells:
-            found.setdefault(cell.system, []).append(cell)
-        return found
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -172,14 +174,49 @@ def parse_experiment(content: Mapping[str, Any], where: str) -> Experiment:
         name = f"{system} seed {point['seed']}" if "seed" in point else system
         own = {**file.training, **point}
         config = parse_config(_for_method(own), f"{where}, cell {name!r}")
-        cells.append(Cell(re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-"), system, config))
+        cells.append(Cell(slug(name), system, point, config))
     names = [cell.name for cell in cells]
     if len(set(names)) < len(names):
         raise ConfigError(f"{where}: two cells have the name {max(names, key=names.count)!r}; reword the axes' values")
-    systems = {cell.system for cell in cells} | {other.name for other in file.results}
-    if file.reference not in systems:
-        raise ConfigError(f"{where}: reference = {file.reference!r} is no system; choose one of {sorted(systems)}")
-    return Experiment(file.name, file.reference, tuple(cells), file.evaluation, file.results)
+    families = _families(file, cells, where)
+    return Experiment(file.name, tuple(cells), tuple(families), file.evaluation, file.results)
+
+
+def _families(file: _File, cells: Sequence[Cell], where: str) -> list[Family]:
+    """All systems in one family where the reference is named; else those that differ in the reference's axes only."""
+    if isinstance(file.reference, str):
+        systems = _by_system(cells)
+        known = {*systems, *(other.name for other in file.results)}
+        if file.reference not in known:
+            raise ConfigError(f"{where}: reference = {file.reference!r} is no system; choose one of {sorted(known)}")
+        return [Family("", file.reference, systems)]
+    for axis, value in file.reference.items():
+        if value not in file.grid.get(axis, []):
+            raise ConfigError(f"{where}: reference.{axis} = {value!r} is not in grid.{axis} = {file.grid.get(axis)}")
+    common: dict[str, list[Cell]] = {}
+    for cell in cells:
+        rest = [axis for axis in cell.point if axis not in (*file.reference, "seed") and len(file.grid[axis]) > 1]
+        common.setdefault(" ".join(_word(axis, cell.point[axis]) for axis in rest), []).append(cell)
+    return [
+        Family(
+            name,
+            next(c.system for c in own if all(c.point[axis] == v for axis, v in file.reference.items())),
+            _by_system(own),
+        )
+        for name, own in common.items()
+    ]
+
+
+def _by_system(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.system, []).append(cell)
+    return found
+
+
+def slug(name: str) -> str:
+    """A name that folders may have."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
 
 
 def _for_method(content: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ STOP_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 def words_of(text: str) -> list[str]:
     """The words of a text in lower case: runs of letters and digits."""
-    return WORD.findall(text.casefold())
+    return [word.casefold() for word in WORD.findall(text)]
 
 
 @lru_cache(maxsize=256)

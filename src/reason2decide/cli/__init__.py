@@ -14,7 +14,7 @@ from reason2decide import __version__
 from reason2decide.cli import evidence, models
 from reason2decide.cli.data import data_app
 from reason2decide.console import set_quiet, stderr
-from reason2decide.errors import Interrupted, UserError
+from reason2decide.errors import Interrupted, Reason2DecideError, UserError
 from reason2decide.files import means_full_disk
 
 INTERRUPTED = 130  # 128 + SIGINT: what the command line library makes of Ctrl-C
@@ -48,7 +48,10 @@ def common(
 
 
 def main() -> None:
-    """Run `r2d`; a user's mistake ends with one clear line and exit code 2, Ctrl-C with 130, SIGTERM with 143."""
+    """Run `r2d`; a user's mistake ends with one clear line and exit code 2, work that failed in part with 1.
+
+    Ctrl-C ends with 130, SIGTERM with 143.
+    """
     try:
         app(standalone_mode=True)
     except UserError as error:
@@ -56,6 +59,8 @@ def main() -> None:
     except Interrupted as error:
         stderr.print(str(error), markup=False)
         sys.exit(error.exit_code)
+    except Reason2DecideError as error:
+        _fail(str(error), code=1)
     except PermissionError as error:
         _fail(f"no permission for {error.filename}; choose another path or change its permissions")
     except Exception as error:
@@ -68,6 +73,6 @@ def main() -> None:
         raise
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code: int = 2) -> None:
     stderr.print(f"error: {message}", markup=False, soft_wrap=True, style="bold red")
-    sys.exit(2)
+    sys.exit(code)

@@ -152,7 +152,8 @@ def compare_command(
             typer.echo(describe(experiment, out))
             return
         require_training()
-        _print_comparison(run_experiment(experiment, out, jobs=jobs, resamples=resamples))
+        for comparison in run_experiment(experiment, out, jobs=jobs, resamples=resamples):
+            _print_comparison(comparison)
         return
     if set_ or dry_run or jobs > 1:
         raise ConfigError("--set, --jobs and --dry-run go with an experiment file; these are results folders")

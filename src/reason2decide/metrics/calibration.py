@@ -169,10 +169,6 @@ class SelectiveError(_Mean):
         rows = np.stack((kept * (1 - right), kept), -1)
         return SufficientStatistics(rows, np.arange(len(rows)), positions, notes)
 
-    def signature(self) -> str:
-        """The threshold."""
-        return "" if self.threshold is None else f"threshold:{self.threshold:.6f}"
-
 
 class Deferred(_Mean):
     """Share of cases under the deferral threshold, which a person would decide.
@@ -214,10 +210,6 @@ class ConformalCoverage(_Mean):
         held = [examples.records[i].label in own for i, own in zip(positions, sets, strict=True)]
         rows = np.stack((held, np.ones(len(held))), -1)
         return SufficientStatistics(rows, np.arange(len(rows)), positions, notes)
-
-    def signature(self) -> str:
-        """The cutoff."""
-        return "" if self.cutoff is None else f"cutoff:{self.cutoff:.6f}"
 
 
 class ConformalSetSize(_Mean):

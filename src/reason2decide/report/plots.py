@@ -82,7 +82,9 @@ def _paint_risk(figure: Any, colours: Colours, results: Results) -> None:
     if results.calibration:
         wanted = results.calibration.error_rate
         axes.axhline(wanted, color=colours.series[1], linewidth=1, linestyle=(0, (2, 2)))
-        axes.annotate(f"wanted {100 * wanted:g} %", (1.02, wanted), xytext=(0, -10), textcoords="offset points", ha="right")
+        axes.annotate(
+            f"wanted {100 * wanted:g} %", (1.02, wanted), xytext=(0, -10), textcoords="offset points", ha="right"
+        )
     point = _deferral_point(results)
     if point:
         axes.plot(*point, color=colours.series[1], marker="o", markersize=7, linestyle="")
@@ -136,11 +138,10 @@ def _paint_confusion(figure: Any, colours: Colours, results: Results) -> None:
         "share", ("#ffffff", colours.series[0])
     )
     axes = figure.add_subplot()
-    axes.pcolormesh(shares, cmap=ramp, vmin=0, vmax=1.25, edgecolors="#ffffff", linewidth=1)
+    axes.pcolormesh(shares, cmap=ramp, vmin=0, vmax=1.6, edgecolors="#ffffff", linewidth=1)
     for i, row in enumerate(matrix):
         for j, count in enumerate(row):
-            colour = "#ffffff" if shares[i][j] > 0.65 else colours.ink
-            axes.text(j + 0.5, i + 0.5, f"{count:,}", ha="center", va="center", color=colour)
+            axes.text(j + 0.5, i + 0.5, f"{count:,}", ha="center", va="center")
     axes.set_xticks([j + 0.5 for j in range(len(across))], [_wrapped(label) for label in across], rotation=90)
     axes.set_yticks([i + 0.5 for i in range(len(matrix))], [_wrapped(label) for label in results.confusion_labels])
     axes.invert_yaxis()

@@ -12,7 +12,7 @@ from reason2decide.report.comparison_page import p_value
 from reason2decide.report.metric_views import number
 from reason2decide.results import MetricValue, Results, Slice
 
-# What text stands for in LaTeX. "<", ">", "|" and quotes are other characters in its oldest font encoding.
+# How LaTeX prints a character. A bracket or star that begins a row would be an argument of the line break before it.
 LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -28,6 +28,9 @@ LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
+    "`": r"\textasciigrave{}",
+    "[": "{[}",
+    "*": "{*}",
     "−": r"\textminus{}",
 }
 
@@ -38,8 +41,8 @@ Cell = str | int | float | None
 class Table:
     """A table: the name of its file, the heads of its columns, and rows of cells, None where there is no value.
 
-    Its numbers are of `metric` in LaTeX's rounding, or of the metric that a row's first cell names; `p_columns` hold p
-    values.
+    LaTeX gets numbers rounded as those of `metric`, or where that is None of the metric that a row's first cell names,
+    and those of columns whose head begins with `p_` as p values.
     """
 
     name: str
@@ -81,8 +84,8 @@ class Table:
 
 
 def latex_escaped(text: str) -> str:
-    """The text as LaTeX prints it; line breaks and other white space become spaces."""
-    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
+    """The text for LaTeX to print; any white space becomes one space, and what cannot be printed is left out."""
+    return "".join(LATEX.get(character, character) for character in " ".join(text.split()) if character.isprintable())
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -7,12 +7,15 @@
 
   const stored = Uint8Array.from(atob(element("data").textContent), (character) => character.charCodeAt(0));
   const unpacked = new Blob([stored]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const { labels, cases } = JSON.parse(await new Response(unpacked).text());
+  const { labels, columns } = JSON.parse(await new Response(unpacked).text());
   element("data").remove();
+  const cases = columns.id.map((_, i) =>
+    Object.fromEntries(Object.entries(columns).map(([name, column]) => [name, column[i]])),
+  );
   for (const one of cases) {
     one.confidence = one.bars.length ? Math.max(...one.bars.map(([, percent]) => percent)) : null;
     const named = [one.gold, one.predicted].map((label) => labels[label] ?? "");
-    one.words = [one.id, one.text.join(""), one.rationale, one.gold_rationale, ...named].join("\n").toLowerCase();
+    one.words = [one.id, one.text, one.rationale, one.gold_rationale, ...named].join("\n").toLowerCase();
   }
 
   const form = element("filters");
@@ -56,15 +59,15 @@
     put("id", one.id);
     put("verdict", ["✓ Right: ", "✗ Wrong: ", "✗ No valid answer"][one.verdict] + (labels[one.predicted] ?? ""));
     put("gold", one.verdict ? `Gold: ${labels[one.gold]}` : "");
-    const columns = [...form.querySelectorAll("[data-column]")].map((own) => own.dataset.name);
-    put("slices", one.slices.map((value, i) => `${columns[i]}: ${value}`).join(" · "));
-    part("text").replaceChildren(
-      ...one.text.map((text, i) => {
-        const node = i % 2 ? document.createElement("mark") : document.createTextNode("");
-        node.textContent = text;
-        return node;
-      }),
-    );
+    const names = [...form.querySelectorAll("[data-column]")].map((own) => own.dataset.name);
+    put("slices", one.slices.map((value, i) => `${names[i]}: ${value}`).join(" · "));
+    let end = 0;
+    const parts = one.parts.map((length, i) => {
+      const node = i % 2 ? document.createElement("mark") : document.createTextNode("");
+      node.textContent = one.text.slice(end, (end += length));
+      return node;
+    });
+    part("text").replaceChildren(...parts);
     const bars = part("bars");
     const blank = bars.firstElementChild;
     bars.replaceChildren(...one.bars.map((bar) => barItem(blank.cloneNode(true), bar, one)));

@@ -124,6 +124,7 @@ def _record(split: str, index: int, attempt: int, seed: int, label_noise: float)
             "complaint": call.complaint,
             "group": complaint.group,
             "age": f"{call.age} {call.age_unit}",
+            "age_years": call.age if call.age_unit == "yo" else 0,
             "sex": call.sex,
             "pregnant": "pregnant" in call.risks,
             "severity": call.severity,
