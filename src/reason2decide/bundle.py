@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from reason2decide.features import PromptEncoder
 
 BUNDLE_FORMAT = 2
-CALIBRATION = "calibration.json"
+MANIFEST, CALIBRATION = "manifest.json", "calibration.json"
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
 
 
@@ -41,6 +41,7 @@ class Manifest:
     """What a bundle says of itself.
 
     `training` has for each stage its best step and value; `dataset` the name and file hashes of the training data.
+    `engine` is None where torch runs it; an export's has the weight type and the measured parity (`export.py`).
     """
 
     method: str
@@ -52,6 +53,7 @@ class Manifest:
     training: Mapping[str, Any]
     versions: Mapping[str, str]
     created: str
+    engine: Mapping[str, Any] | None = None
     prompt_version: int = PROMPT_VERSION
     bundle_format: int = BUNDLE_FORMAT
 
@@ -81,14 +83,20 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class ModelBundle:
-    """A loaded bundle: its manifest, model (float32, evaluation mode), prompt encoder and calibration."""
+class Bundle:
+    """A bundle or export without its model: the manifest, what turns text into tokens, and the calibration."""
 
     path: Path
     manifest: Manifest
     calibration: Calibration
-    model: Any
     encoder: PromptEncoder
+
+
+@dataclass(frozen=True)
+class ModelBundle(Bundle):
+    """A loaded bundle, its model in float32 and evaluation mode."""
+
+    model: Any
 
 
 def save_bundle(
@@ -102,17 +110,22 @@ def save_bundle(
     training_log: Path,
 ) -> None:
     """Write a bundle, complete or not at all, in place of one that stands there."""
-    with new_folder(out, "manifest.json", force=True) as folder:
+    with new_folder(out, MANIFEST, force=True) as folder:
         model.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
         (folder / CALIBRATION).write_text(json.dumps(calibration.to_json()), "utf-8")
         (folder / "config.toml").write_text(config_toml, "utf-8")
         write_summary(folder / "training_log.jsonl", read_rows(training_log))
         (folder / "README.md").write_text(model_card(manifest), "utf-8")
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        hashes = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
-        content = {**manifest.to_json(), "files": hashes}
-        (folder / "manifest.json").write_text(json.dumps(content, indent=2, ensure_ascii=False), "utf-8")
+        write_manifest(folder, manifest)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of a complete folder, with the hash of every other file in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    hashes = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+    content = {**manifest.to_json(), "files": hashes}
+    (folder / MANIFEST).write_text(json.dumps(content, indent=2, ensure_ascii=False), "utf-8")
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -121,7 +134,7 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         BundleError: no bundle, of another version, with a pickle in it, or with a file missing, added or altered.
     """
-    manifest_path = path / "manifest.json"
+    manifest_path = path / MANIFEST
     if not path.is_dir():
         raise BundleError(f"{path} is not a folder; expected a bundle, which `r2d train` writes at RUN/bundle")
     if not manifest_path.is_file():
@@ -153,14 +166,16 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def load_bundle(path: Path) -> ModelBundle:
-    """Load a bundle's model and tokenizer.
+def load_bundle(path: Path, manifest: Manifest | None = None) -> ModelBundle:
+    """Load a bundle's model and tokenizer; `manifest` is its own where that was read and checked already.
 
     Raises:
-        BundleError: as `read_manifest`.
+        BundleError: as `read_manifest`, or it is an export, which has no model for torch.
         MissingExtraError: torch or transformers is not installed.
     """
-    manifest = read_manifest(path)
+    manifest = manifest or read_manifest(path)
+    if manifest.engine is not None:
+        raise BundleError(f"{path} is an export for {manifest.engine['name']}; give the bundle that it was made of")
     torch = require("torch", "train")
     transformers = require("transformers", "train")
     from reason2decide.base import silence_transformers
@@ -178,11 +193,24 @@ def load_bundle(path: Path) -> ModelBundle:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BundleError(f"the model of {path} cannot be loaded: {reason}") from None
     encoder = PromptEncoder(tokenizer, manifest.lengths)
-    return ModelBundle(path, manifest, read_calibration(path), model.eval(), encoder)
+    return ModelBundle(path, manifest, _calibration(path), encoder, model.eval())
 
 
-def read_calibration(path: Path) -> Calibration:
-    """What the validation split said of a bundle's probabilities."""
+def load_export(path: Path, manifest: Manifest) -> Bundle:
+    """Load an export but for its graphs, without torch or transformers; `manifest` is its own, read and checked.
+
+    Raises:
+        BundleError: its tokenizer is damaged.
+        MissingExtraError: the package tokenizers is not installed.
+    """
+    from reason2decide.features import PromptEncoder
+    from reason2decide.plain_tokenizer import PlainTokenizer
+
+    encoder = PromptEncoder(PlainTokenizer(path / "model"), manifest.lengths)
+    return Bundle(path, manifest, _calibration(path), encoder)
+
+
+def _calibration(path: Path) -> Calibration:
     return Calibration.from_json(json.loads((path / CALIBRATION).read_text("utf-8")))
 
 
@@ -195,7 +223,7 @@ def read_training_log(path: Path) -> list[dict[str, Any]]:
 def _require_intact(path: Path, expected: Mapping[str, str]) -> None:
     # Hidden files (a file browser's) are never read, so they may stand there.
     files = (item for item in path.rglob("*") if item.is_file() and not item.name.startswith("."))
-    present = {item.relative_to(path).as_posix() for item in files} - {"manifest.json"}
+    present = {item.relative_to(path).as_posix() for item in files} - {MANIFEST}
     pickles = sorted(name for name in present if Path(name).suffix in PICKLES)
     if pickles:
         raise BundleError(f"{path} holds {pickles[0]}, which may run code when read; bundles are safetensors and JSON")

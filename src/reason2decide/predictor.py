@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from reason2decide.backends import Backend
-from reason2decide.bundle import ModelBundle, load_bundle
+from reason2decide.bundle import Bundle, load_bundle, load_export, read_manifest
 from reason2decide.calibration import label_distribution
 from reason2decide.errors import DataError
 from reason2decide.features import Truncation
@@ -23,20 +23,25 @@ BATCH_SIZE = 32  # ours
 
 
 class Predictor:
-    """Decides and explains with a loaded bundle; `cut_texts` counts the texts that were too long."""
+    """Decides and explains with a loaded bundle or export; `cut_texts` counts the texts that were too long."""
 
-    def __init__(self, bundle: ModelBundle, backend: Backend) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle, self.backend = bundle, backend
         self.cut_texts = Truncation()
 
     @classmethod
     def load(cls, path: Path) -> Predictor:
-        """Load a bundle onto the reference engine.
+        """Load a bundle onto torch, or an export onto the engine it was made for.
 
         Raises:
-            BundleError, MissingExtraError: as `bundle.load_bundle`.
+            BundleError, MissingExtraError: as `bundle.load_bundle` and `bundle.load_export`.
         """
-        bundle = load_bundle(path)
+        manifest = read_manifest(path)
+        if manifest.engine is not None:
+            from reason2decide.backends.onnx import OnnxBackend
+
+            return cls(load_export(path, manifest), OnnxBackend(path / "model"))
+        bundle = load_bundle(path, manifest)
         from reason2decide.backends.torch import TorchBackend
 
         return cls(bundle, TorchBackend(bundle.model, bundle.encoder.tokenizer))
@@ -81,13 +86,14 @@ class Predictor:
         """Whether this model writes rationales at all."""
         return self.bundle.manifest.explain != "none"
 
-    def distributions(self, records: Sequence[Record]) -> list[dict[str, float]]:
-        """P(label | text) of each record by label, in the order of its choices, calibrated.
+    def distributions(self, records: Sequence[Record], *, calibrated: bool = True) -> list[dict[str, float]]:
+        """P(label | text) of each record by label, in the order of its choices.
 
         Raises:
             DataError: as `predict`.
         """
-        encoder, temperature = self.bundle.encoder, self.bundle.calibration.temperature
+        encoder = self.bundle.encoder
+        temperature = self.bundle.calibration.temperature if calibrated else 1.0
         choices = [self.choices(record) for record in records]
         texts = self._text_ids(records)
         prompts = [encoder.predict_ids(ids) for ids in texts]

@@ -117,7 +117,6 @@ def evaluate_command(
             force=force,
         )
     else:
-        require_training()
         answers = read_answers(card_answers) if card_answers is not None else {}
         results = evaluate_bundle(
             paths[0], paths[1], out, settings, split=split, probed=probed, card_answers=answers, force=force

@@ -1,4 +1,4 @@
-"""`r2d train`, `predict`, `pretrain` and `demo`."""
+"""`r2d train`, `predict`, `export`, `pretrain` and `demo`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from reason2decide.errors import ConfigError, DataError, Interrupted, require
 from reason2decide.files import means_full_disk
 
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
-Bundle = Annotated[Path, typer.Argument(help="A bundle, as `r2d train` writes at RUN/bundle.")]
+Bundle = Annotated[Path, typer.Argument(help="A bundle, as `r2d train` writes at RUN/bundle, or an export.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
     app.command("train")(train_command)
     app.command("predict")(predict_command)
+    app.command("export")(export_command)
     app.command("pretrain")(pretrain_command)
     app.command("demo")(demo_command)
 
@@ -101,7 +102,6 @@ def predict_command(
     first = next(records, None)  # a file that cannot be read is refused before a model is loaded
     if first is None:
         raise DataError(f"{cases} holds no case to decide on; expected at least one with a text")
-    require_training()
     from itertools import chain
 
     from reason2decide.console import track
@@ -128,6 +128,32 @@ def predict_command(
         warn(f"{predictor.cut_texts} texts were cut to {predictor.bundle.manifest.lengths.input} tokens")
     if bad:
         warn(f"{len(bad)} bad lines were passed over; --strict stops at the first")
+
+
+def export_command(
+    bundle: Bundle,
+    out: Annotated[Path, typer.Option(help="Folder for the export; predict, evaluate and serve take it as a bundle.")],
+    weights: Annotated[
+        str, typer.Option(help="float32 (exact), int8-decoder, int8-blocks or int8 (smallest).")
+    ] = "float32",
+    dataset: Annotated[
+        Path | None, typer.Option(help="That the bundle was trained on, to measure parity; default: where it was.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Export a bundle to ONNX Runtime, which serves it without torch, and measure how near it stays."""
+    require_training()
+    require("onnx", "export")
+    require("onnxruntime", "serve")
+    from reason2decide.export import export_bundle
+
+    parity = export_bundle(bundle, out, weights, dataset=dataset, force=force)
+    typer.echo(
+        f"parity on {parity.records} validation records: log-probabilities within {parity.log_prob_error:.2g}, "
+        f"{parity.flips:.2%} of labels changed"
+        + (f", macro-F1 {0 - parity.macro_f1_loss:+.4f}" if parity.macro_f1_loss is not None else "")
+        + (f", BLEU {0 - parity.bleu_loss:+.2f}" if parity.bleu_loss is not None else "")
+    )
 
 
 def pretrain_command(
