@@ -24,6 +24,9 @@ class Probe:
 
     `simulated` has the label that a simulator predicts, one of which reads the "text", one the "rationale", one the
     rationale with label words masked ("masked_rationale"), and one text and rationale ("both").
+
+    `judged` has the mean score, from 1 to 5, that judges gave the rationale by each criterion, and `judged_by` which
+    judges, by which words.
     """
 
     id: str
@@ -35,6 +38,8 @@ class Probe:
     label_after_insertion: str | None = None
     rationale_after_insertion: str | None = None
     simulated: Mapping[str, str] = field(default_factory=dict)
+    judged: Mapping[str, float] = field(default_factory=dict)
+    judged_by: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The probe as a JSON object without absent fields."""

@@ -139,10 +139,20 @@ def export_command(
     dataset: Annotated[
         Path | None, typer.Option(help="That the bundle was trained on, to measure parity; default: where it was.")
     ] = None,
+    transformers_decision: Annotated[
+        bool, typer.Option("--transformers-decision", help="For `transformers serve` instead: probabilities only.")
+    ] = False,
     force: Force = False,
 ) -> None:
     """Export a bundle to ONNX Runtime, which serves it without torch, and measure how near it stays."""
     require_training()
+    if transformers_decision:
+        if weights != "float32" or dataset is not None:
+            raise ConfigError("--transformers-decision keeps float32 weights: leave --weights and --dataset out")
+        from reason2decide.export_transformers import export_transformers_decision
+
+        export_transformers_decision(bundle, out, force=force)
+        return
     require("onnx", "export")
     require("onnxruntime", "serve")
     from reason2decide.export import export_bundle

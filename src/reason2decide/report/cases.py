@@ -21,7 +21,6 @@ from reason2decide.slices import Column, slice_records
 
 STATIC_CASES = 20  # on paper, and where scripts do not run
 MAX_CASES = 5000  # ours
-MAX_PACKED = int(4.4 * 2**20)  # ours: characters of packed cases, so that a page stays under 5 MiB
 MAX_BARS = 8  # ours: probabilities shown for a case; open and long label sets have more
 NUMBER_OF = {"right": 0, "wrong": 1, "unanswered": 2}  # how the script tells verdicts apart
 
@@ -80,14 +79,14 @@ class CaseViews:
         cases = select_cases(examples.records, examples.predictions, examples.labels.values, count)
         return [self._views.get(case[0].id) or self._view(case) for case in cases]
 
-    def packed(self) -> tuple[str, int]:
-        """As many cases as fit, up to `MAX_CASES`, as the string that `pack` makes of them; and how many."""
+    def packed(self, budget: int) -> tuple[str, int]:
+        """As many cases as `pack` can put into `budget` characters, at least 1 and up to `MAX_CASES`; how many."""
         count = min(MAX_CASES, len(self.examples))
         while True:
             data = pack(self.chosen(count), self.examples.labels.values)
-            if len(data) <= MAX_PACKED or count == 1:
+            if len(data) <= budget or count == 1:
                 return data, count
-            count = max(1, int(0.97 * count * MAX_PACKED / len(data)))
+            count = max(1, int(0.97 * count * budget / len(data)))
 
     def _view(self, case: Case) -> CaseView:
         record, prediction = case

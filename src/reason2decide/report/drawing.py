@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from markupsafe import Markup
@@ -58,7 +59,7 @@ class Plot:
     paint: Paint
     size: tuple[float, float] = (4.4, 2.7)
 
-    @property
+    @cached_property
     def svg(self) -> Markup:
         """The plot as an SVG element for a page.
 

@@ -6,6 +6,7 @@ What is shown is decided here and how it looks in `templates/`; text from data o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from reason2decide.evaluation import LEAST_SLICE, Evaluation
@@ -29,6 +30,7 @@ from reason2decide.report.training_plots import training_plots
 from reason2decide.results import MetricValue, Results, Slice
 from reason2decide.slices import Column
 
+MAX_BYTES = int(4.9 * 2**20)  # ours: of a page, which so stays under 5 MiB
 MAX_CONFUSIONS = 25  # ours
 MAX_FILTER_LABELS = 200  # ours: more cannot be found in a list; the search finds labels too
 
@@ -43,8 +45,8 @@ def render_report(
 ) -> str:
     """The report as one HTML document; the same input gives the same bytes.
 
-    Its reader can browse up to `cases.MAX_CASES` cases, fewer where they would pass `cases.MAX_PACKED`; the page says
-    so. On paper, and without scripts, it shows `cases.STATIC_CASES`.
+    Its reader can browse up to `cases.MAX_CASES` cases, fewer where the page would pass `MAX_BYTES`; the page says so.
+    On paper, and without scripts, it shows `cases.STATIC_CASES`.
 
     Args:
         training_log: rows of event `train` or `validation`, any key of which may be missing.
@@ -57,11 +59,11 @@ def render_report(
     results, examples = evaluation.results, evaluation.examples
     views = CaseViews(examples, columns)
     static = views.chosen(STATIC_CASES)
-    data, packed_count = views.packed()
     labels = results.confusion_labels
     small = len(labels) <= MAX_MATRIX
     sliced = sliced_metrics(results)
-    return render_page(
+    page = partial(
+        render_page,
         "report.html",
         script="browser.js",
         title=title,
@@ -92,9 +94,10 @@ def render_report(
         labels=labels if len(labels) <= MAX_FILTER_LABELS else (),
         unanswered=any(own.predicted_label == NO_ANSWER for own in examples.predictions),
         confidence=any(own.probabilities for own in examples.predictions),
-        data=data,
-        packed_count=packed_count,
     )
+    size = len(page(data="", packed_count=0).encode())
+    data, packed_count = views.packed(MAX_BYTES - size)
+    return page(data=data, packed_count=packed_count)
 
 
 def calibration_sentences(results: Results) -> list[str]:
