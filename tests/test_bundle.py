@@ -13,11 +13,12 @@ import pytest
 import torch
 from tiny_models import build
 
-from reason2decide.bundle import Manifest, load_bundle, read_manifest, save_bundle
+from reason2decide.bundle import load_bundle, save_bundle
 from reason2decide.calibration import Calibration
 from reason2decide.config import Lengths
 from reason2decide.errors import BundleError
 from reason2decide.files import sha256_file
+from reason2decide.manifest import Manifest, read_manifest
 from reason2decide.records import LabelSet
 
 MANIFEST = Manifest(

@@ -15,7 +15,7 @@ import pytest
 from forks import Forks, Group
 from toy import record, settings
 
-from reason2decide.bundle import read_manifest
+from reason2decide.manifest import read_manifest
 from reason2decide.records import Dataset, DatasetInfo, LabelSet, write_dataset
 
 STEPS = {"stage1": 12, "stage2": 16}

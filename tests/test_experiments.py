@@ -16,9 +16,9 @@ import tomli_w
 from forks import Ended, Forks
 from toy import settings
 
-from reason2decide.bundle import read_manifest
 from reason2decide.errors import ConfigError
 from reason2decide.experiments import load_experiment, parse_experiment
+from reason2decide.manifest import read_manifest
 from reason2decide.records import Dataset
 
 TRAINING: dict[str, Any] = {

@@ -13,10 +13,11 @@ from forks import Forks
 from tiny_models import save
 from toy import run as train_toy
 
-from reason2decide.bundle import load_bundle, read_manifest
+from reason2decide.bundle import load_bundle
 from reason2decide.errors import BundleError
 from reason2decide.export import Parity
 from reason2decide.export_graphs import WEIGHTS
+from reason2decide.manifest import read_manifest
 from reason2decide.predictor import Predictor
 from reason2decide.records import Dataset
 from reason2decide.results import read_results

@@ -11,11 +11,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from reason2decide.bundle import Manifest
 from reason2decide.calibration import Calibration
 from reason2decide.config import Lengths
 from reason2decide.errors import ConfigError
 from reason2decide.evaluation import Origin, Settings, evaluate
+from reason2decide.manifest import Manifest
 from reason2decide.model_card import SMALLEST_CELL, SOURCE_ATTRIBUTES, escaped, model_card, read_answers
 from reason2decide.predictions import Prediction
 from reason2decide.records import LabelSet, Record

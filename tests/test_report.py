@@ -1,96 +1,166 @@
-"""The report: what it shows, that data cannot break out of it, and that a browser shows it well."""
+"""The report as a file: what it shows, that data cannot break out of it, its size, and the files beside it."""
 
 from __future__ import annotations
 
+import base64
+import csv
+import gzip
+import hashlib
+import io
+import json
+import random
 import re
-import shutil
+import string
+import struct
 import sys
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from importlib import resources
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_data import HOSTILE, LABELS, MARKUP, data, evaluation, long_cases, report, training_log
 
+from reason2decide.calibration import Calibration
+from reason2decide.comparison import Comparison, Difference, SystemValue
 from reason2decide.errors import MissingExtraError
-from reason2decide.evaluation import evaluate
-from reason2decide.predictions import Prediction
+from reason2decide.metrics import Examples
+from reason2decide.predictions import NO_ANSWER, Prediction
 from reason2decide.records import LabelSet, Record
-from reason2decide.report import CASES, MAX_BARS, MAX_MATRIX, largest_confusions, render_report, select_cases
-from reason2decide.report.charts import MAX_POINTS, thinned, training_charts
+from reason2decide.report import render_comparison, render_report, write_comparison_files, write_report_files
+from reason2decide.report.cases import MAX_BARS, CaseViews, marked_parts, pack, select_cases
+from reason2decide.report.comparison_page import metric_table, p_value
+from reason2decide.report.drawing import LIGHT
+from reason2decide.report.evaluation_page import MAX_BYTES, calibration_sentences, largest_confusions
+from reason2decide.report.metric_views import headline, largest_gaps, metric_view, notes_of, number
+from reason2decide.report.plots import MAX_MATRIX, calibration_plots, wilson_interval
+from reason2decide.report.tables import LATEX, Table, evaluation_tables, latex_escaped
+from reason2decide.report.training_plots import MAX_POINTS, thinned, training_plots
+from reason2decide.results import MetricValue
+from reason2decide.slices import Column
 
-LABELS = ("home care", "see a doctor", "call an ambulance")
-MARKUP = "<script>document.title = 'taken over'</script><b>bold</b> & \"quoted\""
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-def training_log():
-    rows = [
-        {"event": "train", "stage": "stage1", "step": step, "loss": 3 / step, "rationale_loss": 3 / step, "alpha": 0.0}
-        for step in range(10, 300, 10)
-    ]
-    for step in range(10, 300, 10):
-        row = {"event": "train", "stage": "stage2", "step": step, "loss": 2 / step, "label_loss": 1 / step}
-        rows.append(row | {"alpha": 0.7, "sampling_probability": step / 400, "drawn_share": step / 410})
-    rows.append({"event": "validation", "stage": "stage1", "step": 100, "loss": 1.0, "label_loss": None})
-    rows.append({"event": "validation", "stage": "stage2", "step": 100, "macro_f1": 0.6, "accuracy": 0.7})
-    rows += [{"event": "train", "stage": "stage2"}, {"event": "train", "step": 5, "loss": float("nan")}, {}]
-    return rows
+SEX = Column("sex")
 
 
-def data(n=60, labels=LABELS, text="54F, cough 3/7, denies SOB"):
-    records, predictions = [], []
-    for i in range(n):
-        gold, predicted = labels[i % len(labels)], labels[(i + (i % 4 == 0)) % len(labels)]
-        records.append(Record(f"call {i}", text, gold, {"nurse": f"cough {i} days"} if i % 5 else {}))
-        probabilities = {label: 0.4 / (len(labels) - 1) for label in labels} | {predicted: 0.6}
-        predictions.append(
-            Prediction(f"call {i}", predicted, probabilities, "Cough without red flags." if i % 7 else "")
-        )
-    return records, predictions, LabelSet(tuple(labels))
+def packed_of(html: str) -> dict:
+    stored = re.search(r'<script type="text/plain" id="data">([^<]*)</script>', html)[1]
+    return json.loads(gzip.decompress(base64.b64decode(stored)))
 
 
-def report(records, predictions, labels, source="nurse", **options):
-    results = evaluate(
-        predictions,
-        records,
-        labels,
-        rationale_source=source,
-        split="test",
-        dataset_name="calls",
-        dataset_sha256="0" * 64,
-        resamples=100,
-    )
-    return render_report(results, records, predictions, rationale_source=source, **({"title": "A report"} | options))
+def calibrated(n=60):
+    """An evaluation with slices, and a calibration under which everything from 0.6 on is kept."""
+    records, predictions, labels = data(n)
+    records = [Record(r.id, r.text, r.label, r.rationales, meta={"sex": "FM"[i % 2]}) for i, r in enumerate(records)]
+    calibration = Calibration(2.0, np.array([0.9, 0.6]), np.array([True, True]), np.array([0.9, 0.6]))
+    return evaluation(records, predictions, labels, calibration=calibration, slices=(SEX,))
 
 
 def test_it_shows_the_results_and_is_self_contained():
     html = report(*data(), training_log=training_log(), description={"Method": "r2d"})
     assert html.count('<div class="value">0.750</div>') == 2  # accuracy, and here macro-F1 too
-    assert "n = 48" in html and "12 of 60 records have no gold rationale" in html
+    assert "12 of 60 records have no gold rationale" in html
     assert "must be verified by a human" in html and "reason2decide:" in html and "<dd>r2d</dd>" in html
-    assert html.count("<svg") == html.count("</svg>") == 4
-    assert html.count('<article class="case') == CASES
-    assert not re.findall(r"https?:|<script|<link|<img|@import|url\((?!#)", html)
+    assert html.count("<svg") == html.count("</svg>") == 6  # two of calibration, four of training
+    assert len(packed_of(html)["columns"]["id"]) == 60
+    assert not re.findall(r"https?:|<link|<img|<iframe|@import|url\((?!#)", html)
 
 
-def test_the_same_input_gives_the_same_bytes():
+def test_only_our_script_may_run():
+    html = report(*data())
+    (code,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    hashed = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    assert re.search(r'Content-Security-Policy" content="([^"]*)"', html)[1] == (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hashed}'; base-uri 'none'; "
+        "form-action 'none'"
+    )
+    assert not re.search(r"innerHTML|insertAdjacent|document\.write|eval\(|fetch\(", code)
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path):
     assert report(*data(), training_log=training_log()) == report(*data(), training_log=training_log())
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        write_report_files(tmp_path / name, calibrated(), training_log=training_log())
+    one, other = ({path.name: path.read_bytes() for path in (tmp_path / n).rglob("*.*")} for n in ("one", "other"))
+    assert one == other and len(one) > 20
 
 
 def test_markup_in_data_is_text_everywhere():
     labels = (MARKUP, "b" + MARKUP)
-    records = [Record(f"{i}{MARKUP}", MARKUP, labels[i % 2], {MARKUP: MARKUP}) for i in range(4)]
-    predictions = [Prediction(record.id, labels[0], {labels[0]: 0.5, labels[1]: 0.5}, MARKUP) for record in records]
+    records = [
+        Record(f"{i}{MARKUP}", HOSTILE, labels[i % 2], {MARKUP: HOSTILE}, meta={"sex": MARKUP}) for i in range(4)
+    ]
+    predictions = [Prediction(record.id, labels[0], {labels[0]: 0.5, labels[1]: 0.5}, HOSTILE) for record in records]
     log = [{"event": "train", "stage": MARKUP, "step": 1, "loss": 1.0}]
-    given = {"title": MARKUP, "description": {MARKUP: MARKUP}, "training_log": log}
+    given = {"title": MARKUP, "description": {MARKUP: MARKUP}, "training_log": log, "slices": (SEX,)}
     html = report(records, predictions, LabelSet(labels), source=MARKUP, **given)
-    assert "<script" not in html and "<b>bold" not in html
-    assert "&lt;script&gt;" in html
+    assert "<b>bold" not in html and "<script>document.title" not in html and "&lt;script&gt;" in html
+    assert html.count("<script") == html.count("</script") == 2 and "<!--" not in html
+    html.encode()  # half a character would not
+    assert packed_of(html)["columns"]["text"][0] == HOSTILE.replace("\ud83d", "?")
 
 
-def test_not_computed_metrics_and_absent_parts():
+def test_packed_cases_by_hand():
+    text = "\U0001f600 fever since Monday. Nothing else."
+    record = Record("a", text, "maybe", {"nurse": "gold"}, choices=("maybe", "never"), meta={"sex": "F"})
+    other = Record("b", "cough", "yes", meta={"sex": "M"})
+    predictions = [Prediction("a", "never", {"maybe": 0.25, "never": 0.75}, "Fever."), Prediction("b", NO_ANSWER)]
+    own = evaluation([record, other], predictions, LabelSet(("yes", "no")))
+    views = CaseViews(own.examples, (SEX,))
+    value = json.loads(gzip.decompress(base64.b64decode(views.packed(10**6)[0])))
+    assert value == {
+        "labels": ["yes", "no", "maybe", "never"],
+        "columns": {
+            "id": ["b", "a"],  # the label of the set first
+            "verdict": [2, 1],
+            "gold": [0, 2],
+            "predicted": [-1, 3],
+            "bars": [[], [[2, 25.0], [3, 75.0]]],
+            "others": [0, 0],
+            "slices": [["M"], ["F"]],
+            "text": ["cough", text],
+            "parts": [[5], [3, 5, 28]],  # the face has two of JavaScript's characters
+            "rationale": ["", "Fever."],
+            "gold_rationale": ["", "gold"],
+        },
+    }
+
+
+def test_marked_parts_alternate():
+    assert marked_parts("Fever since Monday, no cough", "He has a fever.") == ("", "Fever", " since Monday, no cough")
+    assert marked_parts("Fever", "") == ("Fever",)
+
+
+def test_what_was_not_computed_is_listed_with_its_reason():
     records = [Record("r", "text", "A", choices=("A", "B"))]
     html = report(records, [Prediction("r", "B")], LabelSet(), source=None)
-    assert html.count("Not computed; see the notes.") == 3
-    assert "the label set is open" in html and "The system gave none." in html and "None was written." in html
+    assert "the label set is open" in html and '<h3 class="after">Not computed</h3>' in html
     assert "Gold rationale" not in html and "Decisions by label" not in html and "<svg" not in html
+    own = evaluation(records, [Prediction("r", "B")], LabelSet(), None).results
+    absent, others = notes_of(own)
+    assert any("Macro-F1" in titles and reason.startswith("the label set is open") for titles, reason in absent)
+    assert [text for titles, text in others if titles == "Accuracy"] == [
+        "all resamples agree, so the interval is a point and understates the doubt"
+    ]
+
+
+def test_numbers_are_rounded_as_their_scale_deserves():
+    assert number("accuracy", 0.12345) == "0.123" and number("bleu", 15.06) == "15.1"
+    assert number("mcc", -0.5) == "−0.500" and number("accuracy", 0.01, signed=True) == "+0.010"
+    assert number("mae", 1.23456) == "1.235" and number("unheard_of", 12.3456) == "12.346"
+    assert metric_view("mae", MetricValue(0.5, 0.4, 0.6, 9)).track is None  # its range has no end
+    assert metric_view("mcc", MetricValue(0.0, -0.5, 0.5, 9)).track == (25, 50, 50)
+    assert metric_view("under_triage", MetricValue(0.1, 0.1, 0.1, 9)).direction == "↓"
+    assert metric_view("accuracy", MetricValue(None, None, None, 0)) is None
+
+
+def test_bleu_is_a_headline_only_where_bertscore_is_missing():
+    results = evaluation(*data()).results
+    assert [view.name for view in headline(results)] == ["macro_f1", "accuracy", "bleu"]
+    results.metrics["bertscore_f1"] = MetricValue(0.9, 0.8, 1.0, 60)
+    assert [view.name for view in headline(results)] == ["macro_f1", "accuracy", "bertscore_f1"]
 
 
 def test_many_labels_list_their_largest_mistakes():
@@ -102,19 +172,32 @@ def test_many_labels_list_their_largest_mistakes():
 
 
 def test_largest_confusions_by_hand():
-    records = [Record(str(i), "t", gold) for i, gold in enumerate("aaaabb")]
-    predictions = [Prediction(str(i), predicted) for i, predicted in enumerate("abbcba")]
-    results = evaluate(
-        predictions,
-        records,
-        LabelSet(("a", "b", "c")),
-        rationale_source=None,
-        split="test",
-        dataset_name="d",
-        dataset_sha256="0",
-        resamples=10,
-    )
-    assert largest_confusions(results, 2) == [("a", "b", 2, 50.0), ("a", "c", 1, 25.0)]
+    records = [Record(str(i), "t", gold) for i, gold in enumerate("aaaaabb")]
+    predicted = ["a", "b", "b", "c", NO_ANSWER, "b", "a"]
+    predictions = [Prediction(str(i), label) for i, label in enumerate(predicted)]
+    results = evaluation(records, predictions, LabelSet(("a", "b", "c")), None).results
+    found = largest_confusions(results, 3)
+    assert found == [("a", "b", 2, 40.0), ("a", "c", 1, 20.0), ("a", "(no answer)", 1, 20.0)]
+
+
+def test_calibration_in_words():
+    sentences = calibration_sentences(calibrated().results)
+    assert "temperature of 2.00" in sentences[0]
+    assert "less confident than 60.0 %" in sentences[1] and "Here those are 0.0 % (0.0 to 0.0 %)" in sentences[1]
+    assert "25.0 % (" in sentences[1]  # every fourth is wrong
+    assert calibration_sentences(evaluation(*data()).results)[0].startswith("Nothing was fitted")
+
+
+def test_wilson_interval_is_that_of_the_textbook():
+    assert wilson_interval(0.8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
+    assert wilson_interval(0, 10)[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_largest_gaps_come_with_their_slices():
+    gaps = largest_gaps(calibrated().results)
+    accuracy = next(gap for gap in gaps if gap.title == "Accuracy")
+    # Every fourth is wrong, and all of these are F: 15 of its 30.
+    assert (accuracy.column, accuracy.gap, accuracy.least, accuracy.most) == ("sex", "0.500", "F", "M")
 
 
 def test_cases_are_half_wrong_spread_over_labels_and_independent_of_order():
@@ -136,16 +219,54 @@ def test_the_other_half_fills_up_where_one_is_short(wrong, right, expected):
     assert sum(prediction.predicted_label == "b" for _, prediction in cases) == expected
 
 
-def test_charts_have_only_what_was_logged():
-    titles = [chart.title for chart in training_charts(training_log()[:-3])]
+def test_five_thousand_long_cases_stay_under_five_mebibytes():
+    records, predictions, labels = long_cases(5000)
+    own = evaluation(records[:60], predictions[:60], labels, "authors")  # the numbers of few fill as much of the page
+    own = replace(own, examples=Examples(records, predictions, labels, "authors"))
+    html = render_report(own, title="A report")
+    assert len(html.encode()) < 5 * 2**20
+    assert len(packed_of(html)["columns"]["id"]) == 5000 and "records are here" not in html
+
+
+def test_five_thousand_real_abstracts_would_stay_under_five_mebibytes(shared_data):
+    articles = list(json.loads((shared_data / "pubmedqa" / "ori_pqal.json").read_text("utf-8")).items())
+    records = [
+        Record(id_, "\n".join([own["QUESTION"], *own["CONTEXTS"]]), own["final_decision"], {"a": own["LONG_ANSWER"]})
+        for id_, own in articles
+    ]
+    labels = LabelSet(("yes", "no", "maybe"))
+    rng = np.random.default_rng(0)
+    predictions = [
+        Prediction(r.id, "no", dict(zip(labels.values, rng.dirichlet((1, 1, 1)), strict=True)), r.rationales["a"])
+        for r in records
+    ]
+    views = CaseViews(evaluation(records, predictions, labels, "a", resamples=2).examples)
+    assert 5 * len(pack(views.chosen(1000), labels.values)) < MAX_BYTES - 200_000
+
+
+def test_where_cases_do_not_fit_fewer_are_taken_and_the_page_says_so():
+    rng = random.Random(0)
+    noise = ["".join(rng.choices(string.ascii_letters, k=20_000)) for _ in range(400)]
+    records = [Record(str(i), text, "ab"[i % 2]) for i, text in enumerate(noise)]
+    predictions = [Prediction(record.id, "a") for record in records]
+    html = report(records, predictions, LabelSet(("a", "b")), source=None)
+    ids = packed_of(html)["columns"]["id"]
+    assert 0.9 * MAX_BYTES < len(html.encode()) <= MAX_BYTES and 200 < len(ids) < 400
+    assert f"{len(ids)} of 400 records are here" in html
+    assert sum(int(id_) % 2 for id_ in ids) == len(ids) // 2  # half of them wrong, by the same rule
+
+
+def test_plots_have_only_what_was_logged():
+    titles = [plot.title for plot in training_plots(training_log()[:-3])]
     assert titles == ["Loss, stage1", "Loss, stage2", "Validation, stage2", "Schedule, stage1 then stage2"]
-    assert training_charts([]) == [] and training_charts([{"event": "train", "step": 1}]) == []
-    svg = training_charts(training_log())[0].svg
+    assert training_plots([]) == [] and training_plots([{"event": "train", "step": 1}]) == []
+    svg = training_plots(training_log())[0].svg
     assert "currentColor" in svg and "var(--series-1)" in svg and "DejaVu" not in svg and "<metadata" not in svg
 
 
-def test_ids_are_unique_over_the_charts_of_a_page():
-    ids = re.findall(r'\bid="([^"]+)"', "".join(chart.svg for chart in training_charts(training_log())))
+def test_ids_are_unique_over_the_plots_of_a_page():
+    plots = [*training_plots(training_log()), *calibration_plots(calibrated().results)]
+    ids = re.findall(r'\bid="([^"]+)"', "".join(plot.svg for plot in plots))
     assert ids and len(set(ids)) == len(ids)
 
 
@@ -154,49 +275,161 @@ def test_long_logs_stay_small():
     kept = thinned(points)
     assert len(kept) == MAX_POINTS and kept[0] == points[0] and kept[-1] == points[-1] and kept == sorted(set(kept))
     log = [{"event": "train", "stage": "s", "step": i, "loss": (i * 37 % 101) / 50} for i in range(1, 20_000)]
-    assert len(training_charts(log)[0].svg) < 20_000
+    assert len(training_plots(log)[0].svg) < 20_000
 
 
-def test_without_matplotlib_only_curves_are_missing(monkeypatch):
+def test_without_matplotlib_only_plots_are_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # what an import of a package not installed comes to
-    assert "<svg" not in report(*data())
+    records, predictions, labels = data()
+    bare = [Prediction(own.id, own.predicted_label) for own in predictions]
+    assert "<svg" not in report(records, bare, labels)
     with pytest.raises(MissingExtraError, match=r"reason2decide\[report\]"):
-        report(*data(), training_log=training_log())
+        report(records, predictions, labels)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("needs a browser, which CI installs: no chromium, chromium-browser or google-chrome is on PATH")
-    from playwright.sync_api import sync_playwright
+def test_files_have_the_light_colours_of_the_page(tmp_path):
+    css = (resources.files("reason2decide.report") / "templates" / "style.css").read_text("utf-8").split("@media")[0]
+    named = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", css))
+    assert (LIGHT.ink, LIGHT.muted, LIGHT.rule, LIGHT.tint) == tuple(named[n] for n in ("ink", "muted", "rule", "tint"))
+    assert LIGHT.series == tuple(named[f"series-{i}"] for i in range(1, 5))
+    write_report_files(tmp_path, calibrated(), training_log=training_log())
+    names = {path.stem for path in (tmp_path / "plots").iterdir()}
+    assert names == {"reliability", "risk_coverage", "confusion", "loss_1", "loss_2", "validation_2", "schedule"}
+    for name in names:
+        svg = (tmp_path / "plots" / f"{name}.svg").read_text("utf-8")
+        assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+        assert "currentColor" not in svg and "var(--" not in svg and LIGHT.ink in svg
+        head = (tmp_path / "plots" / f"{name}.png").read_bytes()[:24]
+        assert head.startswith(b"\x89PNG") and min(struct.unpack(">II", head[16:])) > 500
 
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+
+def test_labels_of_any_kind_can_be_drawn(tmp_path):
+    labels = ("$x_{", "tab\there \x00", "发烧 \U0001f600")
+    write_report_files(tmp_path, evaluation(*data(labels=labels)))
+    for path in (tmp_path / "plots").glob("*.svg"):
+        ElementTree.parse(path)
+    assert "$x_{" in (tmp_path / "plots" / "confusion.svg").read_text("utf-8")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 390])
-def test_in_a_browser(browser, tmp_path, width, scheme):
-    labels = (*LABELS, "go-to-the-emergency-department-right-now-and-do-not-drive-yourself-there")
-    records, predictions, label_set = data(60, labels, MARKUP + " 54F cough " * 200 + "x" * 300)
-    path = tmp_path / "report.html"
-    path.write_text(report(records, predictions, label_set, training_log=training_log()), "utf-8")
-    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    complaints, requests = [], []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(path.as_uri())
-    assert (complaints, requests) == ([], [path.as_uri()])
-    assert page.title() == "A report" and page.locator("script").count() == 0
-    assert MARKUP in page.locator(".note").first.inner_text()
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    ink, paper = page.evaluate(
-        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+def test_tables_hold_what_results_do(tmp_path):
+    own = calibrated()
+    write_report_files(tmp_path, own)
+    read = {
+        p.stem: list(csv.DictReader(io.StringIO(p.read_text("utf-8")))) for p in (tmp_path / "tables").glob("*.csv")
+    }
+    assert set(read) == {"metrics", "labels", "confusion", "calibration", "slices_1"}
+    accuracy = next(row for row in read["metrics"] if row["metric"] == "accuracy")
+    assert float(accuracy["low"]) == own.results.metrics["accuracy"].low and accuracy["n"] == "60"
+    assert next(row for row in read["metrics"] if row["metric"] == "expected_cost")["value"] == ""
+    assert read["confusion"][0] == {
+        "gold": "home care",
+        LABELS[0]: "15",
+        LABELS[1]: "5",
+        LABELS[2]: "0",
+        "(no answer)": "0",
+    }
+    assert {(row["sex"], row["records"]) for row in read["slices_1"]} == {("F", "30"), ("M", "30")}
+    assert float(read["calibration"][0]["before"]) == own.results.calibration.before["log_loss"]
+
+
+def test_latex_by_hand():
+    table = Table("t", ("label", "f1", "p_holm"), (("[a]_b & c", 0.12345, 0.0001), ("d", -0.5, None)), "f1")
+    assert table.latex().splitlines()[1:] == [
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r"label & f1 & p\_holm \\",
+        r"\midrule",
+        r"{[}a]\_b \& c & 0.123 & \textless{}0.001 \\",
+        r"d & \textminus{}0.500 & – \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+@given(st.text() | st.text(alphabet='\\{}$&#%_~^<>|"`[*−a \n'))
+def test_latex_prints_the_text_and_nothing_else(text):
+    escaped = latex_escaped(text)
+    printed = {code: character for character, code in LATEX.items()}
+    tokens = re.findall(r"\\[a-z]+\{\}|\\.|\{.\}|.", escaped)
+    assert "".join(tokens) == escaped
+    for token in tokens:  # whatever TeX would act upon is one of our codes
+        assert token in printed or token not in "\\{}$&#%_~^"
+    shown = "".join(printed.get(token, token) for token in tokens)
+    assert shown == "".join(character for character in " ".join(text.split()) if character.isprintable())
+
+
+def test_tables_of_hostile_names_have_one_line_a_row():
+    records = [Record(str(i), "t", f"a&b\\\\\n{i % 2}", {}, meta={"x/y": "p & q"}) for i in range(20)]
+    labels = LabelSet(("a&b\\\\\n0", "a&b\\\\\n1"))
+    own = evaluation(records, [Prediction(r.id, r.label) for r in records], labels, None, slices=(Column("x/y"),))
+    for table in evaluation_tables(own.results):
+        rows = table.latex().split("\\midrule\n")[1].split("\\bottomrule")[0].splitlines()
+        assert len(rows) == len(table.rows)
+        assert all(len(re.findall(r"(?<!\\)&", row)) == len(table.header) - 1 for row in rows)
+
+
+def comparison(better="r2d", warnings=()):
+    def value(mean, spread=0.01):
+        return SystemValue(mean, mean - 0.05, mean + 0.05, spread, (mean, mean), 100)
+
+    def difference(system, metric, gap, p):
+        return Difference(system, metric, gap, gap - 0.05, gap + 0.05, 100, p / 2, p / 3, p, None)
+
+    return Comparison(
+        "sft",
+        "calls",
+        "test",
+        {
+            better: {"accuracy": value(0.8), "under_triage": value(0.1)},
+            "sft": {"accuracy": value(0.7), "under_triage": value(0.2), "bleu": value(20.0)},
+            "dss": {"accuracy": value(0.6), "under_triage": value(0.2)},
+        },
+        (
+            difference(better, "accuracy", 0.1, 0.001),
+            difference(better, "under_triage", -0.1, 0.001),
+            difference("dss", "accuracy", -0.1, 0.04),
+            difference("dss", "under_triage", 0.0, 0.9),
+        ),
+        warnings,
     )
-    brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
-    assert (brightness[0] > brightness[1]) == (scheme == "dark")
-    assert page.evaluate("getComputedStyle(document.querySelector('figure text')).fill") == ink
-    page.close()
+
+
+def test_a_comparison_by_hand():
+    accuracy, under = (metric_table(comparison(), name) for name in ("accuracy", "under_triage"))
+    assert [row.system for row in accuracy.rows] == ["sft", "r2d", "dss"]
+    assert [row.side for row in accuracy.rows] == ["", "better", "worse"]
+    assert [row.side for row in under.rows] == ["", "better", ""]  # fewer is better
+    r2d = accuracy.rows[1]
+    assert (r2d.mean, r2d.interval, r2d.spread, r2d.difference) == ("0.800", "0.750 to 0.850", "0.010", "+0.100")
+    assert r2d.difference_interval == "+0.050 to +0.150"
+    # The axis reaches 0.15 on either side, at 1 and 99 per cent.
+    assert r2d.forest == pytest.approx((50 + 49 / 3, 2 * 49 / 3, 50 + 49 * 2 / 3))
+    assert r2d.p_values == ("<0.001", "<0.001", "0.001", "–")
+    assert [p_value(p) for p in (0.0009, 0.001, 1.0, None)] == ["<0.001", "0.001", "1.000", "–"]
+
+
+def test_a_comparison_page_has_its_warnings_and_no_script():
+    html = render_comparison(comparison(MARKUP, warnings=(MARKUP,)), title=MARKUP)
+    assert "<script" not in html and "<b>bold" not in html and html.count("&lt;script&gt;") > 4
+    assert 'class="warnings"' in html and 'class="warnings"' not in render_comparison(comparison(), title="x")
+    assert html == render_comparison(comparison(MARKUP, warnings=(MARKUP,)), title=MARKUP)
+
+
+def test_files_of_a_comparison(tmp_path):
+    write_comparison_files(tmp_path, comparison("$r2d_"))
+    plots, tables = ({path.name for path in (tmp_path / folder).iterdir()} for folder in ("plots", "tables"))
+    metrics = ("accuracy", "under_triage")
+    assert plots == {f"forest_{name}.{kind}" for name in metrics for kind in ("svg", "png")}
+    assert tables == {f"comparison_{name}.{kind}" for name in (*metrics, "bleu") for kind in ("csv", "tex")}
+    svg = (tmp_path / "plots" / "forest_under_triage.svg").read_text("utf-8")
+    assert (
+        "← better" in svg
+        and "$r2d_" in svg
+        and "$r2d_" not in (tmp_path / "tables" / "comparison_bleu.csv").read_text()
+    )
+    rows = list(csv.DictReader((tmp_path / "tables" / "comparison_accuracy.csv").open(encoding="utf-8")))
+    assert [(row["system"], row["difference"], row["p_holm"]) for row in rows] == [
+        ("$r2d_", "0.1", "0.001"),
+        ("sft", "", ""),
+        ("dss", "-0.1", "0.04"),
+    ]

@@ -14,10 +14,11 @@ import torch
 from tiny_models import ARCHITECTURES, save
 from toy import CUES, LABELS, record, run, settings
 
-from reason2decide.bundle import load_bundle, read_manifest, read_training_log
+from reason2decide.bundle import load_bundle, read_training_log
 from reason2decide.config import parse_config
 from reason2decide.errors import BaseModelError, DataError, OutputError, UserError
 from reason2decide.features import Example
+from reason2decide.manifest import read_manifest
 from reason2decide.methods import METHODS
 from reason2decide.objective import Objective
 from reason2decide.predictor import Predictor

@@ -30,6 +30,7 @@ from reason2decide.metrics import (
     risk_coverage_curve,
 )
 from reason2decide.metrics.base import Integers
+from reason2decide.metrics.judged import signed
 from reason2decide.predictions import Prediction
 from reason2decide.probes import Probe
 from reason2decide.records import LabelSet, Record
@@ -137,7 +138,7 @@ def evaluate(
         column.name: slice_records(examples.records, column) for column in settings.slices
     }  # refused before anything is computed
     group_of, notes = group_indices(examples.records), _Notes()
-    metrics = settings.metrics(calibration)
+    metrics = signed(settings.metrics(calibration), probes)
     statistics = _statistics(metrics, examples, notes)
     own = [metric for metric in metrics if metric.name in statistics]
     values = _values(own, statistics, group_of, settings, notes)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.alignment import align
-from reason2decide.bundle import Manifest, read_training_log
+from reason2decide.bundle import read_training_log
 from reason2decide.calibration import Calibration, label_distribution, log_probabilities
 from reason2decide.console import say, track, warn
 from reason2decide.errors import DataError, UserError
 from reason2decide.evaluation import DEFAULT_SETTINGS, Evaluation, Origin, Settings, evaluate
 from reason2decide.files import new_folder, require_absent
+from reason2decide.manifest import Manifest
 from reason2decide.metrics import NotComputed
 from reason2decide.model_card import model_card
 from reason2decide.predictions import Prediction, read_predictions

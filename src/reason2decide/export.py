@@ -20,11 +20,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reason2decide.bundle import CALIBRATION, MANIFEST, load_bundle, write_manifest
+from reason2decide.bundle import CALIBRATION, load_bundle
 from reason2decide.console import say, track, warn
 from reason2decide.errors import DataError
 from reason2decide.evaluation import Origin, Settings, evaluate
 from reason2decide.files import new_folder, require_absent
+from reason2decide.manifest import MANIFEST, write_manifest
 from reason2decide.model_card import model_card
 from reason2decide.plain_tokenizer import PlainTokenizer, save_plain_tokenizer
 from reason2decide.predictor import Predictor

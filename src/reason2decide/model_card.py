@@ -17,7 +17,7 @@ from reason2decide.slices import LENGTH
 from reason2decide.source_attributes import KEYS, SOURCE_ATTRIBUTES, SourceAttribute, read_answers
 
 if TYPE_CHECKING:
-    from reason2decide.bundle import Manifest
+    from reason2decide.manifest import Manifest
     from reason2decide.metrics import Metric
     from reason2decide.results import CalibrationResults, MetricValue, Results, Slice
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from reason2decide.backends import Backend
-from reason2decide.bundle import Bundle, load_bundle, load_export, read_manifest
+from reason2decide.bundle import Bundle, load_bundle, load_export
 from reason2decide.calibration import label_distribution
 from reason2decide.errors import DataError
 from reason2decide.features import Truncation
+from reason2decide.manifest import read_manifest
 from reason2decide.predictions import Prediction
 from reason2decide.prompts import body
 from reason2decide.records import Record

@@ -26,7 +26,7 @@ import torch
 
 from reason2decide import __version__
 from reason2decide.base import load_base, silence_transformers
-from reason2decide.bundle import Manifest, save_bundle
+from reason2decide.bundle import save_bundle
 from reason2decide.checkpoints import (
     MANIFEST,
     Checkpoint,
@@ -40,6 +40,7 @@ from reason2decide.errors import CheckpointError, ConfigError, DataError, Output
 from reason2decide.features import PromptEncoder, SplitFeatures, TokenCache, Truncation, tokenizer_hash
 from reason2decide.files import link_or_copy, locked, new_folder, remove_leftovers
 from reason2decide.lora import require_targets
+from reason2decide.manifest import Manifest
 from reason2decide.methods import Stage
 from reason2decide.processes import Processes
 from reason2decide.records import Dataset, JsonlRecords

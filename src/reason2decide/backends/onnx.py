@@ -144,6 +144,8 @@ class OnnxBackend:
         options.log_severity_level = 3
         # Its plans of memory are kept per combination of sizes, of which decoding has one per token.
         options.enable_mem_pattern = False
+        # Idle threads that spin take the processor from the other session, and from whatever else a server runs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             return self._ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # whatever a damaged file makes the library raise

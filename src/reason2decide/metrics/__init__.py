@@ -24,6 +24,7 @@ from reason2decide.metrics.decisions import (
     confusion_matrix,
     per_label_scores,
 )
+from reason2decide.metrics.judged import JudgeComplete, JudgeCorrect, JudgeGrounded, JudgeReadable, JudgeSupports
 from reason2decide.metrics.ordinal import ExpectedCost, MeanAbsoluteError, OverTriage, QuadraticKappa, UnderTriage
 from reason2decide.metrics.overlap import Bleu, Chrf
 from reason2decide.metrics.rouge import RougeL
@@ -80,6 +81,11 @@ METRICS: tuple[Metric, ...] = (
     CitedTrue(),
     CitedFalse(),
     DecidingOmitted(),
+    JudgeCorrect(),
+    JudgeSupports(),
+    JudgeGrounded(),
+    JudgeComplete(),
+    JudgeReadable(),
 )
 
 __all__ = [

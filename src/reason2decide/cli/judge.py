@@ -1,0 +1,148 @@
+"""`r2d judge`: what language models think of a system's rationales, and how far they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+
+import typer
+
+from reason2decide.cli.evidence import Resamples, Seed
+from reason2decide.cli.llm import LlmOptions, connect, with_llm_options
+from reason2decide.cli.models import Force
+from reason2decide.errors import ConfigError
+
+if TYPE_CHECKING:
+    from reason2decide.llm.client import Client
+    from reason2decide.llm.endpoint import Dialect
+    from reason2decide.llm.judge import Judge
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to `app`."""
+    app.command("judge")(with_llm_options(judge_command))
+
+
+def _print_rubric(wanted: bool) -> None:
+    if wanted:
+        from reason2decide.llm.rubric import load_rubric
+
+        typer.echo(load_rubric().in_words())
+        raise typer.Exit
+
+
+def judge_command(
+    predictions: Annotated[Path, typer.Argument(help="A predictions.jsonl with rationales.")],
+    dataset: Annotated[Path, typer.Option(help="The dataset that was decided on.")],
+    out: Annotated[Path, typer.Option(help="Folder for judge.json and judgements.jsonl.")],
+    options: LlmOptions,
+    dialect: Annotated[str, typer.Option(help="chat, or systemone or decisions for decision models.")] = "chat",
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=URL,MODEL[,DIALECT[,KEY_VARIABLE]]", help="One more judge; limits and prices are shared."
+        ),
+    ] = None,
+    criteria: Annotated[
+        list[str] | None, typer.Option("--criteria", metavar="NAME", help="Of the rubric; default: all of it.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Compare with these predictions in place of scoring, in both orders.")
+    ] = None,
+    human: Annotated[
+        Path | None, typer.Option(help="Scores by people (id, criterion, score; CSV or .jsonl) to compare judges with.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="The split that was decided on.")] = "test",
+    records: Annotated[
+        int | None, typer.Option(min=1, help="Judge so many records only, chosen by the hash of their ids.")
+    ] = None,
+    rationale_source: Annotated[
+        str | None,
+        typer.Option(help="Whose rationales are the gold ones; default: the dataset's, if it has one source."),
+    ] = None,
+    rubric: Annotated[
+        bool, typer.Option("--rubric", callback=_print_rubric, is_eager=True, help="Print the rubric and exit.")
+    ] = False,
+    resamples: Resamples = 1000,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Have language models judge rationales by a rubric, or compare those of two systems; with their agreement."""
+    from reason2decide.llm.judge import Pointwise
+    from reason2decide.llm.judge_pairwise import Pairwise
+    from reason2decide.llm.judge_run import compare_predictions, judge_predictions
+    from reason2decide.llm.judging import Asked
+    from reason2decide.llm.prompts import load_prompt
+    from reason2decide.llm.rubric import load_rubric
+
+    if against is not None and human is not None:
+        raise ConfigError("--human goes with scores, not with --against; give one of the two")
+    own_rubric = load_rubric(options.prompts)
+    chosen = own_rubric.chosen(criteria)
+    asked = Asked(predictions, dataset, split, rationale_source, records, resamples, seed)
+    with connect(options, out, _dialect(dialect)) as client:
+        judges = _judges(client, options, judge or [])
+        kind = "judge" if against is None else "judge_pairwise"
+        chat, decision = (load_prompt(f"{kind}{end}", options.prompts) for end in ("", "_decision"))
+        result: dict[str, Any] | None
+        if against is None:
+            pointwise = Pointwise(chosen, own_rubric.version, chat, decision, options.settings())
+            result = judge_predictions(asked, judges, pointwise, out, human=human, dry_run=options.dry_run, force=force)
+        else:
+            pairwise = Pairwise(chosen, own_rubric.version, chat, decision, options.settings())
+            result = compare_predictions(asked, against, judges, pairwise, out, dry_run=options.dry_run, force=force)
+    if result is not None:
+        _print(result)
+
+
+def _dialect(text: str) -> Dialect:
+    from reason2decide.llm.endpoint import Dialect
+
+    for known in get_args(Dialect):
+        if text == known:
+            return cast("Dialect", known)
+    raise ConfigError(f"the dialect {text!r}: expected one of {', '.join(get_args(Dialect))}")
+
+
+def _judges(client: Client, options: LlmOptions, more: Sequence[str]) -> list[Judge]:
+    """The judge of the common options, named after its model, and those of --judge."""
+    from reason2decide.llm.client import Client
+    from reason2decide.llm.endpoint import Endpoint
+    from reason2decide.llm.judge import Judge
+    from reason2decide.llm.judge_run import HUMAN, MEAN
+
+    judges = [Judge(client.endpoint.model, client)]
+    for text in more:
+        name, _, rest = text.partition("=")
+        parts = rest.split(",")
+        if not name or not 2 <= len(parts) <= 4 or not all(parts):
+            raise ConfigError(f"--judge {text!r}: expected NAME=URL,MODEL, then perhaps ,DIALECT and ,KEY_VARIABLE")
+        base_url, model = parts[:2]
+        dialect = parts[2] if len(parts) > 2 else "chat"
+        key_variable = parts[3] if len(parts) > 3 else None
+        endpoint = Endpoint(base_url, model, key_variable, _dialect(dialect), options.allow_remote)
+        judges.append(Judge(name, Client(endpoint, client.log, client.limits, client.budget)))
+    names = [judge.name for judge in judges]
+    if len(set(names)) < len(names) or {HUMAN, MEAN} & set(names):
+        raise ConfigError(
+            f"the judges are named {', '.join(names)}; give each a name of its own, other than {HUMAN} and {MEAN}"
+        )
+    return judges
+
+
+def _print(result: Mapping[str, Any]) -> None:
+    from reason2decide.llm.runs import in_words
+    from reason2decide.results import MetricValue
+
+    for name, values in result["criteria"].items():
+        if result["kind"] == "pointwise":
+            typer.echo(f"{name}  {in_words(MetricValue(**values))}")
+        else:
+            win_rate, flips = (in_words(MetricValue(**values[part])) for part in ("win_rate", "flips"))
+            typer.echo(f"{name}  win rate {win_rate}; turned with the order {flips}")
+    for name, agreement in result.get("agreement", {}).items():
+        typer.echo(f"{name}  judges' alpha (interval)  {in_words(MetricValue(**agreement['alpha_interval']))}")
+    for name, raters in result.get("human", {}).items():
+        for rater, agreement in raters.items():
+            typer.echo(f"{name}  {rater} and people, alpha  {in_words(MetricValue(**agreement['alpha_interval']))}")
