@@ -3,58 +3,35 @@
 from __future__ import annotations
 
 import base64
-import csv
 import gzip
 import hashlib
-import io
 import json
 import random
 import re
 import string
-import struct
 import sys
-import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
-from importlib import resources
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from report_data import HOSTILE, LABELS, MARKUP, data, evaluation, long_cases, report, training_log
+from report_data import HOSTILE, LABELS, MARKUP, SEX, calibrated, data, evaluation, long_cases, report, training_log
 
-from reason2decide.calibration import Calibration
-from reason2decide.comparison import Comparison, Difference, SystemValue
 from reason2decide.errors import MissingExtraError
 from reason2decide.metrics import Examples
 from reason2decide.predictions import NO_ANSWER, Prediction
 from reason2decide.records import LabelSet, Record
-from reason2decide.report import render_comparison, render_report, write_comparison_files, write_report_files
+from reason2decide.report import render_report, write_report_files
 from reason2decide.report.cases import MAX_BARS, CaseViews, marked_parts, pack, select_cases
-from reason2decide.report.comparison_page import metric_table, p_value
-from reason2decide.report.drawing import LIGHT
 from reason2decide.report.evaluation_page import MAX_BYTES, calibration_sentences, largest_confusions
 from reason2decide.report.metric_views import headline, largest_gaps, metric_view, notes_of, number
 from reason2decide.report.plots import MAX_MATRIX, calibration_plots, wilson_interval
-from reason2decide.report.tables import LATEX, Table, evaluation_tables, latex_escaped
 from reason2decide.report.training_plots import MAX_POINTS, thinned, training_plots
 from reason2decide.results import MetricValue
-from reason2decide.slices import Column
-
-SEX = Column("sex")
 
 
 def packed_of(html: str) -> dict:
     stored = re.search(r'<script type="text/plain" id="data">([^<]*)</script>', html)[1]
     return json.loads(gzip.decompress(base64.b64decode(stored)))
-
-
-def calibrated(n=60):
-    """An evaluation with slices, and a calibration under which everything from 0.6 on is kept."""
-    records, predictions, labels = data(n)
-    records = [Record(r.id, r.text, r.label, r.rationales, meta={"sex": "FM"[i % 2]}) for i, r in enumerate(records)]
-    calibration = Calibration(2.0, np.array([0.9, 0.6]), np.array([True, True]), np.array([0.9, 0.6]))
-    return evaluation(records, predictions, labels, calibration=calibration, slices=(SEX,))
 
 
 def test_it_shows_the_results_and_is_self_contained():
@@ -285,151 +262,3 @@ def test_without_matplotlib_only_plots_are_missing(monkeypatch):
     assert "<svg" not in report(records, bare, labels)
     with pytest.raises(MissingExtraError, match=r"reason2decide\[report\]"):
         report(records, predictions, labels)
-
-
-def test_files_have_the_light_colours_of_the_page(tmp_path):
-    css = (resources.files("reason2decide.report") / "templates" / "style.css").read_text("utf-8").split("@media")[0]
-    named = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", css))
-    assert (LIGHT.ink, LIGHT.muted, LIGHT.rule, LIGHT.tint) == tuple(named[n] for n in ("ink", "muted", "rule", "tint"))
-    assert LIGHT.series == tuple(named[f"series-{i}"] for i in range(1, 5))
-    write_report_files(tmp_path, calibrated(), training_log=training_log())
-    names = {path.stem for path in (tmp_path / "plots").iterdir()}
-    assert names == {"reliability", "risk_coverage", "confusion", "loss_1", "loss_2", "validation_2", "schedule"}
-    for name in names:
-        svg = (tmp_path / "plots" / f"{name}.svg").read_text("utf-8")
-        assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
-        assert "currentColor" not in svg and "var(--" not in svg and LIGHT.ink in svg
-        head = (tmp_path / "plots" / f"{name}.png").read_bytes()[:24]
-        assert head.startswith(b"\x89PNG") and min(struct.unpack(">II", head[16:])) > 500
-
-
-def test_labels_of_any_kind_can_be_drawn(tmp_path):
-    labels = ("$x_{", "tab\there \x00", "发烧 \U0001f600")
-    write_report_files(tmp_path, evaluation(*data(labels=labels)))
-    for path in (tmp_path / "plots").glob("*.svg"):
-        ElementTree.parse(path)
-    assert "$x_{" in (tmp_path / "plots" / "confusion.svg").read_text("utf-8")
-
-
-def test_tables_hold_what_results_do(tmp_path):
-    own = calibrated()
-    write_report_files(tmp_path, own)
-    read = {
-        p.stem: list(csv.DictReader(io.StringIO(p.read_text("utf-8")))) for p in (tmp_path / "tables").glob("*.csv")
-    }
-    assert set(read) == {"metrics", "labels", "confusion", "calibration", "slices_1"}
-    accuracy = next(row for row in read["metrics"] if row["metric"] == "accuracy")
-    assert float(accuracy["low"]) == own.results.metrics["accuracy"].low and accuracy["n"] == "60"
-    assert next(row for row in read["metrics"] if row["metric"] == "expected_cost")["value"] == ""
-    assert read["confusion"][0] == {
-        "gold": "home care",
-        LABELS[0]: "15",
-        LABELS[1]: "5",
-        LABELS[2]: "0",
-        "(no answer)": "0",
-    }
-    assert {(row["sex"], row["records"]) for row in read["slices_1"]} == {("F", "30"), ("M", "30")}
-    assert float(read["calibration"][0]["before"]) == own.results.calibration.before["log_loss"]
-
-
-def test_latex_by_hand():
-    table = Table("t", ("label", "f1", "p_holm"), (("[a]_b & c", 0.12345, 0.0001), ("d", -0.5, None)), "f1")
-    assert table.latex().splitlines()[1:] == [
-        r"\begin{tabular}{lrr}",
-        r"\toprule",
-        r"label & f1 & p\_holm \\",
-        r"\midrule",
-        r"{[}a]\_b \& c & 0.123 & \textless{}0.001 \\",
-        r"d & \textminus{}0.500 & – \\",
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-
-
-@given(st.text() | st.text(alphabet='\\{}$&#%_~^<>|"`[*−a \n'))
-def test_latex_prints_the_text_and_nothing_else(text):
-    escaped = latex_escaped(text)
-    printed = {code: character for character, code in LATEX.items()}
-    tokens = re.findall(r"\\[a-z]+\{\}|\\.|\{.\}|.", escaped)
-    assert "".join(tokens) == escaped
-    for token in tokens:  # whatever TeX would act upon is one of our codes
-        assert token in printed or token not in "\\{}$&#%_~^"
-    shown = "".join(printed.get(token, token) for token in tokens)
-    assert shown == "".join(character for character in " ".join(text.split()) if character.isprintable())
-
-
-def test_tables_of_hostile_names_have_one_line_a_row():
-    records = [Record(str(i), "t", f"a&b\\\\\n{i % 2}", {}, meta={"x/y": "p & q"}) for i in range(20)]
-    labels = LabelSet(("a&b\\\\\n0", "a&b\\\\\n1"))
-    own = evaluation(records, [Prediction(r.id, r.label) for r in records], labels, None, slices=(Column("x/y"),))
-    for table in evaluation_tables(own.results):
-        rows = table.latex().split("\\midrule\n")[1].split("\\bottomrule")[0].splitlines()
-        assert len(rows) == len(table.rows)
-        assert all(len(re.findall(r"(?<!\\)&", row)) == len(table.header) - 1 for row in rows)
-
-
-def comparison(better="r2d", warnings=()):
-    def value(mean, spread=0.01):
-        return SystemValue(mean, mean - 0.05, mean + 0.05, spread, (mean, mean), 100)
-
-    def difference(system, metric, gap, p):
-        return Difference(system, metric, gap, gap - 0.05, gap + 0.05, 100, p / 2, p / 3, p, None)
-
-    return Comparison(
-        "sft",
-        "calls",
-        "test",
-        {
-            better: {"accuracy": value(0.8), "under_triage": value(0.1)},
-            "sft": {"accuracy": value(0.7), "under_triage": value(0.2), "bleu": value(20.0)},
-            "dss": {"accuracy": value(0.6), "under_triage": value(0.2)},
-        },
-        (
-            difference(better, "accuracy", 0.1, 0.001),
-            difference(better, "under_triage", -0.1, 0.001),
-            difference("dss", "accuracy", -0.1, 0.04),
-            difference("dss", "under_triage", 0.0, 0.9),
-        ),
-        warnings,
-    )
-
-
-def test_a_comparison_by_hand():
-    accuracy, under = (metric_table(comparison(), name) for name in ("accuracy", "under_triage"))
-    assert [row.system for row in accuracy.rows] == ["sft", "r2d", "dss"]
-    assert [row.side for row in accuracy.rows] == ["", "better", "worse"]
-    assert [row.side for row in under.rows] == ["", "better", ""]  # fewer is better
-    r2d = accuracy.rows[1]
-    assert (r2d.mean, r2d.interval, r2d.spread, r2d.difference) == ("0.800", "0.750 to 0.850", "0.010", "+0.100")
-    assert r2d.difference_interval == "+0.050 to +0.150"
-    # The axis reaches 0.15 on either side, at 1 and 99 per cent.
-    assert r2d.forest == pytest.approx((50 + 49 / 3, 2 * 49 / 3, 50 + 49 * 2 / 3))
-    assert r2d.p_values == ("<0.001", "<0.001", "0.001", "–")
-    assert [p_value(p) for p in (0.0009, 0.001, 1.0, None)] == ["<0.001", "0.001", "1.000", "–"]
-
-
-def test_a_comparison_page_has_its_warnings_and_no_script():
-    html = render_comparison(comparison(MARKUP, warnings=(MARKUP,)), title=MARKUP)
-    assert "<script" not in html and "<b>bold" not in html and html.count("&lt;script&gt;") > 4
-    assert 'class="warnings"' in html and 'class="warnings"' not in render_comparison(comparison(), title="x")
-    assert html == render_comparison(comparison(MARKUP, warnings=(MARKUP,)), title=MARKUP)
-
-
-def test_files_of_a_comparison(tmp_path):
-    write_comparison_files(tmp_path, comparison("$r2d_"))
-    plots, tables = ({path.name for path in (tmp_path / folder).iterdir()} for folder in ("plots", "tables"))
-    metrics = ("accuracy", "under_triage")
-    assert plots == {f"forest_{name}.{kind}" for name in metrics for kind in ("svg", "png")}
-    assert tables == {f"comparison_{name}.{kind}" for name in (*metrics, "bleu") for kind in ("csv", "tex")}
-    svg = (tmp_path / "plots" / "forest_under_triage.svg").read_text("utf-8")
-    assert (
-        "← better" in svg
-        and "$r2d_" in svg
-        and "$r2d_" not in (tmp_path / "tables" / "comparison_bleu.csv").read_text()
-    )
-    rows = list(csv.DictReader((tmp_path / "tables" / "comparison_accuracy.csv").open(encoding="utf-8")))
-    assert [(row["system"], row["difference"], row["p_holm"]) for row in rows] == [
-        ("$r2d_", "0.1", "0.001"),
-        ("sft", "", ""),
-        ("dss", "-0.1", "0.04"),
-    ]

@@ -1,0 +1,272 @@
+"""`r2d rationalize`, `refine`, `zero-shot` and `llm prompts`, and the options of every use of a language model."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from reason2decide.cli.models import Force
+from reason2decide.errors import ConfigError, require
+
+if TYPE_CHECKING:
+    from reason2decide.llm.client import Client
+    from reason2decide.llm.endpoint import Dialect
+
+BaseUrl = Annotated[
+    str, typer.Option(metavar="URL", help="Where the model is served, such as http://localhost:11434/v1.")
+]
+Model = Annotated[str, typer.Option(metavar="NAME", help="The model, as its server names it.")]
+ApiKeyVariable = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The environment variable that holds the server's key.")
+]
+AllowRemote = Annotated[
+    bool, typer.Option("--allow-remote", help="Let the texts leave this machine, if the address says so.")
+]
+Concurrency = Annotated[int, typer.Option(min=1, help="Calls at the same time.")]
+RequestsPerMinute = Annotated[float | None, typer.Option(help="At most so many requests a minute.")]
+TokensPerMinute = Annotated[float | None, typer.Option(help="At most so many tokens a minute, as estimated.")]
+MaxCalls = Annotated[int | None, typer.Option(min=1, help="Stop before more requests are sent, retries included.")]
+MaxCost = Annotated[float | None, typer.Option(min=0, help="Stop before the cost passes this; needs prices.")]
+PriceInput = Annotated[float, typer.Option(min=0, help="Of a million tokens that the model reads.")]
+PriceOutput = Annotated[float, typer.Option(min=0, help="Of a million tokens that it writes.")]
+Timeout = Annotated[float, typer.Option(help="Seconds that a server may be silent.")]
+PromptsFolder = Annotated[
+    Path | None, typer.Option("--prompts", metavar="FOLDER", help="Your own prompts; see `r2d llm prompts`.")
+]
+LogFile = Annotated[
+    Path | None, typer.Option("--log", metavar="FILE", help="The log of calls; default: beside the output.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be sent and what it costs.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0 asks for the likeliest answer.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="How long an answer may become, its reasoning included.")]
+ServerSettings = Annotated[
+    bool, typer.Option("--server-settings", help="Send no temperature and no max_tokens: some models refuse them.")
+]
+
+
+@dataclass(frozen=True)
+class LlmOptions:
+    """The common options. All defaults are ours, or those of `llm.Limits`."""
+
+    base_url: BaseUrl
+    model: Model
+    api_key_variable: ApiKeyVariable = None
+    allow_remote: AllowRemote = False
+    concurrency: Concurrency = 16
+    requests_per_minute: RequestsPerMinute = None
+    tokens_per_minute: TokensPerMinute = None
+    max_calls: MaxCalls = None
+    max_cost: MaxCost = None
+    price_input: PriceInput = 0.0
+    price_output: PriceOutput = 0.0
+    timeout: Timeout = 60.0
+    prompts: PromptsFolder = None
+    log: LogFile = None
+    dry_run: DryRun = False
+    temperature: Temperature = 0.0
+    max_tokens: MaxTokens = 1024
+    server_settings: ServerSettings = False
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that go into a chat call."""
+        return {} if self.server_settings else {"temperature": self.temperature, "max_tokens": self.max_tokens}
+
+
+def with_llm_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that has the common options on the command line and gets them as its parameter `options`."""
+    types = get_type_hints(LlmOptions, include_extras=True)
+    own = inspect.signature(command, eval_str=True)
+    shared = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default if field.name not in ("base_url", "model") else inspect.Parameter.empty,
+            annotation=types[field.name],
+        )
+        for field in fields(LlmOptions)
+    ]
+    kept = [p.replace(kind=p.KEYWORD_ONLY) for name, p in own.parameters.items() if name != "options"]
+
+    def gathered(**values: Any) -> None:
+        options = LlmOptions(**{parameter.name: values.pop(parameter.name) for parameter in shared})
+        command(**values, options=options)
+
+    gathered.__doc__ = command.__doc__
+    gathered.__annotations__ = {parameter.name: parameter.annotation for parameter in (*kept, *shared)}
+    gathered.__signature__ = own.replace(parameters=[*kept, *shared])  # type: ignore[attr-defined]
+    return gathered
+
+
+@contextlib.contextmanager
+def connect(options: LlmOptions, out: Path, dialect: Dialect = "chat") -> Iterator[Client]:
+    """A client for the endpoint of the options; in the end it says what was spent, however the run ended.
+
+    `out` is the output, beside which the log of calls lies if the options name none.
+
+    Raises:
+        UserError: what the endpoint, the limits, the budget or the log refuse.
+    """
+    from reason2decide.llm import Budget, CallLog, Client, Endpoint, Limits, Prices
+    from reason2decide.llm.runs import report_spent
+
+    endpoint = Endpoint(options.base_url, options.model, options.api_key_variable, dialect, options.allow_remote)
+    limits = Limits(
+        concurrency=options.concurrency,
+        requests_per_minute=options.requests_per_minute,
+        tokens_per_minute=options.tokens_per_minute,
+        read_timeout=options.timeout,
+        deadline=5 * options.timeout,  # the proportion of the client's own defaults
+    )
+    prices = Prices(options.price_input, options.price_output)
+    budget = Budget(prices, max_calls=options.max_calls, max_cost=options.max_cost)
+    path = options.log or out.with_name(f"{out.name}.calls.sqlite")
+    was_there = path.exists()
+    with CallLog(path) as log:
+        client = Client(endpoint, log, limits, budget)
+        try:
+            yield client
+        finally:
+            if not options.dry_run:
+                report_spent(client)
+    if options.dry_run and not was_there:
+        path.unlink()
+
+
+Out = Annotated[Path, typer.Option(help="The dataset folder to write.")]
+DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset folder.")]
+Splits = Annotated[list[str] | None, typer.Option("--split", help="A split to write for; repeat. Default: all.")]
+MaxWords = Annotated[int, typer.Option(min=1, help="Words that a rationale may have.")]
+
+llm_app = typer.Typer(help="What is sent to language models.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to `app`."""
+    app.command("rationalize")(with_llm_options(rationalize_command))
+    app.command("refine")(with_llm_options(refine_command))
+    app.command("zero-shot")(with_llm_options(zero_shot_command))
+    app.add_typer(llm_app, name="llm")
+
+
+def rationalize_command(
+    dataset: DatasetFolder,
+    out: Out,
+    options: LlmOptions,
+    source: Annotated[str, typer.Option(help="The name of the new rationale source.")] = "llm",
+    split: Splits = None,
+    without_label: Annotated[
+        bool, typer.Option("--without-label", help="Let the model decide too, not knowing the gold label.")
+    ] = False,
+    only_right: Annotated[
+        bool, typer.Option("--only-right", help="With --without-label: only where it decides as the gold label says.")
+    ] = False,
+    max_words: MaxWords = 150,
+    force: Force = False,
+) -> None:
+    """Let a language model write rationales: a new source beside those of the dataset."""
+    from reason2decide.llm.rationalize import Teacher
+    from reason2decide.llm.runs import in_words
+    from reason2decide.llm.source_writing import write_source
+
+    teacher = Teacher(
+        source,
+        without_label=without_label,
+        only_right=only_right,
+        max_words=max_words,
+        sampling=options.settings(),
+        prompts=options.prompts,
+    )
+    with connect(options, out) as client:
+        written = write_source(client, dataset, out, teacher, splits=split or (), force=force, dry_run=options.dry_run)
+    if written is not None and without_label:
+        typer.echo(f"teacher_accuracy {in_words(teacher.accuracy())}")
+
+
+def refine_command(
+    dataset: DatasetFolder,
+    out: Out,
+    options: LlmOptions,
+    from_: Annotated[str, typer.Option("--from", metavar="SOURCE", help="Whose rationales to write again.")] = "nurse",
+    to: Annotated[str, typer.Option(metavar="SOURCE", help="The name of the new rationale source.")] = "nurse_refined",
+    split: Splits = None,
+    drop_flagged: Annotated[
+        bool, typer.Option("--drop-flagged", help="Leave out those to which the model added words or numbers.")
+    ] = False,
+    max_words: MaxWords = 150,
+    force: Force = False,
+) -> None:
+    """Let a language model turn terse rationales into readable ones, and flag what it adds."""
+    from reason2decide.llm.refine import Editor
+    from reason2decide.llm.source_writing import write_source
+    from reason2decide.records import Dataset
+
+    Dataset.open(dataset).require_source(from_)
+    editor = Editor(
+        from_, to, drop_flagged=drop_flagged, max_words=max_words, sampling=options.settings(), prompts=options.prompts
+    )
+    with connect(options, out) as client:
+        written = write_source(client, dataset, out, editor, splits=split or (), force=force, dry_run=options.dry_run)
+    if written is not None:
+        typer.echo(f"flagged {editor.flagged}")
+
+
+def zero_shot_command(
+    dataset: DatasetFolder,
+    out: Annotated[Path, typer.Option(help="The results folder to write.")],
+    options: LlmOptions,
+    split: Annotated[str, typer.Option(help="Which split to decide on.")] = "test",
+    dialect: Annotated[str, typer.Option(help="chat; or systemone or decisions, which give probabilities.")] = "chat",
+    few_shot: Annotated[int, typer.Option(min=0, help="With chat: examples of the training split to show.")] = 0,
+    orders: Annotated[
+        int, typer.Option(min=1, max=2, help="Of a decision model's options: 2 asks in reverse too.")
+    ] = 2,
+    rationale_source: Annotated[str | None, typer.Option(help="Whose rationales to show and to compare with.")] = None,
+    max_words: MaxWords = 150,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples for the intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap, and of the draw of examples.")] = 0,
+    force: Force = False,
+) -> None:
+    """Let a language model decide untrained, and measure it as our own models are."""
+    if dialect not in ("chat", "systemone", "decisions"):
+        raise ConfigError(f"--dialect {dialect!r}: expected chat, systemone or decisions")
+    require("matplotlib", "report")
+    from reason2decide.cli.evidence import _print as print_results
+    from reason2decide.evaluation import Settings
+    from reason2decide.llm.zero_shot import make_rival, zero_shot
+
+    settings = Settings(rationale_source=rationale_source, resamples=resamples, seed=seed)
+    with connect(options, out, dialect) as client:  # type: ignore[arg-type]
+        rival = make_rival(
+            client,
+            dataset,
+            rationale_source,
+            few_shot=few_shot,
+            orders=orders,
+            seed=seed,
+            max_words=max_words,
+            sampling=options.settings(),
+            prompts=options.prompts,
+        )
+        results = zero_shot(client, dataset, out, rival, settings, split=split, force=force, dry_run=options.dry_run)
+    if results is not None:
+        print_results(results)
+
+
+@llm_app.command("prompts")
+def prompts_command(
+    name: Annotated[str | None, typer.Argument(help="One prompt; default: all.")] = None,
+    folder: PromptsFolder = None,
+) -> None:
+    """Print the prompts that are sent. To use your own, copy one into a folder, change text and version: --prompts."""
+    from reason2decide.llm.prompts import load_prompt, prompt_names
+
+    for number, found in enumerate([name] if name is not None else prompt_names()):
+        prompt = load_prompt(found, folder)
+        typer.echo("\n" * (number > 0) + f"name: {prompt.name}\nversion: {prompt.version}")
+        typer.echo(f"--- system\n{prompt.system}\n--- user\n{prompt.user}")

@@ -1,0 +1,89 @@
+"""How fast to send, how long to wait, how often to try again."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from reason2decide.errors import UserError
+
+# 408 request timeout, 409 conflict (lock), 429 too many requests, and all 5xx: the statuses that OpenAI's client
+# tries again.
+RETRIED = frozenset({408, 409, 429})
+MAX_DELAY = 30.0  # ours: seconds between two attempts when the server does not say
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a client keeps to; seconds where it is time.
+
+    `read_timeout` is the longest silence, `deadline` the longest a call may take from its first request on, its
+    retries included; waiting for the limits a minute does not count. `backoff` is the first delay between attempts.
+    All defaults are ours; 16 calls at once are what a small server batches well.
+    """
+
+    concurrency: int = 16
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    read_timeout: float = 60.0
+    deadline: float = 300.0
+    attempts: int = 5
+    backoff: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and value <= 0:
+                raise UserError(f"the limit {name} is {value}; it must be above 0")
+
+
+class Pacer:
+    """Spreads requests evenly over time, so that no minute holds more than the limits allow.
+
+    Each request books the time that it takes of the minute: the larger of its shares of requests and of tokens.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._per_request = 60 / limits.requests_per_minute if limits.requests_per_minute else 0.0
+        self._per_token = 60 / limits.tokens_per_minute if limits.tokens_per_minute else 0.0
+        self._free_at = 0.0
+
+    async def admit(self, tokens: int) -> None:
+        """Wait for this request's turn; `tokens` are an estimate of what it reads and writes."""
+        now = time.monotonic()
+        turn = max(now, self._free_at)
+        self._free_at = turn + max(self._per_request, tokens * self._per_token)
+        if turn > now:
+            await asyncio.sleep(turn - now)
+
+    def hold(self, seconds: float) -> None:
+        """Let nothing start for so long: the server has asked for a pause."""
+        self._free_at = max(self._free_at, time.monotonic() + seconds)
+
+
+def retried(status: int) -> bool:
+    """Whether another attempt may end better."""
+    return status in RETRIED or status >= 500
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait: the header Retry-After, a number or an HTTP date (RFC 9110, 10.2.3)."""
+    value = headers.get("retry-after", "").strip()
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        when = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+
+
+def backoff(first: float, attempt: int) -> float:
+    """Seconds before attempt number `attempt` + 1: doubling, with jitter, so that calls do not come back in a wave."""
+    return min(MAX_DELAY, first * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)

@@ -1,0 +1,130 @@
+"""Objects out of what models write: a tolerant JSON parse, the schema to ask for, the words that ask for it."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+T = TypeVar("T", bound=BaseModel)
+
+MAX_STARTS = 100  # ours: opening braces tried; bounds the work that a garbled answer can cause
+
+FORM_WORDS = "Answer with one JSON object and nothing else. It must be valid under this JSON schema:\n{schema}"
+REPAIR_WORDS = "That answer cannot be used: {problem}. Answer again, with one JSON object and nothing else."
+
+_STRING_OR_TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
+
+
+def _reject(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+# Not strict: models write line breaks inside strings.
+_DECODER = json.JSONDecoder(strict=False, parse_constant=_reject)
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """The JSON object in a model's answer, whatever stands around it: prose, code fences; trailing commas are dropped.
+
+    Of several objects the last one counts, where models put their conclusion; an empty one only if there is no other.
+
+    Raises:
+        ValueError: there is no JSON object.
+    """
+    found: list[dict[str, Any]] = []
+    for _ in range(MAX_STARTS):
+        brace = text.find("{")
+        if brace < 0:
+            break
+        try:
+            value, text = _decode(text[brace:])
+            found.append(value)
+        except (ValueError, RecursionError):
+            text = text[brace + 1 :]
+    if not found:
+        raise ValueError("it holds no JSON object")
+    return next((value for value in reversed(found) if value), {})
+
+
+def _decode(text: str) -> tuple[dict[str, Any], str]:
+    """The object that `text` begins with, and what follows it."""
+    try:
+        value, end = _DECODER.raw_decode(text)
+    except ValueError:
+        text = _STRING_OR_TRAILING_COMMA.sub(lambda match: match[1] or "", text)
+        value, end = _DECODER.raw_decode(text)
+    return value, text[end:]
+
+
+class InvalidAnswer(ValueError):
+    """An answer is not the object that was asked for.
+
+    The message names kinds of mistakes only and is fit for a log; `problem` is for the model and may quote it.
+    """
+
+    def __init__(self, message: str, problem: str) -> None:
+        super().__init__(message)
+        self.problem = problem
+
+
+def validated(schema: type[T], text: str) -> T:
+    """The object of `schema` that an answer holds.
+
+    Raises:
+        InvalidAnswer: it holds none.
+    """
+    try:
+        return schema.model_validate(parse_object(text))
+    except ValidationError as error:
+        mistakes = error.errors(include_url=False, include_input=False)
+        problem = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'object'}: {e['msg']}" for e in mistakes)
+        raise InvalidAnswer(", ".join(sorted({e["type"] for e in mistakes})), problem) from None
+    except ValueError as error:
+        raise InvalidAnswer(str(error), str(error)) from None
+
+
+@lru_cache(maxsize=256)
+def strict_schema(schema: type[BaseModel]) -> dict[str, Any]:
+    """A model's JSON schema in the form that servers can hold a model to: every field required, no others allowed.
+
+    Source: OpenAI's structured outputs ("supported schemas"). Do not change the result: it is cached.
+    """
+    result: dict[str, Any] = _strict(schema.model_json_schema())
+    return result
+
+
+def _strict(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_strict(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    strict = {key: _strict(value) for key, value in node.items() if key != "default"}
+    if node.get("type") == "object" and "properties" in node:
+        strict |= {"required": list(node["properties"]), "additionalProperties": False}
+    return strict
+
+
+def asking_for(body: dict[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
+    """A request that has the server hold the answer to `schema`."""
+    form = {"name": schema.__name__, "schema": strict_schema(schema), "strict": True}
+    return {**body, "response_format": {"type": "json_schema", "json_schema": form}}
+
+
+def asking_in_words(body: dict[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
+    """A request that spells the schema out to the model, for servers that know no response format."""
+    *before, last = body["messages"]
+    words = FORM_WORDS.format(schema=json.dumps(strict_schema(schema)))
+    return {**body, "messages": [*before, {**last, "content": f"{last['content']}\n\n{words}"}]}
+
+
+def repairing(body: dict[str, Any], text: str, error: InvalidAnswer) -> dict[str, Any]:
+    """The request again, with the answer it got and what is wrong with that."""
+    turn = [
+        {"role": "assistant", "content": text},
+        {"role": "user", "content": REPAIR_WORDS.format(problem=error.problem)},
+    ]
+    return {**body, "messages": [*body["messages"], *turn]}

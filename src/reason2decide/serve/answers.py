@@ -1,0 +1,351 @@
+"""What goes back over the wire: answers of the two interfaces, rationales, models, errors. Pure functions and types.
+
+Beyond the interfaces, an answer holds `renormalised: true` where the options left labels out, and on request
+`rationale` (for its own label), `rationales` (label -> text, for others), `prediction_set` and `deferred`; the reply
+then repeats `rationale` as `rationales: {question: text}`. The last two are of the model's whole label set.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from reason2decide.serve.served_model import Decision, ServedModel
+from reason2decide.serve.wire import WORDS, Asked, Location, Wanted
+
+OPENAI_PATH = "/v1/decisions"  # the one with OpenAI's form of an error
+
+_IDENTIFIER = re.compile(r"[\w.-]{1,64}")
+
+
+class _Extras(BaseModel):
+    renormalised: Literal[True] | None = None
+    rationale: str | None = None
+    rationales: dict[str, str] | None = None
+    prediction_set: list[str] | None = None
+    deferred: bool | None = None
+
+
+class NoulAnswer(_Extras):
+    type: Literal["noul"]
+    noul: float
+
+
+class ChoiceAnswer(_Extras):
+    type: Literal["choice"]
+    choice: str
+    confidence: float
+    probabilities: dict[str, float]
+
+
+class ScoreAnswer(_Extras):
+    type: Literal["score"]
+    score: float
+    legend: dict[str, Any]
+    confidence: float
+    probabilities: dict[str, float]
+
+
+class Usage(BaseModel):
+    """Tokens of the text before any cut, and of the rationales."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+class SystemOneReply(BaseModel):
+    model: str
+    answers: dict[str, NoulAnswer | ChoiceAnswer | ScoreAnswer]
+    usage: Usage
+    rationales: dict[str, str] | None = None
+
+
+class PredicateAnswer(_Extras):
+    type: Literal["predicate"]
+    name: str | None
+    probability: float
+
+
+class ChoiceProbability(BaseModel):
+    value: str
+    probability: float
+
+
+class ChoicesAnswer(_Extras):
+    type: Literal["choice"]
+    name: str | None
+    choice: str
+    confidence: float
+    probabilities: list[ChoiceProbability]
+
+
+class LevelProbability(BaseModel):
+    value: int
+    label: str
+    probability: float
+
+
+class LevelsAnswer(_Extras):
+    type: Literal["score"]
+    name: str | None
+    score: float
+    confidence: float
+    probabilities: list[LevelProbability]
+
+
+class InputDetails(BaseModel):
+    cached_tokens: int
+    cache_write_tokens: int
+
+
+class OutputDetails(BaseModel):
+    reasoning_tokens: int
+
+
+class DecisionsUsage(Usage):
+    total_tokens: int
+    input_tokens_details: InputDetails
+    output_tokens_details: OutputDetails
+
+
+class DecisionsReply(BaseModel):
+    model: str
+    answers: list[PredicateAnswer | ChoicesAnswer | LevelsAnswer]
+    usage: DecisionsUsage
+    rationales: dict[str, str] | None = None
+
+
+class ExplainReply(BaseModel):
+    """A rationale; where no label was asked for, also the decision."""
+
+    model: str
+    label: str
+    rationale: str
+    usage: Usage
+    probabilities: dict[str, float] | None = None
+
+
+class ModelEntry(BaseModel):
+    """A model as System One's clients list it, and what it answers."""
+
+    name: str
+    description: str
+    release_date: str
+    labels: list[str]
+    ordinal: bool
+    explains: bool
+
+
+class OpenAIModel(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelsReply(BaseModel):
+    models: list[ModelEntry]
+    object: Literal["list"]
+    data: list[OpenAIModel]
+
+
+class Problem(BaseModel):
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class ErrorReply(BaseModel):
+    """An error of every path but `/v1/decisions`: a sentence, or one problem per wrong value."""
+
+    detail: str | list[Problem]
+
+
+class OpenAIError(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIErrorReply(BaseModel):
+    """An error of `/v1/decisions`."""
+
+    error: OpenAIError
+
+
+def choice_confidence(probabilities: Sequence[float]) -> float:
+    """How far the largest is above that of a uniform distribution, from 0 to 1 (as transformers 5.23 computes it)."""
+    n = len(probabilities)
+    return 1.0 if n == 1 else max(0.0, (max(probabilities) - 1 / n) / (1 - 1 / n))
+
+
+def score_confidence(probabilities: Sequence[float]) -> float:
+    """One minus E|level - most probable level|, in units of that distance from the middle under a uniform
+    distribution; not below 0 (as transformers 5.23 computes it)."""
+    n = len(probabilities)
+    if n == 1:
+        return 1.0
+    best = max(range(n), key=probabilities.__getitem__)
+    distance = sum(p * abs(level - best) for level, p in enumerate(probabilities))
+    uniform = sum(abs(level - (n - 1) / 2) for level in range(n)) / n
+    return max(0.0, 1 - distance / uniform)
+
+
+def expected_level(probabilities: Sequence[float]) -> float:
+    """E[level], levels counted from 0."""
+    return sum(level * p for level, p in enumerate(probabilities))
+
+
+def systemone_reply(
+    model: ServedModel,
+    asked: Sequence[Asked],
+    decision: Decision,
+    want: Wanted,
+    rationales: Mapping[str, str],
+    tokens: tuple[int, int],
+) -> dict[str, Any]:
+    """The body of a System One reply; `tokens` were read and written."""
+    answers: dict[str, Any] = {}
+    for question in asked:
+        found = question.distribution(decision)
+        answer: dict[str, Any]
+        if question.kind == "yes_no":
+            answer = {"type": "noul", "noul": found[question.labels[0]]}
+        elif question.kind == "choice":
+            answer = {
+                "type": "choice",
+                "choice": question.chosen(decision),
+                "confidence": choice_confidence(list(found.values())),
+                "probabilities": found,
+            }
+        else:
+            levels = list(found.values())
+            answer = {
+                "type": "score",
+                "score": expected_level(levels),
+                "legend": {str(level): words for level, words in enumerate(question.legend)},
+                "confidence": score_confidence(levels),
+                "probabilities": {str(level): p for level, p in enumerate(levels)},
+            }
+        answers[str(question.name)] = answer | _extras(question, decision, want, rationales)
+    usage = {"input_tokens": tokens[0], "output_tokens": tokens[1]}
+    reply: dict[str, Any] = {"model": model.name, "answers": answers, "usage": usage}
+    if want.rationale:
+        reply["rationales"] = {name: answer["rationale"] for name, answer in answers.items()}
+    return reply
+
+
+def decisions_reply(
+    model: ServedModel,
+    asked: Sequence[Asked],
+    decision: Decision,
+    want: Wanted,
+    rationales: Mapping[str, str],
+    tokens: tuple[int, int],
+) -> dict[str, Any]:
+    """The body of a decisions reply; `rationales` of questions without a name stand under their number, from 0."""
+    answers: list[dict[str, Any]] = []
+    for question in asked:
+        found = question.distribution(decision)
+        answer: dict[str, Any]
+        if question.kind == "yes_no":
+            answer = {"type": "predicate", "name": question.name, "probability": found[question.labels[0]]}
+        elif question.kind == "choice":
+            answer = {
+                "type": "choice",
+                "name": question.name,
+                "choice": question.chosen(decision),
+                "confidence": choice_confidence(list(found.values())),
+                "probabilities": [{"value": label, "probability": p} for label, p in found.items()],
+            }
+        else:
+            answer = {
+                "type": "score",
+                "name": question.name,
+                "score": expected_level(list(found.values())),
+                "confidence": score_confidence(list(found.values())),
+                "probabilities": [
+                    {"value": level, "label": label, "probability": p} for level, (label, p) in enumerate(found.items())
+                ],
+            }
+        answers.append(answer | _extras(question, decision, want, rationales))
+    usage = {
+        "input_tokens": tokens[0],
+        "output_tokens": tokens[1],
+        "total_tokens": sum(tokens),
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": 0},
+    }
+    reply: dict[str, Any] = {"model": model.name, "answers": answers, "usage": usage}
+    if want.rationale:
+        names = [str(index) if question.name is None else question.name for index, question in enumerate(asked)]
+        reply["rationales"] = {name: answer["rationale"] for name, answer in zip(names, answers, strict=True)}
+    return reply
+
+
+def _extras(question: Asked, decision: Decision, want: Wanted, rationales: Mapping[str, str]) -> dict[str, Any]:
+    extras: dict[str, Any] = {}
+    if question.renormalised(decision):
+        extras["renormalised"] = True
+    if want.rationale:
+        extras["rationale"] = rationales[question.chosen(decision)]
+    if want.labels:
+        extras["rationales"] = {label: rationales[label] for label in want.labels}
+    if want.prediction_set:
+        extras["prediction_set"] = list(decision.prediction_set)
+    if want.deferral:
+        extras["deferred"] = decision.deferred
+    return extras
+
+
+def models_reply(models: Sequence[ServedModel]) -> dict[str, Any]:
+    """The list of models in both forms side by side."""
+    entries = [
+        {
+            "name": model.name,
+            "description": model.description,
+            "release_date": model.created[:10],
+            "labels": list(model.labels.values),
+            "ordinal": model.labels.ordinal,
+            "explains": model.explains,
+        }
+        for model in models
+    ]
+    return {"models": entries, "object": "list", "data": [openai_model(model) for model in models]}
+
+
+def openai_model(model: ServedModel) -> dict[str, Any]:
+    """A model as OpenAI's clients know one."""
+    created = int(datetime.fromisoformat(model.created).timestamp())
+    return {"id": model.name, "object": "model", "created": created, "owned_by": "reason2decide"}
+
+
+def shown(location: Sequence[str | int]) -> list[str | int]:
+    """A place in a request without the caller's own words: keys of the interfaces, numbers, and names of questions
+    where they are identifiers; other parts are left open."""
+    kept: list[str | int] = []
+    for before, part in zip(("", *location), location, strict=False):
+        known = isinstance(part, int) or part in WORDS or (before == "questions" and _IDENTIFIER.fullmatch(part))
+        kept.append(part if known else "...")
+    return kept
+
+
+def error_body(path: str, status: int, message: str, location: Location = ("body",), kind: str = "") -> dict[str, Any]:
+    """An error in the form of the interface at a path; with 422 the location says which value is wrong."""
+    if path == OPENAI_PATH:
+        return {
+            "error": {
+                "message": message,
+                "type": "server_error" if status >= 500 else "invalid_request_error",
+                "param": ".".join(map(str, shown(location)[1:])) or None,
+                "code": kind or None,
+            }
+        }
+    if status == 422:
+        return {"detail": [{"loc": shown(location), "msg": message, "type": kind}]}
+    return {"detail": message}

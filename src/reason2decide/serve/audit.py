@@ -1,0 +1,304 @@
+"""Who had what decided when: an append-only record in SQLite, without any text.
+
+An input stands as HMAC-SHA256 under a random key of the database's own, which lies in a file beside it: equal texts
+can be found again by who holds the key, and nobody can guess texts from the database alone. The key file is as
+confidential as a patient's record, and is not needed to read the rest.
+
+The database itself refuses to change a row, or to delete one that is younger than the retention period, whoever asks.
+The owner of the file could remove these triggers: they guard against mistakes and ordinary SQL, not against the owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import os
+import queue
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from reason2decide.errors import Reason2DecideError, UserError
+
+FORMAT = 1
+WAITING_ROWS = 10_000  # ours: rows that may wait for the disk, some megabytes
+BATCH_ROWS = 500  # ours: rows of one transaction
+BUSY_SECONDS = 10.0  # ours: how long a write waits for another process
+RETRY_SECONDS = 1.0  # ours: between two attempts to write to a disk that refuses
+ANSWER_SECONDS = 5.0  # ours: the longest that a caller waits for the disk
+CLOSE_SECONDS = 10.0  # ours: how long closing waits for the last rows
+PURGE_SECONDS = 86_400.0  # a day
+
+_log = logging.getLogger(__name__)
+
+# Dates are compared as text, so they all have this form, of UTC.
+_COMMON = (
+    "id INTEGER PRIMARY KEY CHECK (id > 0), at TEXT NOT NULL CHECK (at GLOB '????-??-??T??:??:??.???Z'), "
+    "caller TEXT NOT NULL"
+)
+_TABLES = f"""
+CREATE TABLE IF NOT EXISTS requests (
+    {_COMMON}, endpoint TEXT NOT NULL, model TEXT, model_hash TEXT, input_hash TEXT, label TEXT, confidence REAL,
+    latency_ms REAL NOT NULL, status INTEGER NOT NULL, card TEXT
+);
+CREATE TABLE IF NOT EXISTS feedback (
+    {_COMMON}, service TEXT NOT NULL, card TEXT NOT NULL, outcome TEXT NOT NULL, reason_system TEXT, reason_code TEXT,
+    outcome_at TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS used_tokens (key TEXT PRIMARY KEY, expires INTEGER NOT NULL);
+"""
+_KEPT_TABLES = ("requests", "feedback")
+_REQUEST = "INSERT INTO requests VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_FEEDBACK = "INSERT INTO feedback VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)"
+# INSERT OR REPLACE deletes the row it replaces without asking the trigger on deleting, hence the third.
+_TRIGGERS = """
+DROP TRIGGER IF EXISTS {table}_update; DROP TRIGGER IF EXISTS {table}_delete; DROP TRIGGER IF EXISTS {table}_replace;
+CREATE TRIGGER {table}_update BEFORE UPDATE ON {table}
+    BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
+CREATE TRIGGER {table}_delete BEFORE DELETE ON {table} WHEN OLD.at > {kept_since}
+    BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
+CREATE TRIGGER {table}_replace BEFORE INSERT ON {table} WHEN EXISTS (SELECT 1 FROM {table} WHERE id = NEW.id)
+    BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
+"""
+_KEPT_SINCE = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-{} days')"
+_USED = "INSERT OR IGNORE INTO used_tokens VALUES (?, ?)"
+
+
+class AuditError(UserError):
+    """The audit database cannot be opened."""
+
+
+class AuditUnavailable(Reason2DecideError):
+    """The record cannot be kept now: the disk is behind or refuses. No decision may leave without its record."""
+
+
+class AuditLog:
+    """The record of one server; several may share a file.
+
+    Rows are written by a thread of its own, many in a transaction, in the order they came. At most `WAITING_ROWS` wait.
+
+    Args:
+        retention_days: rows older than this are deleted and overwritten, on opening and daily.
+
+    Raises:
+        AuditError: the file is no audit record of this version, its key is missing, or it cannot be made.
+    """
+
+    def __init__(self, path: Path, retention_days: int) -> None:
+        self.path = path
+        self._kept_since = _KEPT_SINCE.format(retention_days)
+        self.key_path = path.with_name(path.name + ".key")
+        if retention_days < 1:
+            raise AuditError(f"the audit record is to be kept for {retention_days} days; give 1 or more")
+        with self._explained():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._key = self._read_or_make_key()
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
+            self._prepare()
+            self._purge()
+        self._queue: queue.Queue[tuple[str, Sequence[Any], Future[bool] | None] | None] = queue.Queue(WAITING_ROWS)
+        self._giving_up = threading.Event()
+        self._thread = threading.Thread(target=self._write_all, name="audit", daemon=True)
+        self._thread.start()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise AuditError(f"the audit record {self.path} cannot be used: {error}; give another file") from None
+
+    def _read_or_make_key(self) -> bytes:
+        if self.path.exists() and self.path.stat().st_size and not self.key_path.exists():
+            raise AuditError(
+                f"the audit record {self.path} is there, but not its key {self.key_path}: inputs of now could not be "
+                "compared with earlier ones. Restore the key file, or give another file for the record"
+            )
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(self.key_path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            with os.fdopen(descriptor, "w") as stream:
+                stream.write(secrets.token_hex(32))
+                stream.flush()
+                os.fsync(descriptor)
+        try:
+            key = bytes.fromhex(self.key_path.read_text("ascii"))
+        except ValueError:
+            key = b""
+        if len(key) != 32:
+            raise AuditError(f"{self.key_path} does not hold the key of an audit record (64 hexadecimal digits)")
+        return key
+
+    def _prepare(self) -> None:
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, FORMAT):
+            raise AuditError(f"{self.path} has format {version}, this program writes {FORMAT}; give another file")
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")  # on the disk when the transaction ends
+        self._connection.execute("PRAGMA secure_delete = ON")  # what retention deletes is overwritten
+        triggers = "".join(_TRIGGERS.format(table=table, kept_since=self._kept_since) for table in _KEPT_TABLES)
+        self._connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} {triggers} PRAGMA user_version = {FORMAT}; COMMIT;")
+
+    def _purge(self) -> None:
+        with self._connection:
+            for table in _KEPT_TABLES:
+                self._connection.execute(f"DELETE FROM {table} WHERE at <= {self._kept_since}")
+            self._connection.execute("DELETE FROM used_tokens WHERE expires < CAST(strftime('%s', 'now') AS INTEGER)")
+        self._purged = time.monotonic()
+
+    # ---- Called by the server
+
+    def input_hash(self, text: str) -> str:
+        """What stands for a text in the record: HMAC-SHA256 under the database's key."""
+        return hmac.new(self._key, text.encode("utf-8", "surrogatepass"), "sha256").hexdigest()
+
+    def record(
+        self,
+        *,
+        caller: str,
+        endpoint: str,
+        status: int,
+        latency_ms: float,
+        model: str | None = None,
+        model_hash: str | None = None,
+        text: str | None = None,
+        label: str | None = None,
+        confidence: float | None = None,
+        card: str | None = None,
+    ) -> None:
+        """Add what became of one request or question, without waiting for the disk; of the text only its hash is kept.
+
+        The other values must be the server's own words: a name that only a caller knows may be anybody's note.
+
+        Raises:
+            AuditUnavailable: too many rows wait; the caller must not send the decision.
+        """
+        hashed = None if text is None else self.input_hash(text)
+        row = (_now(), caller, endpoint, model, model_hash, hashed, label, confidence, latency_ms, status, card)
+        self._put(_REQUEST, row)
+
+    def feedback(
+        self,
+        *,
+        caller: str,
+        service: str,
+        card: str,
+        outcome: str,
+        outcome_at: str,
+        reason_system: str | None = None,
+        reason_code: str | None = None,
+    ) -> None:
+        """Add what became of one card, as `record`; the caller sees to it that no value is free text."""
+        self._put(_FEEDBACK, (_now(), caller, service, card, outcome, reason_system, reason_code, outcome_at))
+
+    async def use_once(self, key: str, expires: int) -> bool:
+        """Whether `key` was never used before; it counts as used from now on, also after a restart.
+
+        Args:
+            expires: seconds since 1970 after which the key may be forgotten.
+
+        Raises:
+            AuditUnavailable: that cannot be told now.
+        """
+        answer: Future[bool] = Future()
+        self._put(_USED, (key, expires), answer)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(answer), ANSWER_SECONDS)
+        except (TimeoutError, sqlite3.Error):
+            raise AuditUnavailable("the audit record cannot be written now") from None
+
+    def close(self) -> None:
+        """Write what waits, and close the file."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=CLOSE_SECONDS)
+        self._thread.join(CLOSE_SECONDS)
+        self._giving_up.set()
+        self._thread.join()
+        self._connection.close()
+
+    def __enter__(self) -> AuditLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _put(self, statement: str, row: Sequence[Any], answer: Future[bool] | None = None) -> None:
+        # Half a character, which JSON may hold, cannot be written.
+        written = [_whole(value) if isinstance(value, str) else value for value in row]
+        try:
+            self._queue.put_nowait((statement, written, answer))
+        except queue.Full:
+            raise AuditUnavailable(f"{WAITING_ROWS} rows wait to be written to the audit record") from None
+
+    # ---- The thread
+
+    def _write_all(self) -> None:
+        ended = False
+        while not ended:
+            left = self._purged + PURGE_SECONDS - time.monotonic()
+            batch = []
+            with contextlib.suppress(queue.Empty):
+                batch.append(self._queue.get(timeout=max(left, 0)))
+                while len(batch) < BATCH_ROWS:
+                    batch.append(self._queue.get_nowait())
+            ended = None in batch
+            self._write([item for item in batch if item is not None])
+            ended |= self._giving_up.is_set()
+            if time.monotonic() - self._purged >= PURGE_SECONDS:
+                self._purge_daily()
+        if not self._queue.empty():
+            _log.error("%d rows were never written to the audit record %s", self._queue.qsize(), self.path)
+
+    def _write(self, batch: Sequence[tuple[str, Sequence[Any], Future[bool] | None]]) -> None:
+        """Write a batch, again and again where the disk refuses; who waits for an answer is told at once."""
+        failures = 0
+        while batch:
+            try:
+                with self._connection:
+                    new = [self._connection.execute(statement, row).rowcount == 1 for statement, row, _ in batch]
+            except sqlite3.Error as error:
+                failures += 1
+                if failures == 1:
+                    _log.error("the audit record %s cannot be written, and is tried again: %s", self.path, error)
+                for _, _, answer in batch:
+                    _resolve(answer, error)
+                batch = [item for item in batch if item[2] is None]
+                if self._giving_up.wait(RETRY_SECONDS):
+                    _log.error("%d rows were never written to the audit record %s", len(batch), self.path)
+                    return
+            else:
+                for (_, _, answer), first in zip(batch, new, strict=True):
+                    _resolve(answer, first)
+                return
+
+    def _purge_daily(self) -> None:
+        try:
+            self._purge()
+        except sqlite3.Error as error:
+            _log.error("old rows of the audit record %s cannot be deleted: %s", self.path, error)
+            self._purged = time.monotonic()
+
+
+def _resolve(answer: Future[bool] | None, outcome: bool | sqlite3.Error) -> None:
+    # Who asked may have stopped waiting, which cancels the future.
+    if answer is not None and answer.set_running_or_notify_cancel():
+        if isinstance(outcome, bool):
+            answer.set_result(outcome)
+        else:
+            answer.set_exception(outcome)
+
+
+def _whole(value: str) -> str:
+    return value.encode("utf-8", "replace").decode()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

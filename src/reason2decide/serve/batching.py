@@ -1,0 +1,372 @@
+"""Dynamic batching: many requests, one thread that owns every blocking call of a model.
+
+While a batch is computed, what arrives waits; the next batch is the oldest waiting call and those like it in model,
+kind and length. So nothing waits for company when the server is idle, and batches grow with the load. Rationales that
+are streamed advance by one piece between batches.
+
+A request is admitted or refused at once. It is refused where too many are under way, or where what they still need,
+by the measured seconds per call, would leave it less than half of its time: so that what is admitted can be answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal
+
+from reason2decide.errors import Reason2DecideError
+from reason2decide.serve.served_model import Decision, ServedModel
+
+Kind = Literal["decide", "explain", "stream"]
+CallType = tuple[str, Kind]  # of a model, by its name
+BatchObserver = Callable[[str, Kind, int, float], None]  # model name, kind, calls, seconds
+
+NEWEST_SHARE = 0.2  # ours: of the newest batch in the running mean of seconds per call
+SHARE_OF_TIME = 0.5  # ours: of a request's time that may be spent waiting, as estimates are rough
+SHORT = 200  # ours: characters up to which lengths count as equal, as padding costs little there
+LONGEST_TO_SHORTEST = 2  # ours: within a batch, so that at most half of it is padding
+# Ours: seconds that a batch may take, since all of it waits for its last. Long decisions gain next to nothing from
+# company (they are limited by arithmetic), rationales gain much (every token reads all weights).
+BATCH_SECONDS: Mapping[Kind, float] = {"decide": 0.5, "explain": 2.5}
+
+
+class Overloaded(Reason2DecideError):
+    """No more requests are taken for now."""
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        super().__init__(f"the server is at its limit; try again in {retry_after_seconds} s")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DeadlineExceeded(Reason2DecideError):
+    """The answer was not there in time."""
+
+    def __init__(self) -> None:
+        super().__init__("the answer was not there in time; try again when the server is less busy, or ask for less")
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a call ended: the value and the tokens read and written, or an error."""
+
+    value: Any = None
+    read: int = 0
+    written: int = 0
+    error: Exception | None = None
+
+
+@dataclass(eq=False)
+class _Call:
+    """One text for the worker, and where its pieces (of a stream) and its end go, in the event loop."""
+
+    kind: Kind
+    model: ServedModel
+    text: str
+    label: str
+    deadline: float
+    inbox: asyncio.Queue[str | _End] = field(default_factory=asyncio.Queue)
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    abandoned: bool = False
+
+    @property
+    def length(self) -> int:
+        return max(SHORT, len(self.text))
+
+    def deliver(self, item: str | _End) -> None:
+        """Called by the worker; a loop that is closed has nobody left who waits."""
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self.inbox.put_nowait, item)
+
+    async def receive(self) -> str | _End:
+        """The next piece or the end.
+
+        Raises:
+            DeadlineExceeded: there was none in time.
+        """
+        try:
+            async with asyncio.timeout(self.deadline - time.monotonic()):
+                return await self.inbox.get()
+        except TimeoutError:
+            raise DeadlineExceeded from None
+
+
+class Admission:
+    """A request that was admitted: what it asks of the model is not refused any more. A context manager.
+
+    `input_tokens` are those of its text, before any cut, and `output_tokens` those of its rationales.
+    """
+
+    def __init__(self, batcher: Batcher, model: ServedModel, deadline: float, plan: Counter[CallType]) -> None:
+        self._batcher, self._model, self._deadline, self._plan = batcher, model, deadline, plan
+        self.input_tokens = self.output_tokens = 0
+
+    def __enter__(self) -> Admission:
+        self._batcher._enter(self._plan)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._batcher._leave(self._plan)
+
+    async def decide(self, text: str) -> Decision:
+        """Decide on a text.
+
+        Raises:
+            DeadlineExceeded: see there.
+        """
+        async with self._called("decide", text, "") as call:
+            end = self._ended(call, await call.receive())
+        decision: Decision = end.value
+        return decision
+
+    async def explain(self, text: str, label: str) -> str:
+        """The rationale of a text for a label; raises as `decide`."""
+        async with self._called("explain", text, label) as call:
+            end = self._ended(call, await call.receive())
+        return str(end.value)
+
+    async def stream(self, text: str, label: str) -> AsyncIterator[str]:
+        """The rationale of a text for a label in pieces; raises as `decide`, between any two of them."""
+        async with self._called("stream", text, label) as call:
+            while isinstance(item := await call.receive(), str):
+                yield item
+            self._ended(call, item)
+
+    @contextlib.asynccontextmanager
+    async def _called(self, kind: Kind, text: str, label: str) -> AsyncIterator[_Call]:
+        call = _Call(kind, self._model, text, label, self._deadline)
+        self._batcher._submit(call)
+        try:
+            yield call
+        finally:
+            self._batcher._forget(call)
+
+    def _ended(self, call: _Call, item: str | _End) -> _End:
+        assert isinstance(item, _End)
+        self._batcher._done(self._plan, (call.model.name, call.kind))
+        if item.error is not None:
+            raise item.error
+        self.input_tokens = item.read
+        self.output_tokens += item.written
+        return item
+
+
+class Batcher:
+    """Runs the calls of all models, one batch at a time. Its methods belong to an event loop.
+
+    Args:
+        max_requests: admitted and not yet answered.
+        max_batch: calls in a batch.
+        max_streams: rationales streamed at a time; further ones wait.
+        observe: called by the worker after each batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_requests: int,
+        max_batch: int,
+        max_streams: int,
+        observe: BatchObserver = lambda model, kind, calls, seconds: None,
+    ) -> None:
+        self._max_requests, self._max_batch, self._max_streams = max_requests, max_batch, max_streams
+        self._observe = observe
+        self._requests = 0
+        self._planned: Counter[CallType] = Counter()  # what admitted requests still need
+        self._seconds: dict[CallType, float] = {}  # running mean per call
+        self._waiting: list[_Call] = []  # oldest first
+        self._condition = threading.Condition()  # guards `_waiting` and `_closed`
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="model-worker", daemon=True)
+        self._thread.start()
+
+    @property
+    def requests(self) -> int:
+        """Requests admitted and not yet answered."""
+        return self._requests
+
+    @property
+    def works(self) -> bool:
+        """Whether the worker is there."""
+        return self._thread.is_alive()
+
+    def admit(self, model: ServedModel, deadline: float, *, explains: int = 0, streams: int = 0) -> Admission:
+        """Admit a request that needs one decision at most and so many rationales, whole or streamed.
+
+        Args:
+            deadline: when it must be answered, on the clock of `time.monotonic`.
+
+        Raises:
+            Overloaded: it cannot be taken now.
+        """
+        backlog = sum(count * self._seconds.get(call, 0.0) for call, count in self._planned.items())
+        if self._requests >= self._max_requests or backlog > SHARE_OF_TIME * (deadline - time.monotonic()):
+            raise Overloaded(max(1, math.ceil(backlog)))
+        needs: dict[Kind, int] = {"decide": 1, "explain": explains, "stream": streams}
+        return Admission(self, model, deadline, Counter({(model.name, kind): count for kind, count in needs.items()}))
+
+    async def decide(self, model: ServedModel, text: str, deadline: float) -> Decision:
+        """Decide on one text, as a request of its own.
+
+        Raises:
+            Overloaded, DeadlineExceeded: see there.
+        """
+        with self.admit(model, deadline) as request:
+            return await request.decide(text)
+
+    async def explain(self, model: ServedModel, text: str, label: str, deadline: float) -> str:
+        """The rationale of one text for a label, as a request of its own; raises as `decide`."""
+        with self.admit(model, deadline, explains=1) as request:
+            return await request.explain(text, label)
+
+    def close(self) -> None:
+        """Stop the worker after what it is at, and wait for it; calls still waiting end with `DeadlineExceeded`."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+        self._thread.join()
+
+    # In the event loop
+
+    def _enter(self, plan: Counter[CallType]) -> None:
+        self._requests += 1
+        self._planned.update(plan)
+
+    def _done(self, plan: Counter[CallType], call: CallType) -> None:
+        plan[call] -= 1
+        self._planned[call] -= 1
+
+    def _leave(self, plan: Counter[CallType]) -> None:
+        self._requests -= 1
+        self._planned.subtract(plan)
+
+    def _submit(self, call: _Call) -> None:
+        with self._condition:
+            if self._closed:
+                raise DeadlineExceeded
+            self._waiting.append(call)
+            self._condition.notify()
+
+    def _forget(self, call: _Call) -> None:
+        """Nobody waits for the call any more: it is not begun, and a stream is not continued."""
+        call.abandoned = True
+        with self._condition:
+            if call in self._waiting:
+                self._waiting.remove(call)
+
+    # In the worker
+
+    def _work(self) -> None:
+        streams: list[_Stream] = []
+        while True:
+            with self._condition:
+                while not (self._waiting or streams or self._closed):
+                    self._condition.wait()
+                if self._closed:
+                    break
+                begun = self._next_streams(self._max_streams - len(streams))
+                batch = self._next_batch()
+            streams += map(_Stream, begun)
+            if batch:
+                self._run(batch)
+            for stream in streams:
+                stream.advance()
+                if stream.ended:
+                    self._measured(stream.call, 1, stream.seconds)
+            streams = [stream for stream in streams if not (stream.ended or stream.call.abandoned)]
+        for call in [*self._waiting, *(stream.call for stream in streams)]:
+            call.deliver(_End(error=DeadlineExceeded()))
+
+    def _next_streams(self, room: int) -> list[_Call]:
+        begun = [call for call in self._waiting if call.kind == "stream"][:room]
+        self._take(begun)
+        return begun
+
+    def _next_batch(self) -> list[_Call]:
+        """The oldest waiting call and those of its kind most like it in length; what is too late is left out."""
+        now = time.monotonic()
+        self._waiting = [call for call in self._waiting if call.deadline > now]
+        oldest = next((call for call in self._waiting if call.kind != "stream"), None)
+        if oldest is None:
+            return []
+        alike = [call for call in self._waiting if call.kind == oldest.kind and call.model is oldest.model]
+        alike.sort(key=lambda call: abs(math.log(call.length / oldest.length)))  # stable: the oldest stays first
+        batch: list[_Call] = []
+        shortest = longest = oldest.length
+        for call in alike[: self._batch_size(oldest)]:
+            shortest, longest = min(shortest, call.length), max(longest, call.length)
+            if longest > LONGEST_TO_SHORTEST * shortest:
+                break
+            batch.append(call)
+        self._take(batch)
+        return batch
+
+    def _batch_size(self, call: _Call) -> int:
+        per_call = self._seconds.get((call.model.name, call.kind), 0.0)
+        affordable = self._max_batch if per_call == 0 else int(BATCH_SECONDS[call.kind] / per_call)
+        return max(1, min(self._max_batch, affordable))
+
+    def _take(self, calls: Sequence[_Call]) -> None:
+        taken = set(calls)
+        self._waiting = [call for call in self._waiting if call not in taken]
+
+    def _run(self, batch: Sequence[_Call]) -> None:
+        started = time.monotonic()
+        model, texts = batch[0].model, [call.text for call in batch]
+        try:
+            values: Sequence[Any]
+            if batch[0].kind == "decide":
+                values, written = model.decide(texts), [0] * len(batch)
+            else:
+                values = model.explain(texts, [call.label for call in batch])
+                written = model.tokens(values)
+            ends = list(map(_End, values, model.tokens(texts), written))
+        except Exception as error:
+            ends = [_End(error=error)] * len(batch)
+        self._measured(batch[0], len(batch), time.monotonic() - started)
+        for call, end in zip(batch, ends, strict=True):
+            call.deliver(end)
+
+    def _measured(self, call: _Call, calls: int, seconds: float) -> None:
+        before = self._seconds.get((call.model.name, call.kind), seconds / calls)
+        self._seconds[call.model.name, call.kind] = before + NEWEST_SHARE * (seconds / calls - before)
+        self._observe(call.model.name, call.kind, calls, seconds)
+
+
+class _Stream:
+    """A rationale being written, in the worker."""
+
+    def __init__(self, call: _Call) -> None:
+        self.call, self.seconds, self.ended = call, 0.0, False
+        self._pieces: Iterator[str] | None = None
+        self._written = ""
+
+    def advance(self) -> None:
+        """Write the next piece, or the end."""
+        if self.call.abandoned:
+            return
+        started = time.monotonic()
+        item: str | _End
+        try:
+            if self._pieces is None:
+                self._pieces = self.call.model.stream(self.call.text, self.call.label)
+            piece = next(self._pieces, None)
+            if piece is None:
+                read, written = self.call.model.tokens([self.call.text, self._written])
+                item = _End(None, read, written)
+            else:
+                item = piece
+            self._written += piece or ""
+        except Exception as error:
+            item = _End(error=error)
+        self.seconds += time.monotonic() - started
+        self.ended = isinstance(item, _End)
+        self.call.deliver(item)

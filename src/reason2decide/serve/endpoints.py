@@ -1,0 +1,257 @@
+"""The endpoints under `/v1`: the two interfaces of decision models, the list of models, and rationales."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.params import Depends
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from reason2decide.serve import answers
+from reason2decide.serve.batching import Admission, Batcher, DeadlineExceeded
+from reason2decide.serve.served_model import Decision, ServedModel
+from reason2decide.serve.settings import ServeSettings
+from reason2decide.serve.wire import (
+    Asked,
+    DecisionsRequest,
+    ExplainRequest,
+    Refused,
+    SystemOneRequest,
+    Wanted,
+    decisions_asked,
+    input_text,
+    named,
+    state_text,
+    systemone_asked,
+    wanted,
+)
+
+if TYPE_CHECKING:
+    from reason2decide.serve.audit import AuditLog
+
+SYSTEM_ONE, DECISIONS, EXPLAIN = "/v1/systemone", answers.OPENAI_PATH, "/v1/explain"
+INCLUDE_HEADER = "X-Decision-Include"
+IncludeHeader = Annotated[
+    str | None, Header(alias=INCLUDE_HEADER, description="As `include`, its items parted by commas.")
+]
+Reply = Callable[[ServedModel, Sequence[Asked], Decision, Wanted, Mapping[str, str], tuple[int, int]], dict[str, Any]]
+ERRORS = {
+    401: "No valid token",
+    404: "No model of this name",
+    408: "The body came too slowly",
+    413: "The body or the text is too large",
+    415: "Not JSON",
+    422: "Not a request of this interface, or one that the model cannot answer",
+    503: "At its limit, or shutting down; try again after the seconds of Retry-After",
+    504: "The answer was not there in time",
+}
+EVENT = {
+    "type": "object",
+    "description": "An event; its data is JSON.",
+    "properties": {"event": {"enum": ["decision", "rationale", "done", "error"]}, "data": {"type": "string"}},
+    "required": ["event", "data"],
+}
+EVENTS_EXAMPLE = (
+    'event: decision\ndata: {"label": "call an ambulance", "probabilities": {"home care": 0.1, ...}}\n\n'
+    'event: rationale\ndata: {"delta": "The chest"}\n\n'
+    'event: done\ndata: {"model": "triage", "label": "call an ambulance", "rationale": "The chest ...", ...}\n\n'
+)
+
+
+def documented(model: type, *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What the OpenAPI document says of errors."""
+    return {status: {"description": ERRORS[status], "model": model} for status in statuses or ERRORS}
+
+
+def router(
+    models: Sequence[ServedModel],
+    batcher: Batcher,
+    audit: AuditLog | None,
+    settings: ServeSettings,
+    authenticated: Depends,
+) -> APIRouter:
+    """The endpoints for these models; `authenticated` puts the caller's name into `request.state.caller`."""
+    served = _Served(models, batcher, audit, settings)
+    api = APIRouter(tags=["Decisions"], dependencies=[authenticated])
+
+    @api.post(SYSTEM_ONE, response_model=answers.SystemOneReply, responses=documented(answers.ErrorReply))
+    async def systemone(given: SystemOneRequest, request: Request, include: IncludeHeader = None) -> Response:
+        """Typed questions about a state, each with a probability for every answer."""
+        model = served.model(given.model)
+        asked = systemone_asked(given, model.labels)
+        want = wanted(_items(given.include, include), model.labels, explains=model.explains)
+        text = served.checked(state_text(given.state), "state")
+        return await served.answer(request, model, text, asked, want, answers.systemone_reply)
+
+    @api.post(DECISIONS, response_model=answers.DecisionsReply, responses=documented(answers.OpenAIErrorReply))
+    async def decisions(given: DecisionsRequest, request: Request, include: IncludeHeader = None) -> Response:
+        """Typed questions about an input, answered in their order."""
+        model = served.model(given.model)
+        asked = decisions_asked(given, model.labels)
+        want = wanted(_items(given.include, include), model.labels, explains=model.explains)
+        text = served.checked(input_text(given.input), "input")
+        return await served.answer(request, model, text, asked, want, answers.decisions_reply)
+
+    streamed: dict[str, Any] = {
+        "description": "The events of `stream`, or the reply",
+        "content": {"text/event-stream": {"schema": EVENT, "example": EVENTS_EXAMPLE}},
+    }
+
+    @api.post(EXPLAIN, response_model=answers.ExplainReply, responses={200: streamed, **documented(answers.ErrorReply)})
+    async def explain(given: ExplainRequest, request: Request) -> Response:
+        """The rationale for the decided label or another, as it is written or whole."""
+        model = served.model(given.model)
+        if not model.explains:
+            raise Refused("this model writes no rationales", ("body", "model"))
+        if given.label is not None and given.label not in model.labels.values:
+            raise Refused(f"this is no label of this model, which are: {named(model.labels)}", ("body", "label"))
+        text = served.checked(given.text, "text")
+        if not given.stream:
+            return await served.explained(request, model, text, given.label)
+        events = served.events(request, model, text, given.label)
+        first = await anext(events)  # what goes wrong before it has a status of its own
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter for nginx
+        return StreamingResponse(_joined(first, events), media_type="text/event-stream", headers=headers)
+
+    @api.get("/v1/models", responses=documented(answers.ErrorReply, 401, 503))
+    async def list_models() -> answers.ModelsReply:
+        """The models, as clients of either interface list them."""
+        return answers.ModelsReply.model_validate(answers.models_reply(models))
+
+    @api.get("/v1/models/{name:path}", responses=documented(answers.ErrorReply, 401, 404, 503))
+    async def retrieve_model(name: str) -> answers.OpenAIModel:
+        """One model, as OpenAI's clients ask for it."""
+        return answers.OpenAIModel.model_validate(answers.openai_model(served.model(name)))
+
+    return api
+
+
+class _Served:
+    """The models by name, and what the endpoints do with them."""
+
+    def __init__(
+        self, models: Sequence[ServedModel], batcher: Batcher, audit: AuditLog | None, settings: ServeSettings
+    ) -> None:
+        self._models = {model.name: model for model in models}
+        self._batcher, self._settings, self._audit = batcher, settings, audit
+
+    def model(self, name: str) -> ServedModel:
+        """Raises `Refused` (404) where there is none of this name."""
+        if name not in self._models:
+            known = ", ".join(map(repr, self._models))
+            raise Refused(
+                f"there is no model of this name; there are: {known}", ("body", "model"), "model_not_found", 404
+            )
+        return self._models[name]
+
+    def checked(self, text: str, key: str) -> str:
+        """Raises `Refused` where the text is empty or too long."""
+        if not text.strip():
+            raise Refused("there is no text in it to decide on", ("body", key))
+        most = self._settings.max_text
+        if len(text) > most:
+            raise Refused(f"the text is longer than {most} characters; send less", ("body", key), "too_large", 413)
+        return text
+
+    async def answer(
+        self,
+        request: Request,
+        model: ServedModel,
+        text: str,
+        asked: Sequence[Asked],
+        want: Wanted,
+        reply: Reply,
+    ) -> Response:
+        """Decide once on the text, write the rationales that are wanted, and answer all questions."""
+        explains = want.most_rationales(asked, model.labels)
+        with self._admitted(request, model, text, explains=explains) as admitted:
+            decision = await admitted.decide(text)
+            labels = want.explained(asked, decision)
+            written = await asyncio.gather(*(admitted.explain(text, label) for label in labels))
+        self._record(request, model, text, 200, decision.label, decision.confidence)
+        tokens = (admitted.input_tokens, admitted.output_tokens)
+        return JSONResponse(reply(model, asked, decision, want, dict(zip(labels, written, strict=True)), tokens))
+
+    async def explained(self, request: Request, model: ServedModel, text: str, label: str | None) -> Response:
+        """The whole rationale for a label, or for the decided one."""
+        with self._admitted(request, model, text, explains=1) as admitted:
+            decision = await admitted.decide(text) if label is None else None
+            chosen = str(label) if decision is None else decision.label
+            rationale = await admitted.explain(text, chosen)
+        self._record(request, model, text, 200, chosen, None if decision is None else decision.confidence)
+        reply = _explain_reply(model, chosen, rationale, admitted)
+        if decision is not None:
+            reply["probabilities"] = dict(decision.probabilities)
+        return JSONResponse(reply)
+
+    async def events(self, request: Request, model: ServedModel, text: str, label: str | None) -> AsyncIterator[str]:
+        """The same as server-sent events: `decision` where none was given, `rationale` by pieces, `done` or `error`."""
+        with self._admitted(request, model, text, streams=1) as admitted:
+            chosen, confidence = str(label), None
+            if label is None:
+                decision = await admitted.decide(text)
+                chosen, confidence = decision.label, decision.confidence
+            self._record(request, model, text, 200, chosen, confidence)
+            if label is None:
+                yield _event("decision", {"label": chosen, "probabilities": dict(decision.probabilities)})
+            pieces = []
+            try:
+                async for piece in admitted.stream(text, chosen):
+                    pieces.append(piece)
+                    yield _event("rationale", {"delta": piece})
+            except DeadlineExceeded as error:
+                yield _event("error", {"detail": str(error)})
+                return
+            yield _event("done", _explain_reply(model, chosen, "".join(pieces), admitted))
+
+    @contextlib.contextmanager
+    def _admitted(self, request: Request, model: ServedModel, text: str, **needs: int) -> Iterator[Admission]:
+        """Admit a request; one that is admitted and comes too late is recorded as such."""
+        request.state.began = time.monotonic()
+        try:
+            with self._batcher.admit(model, self._settings.deadline(), **needs) as admitted:
+                yield admitted
+        except DeadlineExceeded:
+            self._record(request, model, text, 504, None, None)
+            raise
+
+    def _record(
+        self, request: Request, model: ServedModel, text: str, status: int, label: str | None, confidence: float | None
+    ) -> None:
+        if self._audit is not None:
+            self._audit.record(
+                caller=request.state.caller,
+                endpoint=request.url.path,
+                status=status,
+                latency_ms=1000 * (time.monotonic() - request.state.began),
+                model=model.name,
+                model_hash=model.hash,
+                text=text,
+                label=label,
+                confidence=confidence,
+            )
+
+
+def _items(body: Sequence[str] | None, header: str | None) -> list[str]:
+    return [*(body or ()), *(item.strip() for item in (header or "").split(",") if item.strip())]
+
+
+def _explain_reply(model: ServedModel, label: str, rationale: str, admitted: Admission) -> dict[str, Any]:
+    usage = {"input_tokens": admitted.input_tokens, "output_tokens": admitted.output_tokens}
+    return {"model": model.name, "label": label, "rationale": rationale, "usage": usage}
+
+
+def _event(kind: str, data: Mapping[str, Any]) -> str:
+    return f"event: {kind}\ndata: {json.dumps(data)}\n\n"
+
+
+async def _joined(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
+    yield first
+    async for event in rest:
+        yield event

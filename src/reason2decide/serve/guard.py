@@ -1,0 +1,228 @@
+"""What stands before every route: bounds on bodies, an end to slow ones, draining, counting, and no text in logs.
+
+A body is read whole, within its bounds of size and time, decompressed and checked to be JSON of bounded depth before
+any route sees it. A request whose client has gone is cancelled. An unforeseen error is logged by its type and place,
+never with its message, which may quote a text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import from_json
+
+from reason2decide.serve.answers import error_body
+from reason2decide.serve.settings import ServeSettings
+from reason2decide.serve.wire import Refused
+
+if sys.version_info >= (3, 14):
+    from compression.zstd import ZstdDecompressor, ZstdError
+else:
+    from backports.zstd import ZstdDecompressor, ZstdError
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+Observer = Callable[[str, int, float], None]  # route, status, seconds
+
+ALWAYS_ANSWERED = ("/health/live", "/health/ready", "/metrics")  # also while draining
+# Ours: a body up to so many times the bound is read to its end, and forgotten, so that its sender hears the answer: a
+# connection closed on a client that still sends is reset.
+READ_ANYWAY = 16
+CLIENT_GONE = 499  # nginx's status for it; it stands in metrics only
+REQUEST_ID_HEADERS = (b"x-request-id", b"x-typesafe-request-id")  # as openai and typesafe-sdk read it
+DRAINING_RETRY_SECONDS = 5  # ours
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Door:
+    """Whether requests are let in, and how many are inside."""
+
+    draining: bool = False
+    inside: int = 0
+
+
+class Guard:
+    """ASGI middleware; see the module. `observe` is told of every answer."""
+
+    def __init__(self, app: App, *, settings: ServeSettings, door: Door, observe: Observer) -> None:
+        self._app, self._settings, self._door, self._observe = app, settings, door, observe
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, answer = time.monotonic(), _Answer(send, self._door)
+        always = scope["path"] in ALWAYS_ANSWERED
+        self._door.inside += not always
+        try:
+            await self._handle(scope, receive, answer, always)
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            _log.error("%s at %s, line %s", type(error).__name__, place.filename, place.lineno)
+            if answer.status is None:
+                message = "the server met an error it did not foresee; its log says where"
+                await answer.error(scope, Refused(message, (), "internal_error", 500))
+        finally:
+            self._door.inside -= not always
+            route = getattr(scope.get("route"), "path", None) or "other"
+            self._observe(route, answer.status or CLIENT_GONE, time.monotonic() - started)
+
+    async def _handle(self, scope: MutableMapping[str, Any], receive: Receive, answer: _Answer, always: bool) -> None:
+        if self._door.draining and not always:
+            await answer.error(scope, Refused("the server is shutting down", (), "draining", 503))
+            return
+        try:
+            body = await self._body(scope, receive)
+            if body is None:
+                return
+            if body:
+                body = self._checked(scope, body)
+        except Refused as refused:
+            await answer.error(scope, refused, close=refused.status in (408, 413))
+            return
+        await _until_gone(self._app, scope, body, receive, answer)
+
+    async def _body(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes | None:
+        """The whole body; None where the client has gone.
+
+        Raises:
+            Refused: it is too large or too slow.
+        """
+        most = self._settings.max_body_bytes
+        too_large = Refused(f"the body is larger than {most} bytes; send less", (), "too_large", 413)
+        announced = _header(scope, b"content-length")
+        if announced.isdigit() and int(announced) > READ_ANYWAY * most:
+            raise too_large
+        body, size = bytearray(), 0
+        try:
+            async with asyncio.timeout(self._settings.body_seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    part = message.get("body", b"")
+                    size += len(part)
+                    if size <= most:
+                        body += part
+                    elif size > READ_ANYWAY * most or not message.get("more_body", False):
+                        raise too_large
+                    if not message.get("more_body", False):
+                        return bytes(body)
+        except TimeoutError:
+            seconds = self._settings.body_seconds
+            raise Refused(f"the body did not come within {seconds:g} s", (), "too_slow", 408) from None
+
+    def _checked(self, scope: MutableMapping[str, Any], body: bytes) -> bytes:
+        """The body decompressed, JSON of bounded depth.
+
+        Raises:
+            Refused: it is not.
+        """
+        kind = _header(scope, b"content-type").split(b";")[0].strip().lower()
+        if kind != b"application/json":
+            raise Refused("expected a body of type application/json", (), "media_type", 415)
+        encoding = _header(scope, b"content-encoding").strip().lower()
+        if encoding == b"zstd":  # as typesafe-sdk 0.7 sends longer ones
+            body = self._decompressed(body)
+            scope["headers"] = [item for item in scope["headers"] if item[0] != b"content-encoding"]
+        elif encoding not in (b"", b"identity"):
+            raise Refused("expected a body that is not compressed, or by zstd", (), "content_encoding", 415)
+        try:
+            value = from_json(body, allow_inf_nan=False)
+            json.loads(body)  # what the routes read it with: it bounds the digits of a number, for one
+        except (ValueError, RecursionError):
+            raise Refused("the body is not valid JSON in UTF-8", ("body",), "json_invalid") from None
+        if body.count(b"[") + body.count(b"{") > self._settings.max_nesting:
+            self._require_shallow(value)
+        return body
+
+    def _decompressed(self, body: bytes) -> bytes:
+        most, decompressor = self._settings.max_body_bytes, ZstdDecompressor()
+        try:
+            plain = decompressor.decompress(body, max_length=most + 1)
+        except ZstdError:
+            raise Refused("the body is not compressed by zstd as its header says", kind="content_encoding") from None
+        if len(plain) > most:
+            raise Refused(f"the body is larger than {most} bytes when decompressed", (), "too_large", 413)
+        if not decompressor.eof:
+            raise Refused("the compressed body is not complete", kind="content_encoding")
+        return plain
+
+    def _require_shallow(self, value: Any) -> None:
+        level = [value]
+        for _ in range(self._settings.max_nesting):
+            containers = (inner for inner in level if isinstance(inner, (dict, list)))
+            level = [item for inner in containers for item in (inner.values() if isinstance(inner, dict) else inner)]
+        if any(isinstance(inner, (dict, list)) for inner in level):
+            most = self._settings.max_nesting
+            raise Refused(f"the body is nested more than {most} levels deep", ("body",), "too_deep")
+
+
+class _Answer:
+    """The `send` of a request, which remembers the status; while draining, each answer is its connection's last."""
+
+    def __init__(self, send: Send, door: Door) -> None:
+        self._send, self._door = send, door
+        self.status: int | None = None
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            request_id = uuid.uuid4().hex.encode()
+            message["headers"] = [*message.get("headers", ()), *((name, request_id) for name in REQUEST_ID_HEADERS)]
+            if self._door.draining:
+                message["headers"].append((b"connection", b"close"))
+        await self._send(message)
+
+    async def error(self, scope: MutableMapping[str, Any], refused: Refused, *, close: bool = False) -> None:
+        content = error_body(scope["path"], refused.status, str(refused), refused.location, refused.kind)
+        body = json.dumps(content).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        if refused.status == 503:
+            headers.append((b"retry-after", str(DRAINING_RETRY_SECONDS).encode()))
+        if close and not self._door.draining:
+            headers.append((b"connection", b"close"))
+        await self({"type": "http.response.start", "status": refused.status, "headers": headers})
+        await self({"type": "http.response.body", "body": body})
+
+
+async def _until_gone(app: App, scope: MutableMapping[str, Any], body: bytes, receive: Receive, send: Send) -> None:
+    """Run an app on a request read before; cancel it when the client goes."""
+    gone = asyncio.ensure_future(receive())  # after the body nothing else can come
+    read = False
+
+    async def again() -> Message:
+        nonlocal read
+        if not read:
+            read = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await asyncio.shield(gone)
+
+    task = asyncio.ensure_future(app(scope, again, send))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+def _header(scope: MutableMapping[str, Any], name: bytes) -> bytes:
+    return next((value for key, value in scope["headers"] if key == name), b"")

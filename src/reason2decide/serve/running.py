@@ -1,0 +1,210 @@
+"""The process: an address of its own, bounds on connections, and an orderly end.
+
+On SIGTERM or Ctrl-C the server goes on listening and answers what it had let in; what comes then gets 503, and so does
+`/health/ready`. When all are answered, or the time of grace is over, it closes. A second signal closes it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from reason2decide.calibration import ERROR_RATE, MISCOVERAGE
+from reason2decide.console import say
+from reason2decide.errors import UserError
+from reason2decide.serve.app import create_app
+from reason2decide.serve.audit import AuditLog
+from reason2decide.serve.auth import Authenticator
+from reason2decide.serve.guard import Door
+from reason2decide.serve.served_model import ServedModel
+from reason2decide.serve.settings import ServeSettings
+
+LAST_MOMENT = 0.2  # ours: seconds between the last new connection and the end of the idle ones
+LAST_SECONDS = 2  # ours: for responses on their way, after the grace
+_REFUSED = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-type: application/json\r\n"
+    b'content-length: 33\r\nconnection: close\r\n\r\n{"detail":"too many connections"}'
+)
+_HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class AddressError(UserError):
+    """The server cannot listen where it was told to."""
+
+
+def serve(
+    models: Sequence[tuple[str, Path]],
+    settings: ServeSettings,
+    *,
+    error_rate: float = ERROR_RATE,
+    miscoverage: float = MISCOVERAGE,
+) -> None:
+    """Load models by name and serve them until a signal; whatever can be refused is refused before they are loaded.
+
+    Raises:
+        UserError: an address, a file, a model or a name cannot be used.
+    """
+    settings.require_safe_address()
+    with bind(settings) as listening:
+        audit = AuditLog(settings.audit, settings.retention_days) if settings.audit is not None else None
+        authenticator = Authenticator(settings, audit) if settings.authenticates else None
+        loaded = [ServedModel(name, path, error_rate=error_rate, miscoverage=miscoverage) for name, path in models]
+        run_server(loaded, settings, listening, authenticator=authenticator, audit=audit)
+
+
+def bind(settings: ServeSettings) -> socket.socket:
+    """A socket at the server's address, not listening yet.
+
+    Raises:
+        AddressError: the address is taken, not allowed or none of this machine.
+    """
+    where = f"{settings.host}:{settings.port}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        # What a server before left behind in TIME_WAIT does not stand in the way; one that listens does.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        raise _explained(error, where) from None
+    return listening
+
+
+def run_server(
+    models: Sequence[ServedModel],
+    settings: ServeSettings,
+    listening: socket.socket | None = None,
+    *,
+    authenticator: Authenticator | None = None,
+    audit: AuditLog | None = None,
+) -> None:
+    """Serve until a signal.
+
+    Args:
+        listening: what `bind` gave; without it the address is bound here.
+
+    Raises:
+        ConfigError: other machines could call without authentication, or two models have one name.
+        AddressError: as `bind`.
+    """
+    if authenticator is None:
+        settings.require_safe_address()
+    app = create_app(models, settings, authenticator=authenticator, audit=audit)
+    listening = listening or bind(settings)
+    host, port = listening.getsockname()[:2]
+    config = uvicorn.Config(
+        app,
+        http=_protocol(settings),
+        ws="none",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=LAST_SECONDS,
+    )
+    names = ", ".join(model.name for model in models)
+    say(f"serving {names} at http://{f'[{host}]' if ':' in host else host}:{port}")
+    try:
+        _Server(config, app.state.door, settings.grace_seconds).run(sockets=[listening])
+    except OSError as error:  # somebody else began to listen since
+        raise _explained(error, f"{host}:{port}") from None
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, door: Door, grace_seconds: float) -> None:
+        super().__init__(config)
+        self._door, self._grace = door, grace_seconds
+        self._end: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._door.draining:
+            self.should_exit = self.force_exit = True
+        self._door.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._door.draining and self._end is None:
+            self._end = time.monotonic() + self._grace  # the next tick looks again: what was being read is let in
+        elif self._end is not None:
+            self.should_exit |= self._door.inside == 0 or time.monotonic() > self._end
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Nobody new can connect; what open connections bring in a last moment is still told 503.
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(LAST_MOMENT)
+        await super().shutdown(sockets)
+
+
+def _protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
+    class Bounded(HttpToolsProtocol):
+        """HTTP with bounds that uvicorn lacks: on connections, and on the size and time of a request's head."""
+
+        _heads = _head_bytes = 0  # heads read, bytes of the one being read
+        _in_head = True
+        _too_slow: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._await_head()
+            if len(self.connections) > settings.max_connections:
+                self._refuse(_REFUSED)
+
+        def data_received(self, data: bytes) -> None:
+            if self._in_head:
+                self._await_head()
+            heads = self._heads
+            super().data_received(data)
+            if self._in_head and self._heads == heads:
+                self._head_bytes += len(data)
+                if self._head_bytes > settings.max_head_bytes:
+                    self._refuse(_HEAD_TOO_LARGE)
+
+        def on_headers_complete(self) -> None:
+            self._in_head, self._head_bytes = False, 0
+            self._heads += 1
+            self._stop_waiting()
+            super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            self._in_head = True
+            super().on_message_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_waiting()
+            super().connection_lost(exc)
+
+        def _await_head(self) -> None:
+            if self._too_slow is None:
+                self._too_slow = self.loop.call_later(settings.head_seconds, self._refuse, b"")
+
+        def _stop_waiting(self) -> None:
+            if self._too_slow is not None:
+                self._too_slow.cancel()
+                self._too_slow = None
+
+        def _refuse(self, response: bytes) -> None:
+            if not self.transport.is_closing():
+                self.transport.write(response)
+                self.transport.close()
+
+    return Bounded
+
+
+def _explained(error: OSError, where: str) -> AddressError:
+    if error.errno == errno.EADDRINUSE:
+        return AddressError(f"{where} is in use by another program; stop it, or give another --port")
+    return AddressError(f"cannot listen at {where}: {error.strerror}; give another --host or --port")

@@ -1,0 +1,23 @@
+"""What a child process does in the tests of the language model client: a run that may be killed at any point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from reason2decide.llm import Answer, Call, CallLog, Client, Endpoint, Limits
+
+CONCURRENCY = 4
+
+
+def calls(count: int) -> Iterator[Call]:
+    for i in range(count):
+        yield Call(str(i), [{"role": "user", "content": f"note number {i}"}], settings={"max_tokens": 20})
+
+
+def answer_all(base_url: str, path: Path, count: int, concurrency: int = CONCURRENCY) -> None:
+    """Answer `count` calls; the exit code is 0 if each was answered once."""
+    with CallLog(path) as log:
+        client = Client(Endpoint(base_url, "rules"), log, Limits(concurrency=concurrency))
+        answered = [call.id for call, outcome in client.run(calls(count)) if isinstance(outcome, Answer)]
+    raise SystemExit(sorted(answered, key=int) != [str(i) for i in range(count)])

@@ -1,0 +1,118 @@
+"""Small trained models for the server's tests, and a real server process of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from toy import LABELS, record, run
+
+from reason2decide.records import DatasetInfo, LabelSet, Record, write_dataset
+
+TRIAGE = LabelSet(LABELS.values, ordinal=True, urgent="last")
+SCREENING = LabelSet(("no", "yes"))
+TEXT = "40 yo with chest pain since 2 days"
+CHOICE = {"type": "choice", "criteria": dict.fromkeys(LABELS.values)}
+
+
+def train_bundle(folder: Path, labels: LabelSet = TRIAGE, **changes: Any) -> Path:
+    """A bundle that writes rationales after seconds of training, and cannot be sure: some gold labels are wrong."""
+    splits = {"train": range(48), "validation": range(48, 60), "test": range(60, 72)}
+
+    def noisy(index: int) -> Record:
+        wrong = index % 5 == 0
+        return replace(record(index), label=labels.values[(index + wrong) % 3 % len(labels.values)])
+
+    records = {name: [noisy(index) for index in indices] for name, indices in splits.items()}
+    dataset = write_dataset(folder / "data", DatasetInfo("toy", "triage", labels, ("llm",)), records)
+    settings = {"steps": {"stage1": 40, "stage2": 10}, "learning_rate": 5e-3}
+    return run(dataset, folder / "run", **settings | changes)
+
+
+class Server:
+    """`r2d serve` in a process of its own."""
+
+    def __init__(self, *arguments: object, host: str = "127.0.0.1", threads: int | None = 1) -> None:
+        with socket.socket() as free:
+            free.bind((host, 0))
+            self.port = free.getsockname()[1]
+        self.host = host
+        command = [sys.executable, "-m", "reason2decide", "serve", *map(str, arguments), "--port", str(self.port)]
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115
+        env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        self.process = subprocess.Popen(command, stdout=self._printed, stderr=subprocess.STDOUT, env=env)
+        while True:
+            with (
+                contextlib.suppress(OSError, urllib.error.URLError),
+                urllib.request.urlopen(f"{self.url}/health/ready", timeout=5),
+            ):
+                return
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended: {self.output}")
+            time.sleep(0.05)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def output(self) -> str:
+        """What it printed so far."""
+        self._printed.seek(0)
+        return self._printed.read().decode()
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection((self.host, self.port), timeout=20)
+
+    def ask(self, data: bytes) -> bytes:
+        """What comes back for these bytes until the server closes the connection."""
+        with self.connect() as connection:
+            connection.sendall(data)
+            return read_all(connection)
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@contextlib.contextmanager
+def running(*arguments: object) -> Iterator[Server]:
+    server = Server(*arguments)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def read_all(connection: socket.socket) -> bytes:
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := connection.recv(65536):
+            received += part
+    return received
+
+
+def http(path: str, body: bytes, *headers: str, method: str = "POST") -> bytes:
+    """A request after which the server closes the connection."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: server", "Connection: close", f"Content-Length: {len(body)}"]
+    if not any(header.lower().startswith("content-type") for header in headers):
+        lines.append("Content-Type: application/json")
+    return ("\r\n".join([*lines, *headers]) + "\r\n\r\n").encode() + body
+
+
+def systemone(model: str = "triage", state: Any = TEXT, **more: Any) -> dict[str, Any]:
+    return {"model": model, "state": state, "questions": {"disposition": CHOICE}, **more}

@@ -1,0 +1,757 @@
+"""The client against a real server that misbehaves: bounded time, right counts, nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import io
+import json
+import logging
+import multiprocessing
+import os
+import random
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+import llm_child
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llm_server import filled, plain_answer, probabilities, running
+from pydantic import BaseModel
+
+from reason2decide.errors import UserError
+from reason2decide.llm import (
+    Answer,
+    Budget,
+    BudgetError,
+    BudgetReached,
+    Call,
+    CallLog,
+    CallLogError,
+    Client,
+    DecisionCall,
+    Endpoint,
+    EndpointError,
+    Limits,
+    Prices,
+    Prompt,
+    PromptError,
+    Question,
+    RemoteEndpointError,
+    Usage,
+    load_prompt,
+    prompt_names,
+)
+from reason2decide.llm.budget import bound_tokens, likely_tokens
+from reason2decide.llm.calls import call_key
+from reason2decide.llm.limits import retry_after
+from reason2decide.llm.prompts import fence, fence_nonce
+from reason2decide.llm.structured import parse_object, strict_schema, validated
+
+QUICK = Limits(concurrency=4, read_timeout=0.6, deadline=4.0, attempts=3, backoff=0.01)
+BOUND = 25.0  # seconds that no fault may exceed, far above what they take
+
+
+class Triage(BaseModel):
+    label: Literal["home", "clinic", "hospital"]
+    rationale: str
+    level: int
+
+
+@pytest.fixture(scope="module")
+def running_server():
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running_server):
+    running_server.reset()
+    return running_server
+
+
+@pytest.fixture
+def log(tmp_path):
+    with CallLog(tmp_path / "calls.sqlite") as log:
+        yield log
+
+
+def ask(content, schema=None, **settings):
+    return Call(content, [{"role": "user", "content": content}], schema, settings)
+
+
+def several(count=6):
+    return [ask(f"note {i}: fever, see the clinic") for i in range(count)]
+
+
+def answers(client, calls):
+    """Outcomes by id, in no more than the bound; every call has exactly one."""
+    started = time.monotonic()
+    pairs = [(call.id, outcome) for call, outcome in client.run(calls)]
+    assert time.monotonic() - started < BOUND
+    assert len(pairs) == len(dict(pairs))
+    return dict(pairs)
+
+
+def client_for(server, log, limits=QUICK, budget=None, **endpoint):
+    return Client(Endpoint(server.base_url, "rules", **endpoint), log, limits, budget)
+
+
+# --- the endpoint -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.9.1", "[::1]", "localhost:11434"])
+def test_this_machine_needs_no_permission(host):
+    assert Endpoint(f"http://{host}/v1/", "m").is_loopback
+
+
+@pytest.mark.parametrize(
+    "host", ["api.openai.com", "localhost.evil.org", "10.0.0.1", "0.0.0.0", "[::2]", "127.0.0.1.nip.io", "128.0.0.1"]
+)
+def test_text_leaves_this_machine_only_with_permission(host):
+    with pytest.raises(RemoteEndpointError, match="patient text must not leave the building"):
+        Endpoint(f"http://{host}/v1", "m")
+    assert not Endpoint(f"http://{host}/v1", "m", allow_remote=True).is_loopback
+
+
+@pytest.mark.parametrize("url", ["http://user:sk-secret@localhost/v1", "http://localhost/v1?key=sk-secret"])
+def test_a_key_in_the_url_is_refused_and_not_repeated(url):
+    with pytest.raises(EndpointError, match="environment variable") as caught:
+        Endpoint(url, "m")
+    assert "sk-secret" not in str(caught.value)
+
+
+def test_addresses_and_dialects_that_cannot_be_used(monkeypatch):
+    with pytest.raises(EndpointError, match="no http address"):
+        Endpoint("localhost:11434", "m")
+    with pytest.raises(EndpointError, match="it must be one of chat, systemone, decisions"):
+        Endpoint("http://localhost/v1", "m", dialect="responses")
+    monkeypatch.delenv("TEST_KEY", raising=False)
+    with pytest.raises(EndpointError, match="TEST_KEY"):
+        Endpoint("http://localhost/v1", "m", api_key_variable="TEST_KEY").api_key()
+
+
+# --- structured answers -----------------------------------------------------------------------------------------------
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+words = ["Sure!", "the set {x", "'s", ",", "```json\n", "```", "\n", "]", '"', "]}"]
+prose = st.lists(st.sampled_from(words)).map(" ".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.text(), json_values, max_size=4), prose, prose, st.sampled_from([None, 2]))
+def test_any_object_in_prose_comes_back_equal(value, before, after, indent):
+    text = json.dumps(value, indent=indent)
+    assert parse_object(f"{before}{text}{after}") == value
+    assert parse_object(f"{before}\n```json\n{text}\n```\n{after}") == value
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(st.text(), json_values, min_size=1, max_size=4), prose)
+def test_a_trailing_comma_is_forgiven(value, before):
+    assert parse_object(f"{before}{json.dumps(value)[:-1]} ,\n}}") == value
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters(blacklist_characters="}")))
+def test_text_without_an_object_is_a_value_error(text):
+    with pytest.raises(ValueError, match="no JSON object"):
+        parse_object(text)
+
+
+@pytest.mark.parametrize("text", ["", "{" * 5000, '{"a":' * 50000, '{"a": NaN}', "[1, 2]", '{"a" "b"}'])
+def test_garbage_is_a_value_error(text):
+    with pytest.raises(ValueError, match="no JSON object"):
+        parse_object(text)
+
+
+def test_the_conclusion_counts_and_commas_in_strings_stay():
+    assert parse_object('First {"label": "home"}, but no: {"label": "clinic"} {}') == {"label": "clinic"}
+    assert parse_object('{"a": "x,}", "b": [1, 2,],}') == {"a": "x,}", "b": [1, 2]}
+    assert parse_object('{"a": "two\nlines"}') == {"a": "two\nlines"}
+
+
+def test_a_schema_is_asked_for_strictly():
+    class Inner(BaseModel):
+        score: int = 3
+
+    class Outer(BaseModel):
+        inner: Inner
+        note: str | None = None
+
+    schema = strict_schema(Outer)
+    assert schema["required"] == ["inner", "note"] and schema["additionalProperties"] is False
+    assert schema["$defs"]["Inner"]["required"] == ["score"]
+    assert "default" not in schema["$defs"]["Inner"]["properties"]["score"]
+    assert validated(Outer, 'ok {"inner": {"score": 1}}') == Outer(inner=Inner(score=1))
+
+
+# --- prompts ----------------------------------------------------------------------------------------------------------
+
+
+def test_slots_are_filled_once_and_braces_are_harmless():
+    prompt = Prompt("p", "1", "Data stands behind {nonce}.", 'Given {label}: {text} Answer {"label": "..."}')
+    system, user = prompt.messages({"text": "{label} {nonce} {} }{"}, {"label": "{text}"})
+    nonce = system["content"].split()[3].rstrip(".")
+    fenced = f"<<<DATA {nonce}\n{{label}} {{nonce}} {{}} }}{{\nDATA {nonce}>>>"
+    assert user["content"] == f'Given {{text}}: {fenced} Answer {{"label": "..."}}'
+    assert prompt.slots() == {"label", "text"}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(), min_size=1, max_size=3), st.text())
+def test_no_text_closes_its_fence(texts, version):
+    nonce = fence_nonce(version, texts)
+    assert nonce == fence_nonce(version, texts) and len(nonce) == 32
+    # The one attack: put in the nonce that was seen before. It is another one then.
+    forged = [fence(texts[0], nonce), *texts[1:]]
+    assert fence_nonce(version, forged) != nonce
+    assert fence_nonce(version + "x", texts) != nonce
+    assert fence_nonce(version, [*texts, ""]) != nonce
+    assert all(fence_nonce(version, forged) not in text for text in forged)
+
+
+def test_prompts_come_from_the_package_or_the_users_folder(tmp_path):
+    original = load_prompt("ping", tmp_path)
+    assert original.full_version == "ping/1" and "ping" in prompt_names() and original.slots() == {"text"}
+    own = tmp_path / "ping.toml"
+    own.write_text("name = 'ping'\nversion = 'mine'\nsystem = ''\nuser = 'Count {text}'\n")
+    assert [m["role"] for m in load_prompt("ping", tmp_path).messages({"text": "a"})] == ["user"]
+    for text, problem in [
+        ("name = 'ping'\nversion = '2'\nsystem = ''\nuser = 'Count {words}'\n", "must have the slots text"),
+        ("name = 'ping'\nversion = '1'\nsystem = ''\nuser = 'Count {text}'\n", "give it another"),
+        ("name = 'pong'\nversion = '2'\nsystem = ''\nuser = 'Count {text}'\n", "it must be 'ping'"),
+        ("name = 'ping'\nversion = 2\nsystem = ''\nuser = 'Count {text}'\n", "all of them text"),
+        ("name = ping", "no TOML"),
+    ]:
+        own.write_text(text)
+        with pytest.raises(PromptError, match=problem):
+            load_prompt("ping", tmp_path)
+    with pytest.raises(PromptError, match=r"there are .*\bping\b"):
+        load_prompt("pingpong")
+
+
+# --- budget and limits ------------------------------------------------------------------------------------------------
+
+
+def test_tokens_and_cost_by_hand():
+    messages = [{"role": "system", "content": "x" * 40}, {"role": "user", "content": "é" * 40}]
+    call = Call("a", messages, settings={"max_tokens": 7})
+    assert likely_tokens(call) == Usage(80 // 4 + 2 * 16, 7)
+    assert bound_tokens(call) == Usage(40 + 80 + 2 * 16, 7)
+    assert bound_tokens(ask("no limit")) is None
+    assert Prices(2.0, 10.0).cost(Usage(1_000_000, 500_000)) == 7.0
+
+
+def test_an_estimate_knows_what_is_in_the_log(server, log):
+    client = client_for(server, log, budget=Budget(Prices(1.0, 2.0)))
+    calls = [ask("x" * 400, max_tokens=50), ask("y" * 400, max_tokens=50), ask("y" * 400, max_tokens=50)]
+    before = client.estimate(calls)
+    # Two distinct calls of 100 + 16 tokens in and 50 out.
+    assert (before.calls, before.cached, before.tokens) == (2, 1, Usage(232, 100))
+    assert before.cost == pytest.approx((232 * 1 + 100 * 2) / 1e6)
+    answers(client, calls[:1])
+    assert (client.estimate(calls).calls, client.estimate(calls).cached) == (1, 2)
+
+
+def test_highest_cost_needs_prices_and_a_limit_for_answers(server, log):
+    with pytest.raises(BudgetError, match="no prices"):
+        Budget(max_cost=1.0)
+    client = client_for(server, log, budget=Budget(Prices(1, 1), max_cost=1.0))
+    with pytest.raises(BudgetError, match="max_tokens"):
+        answers(client, [ask("unlimited")])
+    assert server.counts()["total"] == 0
+
+
+def test_calls_end_before_max_calls_is_passed(server, log):
+    client = client_for(server, log, budget=Budget(max_calls=5))
+    got = []
+    with pytest.raises(BudgetReached, match=r"with 7 calls left \(5 of 5 requests\)"):
+        got.extend(client.run(several(12)))
+    assert len(got) == 5 == server.counts()["total"]
+    # Going on: what was answered is free, also when it comes after the end of the budget.
+    again = client_for(server, log, budget=Budget(max_calls=1))
+    got = []
+    with pytest.raises(BudgetReached, match="with 6 calls left"):
+        got.extend(again.run([*several(12)[::-1]]))
+    assert sum(answer.cached for _, answer in got) == 5 and len(got) == 6
+    assert again.budget.spent.cached == 5 and server.counts()["total"] == 6
+
+
+def test_max_cost_is_never_passed_and_used_to_its_end(server, log):
+    calls = [ask(f"note {i:04d} " + "x" * 391, max_tokens=100) for i in range(50)]
+    # The server counts 100 tokens in and 4 out for each; the bound of one is 400 + 16 in and 100 out.
+    budget = Budget(Prices(1_000_000.0, 1_000_000.0), max_cost=1_500.0)
+    client = client_for(server, log, budget=budget)
+    got = []
+    with pytest.raises(BudgetReached, match=r"calls left \(cost .* of 1500\)"):
+        got.extend(client.run(calls))
+    # Each costs 104. After n of them the next is sent if 104 n + 516 is at most 1500: up to n = 9, so ten are sent.
+    assert len(got) == 10 == server.counts()["total"]
+    assert budget.spent.cost == pytest.approx(1040) and budget.spent.tokens == Usage(1000, 40)
+
+
+def test_requests_are_spread_over_the_minute(server, log):
+    client = client_for(server, log, Limits(concurrency=8, requests_per_minute=600))
+    started = time.monotonic()
+    assert len(answers(client, several(6))) == 6
+    assert time.monotonic() - started >= 0.5  # five steps of 60/600 s
+    client = client_for(server, log, Limits(concurrency=8, tokens_per_minute=60_000))
+    started = time.monotonic()
+    answers(client, [ask("x" * 336 + str(i), max_tokens=100) for i in range(4)])
+    assert time.monotonic() - started >= 0.6  # three steps of 84 + 16 + 100 tokens at 1000 a second
+
+
+def test_limits_must_be_positive():
+    with pytest.raises(UserError, match="concurrency is 0"):
+        Limits(concurrency=0)
+
+
+def test_retry_after_in_seconds_and_as_a_date():
+    assert retry_after({"retry-after": "2.5"}) == 2.5
+    assert retry_after({"retry-after": "-3"}) == 0.0
+    assert retry_after({}) is None and retry_after({"retry-after": "soon"}) is None
+    later = email.utils.formatdate(time.time() + 100, usegmt=True)
+    assert 98 < retry_after({"retry-after": later}) <= 100
+    assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
+
+
+# --- calls ------------------------------------------------------------------------------------------------------------
+
+
+def test_answers_are_those_to_the_questions(server, log):
+    client = client_for(server, log)
+    calls = several(40)
+    found = answers(client, calls)
+    for call in calls:
+        answer = found[call.id]
+        assert answer.text == plain_answer(call.messages) and answer.finish_reason == "stop" and not answer.cached
+        assert answer.model == "rules-2026" and answer.usage.input_tokens == len(call.id) // 4
+        assert answer.key == call_key(client.endpoint, call)
+    assert server.counts()["total"] == 40
+    again = answers(client, calls)
+    assert all(answer.cached for answer in again.values())
+    assert {i: a.text for i, a in again.items()} == {i: a.text for i, a in found.items()}
+    assert server.counts()["total"] == 40
+    assert (client.budget.spent.answered, client.budget.spent.cached) == (40, 40)
+
+
+def test_as_many_at_once_as_the_limit_says(server, log):
+    server.faults(always={"kind": "slow", "seconds": 0.1})
+    answers(client_for(server, log), several(12))
+    assert server.counts()["most_in_flight"] == QUICK.concurrency
+
+
+def test_calls_are_read_no_further_than_needed(server, log):
+    read = 0
+
+    def source():
+        nonlocal read
+        for call in several(200):
+            read += 1
+            yield call
+
+    for yielded, _ in enumerate(client_for(server, log).run(source()), 1):
+        assert read <= yielded + 2 * QUICK.concurrency
+    assert yielded == 200
+
+
+def test_the_same_call_twice_is_sent_once(server, log):
+    twin = [Call(name, ask("the same").messages) for name in "abc"]
+    found = answers(client_for(server, log), twin)
+    assert server.counts()["total"] == 1
+    assert sorted(answer.cached for answer in found.values()) == [False, True, True]
+
+
+def test_settings_and_schema_are_part_of_the_key():
+    endpoint = Endpoint("http://localhost/v1", "m")
+    calls = [ask("x"), ask("y"), ask("x", seed=1), ask("x", seed=2), ask("x", Triage)]
+    assert len({call_key(endpoint, call) for call in calls}) == len(calls)
+    assert call_key(endpoint, ask("x", a=1, b=2)) == call_key(endpoint, ask("x", b=2, a=1))
+    assert call_key(endpoint, ask("x")) != call_key(Endpoint("http://localhost/v1", "n"), ask("x"))
+    with pytest.raises(UserError, match="'stream'"):
+        ask("x", stream=True)
+
+
+def test_log_probabilities_where_asked_for(server, log):
+    call = ask("x", logprobs=True, top_logprobs=1)
+    for _ in range(2):  # from the server, then from the log
+        answer = answers(client_for(server, log), [call])["x"]
+        assert [token.logprob for token in answer.logprobs] == [0.0, -0.125]
+        assert answer.logprobs[0].top == (("heard", 0.0),)
+    assert answers(client_for(server, log), [ask("y")])["y"].logprobs is None
+
+
+def test_structured_answers_are_validated_objects(server, log):
+    calls = [ask("fever, see the clinic", Triage), ask("chest pain: hospital", Triage)]
+    for _ in range(2):
+        found = answers(client_for(server, log), calls)
+        assert [found[call.id].parsed.label for call in calls] == ["clinic", "hospital"]
+    expected = filled(strict_schema(Triage), calls[0].id)
+    assert found[calls[0].id].parsed == Triage.model_validate(expected)
+    assert server.counts()["total"] == 2
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "status", "status": 408},
+        {"kind": "status", "status": 409},
+        {"kind": "status", "status": 429},
+        {"kind": "status", "status": 429, "headers": {"Retry-After": "0.2"}},
+        {"kind": "status", "status": 429, "headers": {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}},
+        {"kind": "status", "status": 500},
+        {"kind": "status", "status": 503, "headers": {"Retry-After": "0"}},
+        {"kind": "slow", "seconds": 1.0},
+        {"kind": "cut"},
+        {"kind": "garbage"},
+    ],
+    ids=lambda fault: "-".join(map(str, [*fault.values()][:3])),
+)
+def test_what_fails_once_is_tried_again(server, log, fault):
+    server.faults(first=fault)
+    client = client_for(server, log)
+    calls = several()
+    found = answers(client, calls)
+    assert all(found[call.id].text == plain_answer(call.messages) for call in calls)
+    assert set(server.counts()["calls"].values()) == {2}
+    assert client.budget.spent.requests == 12 and not client.budget.spent.failures and not list(log.failures())
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "attempts"),
+    [
+        ({"kind": "status", "status": 429}, "http_429", 3),
+        ({"kind": "status", "status": 500}, "http_500", 3),
+        ({"kind": "status", "status": 400, "code": "context_length_exceeded"}, "http_400", 1),
+        ({"kind": "status", "status": 307, "headers": {"Location": "http://127.0.0.1:9/v1"}}, "http_307", 1),
+        ({"kind": "status", "status": 429, "headers": {"Retry-After": "3600"}}, "http_429", 1),
+        ({"kind": "slow", "seconds": 1.0}, "timeout", 3),
+        ({"kind": "cut"}, "connection", 3),
+        ({"kind": "garbage"}, "invalid_response", 3),
+        ({"kind": "drip"}, "deadline", 1),
+        ({"kind": "refusal"}, "refused", 1),
+    ],
+)
+def test_what_always_fails_ends_as_a_recorded_failure(server, log, fault, kind, attempts):
+    server.faults(always=fault)
+    client = client_for(server, log)
+    found = answers(client, several(3))
+    assert {(f.kind, f.attempts) for f in found.values()} == {(kind, attempts)}
+    assert set(server.counts()["calls"].values()) == {attempts}
+    assert client.budget.spent.failures == {kind: 3}
+    assert [row["kind"] for row in log.failures()] == [kind] * 3
+    # A failure is no answer: the next run asks again.
+    server.faults()
+    assert all(isinstance(answer, Answer) and not answer.cached for answer in answers(client, several(3)).values())
+
+
+def test_a_reply_without_end_is_cut(server, log, monkeypatch):
+    monkeypatch.setattr("reason2decide.llm.sender.MAX_REPLY_BYTES", 1 << 20)
+    server.faults(always={"kind": "flood"})
+    assert answers(client_for(server, log), several(1)).popitem()[1].kind == "too_large"
+
+
+@pytest.mark.parametrize("fault", [{"kind": "twice"}, {"kind": "reorder"}])
+def test_repeated_and_reordered_answers_never_reach_another_call(server, log, fault):
+    server.faults(always=fault)
+    calls = several(30)
+    found = answers(client_for(server, log), calls)
+    assert all(found[call.id].text == plain_answer(call.messages) for call in calls)
+    assert max(server.counts()["calls"].values()) <= QUICK.attempts
+
+
+def test_waiting_as_asked_does_not_use_up_attempts_but_ends(server, log):
+    server.faults(queue=[{"kind": "status", "status": 429, "headers": {"Retry-After": "0.1"}}] * 6)
+    assert isinstance(answers(client_for(server, log), several(1)).popitem()[1], Answer)
+    assert server.counts()["total"] == 7
+    server.faults(always={"kind": "status", "status": 429, "headers": {"Retry-After": "0.5"}})
+    failure = answers(client_for(server, log), [ask("z")])["z"]
+    assert failure.kind in ("http_429", "deadline") and failure.attempts > 3
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_hopeless_answer_stops_the_run(server, log, status):
+    server.faults(always={"kind": "status", "status": status})
+    with pytest.raises(EndpointError, match=f"HTTP {status} from"):
+        answers(client_for(server, log), several(100))
+    assert server.counts()["total"] <= QUICK.concurrency
+
+
+def test_a_wrong_model_name_stops_the_run(server, log):
+    client = Client(Endpoint(server.base_url, "gpt-9"), log, QUICK)
+    with pytest.raises(EndpointError, match=r"knows no such model or address.*'gpt-9'"):
+        answers(client, several(100))
+    assert server.counts()["total"] <= QUICK.concurrency
+
+
+def test_a_server_that_is_not_there_stops_the_run(log):
+    client = Client(Endpoint("http://127.0.0.1:9/v1", "rules"), log, QUICK)
+    with pytest.raises(EndpointError, match="16 calls in a row failed, the last with: the connection failed"):
+        answers(client, several(100))
+    assert client.budget.spent.requests <= (16 + QUICK.concurrency) * QUICK.attempts
+
+
+def test_a_proxy_in_the_environment_does_not_get_what_stays_here(server, log, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert isinstance(answers(client_for(server, log), several(1)).popitem()[1], Answer)
+
+
+def test_a_refused_response_format_is_spelt_out_instead_and_remembered(server, log):
+    server.faults(always={"kind": "refuse_schema"})
+    limits = Limits(concurrency=1, backoff=0.01)
+    found = answers(client_for(server, log, limits), [ask(f"clinic {i}", Triage) for i in range(5)])
+    assert {answer.parsed.label for answer in found.values()} == {"clinic"}
+    assert server.counts()["total"] == 6  # one refusal, five in words
+    # A request that is wrong in itself is refused both ways, and that is not remembered.
+    server.faults(always={"kind": "status", "status": 400})
+    assert answers(client_for(server, log, limits), [ask("home", Triage)])["home"].kind == "http_400"
+
+
+def test_a_bad_object_is_asked_for_again_once(server, log):
+    server.faults(always={"kind": "bad_first"})
+    client = client_for(server, log)
+    found = answers(client, [ask("clinic", Triage)])
+    assert found["clinic"].parsed.label == "clinic" and server.counts()["total"] == 2
+    assert found["clinic"].usage == client.budget.spent.tokens  # both answers were paid for
+    server.faults(always={"kind": "bad"})
+    failure = answers(client, [ask("home", Triage)])["home"]
+    assert failure.kind == "invalid_answer" and failure.text.startswith("Certainly!") and failure.attempts == 2
+    assert [row["text"] for row in log.failures()] == [failure.text]
+
+
+def test_an_answer_cut_at_its_limit_is_not_asked_for_again(server, log):
+    server.faults(always={"kind": "length"})
+    assert answers(client_for(server, log), [ask("home", Triage)])["home"].kind == "cut_off"
+    assert answers(client_for(server, log), [ask("plain")])["plain"].finish_reason == "length"
+    assert server.counts()["total"] == 2
+
+
+def test_what_the_model_wrote_is_kept_when_the_budget_ends_before_the_repair(server, log):
+    server.faults(always={"kind": "bad_first"})
+    client = client_for(server, log, budget=Budget(max_calls=1))
+    failure = answers(client, [ask("home", Triage)])["home"]
+    assert failure.kind == "invalid_answer" and failure.text.startswith("Certainly!")
+
+
+# --- decision models --------------------------------------------------------------------------------------------------
+
+QUESTIONS = {
+    "where": Question("choice", "Where to?", {"home": "self-care", "clinic": None, "hospital": None}),
+    "how urgent": Question("score", "How urgent?", {"low": None, "middle": "soon", "high": None}),
+    "fever": Question("yes_no", "Is there fever?"),
+}
+
+
+@pytest.mark.parametrize("dialect", ["systemone", "decisions"])
+def test_decisions_have_a_probability_for_each_option(server, log, dialect):
+    call = DecisionCall("a", "fever since Monday, clinic is closed", QUESTIONS)
+    client = client_for(server, log, dialect=dialect)
+    for cached in (False, True):
+        answer = answers(client, [call])["a"]
+        assert answer.cached == cached
+        for name, question in QUESTIONS.items():
+            assert list(answer.probabilities[name]) == (list(question.options) or ["yes", "no"])
+            assert sum(answer.probabilities[name].values()) == pytest.approx(1)
+        assert answer.probabilities["where"] == pytest.approx(probabilities(["home", "clinic", "hospital"], call.state))
+    assert server.counts()["total"] == 1
+
+
+def test_another_order_of_options_is_another_call(server, log):
+    options = {"home": None, "clinic": None}
+    orders = [options, dict(reversed(options.items()))]
+    calls = [DecisionCall(str(i), "x", {"q": Question("choice", "?", order)}) for i, order in enumerate(orders)]
+    found = answers(client_for(server, log, dialect="systemone"), calls)
+    assert server.counts()["total"] == 2
+    assert [list(found[i].probabilities["q"]) for i in "01"] == [["home", "clinic"], ["clinic", "home"]]
+
+
+@pytest.mark.parametrize("fault", ["reorder", "twice"])
+def test_decisions_are_matched_by_name(server, log, fault):
+    server.faults(always={"kind": fault})
+    call = DecisionCall("a", "fever", QUESTIONS)
+    found = answers(client_for(server, log, dialect="decisions"), [call])["a"].probabilities
+    assert found["where"] == pytest.approx(probabilities(["home", "clinic", "hospital"], "fever"))
+    assert found["how urgent"] == pytest.approx(probabilities(["low", "middle", "high"], "fever"))
+
+
+def test_a_question_that_is_declined_has_no_probabilities(server, log):
+    server.faults(always={"kind": "refusal"})
+    answer = answers(client_for(server, log, dialect="decisions"), [DecisionCall("a", "x", QUESTIONS)])["a"]
+    assert answer.probabilities == dict.fromkeys(QUESTIONS)
+
+
+def test_a_dialect_carries_its_own_calls_only(server, log):
+    with pytest.raises(EndpointError, match="cannot carry this"):
+        answers(client_for(server, log, dialect="systemone"), [ask("x")])
+    with pytest.raises(EndpointError, match="cannot carry this"):
+        answers(client_for(server, log), [DecisionCall("a", "x", QUESTIONS)])
+
+
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_log_is_private_and_says_what_it_is(tmp_path, server):
+    path = tmp_path / "new" / "calls.sqlite"
+    with CallLog(path) as log:
+        answers(client_for(server, log), [Call("a", ask("x").messages, prompt_version="ping/1")])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        row = raw.execute("SELECT prompt_version, model, text, input_tokens FROM answers").fetchone()
+        assert row == ("ping/1", "rules", plain_answer(ask("x").messages), 0)
+        raw.execute("PRAGMA user_version = 7")
+    with pytest.raises(CallLogError, match="has format 7"):
+        CallLog(path)
+    other = tmp_path / "notes.csv"
+    other.write_text("id,text\n" * 1000)
+    with pytest.raises(CallLogError, match="cannot be used"):
+        CallLog(other)
+
+
+def test_two_processes_share_a_log(server, tmp_path):
+    server.faults(always={"kind": "slow", "seconds": 0.005})
+    path = tmp_path / "calls.sqlite"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["reason2decide.llm.sender"])
+    both = [context.Process(target=llm_child.answer_all, args=(server.base_url, path, 200)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(BOUND)
+    assert [process.exitcode for process in both] == [0, 0]
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        assert raw.execute("SELECT count(*), count(DISTINCT key) FROM answers").fetchone() == (200, 200)
+
+
+def test_killed_at_twenty_points_every_call_is_answered_once(server, tmp_path):
+    server.faults(always={"kind": "slow", "seconds": 0.02})
+    path, seed = tmp_path / "calls.sqlite", random.randrange(1 << 32)
+    points = sorted(random.Random(seed).sample(range(1, 350), 20))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["reason2decide.llm.sender"])
+    for point in points:
+        process = context.Process(target=llm_child.answer_all, args=(server.base_url, path, 500))
+        process.start()
+        limit = time.monotonic() + BOUND
+        while len(server.counts()["calls"]) < point and process.is_alive() and time.monotonic() < limit:
+            time.sleep(0.002)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, f"seed {seed}"
+    process = context.Process(target=llm_child.answer_all, args=(server.base_url, path, 500))
+    process.start()
+    process.join(BOUND)
+    assert process.exitcode == 0, f"seed {seed}"
+    counts = server.counts()["calls"]
+    assert len(counts) == 500
+    assert sum(count - 1 for count in counts.values()) <= 20 * llm_child.CONCURRENCY, f"seed {seed}"
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        assert raw.execute("SELECT count(*) FROM answers").fetchone() == (500,)
+    # And nothing is left to do.
+    with CallLog(path) as log:
+        found = answers(Client(Endpoint(server.base_url, "rules"), log), llm_child.calls(500))
+    assert all(answer.cached for answer in found.values()) and server.counts()["calls"] == counts
+
+
+def test_ctrl_c_stops_at_once_and_loses_nothing_finished(server, tmp_path):
+    server.faults(queue=[None] * 8, always={"kind": "slow", "seconds": 30})
+    path = tmp_path / "calls.sqlite"
+    code = "import sys, pathlib, llm_child; llm_child.answer_all(sys.argv[1], pathlib.Path(sys.argv[2]), 100)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, server.base_url, str(path)],
+        env={**os.environ, "PYTHONPATH": str(Path(llm_child.__file__).parent)},
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests run in the background, SIGINT comes ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    limit = time.monotonic() + BOUND
+    while server.counts()["total"] < 8 + llm_child.CONCURRENCY and time.monotonic() < limit:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=BOUND)  # far below the 30 s of an answer
+    assert "KeyboardInterrupt" in stderr
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        assert raw.execute("SELECT count(*) FROM answers").fetchone() == (8,)
+
+
+def test_leaving_the_iterator_early_keeps_what_was_answered(server, log):
+    client = client_for(server, log)
+    iterator = client.run(several(50))
+    next(iterator)
+    iterator.close()
+    sent = server.counts()["total"]
+    assert sent < 50
+    found = answers(client, several(50))
+    assert sum(answer.cached for answer in found.values()) == sent and server.counts()["total"] == 50
+
+
+# --- what must not be seen --------------------------------------------------------------------------------------------
+
+KEY, NOTE = "sk-canary-31f0", "canarynote chest pain"
+
+
+def test_no_key_and_no_note_in_logs_errors_and_reprs(server, log, monkeypatch, capfd):
+    monkeypatch.setenv("TEST_KEY", KEY)
+    records = io.StringIO()
+    handler = logging.StreamHandler(records)
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "level", logging.DEBUG)
+    root.addHandler(handler)
+    said = []
+    try:
+        for fault in [
+            None,
+            *({"kind": "status", "status": status, "code": KEY} for status in (307, 400, 401, 422, 429, 500)),
+            *({"kind": kind} for kind in ("cut", "garbage", "bad", "bad_first", "refusal", "length", "refuse_schema")),
+            {"kind": "slow", "seconds": 1.0},
+        ]:
+            server.faults(always=fault)
+            for dialect in ("chat", "systemone", "decisions"):
+                client = client_for(server, log, api_key_variable="TEST_KEY", dialect=dialect)
+                questions = {"q": Question("choice", NOTE, {"a": None, "b": None})}
+                name = f"{fault and fault['kind']} {fault and fault.get('status')} {dialect}"
+                calls = [DecisionCall(name, f"{NOTE} {name}", questions)]
+                if dialect == "chat":
+                    messages = ask(f"{NOTE} {name}").messages
+                    calls = [Call(name, messages), Call(name, messages, Triage)]
+                try:
+                    said += [repr(item) for pair in client.run(calls) for item in pair]
+                except UserError as error:
+                    said.append(str(error))
+                said += [repr(client.endpoint), repr(client.budget.spent)]
+    finally:
+        root.removeHandler(handler)
+    out, err = capfd.readouterr()
+    details = "".join(row["detail"] for row in log.failures())
+    assert NOTE in details, "the server did repeat the text, or this test shows nothing"
+    assert "[key]" in details and KEY not in details
+    for seen in (records.getvalue(), out, err, *said):
+        assert KEY not in seen and "canarynote" not in seen
+    assert len(said) > 100
+
+
+def test_a_missing_library_is_named(tmp_path):
+    code = (
+        "import sys, pathlib; sys.modules['openai'] = None\n"
+        "from reason2decide.llm import *\n"
+        "log = CallLog(pathlib.Path(sys.argv[1]))\n"
+        "list(Client(Endpoint('http://localhost/v1', 'm'), log).run([]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "l.sqlite")], capture_output=True, text=True)
+    assert 'pip install "reason2decide[llm]"' in done.stderr
