@@ -196,6 +196,7 @@ def _report(folder: Path, evaluation: Evaluation, decided: Decided) -> None:
     html = render_report(
         evaluation,
         training_log=decided.training_log,
+        columns=decided.settings.slices,
         title=f"{decided.manifest.method if decided.manifest else decided.system} on {results.dataset}",
         description=_description(decided.manifest) if decided.manifest else {"System": decided.system},
     )
