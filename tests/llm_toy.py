@@ -10,15 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
-from reason2decide import cli
-from reason2decide.cli import llm, main
+from reason2decide.cli import main
 from reason2decide.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
 
 LABELS = LabelSet(("home care", "see a doctor", "call an ambulance"))
 FINDINGS = ("mild rash", "high fever", "chest pain")
-
-if not any(command.name == "rationalize" for command in cli.app.registered_commands):
-    llm.register(cli.app)
 
 
 def record(index: int) -> Record:

@@ -121,7 +121,7 @@ def evaluate_command(
         results = evaluate_bundle(
             paths[0], paths[1], out, settings, split=split, probed=probed, card_answers=answers, force=force
         )
-    _print(results)
+    print_results(results)
 
 
 def compare_command(
@@ -176,7 +176,7 @@ def _print_comparison(comparison: Comparison) -> None:
         )
 
 
-def _print(results: Results) -> None:
+def print_results(results: Results) -> None:
     width = max(len(name) for name in results.metrics)
     for name, metric in results.metrics.items():
         if metric.value is not None:

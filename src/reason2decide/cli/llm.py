@@ -236,7 +236,7 @@ def zero_shot_command(
     if dialect not in ("chat", "systemone", "decisions"):
         raise ConfigError(f"--dialect {dialect!r}: expected chat, systemone or decisions")
     require("matplotlib", "report")
-    from reason2decide.cli.evidence import _print as print_results
+    from reason2decide.cli.evidence import print_results
     from reason2decide.evaluation import Settings
     from reason2decide.llm.zero_shot import make_rival, zero_shot
 
