@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from reason2decide.evaluation_run import evaluate_bundle
 from reason2decide.config import load_config
+from reason2decide.evaluation_run import evaluate_bundle
 from reason2decide.methods import METHODS
 from reason2decide.training import train
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ from reason2decide.records import DatasetInfo, LabelSet, Record, write_dataset
 TRIAGE = LabelSet(LABELS.values, ordinal=True, urgent="last")
 SCREENING = LabelSet(("no", "yes"))
 TEXT = "40 yo with chest pain since 2 days"
+_kept = tempfile.TemporaryDirectory()
 CHOICE = {"type": "choice", "criteria": dict.fromkeys(LABELS.values)}
 
 
@@ -39,6 +41,12 @@ def train_bundle(folder: Path, labels: LabelSet = TRIAGE, **changes: Any) -> Pat
     dataset = write_dataset(folder / "data", DatasetInfo("toy", "triage", labels, ("llm",)), records)
     settings = {"steps": {"stage1": 40, "stage2": 10}, "learning_rate": 5e-3}
     return run(dataset, folder / "run", **settings | changes)
+
+
+@functools.cache
+def triage_bundle() -> Path:
+    """The one that most tests share, to read only."""
+    return train_bundle(Path(_kept.name))
 
 
 class Server:

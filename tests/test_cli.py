@@ -177,12 +177,12 @@ def test_offline_hub_name_fails_in_seconds(dataset: Dataset, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("extra", ["train", "report"])
-def test_a_missing_extra_is_named_with_its_install(extra: str, tmp_path: Path, bundle: Path) -> None:
+def test_a_missing_extra_is_named_with_its_install(extra: str, tmp_path: Path, bundle: Path, dataset: Dataset) -> None:
     """A process in which the extra's module cannot be found, as on a base install."""
     module = {"train": "torch", "report": "matplotlib"}[extra]
     code = f"import sys; sys.modules['{module}'] = None; from reason2decide.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, "evaluate", str(bundle), str(tmp_path), "--out", str(tmp_path / "e")],
+        [sys.executable, "-c", code, "evaluate", str(bundle), str(dataset.path), "--out", str(tmp_path / "e")],
         capture_output=True,
         text=True,
         timeout=60,

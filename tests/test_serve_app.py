@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from serving import CHOICE, SCREENING, TEXT, TRIAGE, systemone, train_bundle
+from serving import CHOICE, SCREENING, TEXT, TRIAGE, systemone, train_bundle, triage_bundle
 from starlette.testclient import TestClient
 
 from reason2decide.errors import ConfigError
@@ -53,8 +53,8 @@ class Failing(ServedModel):
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_bundle(tmp_path_factory.mktemp("app"))
+def bundle() -> Path:
+    return triage_bundle()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from serving import TEXT, TRIAGE, train_bundle
+from serving import TEXT, TRIAGE, triage_bundle
 
 from reason2decide.serve.batching import Batcher, DeadlineExceeded, Overloaded
 from reason2decide.serve.served_model import Decision, ServedModel
@@ -37,8 +37,8 @@ class Failing(ServedModel):
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_bundle(tmp_path_factory.mktemp("batching"))
+def bundle() -> Path:
+    return triage_bundle()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import openai
 import pytest
 import typesafe_sdk
-from serving import SCREENING, TEXT, TRIAGE, Server, running, train_bundle
+from serving import SCREENING, TEXT, TRIAGE, Server, running, train_bundle, triage_bundle
 from typesafe_sdk import Choice, Noul, RetryPolicy, Score, TypeSafeClient
 
 from reason2decide.llm import Answer, CallLog, Client, DecisionCall, Endpoint, Limits, Question
@@ -26,8 +26,8 @@ CHOICES = {
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_bundle(tmp_path_factory.mktemp("clients"))
+def bundle() -> Path:
+    return triage_bundle()
 
 
 @pytest.fixture(scope="module")

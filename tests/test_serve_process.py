@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from serving import TEXT, Server, http, read_all, running, systemone, train_bundle
+from serving import TEXT, Server, http, read_all, running, systemone, triage_bundle
 
 from reason2decide.cli.serve import named_models
 from reason2decide.errors import ConfigError
@@ -28,8 +28,8 @@ EXPLAINED = json.dumps(systemone(include=["rationale"])).encode()
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_bundle(tmp_path_factory.mktemp("process"))
+def bundle() -> Path:
+    return triage_bundle()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from reason2decide import __version__
-from reason2decide.cli import evidence, judge, llm, models
+from reason2decide.cli import evidence, judge, llm, models, serve
 from reason2decide.cli.data import data_app
 from reason2decide.console import set_quiet, stderr
 from reason2decide.errors import Interrupted, Reason2DecideError, UserError
@@ -31,6 +31,7 @@ models.register(app)
 evidence.register(app)
 llm.register(app)
 judge.register(app)
+serve.register(app)
 
 
 def _show_version(wanted: bool) -> None:

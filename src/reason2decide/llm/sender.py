@@ -161,14 +161,14 @@ class Sender:
         processor time a call (`benchmarks/llm_client.py`), more than everything else together, and adds headers from
         the environment and about the machine.
 
-        Connections are used again. A reply that comes twice at once is noticed and its connection dropped; one that
-        comes again later, on a connection that carries another call by then, is not: HTTP/1.1 has no way to tell. A
-        connection for each call would be safe from such servers and take 0.2 ms of processor time more.
+        Each call has a connection of its own. On one that is used again, a reply that a server sends twice would be read
+        as the answer to the next call: one patient's rationale in another's record. HTTP/1.1 has no way to tell. It
+        takes 0.2 to 0.3 ms of processor time a call.
         """
         key = {} if self._api_key is None else {"Authorization": f"Bearer {self._api_key}"}
         return openai.DefaultAioHttpClient(
             headers={"Content-Type": "application/json", "Accept-Encoding": "identity", **key},
-            limits=httpx2.Limits(max_connections=self.limits.concurrency),
+            limits=httpx2.Limits(max_connections=self.limits.concurrency, keepalive_expiry=0),
             timeout=self.limits.read_timeout,
             verify=self.endpoint.base_url.startswith("https"),  # certificates take 30 ms to load
             follow_redirects=False,  # a redirect could lead off this machine, text included

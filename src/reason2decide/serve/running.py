@@ -164,11 +164,11 @@ def _protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
                 self._refuse(_REFUSED)
 
         def data_received(self, data: bytes) -> None:
-            if self._in_head:
+            was_in_head, heads = self._in_head, self._heads
+            if was_in_head:
                 self._await_head()
-            heads = self._heads
             super().data_received(data)
-            if self._in_head and self._heads == heads:
+            if was_in_head and self._in_head and self._heads == heads:
                 self._head_bytes += len(data)
                 if self._head_bytes > settings.max_head_bytes:
                     self._refuse(_HEAD_TOO_LARGE)
