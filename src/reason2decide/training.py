@@ -97,9 +97,7 @@ def train(
     _require_several_labels(records["train"])
 
     say(f"base {config.base_name}; method {config.method}; dataset {dataset.info.name}")
-    model, tokenizer = load_base(
-        config.base, texts=lambda: _texts(dataset, set(sources.values())), seed=config.seed, dropout=config.dropout
-    )
+    model, tokenizer = load_base(config.base, texts=lambda: _texts(dataset), seed=config.seed, dropout=config.dropout)
     _require_positions(model, config)
     encoder = PromptEncoder(tokenizer, config.lengths)
     with contextlib.ExitStack() as stack:
@@ -341,13 +339,16 @@ def _device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
 
 
-def _texts(dataset: Dataset, sources: set[str]) -> Iterator[str]:
-    """Everything of the training split that a tokenizer should know: texts, labels, rationales."""
+def _texts(dataset: Dataset) -> Iterator[str]:
+    """Everything of the training split that a tokenizer should know: texts, labels, rationales.
+
+    Those of all sources, so that runs that learn from other ones have the same base.
+    """
     yield from dataset.info.labels.values
     for record in dataset.split("train"):
         yield record.text
         yield record.label or ""
-        yield from (text for source, text in record.rationales.items() if source in sources)
+        yield from record.rationales.values()
 
 
 def _require_several_labels(records: JsonlRecords) -> None:

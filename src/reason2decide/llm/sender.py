@@ -161,9 +161,9 @@ class Sender:
         processor time a call (`benchmarks/llm_client.py`), more than everything else together, and adds headers from
         the environment and about the machine.
 
-        Each call has a connection of its own. On one that is used again, a reply that a server sends twice would be read
-        as the answer to the next call: one patient's rationale in another's record. HTTP/1.1 has no way to tell. It
-        takes 0.2 to 0.3 ms of processor time a call.
+        Each call has a connection of its own. On one that is used again, a reply that a server sends twice would be
+        read as the answer to the next call: one patient's rationale in another's record. HTTP/1.1 has no way to tell.
+        It takes 0.2 to 0.3 ms of processor time a call.
         """
         key = {} if self._api_key is None else {"Authorization": f"Bearer {self._api_key}"}
         return openai.DefaultAioHttpClient(
