@@ -1,6 +1,7 @@
 """The engines against the plain way: label distributions, labels with rationales, memory, size, start-up, and limits.
 
     python benchmarks/inference.py --folder runs/inference [--shape small] [--parts labels batch-1 batch-8 process]
+                                   [--weights float32 int8]
     python benchmarks/inference.py --folder runs/inference --device cuda --parts labels batch-1 batch-8
 
 A random T5 (v1.0 shape, vocabulary 32128) is built and exported once into the folder. Texts have 256 tokens, the eight
@@ -252,6 +253,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="base")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--weights", nargs="+", choices=EXPORTED, default=EXPORTED, help="exports to measure")
     parser.add_argument("--engine", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.engine:
@@ -259,7 +261,7 @@ def main() -> None:
         return
     args.folder.mkdir(parents=True, exist_ok=True)
     build(args.folder, args.shape)
-    names = ("plain", *EXPORTED) if args.device == "cpu" else ("plain", "torch bfloat16")
+    names = ("plain", *args.weights) if args.device == "cpu" else ("plain", "torch bfloat16")
     if timed := [part for part in ROUNDS if part in args.parts]:
         engines = {name: engine(name, args.folder, args.device) for name in names}
         for part in timed:
