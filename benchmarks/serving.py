@@ -54,7 +54,7 @@ def make_bundle(folder: Path) -> Path:
     config = T5Config(vocab_size=32_128, decoder_start_token_id=tokenizer.pad_token_id, **ids, **T5_SMALL)
     T5ForConditionalGeneration(config).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
-    lengths = {"input": 512, "rationale": 64, "label": 16}
+    lengths = {"input": 512, "rationale": 64, "label": 32}
     return run(write_toy(folder / "data"), folder / "run", base=str(folder / "base"), steps=1, lengths=lengths)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -72,3 +73,7 @@ def demo(out: Path, *, force: bool = False) -> None:
         console.print(f"reason    {prediction.rationale}", markup=False)
     minutes = (time.monotonic() - started) / 60
     console.print(f"\nreport    {out / 'results' / 'report.html'}  ({minutes:.1f} minutes in all)")
+    r2d, model = sys.argv[0], out / "model"
+    console.print(
+        f"serve     {r2d} export {bundle} --out {model} && {r2d} serve demo={model}", markup=False, soft_wrap=True
+    )
