@@ -123,3 +123,11 @@ def test_memory_does_not_grow_with_the_number_of_labels() -> None:
         backend.model.forward = original
     assert max(rows) <= 2**20 // (4 * labels_module.LABEL_TOKENS * backend.model.config.vocab_size)
     np.testing.assert_allclose(found, backend.score_labels([[5, 6, 7, 1]], [candidates])[0], rtol=1e-5)
+
+
+def test_a_bases_own_generation_settings_are_left_out() -> None:
+    """BART's forced end token would replace the last word of a rationale at the length limit."""
+    model, tokenizer = build("bart")
+    free = TorchBackend(*build("bart")).generate([[5, 6, 7]], 4)
+    model.generation_config.forced_eos_token_id = tokenizer.eos_token_id
+    assert TorchBackend(model, tokenizer).generate([[5, 6, 7]], 4) == free and len(free[0]) == 4

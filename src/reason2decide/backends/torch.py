@@ -25,6 +25,7 @@ class TorchBackend:
         self.pad_token_id = tokenizer.pad_token_id
         self._special = set(tokenizer.all_special_ids)
         # Nothing of a base's own generation settings (beams, penalties, forced tokens) but its start and end tokens.
+        self.model.generation_config = GenerationConfig()
         self._start = model.config.decoder_start_token_id
         self._end = tokenizer.eos_token_id
 
