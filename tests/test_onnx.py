@@ -21,11 +21,11 @@ import reason2decide.backends.onnx as engine_module
 import reason2decide.export_graphs as export_module
 from reason2decide.backends.onnx import OnnxBackend
 from reason2decide.backends.torch import TorchBackend
+from reason2decide.calibration import label_distribution
 from reason2decide.config import Lengths
 from reason2decide.errors import BaseModelError, BundleError, UserError
 from reason2decide.export_graphs import WEIGHTS, export_graphs
 from reason2decide.features import PromptEncoder
-from reason2decide.predictor import label_distribution
 
 LABEL_SETS: list[list[str]] = [
     ["yes", "no", "maybe"],
