@@ -144,7 +144,7 @@ class OnnxBackend:
         options.log_severity_level = 3
         # Its plans of memory are kept per combination of sizes, of which decoding has one per token.
         options.enable_mem_pattern = False
-        # Threads that spin between an operator and the next save a decoder of small ones a quarter of its time on a quiet
+        # Threads that spin from an operator to the next save a decoder of small ones a quarter of its time on a quiet
         # machine. After a call they stop: they would take the processor from whatever else runs.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         options.add_session_config_entry("session.force_spinning_stop", "1")
