@@ -98,8 +98,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(*arguments: object) -> Iterator[Server]:
-    server = Server(*arguments)
+def running(*arguments: object, threads: int | None = 1) -> Iterator[Server]:
+    server = Server(*arguments, threads=threads)
     try:
         yield server
     finally:

@@ -7,14 +7,9 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import random
 import re
 import shlex
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +25,7 @@ from tiny_models import ARCHITECTURES, build
 from toy import LABELS
 from transformers import AutoModelForDecision, AutoProcessor, DecisionConfig, DecisionPipeline, pipeline
 from transformers.utils.chat_template_utils import _compile_jinja_template
+from transformers_server import transformers_serve
 
 from reason2decide.bundle import save_bundle
 from reason2decide.calibration import Calibration
@@ -40,7 +36,6 @@ from reason2decide.predictor import Predictor
 from reason2decide.records import Dataset, LabelSet, Record
 from reason2decide.serve.wire import state_text
 
-START_SECONDS = 90  # the server imports torch and loads the model
 CLOSE = 1e-5  # of a probability, to the bundle's
 
 YES_NO = LabelSet(("No", "yes"))
@@ -91,43 +86,13 @@ def exported(bundle: Path, forks: Forks) -> Path:
 @pytest.fixture(scope="module")
 def served(exported: Path, modules: Path) -> Iterator[httpx2.Client]:
     """A client of the server that the command in the export's README starts."""
-    command = re.search(r"^ {4}(transformers serve .*)$", (exported / "README.md").read_text(), re.MULTILINE)
+    command = re.search(r"^ {4}transformers serve (.*)$", (exported / "README.md").read_text(), re.MULTILINE)
     assert command is not None
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    program = Path(sys.executable).parent / "transformers"
-    options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    log = exported.parent / "server.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [program, *shlex.split(command[1])[1:], *options],
-            cwd=exported.parent,
-            env={
-                **os.environ,
-                "HF_HUB_OFFLINE": "1",
-                "HF_MODULES_CACHE": str(modules / "served"),
-                "OMP_NUM_THREADS": "2",
-                "CUDA_VISIBLE_DEVICES": "",
-            },
-            stdout=output,
-            stderr=output,
-        )
-        try:
-            with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-                limit = time.monotonic() + START_SECONDS
-                while True:
-                    try:
-                        client.get("/health").raise_for_status()
-                        break
-                    except httpx2.HTTPError:
-                        said = log.read_text()
-                        assert process.poll() is None and time.monotonic() < limit, f"no server:\n{said}"
-                        time.sleep(0.1)
-                yield client
-        finally:
-            process.terminate()
-            process.wait(20)
+    with (
+        transformers_serve(shlex.split(command[1]), exported.parent, HF_MODULES_CACHE=str(modules / "served")) as url,
+        httpx2.Client(base_url=url, timeout=30) as client,
+    ):
+        yield client
 
 
 def choice(*labels: str) -> dict[str, Any]:

@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -16,10 +9,10 @@ import torch
 from pydantic import BaseModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers_server import transformers_serve
 
 from reason2decide.llm import Answer, Call, CallLog, Client, DecisionCall, Endpoint, EndpointError, Limits, Question
 
-START_SECONDS = 90  # the server imports torch and loads the model
 # Each message between its role and an end token; the prompt ends where the assistant is to speak.
 TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}</s>{% endfor %}"
@@ -57,32 +50,8 @@ def served(tmp_path_factory):
     """The base URL and the model's name."""
     folder = tmp_path_factory.mktemp("decoder")
     save_decoder(folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    program = Path(sys.executable).parent / "transformers"
-    output = (folder / "server.log").open("w")
-    process = subprocess.Popen(
-        [program, "serve", folder, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""},
-        stdout=output,
-        stderr=output,
-    )
-    try:
-        limit = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
-                break
-            except (urllib.error.URLError, ConnectionError):
-                said = (folder / "server.log").read_text()
-                assert process.poll() is None and time.monotonic() < limit, f"the server does not start:\n{said}"
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/v1", str(folder)
-    finally:
-        process.terminate()
-        process.wait(20)
-        output.close()
+    with transformers_serve([str(folder)], folder) as url:
+        yield f"{url}/v1", str(folder)
 
 
 @pytest.fixture

@@ -388,6 +388,15 @@ def test_over_the_bound_503_and_too_late_504(bundle: Path) -> None:
     assert "r2d_queue_depth 0.0" in lines
 
 
+def test_a_server_knows_from_the_start_what_calls_cost_at_most(bundle: Path) -> None:
+    model = ServedModel("triage", bundle)
+    assert model.tokens([model.longest_text])[0] >= model.predictor.bundle.manifest.lengths.input
+    with TestClient(create_app([model], ServeSettings())) as client:
+        lines = client.get("/metrics").text.splitlines()
+    for kind in ("decide", "explain", "stream"):
+        assert f'r2d_batch_calls_count{{kind="{kind}",model="triage"}} 1.0' in lines
+
+
 def test_draining(bundle: Path) -> None:
     app = create_app([ServedModel("triage", bundle)], ServeSettings())
     with TestClient(app) as client:
@@ -484,6 +493,8 @@ def test_settings_that_cannot_be() -> None:
         ServeSettings(max_queue=0)
     with pytest.raises(ConfigError, match="port"):
         ServeSettings(port=70_000)
+    with pytest.raises(ConfigError, match="expected a whole address"):
+        ServeSettings(source_url="h.example")
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,23 @@ def test_what_waits_is_batched_by_length(gated: Gated, batcher: Batcher) -> None
     asyncio.run(ask())
 
 
+def test_company_comes_from_near_so_that_nobody_is_overtaken_by_many(gated: Gated) -> None:
+    batcher = Batcher(max_requests=16, max_batch=4, max_streams=2)
+
+    async def ask() -> None:
+        first = asyncio.create_task(batcher.decide(gated, "first", soon()))
+        await begun(gated)
+        others = [asyncio.create_task(batcher.decide(gated, text, soon())) for text in [LONG, *"abcdefg", f"{LONG} 2"]]
+        await asyncio.sleep(0)
+        gated.gate.set()
+        await asyncio.gather(first, *others)
+        # The other long one is the ninth: two batches are eight.
+        assert gated.batches == [["first"], [LONG], [*"abcd"], [*"efg"], [f"{LONG} 2"]]
+
+    asyncio.run(ask())
+    batcher.close()
+
+
 def test_over_the_bound_it_refuses_at_once(gated: Gated, batcher: Batcher) -> None:
     async def ask() -> None:
         taken = [asyncio.create_task(batcher.decide(gated, TEXT, soon())) for _ in range(8)]

@@ -13,20 +13,9 @@ from transformers.decision.template_utils import Question
 
 from reason2decide.records import LabelSet
 from reason2decide.serve.answers import choice_confidence, error_body, expected_level, score_confidence
+from reason2decide.serve.questions import Asked, Wanted, decisions_asked, systemone_asked, wanted
 from reason2decide.serve.served_model import Decision
-from reason2decide.serve.wire import (
-    Asked,
-    DecisionsRequest,
-    InputItem,
-    Refused,
-    SystemOneRequest,
-    Wanted,
-    decisions_asked,
-    input_text,
-    state_text,
-    systemone_asked,
-    wanted,
-)
+from reason2decide.serve.wire import DecisionsRequest, InputItem, Refused, SystemOneRequest, input_text, state_text
 
 HOME, DOCTOR, AMBULANCE = TRIAGE.values
 DECISION = Decision(DOCTOR, {HOME: 0.2, DOCTOR: 0.5, AMBULANCE: 0.3}, (DOCTOR, AMBULANCE), True)

@@ -38,6 +38,9 @@ def serve_command(
     max_queue: Annotated[int, typer.Option(min=1, help="Requests under way; further ones get 503.")] = 256,
     deadline_ms: Annotated[int, typer.Option(min=1, help="A request not answered by then gets 504.")] = 10_000,
     cors: Annotated[list[str] | None, typer.Option(metavar="ORIGIN", help="A web page that may call.")] = None,
+    source_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Page about the model, to which CDS cards link.")
+    ] = None,
     error_rate: Annotated[
         float, typer.Option(min=0, max=1, help="Wanted among decisions that are not deferred to a person.")
     ] = 0.1,
@@ -60,6 +63,7 @@ def serve_command(
         max_queue=max_queue,
         deadline_ms=deadline_ms,
         cors_origins=tuple(cors or ()),
+        source_url=source_url,
     )
     serve(named_models(models, name or []), settings, error_rate=error_rate, miscoverage=miscoverage)
 

@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from reason2decide.serve.questions import Asked, Wanted
 from reason2decide.serve.served_model import Decision, ServedModel
-from reason2decide.serve.wire import WORDS, Asked, Location, Wanted
+from reason2decide.serve.wire import WORDS, Location
 
 OPENAI_PATH = "/v1/decisions"  # the one with OpenAI's form of an error
 

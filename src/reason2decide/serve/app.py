@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from reason2decide.serve.audit import AuditLog
     from reason2decide.serve.auth import Authenticator
 
-WARM_UP_SECONDS = 600.0  # ours: for the first decision and rationale of each model, before the server is ready
+WARM_UP_SECONDS = 600.0  # ours: for the first calls of each model, before the server is ready
 AUDIT_RETRY_SECONDS = 5  # ours
 _Bearer = Annotated[Any, Depends(HTTPBearer(auto_error=False))]  # for the OpenAPI document
 
@@ -70,11 +70,8 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # The first call of a model is slow, and shows what a call costs.
         for model in models:
-            decision = await batcher.decide(model, "warm-up", time.monotonic() + WARM_UP_SECONDS)
-            if model.explains:
-                await batcher.explain(model, "warm-up", decision.label, time.monotonic() + WARM_UP_SECONDS)
+            await _warm_up(batcher, model)
         yield
         await asyncio.to_thread(batcher.close)
         if audit is not None:
@@ -103,6 +100,18 @@ def create_app(
     app.include_router(endpoints.router(models, batcher, audit, settings, authenticated))
     app.include_router(cds_hooks.router(models, batcher, authenticator, audit, settings))
     return app
+
+
+async def _warm_up(batcher: Batcher, model: ServedModel) -> None:
+    """The first call of a model is slow; and a text of full length shows what a call costs at most, so that a server
+    that has just begun does not admit more than it can answer."""
+    deadline, text = time.monotonic() + WARM_UP_SECONDS, model.longest_text
+    label = (await batcher.decide(model, text, deadline)).label
+    if model.explains:
+        with batcher.admit(model, deadline, explains=1, streams=1) as request:
+            await request.explain(text, label)
+            async for _ in request.stream(text, label):
+                pass
 
 
 def _authentication(authenticator: Authenticator | None, settings: ServeSettings) -> Callable[..., Any]:

@@ -32,6 +32,7 @@ NEWEST_SHARE = 0.2  # ours: of the newest batch in the running mean of seconds p
 SHARE_OF_TIME = 0.5  # ours: of a request's time that may be spent waiting, as estimates are rough
 SHORT = 200  # ours: characters up to which lengths count as equal, as padding costs little there
 LONGEST_TO_SHORTEST = 2  # ours: within a batch, so that at most half of it is padding
+LOOK_AHEAD = 2  # ours: batches' worth of calls among which company is sought; of more, too many would overtake others
 # Ours: seconds that a batch may take, since all of it waits for its last. Long decisions gain next to nothing from
 # company (they are limited by arithmetic), rationales gain much (every token reads all weights).
 BATCH_SECONDS: Mapping[Kind, float] = {"decide": 0.5, "explain": 2.5}
@@ -274,14 +275,15 @@ class Batcher:
                     break
                 begun = self._next_streams(self._max_streams - len(streams))
                 batch = self._next_batch()
-            streams += map(_Stream, begun)
             if batch:
                 self._run(batch)
+            streams = [stream for stream in [*streams, *map(_Stream, begun)] if not stream.call.abandoned]
             for stream in streams:
-                stream.advance()
+                piece = stream.advance()
                 if stream.ended:
                     self._measured(stream.call, 1, stream.seconds)
-            streams = [stream for stream in streams if not (stream.ended or stream.call.abandoned)]
+                stream.call.deliver(piece)
+            streams = [stream for stream in streams if not stream.ended]
         for call in [*self._waiting, *(stream.call for stream in streams)]:
             call.deliver(_End(error=DeadlineExceeded()))
 
@@ -297,11 +299,13 @@ class Batcher:
         oldest = next((call for call in self._waiting if call.kind != "stream"), None)
         if oldest is None:
             return []
+        size = self._batch_size(oldest)
         alike = [call for call in self._waiting if call.kind == oldest.kind and call.model is oldest.model]
+        alike = alike[: LOOK_AHEAD * size]
         alike.sort(key=lambda call: abs(math.log(call.length / oldest.length)))  # stable: the oldest stays first
         batch: list[_Call] = []
         shortest = longest = oldest.length
-        for call in alike[: self._batch_size(oldest)]:
+        for call in alike[:size]:
             shortest, longest = min(shortest, call.length), max(longest, call.length)
             if longest > LONGEST_TO_SHORTEST * shortest:
                 break
@@ -349,10 +353,8 @@ class _Stream:
         self._pieces: Iterator[str] | None = None
         self._written = ""
 
-    def advance(self) -> None:
+    def advance(self) -> str | _End:
         """Write the next piece, or the end."""
-        if self.call.abandoned:
-            return
         started = time.monotonic()
         item: str | _End
         try:
@@ -369,4 +371,4 @@ class _Stream:
             item = _End(error=error)
         self.seconds += time.monotonic() - started
         self.ended = isinstance(item, _End)
-        self.call.deliver(item)
+        return item

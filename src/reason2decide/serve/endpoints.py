@@ -15,21 +15,16 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from reason2decide.serve import answers
 from reason2decide.serve.batching import Admission, Batcher, DeadlineExceeded
+from reason2decide.serve.questions import Asked, Wanted, decisions_asked, named, systemone_asked, wanted
 from reason2decide.serve.served_model import Decision, ServedModel
 from reason2decide.serve.settings import ServeSettings
 from reason2decide.serve.wire import (
-    Asked,
     DecisionsRequest,
     ExplainRequest,
     Refused,
     SystemOneRequest,
-    Wanted,
-    decisions_asked,
     input_text,
-    named,
     state_text,
-    systemone_asked,
-    wanted,
 )
 
 if TYPE_CHECKING:

@@ -66,6 +66,11 @@ class ServedModel:
         """Whether the model writes rationales."""
         return self.predictor.explains
 
+    @property
+    def longest_text(self) -> str:
+        """A text that fills all the model reads: what costs most."""
+        return "warm-up " * self.predictor.bundle.manifest.lengths.input
+
     def tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, before any cut."""
         return [len(ids) for ids in self.predictor.bundle.encoder.text_ids(texts)]

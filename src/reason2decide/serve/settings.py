@@ -16,7 +16,7 @@ class ServeSettings:
     """How the server listens, what it accepts and how much of it; times in seconds unless named otherwise.
 
     Raises:
-        ConfigError: a number that cannot be, or a retention without an audit record.
+        ConfigError: a number or an address that cannot be.
     """
 
     host: str = "127.0.0.1"  # ours: nothing leaves the machine unless somebody says so
@@ -51,6 +51,10 @@ class ServeSettings:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"the port is {self.port}; expected 0 (any free one) to 65535")
+        for name in ("public_url", "source_url"):
+            url = getattr(self, name)
+            if url is not None and not url.startswith(("http://", "https://")):
+                raise ConfigError(f"{name} is {url!r}; expected a whole address, as in https://triage.example.org")
 
     def deadline(self) -> float:
         """When a request that begins now must be answered, on the clock of `time.monotonic`."""

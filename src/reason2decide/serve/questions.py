@@ -1,0 +1,199 @@
+"""What is asked, checked against what the model can answer. Pure functions.
+
+A trained model answers one question, the one it was trained on. So instructions and descriptions are accepted and not
+read, and the options of a question must be labels of the model. Questions on one text share one decision.
+
+| question | answered where | from the label distribution |
+|---|---|---|
+| choice | the options are labels, in any order | as it is; over the options, and said so, where they are fewer |
+| score | the labels are ordinal and the levels are all of them, in their order or the reverse | expected level |
+| noul, predicate | the model has two labels, one of `YES` and one of `NO` | the probability of yes |
+
+Sources: as in `wire`; which questions a trained model can answer: ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from reason2decide.records import LabelSet
+from reason2decide.serve.served_model import Decision
+from reason2decide.serve.wire import (
+    ChoiceQuestion,
+    ChoicesQuestion,
+    Content,
+    DecisionsRequest,
+    Location,
+    NoulQuestion,
+    PredicateQuestion,
+    Refused,
+    SystemOneRequest,
+)
+
+YES, NO = ("yes", "true"), ("no", "false")  # ours: the labels, in any case, of a yes/no question
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question: the labels of its options in their order (of a yes/no question: yes, no)."""
+
+    name: str | None
+    kind: Literal["choice", "score", "yes_no"]
+    labels: tuple[str, ...]
+    legend: tuple[Any, ...] = ()  # of System One's levels, as they came
+
+    def distribution(self, decision: Decision) -> dict[str, float]:
+        """P(label | text) over the options: the model's own, renormalised where the options are not all labels."""
+        found = {label: decision.probabilities[label] for label in self.labels}
+        if not self.renormalised(decision):
+            return found
+        total = sum(found.values())
+        # Probabilities may all be too small for a float; then nothing is known of the options.
+        return {label: p / total if total else 1 / len(found) for label, p in found.items()}
+
+    def renormalised(self, decision: Decision) -> bool:
+        """Whether the options leave a label out."""
+        return len(self.labels) < len(decision.probabilities)
+
+    def chosen(self, decision: Decision) -> str:
+        """The most probable option."""
+        found = self.distribution(decision)
+        return max(found, key=found.__getitem__)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What `include` asks for; `labels` are those of `rationale:LABEL`."""
+
+    rationale: bool = False
+    prediction_set: bool = False
+    deferral: bool = False
+    labels: tuple[str, ...] = ()
+
+    def explained(self, asked: Sequence[Asked], decision: Decision) -> list[str]:
+        """The labels to write a rationale for, each once."""
+        own = [question.chosen(decision) for question in asked] if self.rationale else []
+        return list(dict.fromkeys([*own, *self.labels]))
+
+    def most_rationales(self, asked: Sequence[Asked], labels: LabelSet) -> int:
+        """How many `explained` may name, known before the decision."""
+        own = len({question.labels for question in asked}) if self.rationale else 0
+        return min(len(labels.values), own + len(self.labels))
+
+
+def wanted(include: Sequence[str], labels: LabelSet, *, explains: bool) -> Wanted:
+    """What `include` asks for.
+
+    Raises:
+        Refused: an item is unknown, names no label, or the model writes no rationales.
+    """
+    plain = {"rationale", "prediction_set", "deferral"}
+    others = [item.removeprefix("rationale:").strip() for item in include if item not in plain]
+    for index, item in enumerate(include):
+        where: Location = ("body", "include", index)
+        if item not in plain and not item.startswith("rationale:"):
+            raise Refused("expected 'rationale', 'rationale:LABEL', 'prediction_set' or 'deferral'", where)
+        if item.startswith("rationale") and not explains:
+            raise Refused("this model writes no rationales; leave it out", where)
+    if not set(others) <= set(labels.values):
+        raise Refused(
+            f"'rationale:LABEL' names no label of this model, which are: {named(labels)}", ("body", "include")
+        )
+    return Wanted("rationale" in include, "prediction_set" in include, "deferral" in include, tuple(others))
+
+
+def named(labels: LabelSet) -> str:
+    """The labels as messages name them."""
+    return ", ".join(map(repr, labels.values))
+
+
+def systemone_asked(request: SystemOneRequest, labels: LabelSet) -> list[Asked]:
+    """The questions of a System One request.
+
+    Raises:
+        Refused: the model cannot answer one of them.
+    """
+    asked = []
+    for name, question in request.questions.items():
+        where = ("body", "questions", name, question.type)
+        if isinstance(question, NoulQuestion):
+            asked.append(_yes_no(name, labels, where))
+        elif isinstance(question, ChoiceQuestion):
+            asked.append(_choice(name, list(question.criteria), labels, (*where, "criteria")))
+        else:
+            levels = [_level(level, labels) for level in question.criteria]
+            asked.append(_score(name, levels, labels, (*where, "criteria"), question.criteria))
+    return asked
+
+
+def decisions_asked(request: DecisionsRequest, labels: LabelSet) -> list[Asked]:
+    """The questions of a decisions request.
+
+    Raises:
+        Refused: the model cannot answer one of them, or two have one name.
+    """
+    names = [question.name for question in request.questions if question.name is not None]
+    if len(set(names)) < len(names):
+        raise Refused("two questions have the same name; give each its own", ("body", "questions"))
+    asked = []
+    for index, question in enumerate(request.questions):
+        where = ("body", "questions", index, question.type)
+        if isinstance(question, PredicateQuestion):
+            asked.append(_yes_no(question.name, labels, where))
+        elif isinstance(question, ChoicesQuestion):
+            values = [choice.value for choice in question.choices]
+            asked.append(_choice(question.name, values, labels, (*where, "choices")))
+        else:
+            levels = [level.label for level in question.levels]
+            asked.append(_score(question.name, levels, labels, (*where, "levels"), levels))
+    return asked
+
+
+def _yes_no(name: str | None, labels: LabelSet, where: Location) -> Asked:
+    folded = {label.casefold(): label for label in labels.values}
+    yes = [folded[word] for word in YES if word in folded]
+    no = [folded[word] for word in NO if word in folded]
+    if len(labels.values) != 2 or not yes or not no:
+        raise Refused(
+            "this model cannot answer a yes/no question, as its labels are no yes and no; ask a 'choice' question "
+            f"with its labels as options: {named(labels)}",
+            where,
+        )
+    return Asked(name, "yes_no", (yes[0], no[0]))
+
+
+def _choice(name: str | None, options: Sequence[str | bool], labels: LabelSet, where: Location) -> Asked:
+    unknown = [option for option in options if not isinstance(option, str) or option not in labels.values]
+    if unknown:
+        raise Refused(
+            f"{len(unknown)} of {len(options)} options are no labels of this model; use some or all of: "
+            f"{named(labels)}",
+            where,
+        )
+    if len(set(options)) < len(options):
+        raise Refused("an option is there twice; name each once", where)
+    return Asked(name, "choice", tuple(map(str, options)))
+
+
+def _score(
+    name: str | None, levels: Sequence[str | None], labels: LabelSet, where: Location, legend: Sequence[Any]
+) -> Asked:
+    if not labels.ordinal:
+        raise Refused(
+            "this model cannot answer a 'score' question, as its labels have no order; ask a 'choice' question with "
+            f"its labels as options: {named(labels)}",
+            where,
+        )
+    given = tuple(levels)
+    if given not in (labels.values, labels.values[::-1]):
+        raise Refused(f"the levels must be this model's labels in their order or the reverse: {named(labels)}", where)
+    return Asked(name, "score", tuple(map(str, given)), tuple(legend))
+
+
+def _level(level: Content, labels: LabelSet) -> str | None:
+    """The label that a level of System One names: it is one, or begins with one and a colon."""
+    if not isinstance(level, str):
+        return None
+    return next((label for label in labels.values if level == label or level.startswith(f"{label}:")), None)
