@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -210,6 +212,31 @@ def test_a_text_is_encoded_once_and_memory_is_bounded(load: Load, monkeypatch: p
         assert max(rows for rows, _ in forwards) == 1 or max(size for rows, size in forwards if rows > 1) <= bound
         assert (max(rows for rows, _ in forwards) == 1) == (bound == 1)
     assert len(encoded) == 2
+
+
+def test_what_a_text_holds_goes_with_its_answer(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keys and values are too large to wait for the garbage collector."""
+    backend, _, encoder = load("t5", "float32")
+    held = []
+    encode = backend._encode
+
+    def remember(prompt: list[int]) -> Any:
+        text = encode(prompt)
+        held.append(weakref.ref(text))
+        return text
+
+    monkeypatch.setattr(backend, "_encode", remember)
+    prompts = prompts_of(encoder)
+    gc.disable()
+    try:
+        backend.score_labels(prompts, [encoder.candidates(choices) for choices in LABEL_SETS])
+        backend.generate(prompts, 5)
+        backend.generate(prompts, 5, num_beams=2)
+        list(backend.stream(prompts[0], 5))
+        assert len(held) == 3 * len(prompts) + 1
+        assert not [text for text in held if text() is not None]
+    finally:
+        gc.enable()
 
 
 def test_it_runs_where_torch_and_transformers_cannot_be_imported(load: Load) -> None:

@@ -179,8 +179,13 @@ class OnnxBackend:
         scores = np.zeros(len(candidates))
         nothing_hidden = self._value(np.zeros((1, text.length), np.float32))
 
-        def follow(ways: list[tuple[int, Branch]], past: list[Any], following: NDArray[np.float32], depth: int) -> None:
-            """Score branches, each from its row of the past and of the log-probabilities (rows, vocabulary) there."""
+        start = np.array([[self.engine.start]])
+        log_probs, past = self._read(start, nothing_hidden, self._nothing_read(1), text.cross)
+        # Branches, each with its row of a past and of the log-probabilities (rows, vocabulary) that follow it. No
+        # recursive closure: what refers to itself holds the text's keys and values until the garbage collector comes.
+        waiting = [([(0, branch) for branch in branches(candidates)], past, log_probs[:, 0], 1)]
+        while waiting:
+            ways, past, following, depth = waiting.pop()
             for row, branch in ways:
                 scores[list(branch.candidates)] += following[row, branch.tokens[0]]
             for part in self._forwards(ways, depth):
@@ -197,11 +202,7 @@ class OnnxBackend:
                     rows = list(group)
                     onward = [(row, way) for row, index in enumerate(rows) for way in part[index].branch.branches]
                     grown = self._rows(present, rows, depth + length)
-                    follow(onward, grown, log_probs[rows, length - 1], depth + length)
-
-        start = np.array([[self.engine.start]])
-        log_probs, past = self._read(start, nothing_hidden, self._nothing_read(1), text.cross)
-        follow([(0, branch) for branch in branches(candidates)], past, log_probs[:, 0], 1)
+                    waiting.append((onward, grown, log_probs[rows, length - 1], depth + length))
         return scores
 
     def _forwards(self, ways: list[tuple[int, Branch]], past: int) -> Iterator[list[_Read]]:
