@@ -1,6 +1,6 @@
 """What the server costs, and what it does under ten times the load it can bear.
 
-python benchmarks/serving.py [--model MODEL | --weights float32] [--seconds 60] [--rounds 3]
+python benchmarks/serving.py [--model MODEL | --shape small --weights float32] [--seconds 60] [--rounds 3]
 
 Three parts, all over loopback with the server in a process of its own:
 - throughput of decisions, and of decisions with their rationales, each in turn with the engine's own loop over the same
@@ -8,7 +8,7 @@ Three parts, all over loopback with the server in a process of its own:
 - an open stream of requests at ten times that rate: statuses, latency of what was accepted, memory of the server;
 - SIGTERM in the midst of such a stream: what had been accepted and was not answered.
 
-Without --model it makes one of t5-small's shape with random weights, which writes rationales of the full 64 tokens, and
+Without --model it makes one of T5's shape with random weights, which writes rationales of the full 64 tokens, and
 exports it; its texts have about 250 tokens.
 """
 
@@ -44,7 +44,10 @@ CONNECTIONS = 16  # requests under way, and texts in a batch of the engine's own
 KINDS = ("decisions", "decisions with rationales")
 FIRST_SECONDS, ROUND_SECONDS = 8.0, 15.0  # of each round the first are not counted: the server learns what calls cost
 Result = TypeVar("Result")
-T5_SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8}  # Raffel et al. 2020
+SHAPES = {  # Raffel et al. 2020
+    "small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
+    "base": {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
+}
 
 
 def texts() -> list[str]:
@@ -52,8 +55,8 @@ def texts() -> list[str]:
     return [". ".join(record(draw.randrange(10_000)).text for _ in range(draw.randint(22, 34))) for _ in range(TEXTS)]
 
 
-def make_model(folder: Path, weights: str) -> Path:
-    """A model of t5-small's shape, trained for one step and exported."""
+def make_model(folder: Path, shape: str, weights: str) -> Path:
+    """A model of T5's shape, trained for one step and exported."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     from reason2decide.base import train_tokenizer
@@ -61,7 +64,7 @@ def make_model(folder: Path, weights: str) -> Path:
 
     tokenizer = train_tokenizer(texts())
     ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "eos_token_id")}
-    config = T5Config(vocab_size=32_128, decoder_start_token_id=tokenizer.pad_token_id, **ids, **T5_SMALL)
+    config = T5Config(vocab_size=32_128, decoder_start_token_id=tokenizer.pad_token_id, **ids, **SHAPES[shape])
     T5ForConditionalGeneration(config).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     lengths = {"input": 512, "rationale": 64, "label": 32}
@@ -258,12 +261,13 @@ def throughput(model: Path, what: str, rounds: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--weights", default="float32")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        model = options.model or apart(make_model, Path(folder), options.weights)
+        model = options.model or apart(make_model, Path(folder), options.shape, options.weights)
         rate, _ = [throughput(model, what, options.rounds) for what in KINDS]
         with running(f"model={model}", threads=os.cpu_count()) as server:
             asyncio.run(overload(server, rate, options.seconds))

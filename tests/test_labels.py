@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -123,6 +125,25 @@ def test_memory_does_not_grow_with_the_number_of_labels() -> None:
         backend.model.forward = original
     assert max(rows) <= 2**20 // (4 * labels_module.LABEL_TOKENS * backend.model.config.vocab_size)
     np.testing.assert_allclose(found, backend.score_labels([[5, 6, 7, 1]], [candidates])[0], rtol=1e-5)
+
+
+def test_what_a_batch_holds_goes_with_its_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoder states and caches are too large to wait for the garbage collector."""
+    backend, held = _shared_backend(), []
+    decoder = labels_module._Decoder
+
+    class Remembered(decoder):  # type: ignore[misc, valid-type]
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            held.append(weakref.ref(self))
+
+    monkeypatch.setattr(labels_module, "_Decoder", Remembered)
+    gc.disable()
+    try:
+        backend.score_labels([[3, 4, 1]], [[(3, 4, 1), (3, 5, 1), (4, 1)]])
+        assert [decoder() for decoder in held] == [None]
+    finally:
+        gc.enable()
 
 
 def test_a_bases_own_generation_settings_are_left_out() -> None:

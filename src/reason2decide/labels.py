@@ -61,33 +61,42 @@ def score_labels(
     """
     first = np.cumsum([0, *map(len, candidates)])  # of each text, among the candidates of all
     places: list[int] = []
-    pending: list[Tensor] = []  # log-probability of some tokens of the candidate at the same index of `places`
+    parts: list[Tensor] = []  # log-probability of some tokens of the candidate at the same index of `places`
     decode = _Decoder(model, encoder_states, attention_mask)
-
-    def score(nodes: list[_Node], cache: EncoderDecoderCache, log_probs: Tensor, depth: int) -> None:
-        tails, shared = [], []
-        for branch in _branches(nodes, candidates, depth):
-            step = log_probs[branch.row, branch.token]
-            places.extend(int(first[branch.text]) + candidate for candidate in branch.candidates)
-            pending.extend(step for _ in branch.candidates)
-            if len(branch.candidates) > 1:
-                shared.append(branch)
-            elif len(candidates[branch.text][branch.candidates[0]]) > depth + 1:
-                tails.append(branch)
-        for part in decode.chunks(tails):
-            targets = [candidates[branch.text][branch.candidates[0]][depth:] for branch in part]
-            rest = decode.tails(cache, [b.row for b in part], [b.text for b in part], targets)
-            places.extend(int(first[branch.text]) + branch.candidates[0] for branch in part)
-            pending.extend(rest)
-        for part in decode.chunks(shared):
-            grown = decode.step(cache, [b.row for b in part], [b.text for b in part], [b.token for b in part])
-            score([_Node(branch.text, row, branch.candidates) for row, branch in enumerate(part)], *grown, depth + 1)
-
     roots = [_Node(text, text, tuple(range(len(own)))) for text, own in enumerate(candidates)]
-    score(roots, *decode.start(), 0)
+    for text, candidate, part in _score(decode, candidates, roots, *decode.start(), 0):
+        places.append(int(first[text]) + candidate)
+        parts.append(part)
     totals = torch.zeros(int(first[-1]), device=encoder_states.device)
-    totals.index_add_(0, on_device(torch.tensor(places), totals.device), torch.stack(pending))
+    totals.index_add_(0, on_device(torch.tensor(places), totals.device), torch.stack(parts))
     return list(torch.split(totals, [len(own) for own in candidates]))
+
+
+def _score(
+    decode: _Decoder,
+    candidates: Sequence[Sequence[Candidate]],
+    nodes: list[_Node],
+    cache: EncoderDecoderCache,
+    log_probs: Tensor,
+    depth: int,
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Yield (text, candidate, log-probability of some of its tokens) until all tokens after `depth` have had theirs."""
+    tails, shared = [], []
+    for branch in _branches(nodes, candidates, depth):
+        step = log_probs[branch.row, branch.token]
+        yield from ((branch.text, candidate, step) for candidate in branch.candidates)
+        if len(branch.candidates) > 1:
+            shared.append(branch)
+        elif len(candidates[branch.text][branch.candidates[0]]) > depth + 1:
+            tails.append(branch)
+    for part in decode.chunks(tails):
+        targets = [candidates[branch.text][branch.candidates[0]][depth:] for branch in part]
+        rest = decode.tails(cache, [b.row for b in part], [b.text for b in part], targets)
+        yield from ((branch.text, branch.candidates[0], own) for branch, own in zip(part, rest, strict=True))
+    for part in decode.chunks(shared):
+        grown = decode.step(cache, [b.row for b in part], [b.text for b in part], [b.token for b in part])
+        onward = [_Node(branch.text, row, branch.candidates) for row, branch in enumerate(part)]
+        yield from _score(decode, candidates, onward, *grown, depth + 1)
 
 
 def best_labels(scores: Sequence[Tensor]) -> Callable[[], list[int]]:

@@ -177,33 +177,47 @@ class OnnxBackend:
 
     def _score(self, text: _Text, candidates: Sequence[Candidate]) -> NDArray[np.float64]:
         scores = np.zeros(len(candidates))
-        nothing_hidden = self._value(np.zeros((1, text.length), np.float32))
-
         start = np.array([[self.engine.start]])
-        log_probs, past = self._read(start, nothing_hidden, self._nothing_read(1), text.cross)
-        # Branches, each with its row of a past and of the log-probabilities (rows, vocabulary) that follow it. No
-        # recursive closure: what refers to itself holds the text's keys and values until the garbage collector comes.
-        waiting = [([(0, branch) for branch in branches(candidates)], past, log_probs[:, 0], 1)]
-        while waiting:
-            ways, past, following, depth = waiting.pop()
-            for row, branch in ways:
-                scores[list(branch.candidates)] += following[row, branch.tokens[0]]
-            for part in self._forwards(ways, depth):
-                ids = np.zeros((len(part), len(part[0].tokens)), np.int64)
-                for index, read in enumerate(part):
-                    ids[index, : len(read.tokens)] = read.tokens  # padding after them changes nothing: causal attention
-                copies = self._rows(past, [read.row for read in part])
-                log_probs, present = self._read(ids, nothing_hidden, copies, text.cross)
-                for index, read in enumerate(part):
-                    rest = read.branch.tokens[1:]
-                    scores[list(read.branch.candidates)] += log_probs[index, range(len(rest)), rest].sum(dtype=float)
-                forks = [index for index, read in enumerate(part) if read.branch.branches]
-                for length, group in groupby(forks, key=lambda index: len(part[index].tokens)):
-                    rows = list(group)
-                    onward = [(row, way) for row, index in enumerate(rows) for way in part[index].branch.branches]
-                    grown = self._rows(present, rows, depth + length)
-                    waiting.append((onward, grown, log_probs[rows, length - 1], depth + length))
+        log_probs, past = self._read(start, self._shown(text), self._nothing_read(1), text.cross)
+        self._follow(text, [(0, branch) for branch in branches(candidates)], past, log_probs[:, 0], 1, scores)
         return scores
+
+    def _follow(
+        self,
+        text: _Text,
+        ways: list[tuple[int, Branch]],
+        past: list[Any],
+        following: NDArray[np.float32],
+        depth: int,
+        scores: NDArray[np.float64],
+    ) -> None:
+        """Add to `scores` what branches have, each from its row of the past and of the log-probabilities there.
+
+        Args:
+            following: (rows, vocabulary), of the token after the past.
+            depth: tokens in the past.
+        """
+        for row, branch in ways:
+            scores[list(branch.candidates)] += following[row, branch.tokens[0]]
+        for part in self._forwards(ways, depth):
+            ids = np.zeros((len(part), len(part[0].tokens)), np.int64)
+            for index, read in enumerate(part):
+                ids[index, : len(read.tokens)] = read.tokens  # padding after them changes nothing: causal attention
+            copies = self._rows(past, [read.row for read in part])
+            log_probs, present = self._read(ids, self._shown(text), copies, text.cross)
+            for index, read in enumerate(part):
+                rest = read.branch.tokens[1:]
+                scores[list(read.branch.candidates)] += log_probs[index, range(len(rest)), rest].sum(dtype=float)
+            forks = [index for index, read in enumerate(part) if read.branch.branches]
+            for length, group in groupby(forks, key=lambda index: len(part[index].tokens)):
+                rows = list(group)
+                onward = [(row, way) for row, index in enumerate(rows) for way in part[index].branch.branches]
+                grown = self._rows(present, rows, depth + length)
+                self._follow(text, onward, grown, log_probs[rows, length - 1], depth + length, scores)
+
+    def _shown(self, text: _Text) -> Any:
+        """The mask of one text alone: nothing of it is hidden."""
+        return self._value(np.zeros((1, text.length), np.float32))
 
     def _forwards(self, ways: list[tuple[int, Branch]], past: int) -> Iterator[list[_Read]]:
         """What the branches still need read, the longest first, in parts of bounded memory."""

@@ -111,6 +111,12 @@ class Client:
                 f"is in {self.log.path} and will not be paid for again: raise the limit and start again to go on"
             )
 
+    def logged(self, call: AnyCall) -> Answer | Failure | None:
+        """What the log holds for a call: None without an answer, a failure where that is not valid any more."""
+        key = call_key(self.endpoint, call)
+        entry = self.log.find(key)
+        return None if entry is None else self._answer(call, key, entry, cached=True)
+
     def _answer(self, call: AnyCall, key: str, entry: Entry, *, cached: bool) -> Answer | Failure:
         """What a call's entry in the log means for it."""
         reply = entry.reply

@@ -9,10 +9,8 @@ import numpy as np
 
 from reason2decide.console import say, track, warn
 from reason2decide.llm.budget import Estimate, Prices
-from reason2decide.llm.calls import Answer, AnyCall, Call, Failure, Usage, call_key
+from reason2decide.llm.calls import Answer, AnyCall, Failure
 from reason2decide.llm.client import Client
-from reason2decide.llm.dialects import read_logged_probabilities
-from reason2decide.llm.structured import validated
 from reason2decide.metrics.base import SufficientStatistics, ratio
 from reason2decide.results import MetricValue
 from reason2decide.statistics import bootstrap, percentile_interval
@@ -51,26 +49,9 @@ def settle(client: Client, calls: Iterable[AnyCall], what: str, total: int) -> d
 
 def logged(client: Client, call: AnyCall) -> Answer:
     """The answer of a call that `settle` did not report as failed."""
-    key = call_key(client.endpoint, call)
-    entry = client.log.find(key)
-    assert entry is not None, "the call was settled"
-    reply = entry.reply
-    parsed, probabilities = None, None
-    if not isinstance(call, Call):
-        probabilities = read_logged_probabilities(client.endpoint.dialect, call, reply.text)
-    elif call.schema is not None:
-        parsed = validated(call.schema, reply.text)
-    return Answer(
-        key=key,
-        text=reply.text,
-        finish_reason=reply.finish_reason,
-        model=reply.model,
-        usage=reply.usage or Usage(),
-        created=entry.created,
-        parsed=parsed,
-        probabilities=probabilities,
-        cached=True,
-    )
+    answer = client.logged(call)
+    assert isinstance(answer, Answer), "the call was settled"
+    return answer
 
 
 def report_spent(client: Client) -> None:
