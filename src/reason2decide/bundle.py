@@ -79,8 +79,10 @@ def load_bundle(path: Path, manifest: Manifest | None = None) -> ModelBundle:
     manifest = manifest or read_manifest(path)
     if manifest.engine is not None:
         raise BundleError(f"{path} is an export for {manifest.engine['name']}; give the bundle that it was made of")
-    torch = require("torch", "train")
-    transformers = require("transformers", "train")
+    # Who serves without torch has an export.
+    needed_by = f"{path} is a bundle, not exported (`r2d export` does that where torch is), so it"
+    torch = require("torch", "train", needed_by)
+    transformers = require("transformers", "train", needed_by)
     from reason2decide.base import silence_transformers
     from reason2decide.features import PromptEncoder
 

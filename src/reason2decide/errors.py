@@ -57,18 +57,18 @@ class OutputError(UserError):
 class MissingExtraError(UserError):
     """An optional dependency is needed; the message gives the exact `pip install`."""
 
-    def __init__(self, module: str, extra: str) -> None:
+    def __init__(self, module: str, extra: str, needed_by: str = "this") -> None:
         super().__init__(
-            f"this needs the Python package {module!r}, which is not installed. "
+            f"{needed_by} needs the Python package {module!r}, which is not installed. "
             f'Install it with: pip install "reason2decide[{extra}]"'
         )
 
 
-def require(module: str, extra: str) -> ModuleType:
-    """Import and return `module`, or raise `MissingExtraError` naming the extra that brings it."""
+def require(module: str, extra: str, needed_by: str = "this") -> ModuleType:
+    """Import and return `module`, or raise `MissingExtraError` naming who needs it and the extra that brings it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] == module.split(".")[0]:
-            raise MissingExtraError(module, extra) from None
+            raise MissingExtraError(module, extra, needed_by) from None
         raise
