@@ -135,7 +135,7 @@ class Predictor:
             ids.append(token)
             text = encoder.tokenizer.decode(ids, skip_special_tokens=True).lstrip()
             # A character of several tokens is not whole yet where the text ends in a replacement character.
-            if text.startswith(written) and not text.endswith("\ufffd"):
+            if len(text) > len(written) and text.startswith(written) and not text.endswith("\ufffd"):
                 yield text[len(written) :]
                 written = text
 
