@@ -129,6 +129,15 @@ def copy_of(whole: Path, tmp_path: Path) -> Path:
     return run
 
 
+def test_what_a_killed_program_left_is_removed(forks: Forks, config: Path, whole: Path, tmp_path: Path) -> None:
+    """Ours, and what safetensors leaves when it is killed while it writes the best weights."""
+    run = copy_of(whole, tmp_path)
+    for name in (".best.safetensors.partial-abc", ".tmpiEHyN1"):
+        (run / "stage2" / name).write_bytes(b"half")
+    assert forks.run("train", config, "--out", run, "--resume", "auto").returncode == 0
+    same_result(run, whole)
+
+
 @pytest.mark.parametrize("damage", ["missing", "truncated", "one byte", "manifest"])
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
 def test_a_damaged_checkpoint_is_named_and_refused(

@@ -115,7 +115,8 @@ def remove_folder(folder: Path) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and folders that a killed program left in a folder that only we write to."""
-    for pattern in (".*.partial-*", ".*.replaced-*", ".*.removed-*"):
+    # The last are safetensors' own: it writes a file of that name beside the one it is told to.
+    for pattern in (".*.partial-*", ".*.replaced-*", ".*.removed-*", ".tmp??????"):
         for path in folder.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
