@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tiny_models import build
 from reason2decide.bundle import load_bundle, save_bundle
 from reason2decide.calibration import Calibration
 from reason2decide.config import Lengths
-from reason2decide.errors import BundleError
+from reason2decide.errors import BundleError, MissingExtraError
 from reason2decide.files import sha256_file
 from reason2decide.manifest import Manifest, read_manifest
 from reason2decide.records import LabelSet
@@ -85,6 +86,12 @@ def test_no_torch_file_is_ever_read(saved: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(pickle, "load", refuse)
     monkeypatch.setattr(pickle, "loads", refuse)
     load_bundle(saved)
+
+
+def test_without_torch_it_says_what_to_do(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtraError, match=r"not exported \(`r2d export`.*pip install .reason2decide\[train\]"):
+        load_bundle(saved)
 
 
 def test_another_prompt_version(bundle: Path) -> None:

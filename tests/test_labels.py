@@ -130,9 +130,8 @@ def test_memory_does_not_grow_with_the_number_of_labels() -> None:
 def test_what_a_batch_holds_goes_with_its_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Encoder states and caches are too large to wait for the garbage collector."""
     backend, held = _shared_backend(), []
-    decoder = labels_module._Decoder
 
-    class Remembered(decoder):  # type: ignore[misc, valid-type]
+    class Remembered(labels_module._Decoder):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             held.append(weakref.ref(self))

@@ -193,6 +193,8 @@ class OnnxBackend:
     ) -> None:
         """Add to `scores` what branches have, each from its row of the past and of the log-probabilities there.
 
+        A method, for a closure that calls itself would hold the text until the garbage collector comes.
+
         Args:
             following: (rows, vocabulary), of the token after the past.
             depth: tokens in the past.
