@@ -15,7 +15,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 
-from reason2decide.records import Dataset
+from reason2decide.data.records import Dataset
 
 
 def main() -> None:

@@ -26,8 +26,8 @@ from bert_score import BERTScorer
 from transformers import AutoConfig, AutoTokenizer
 
 from reason2decide.console import set_quiet
-from reason2decide.metrics.bertscore import BertScore
-from reason2decide.sources.triage_simulator import simulate
+from reason2decide.data.sources.triage_simulator import simulate
+from reason2decide.evaluation.metrics.bertscore import BertScore
 
 Pairs = tuple[list[str], list[str]]
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from reason2decide.config import load_config
-from reason2decide.evaluation_run import evaluate_bundle
-from reason2decide.methods import METHODS
-from reason2decide.training import train
+from reason2decide.method.methods import METHODS
+from reason2decide.training.config import load_config
+from reason2decide.training.run import train
+from reason2decide.workflows.evaluate import evaluate_bundle
 
 METRICS = ("macro_f1", "accuracy", "bleu", "chrf")
 

@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from reason2decide.base import has_dropout
-from reason2decide.bundle import load_bundle
-from reason2decide.dropout import FastDropout
-from reason2decide.features import PromptEncoder
-from reason2decide.labels import best_labels, score_labels
-from reason2decide.prompts import body
-from reason2decide.records import Dataset, Record
+from reason2decide.data.records import Dataset, Record
+from reason2decide.method.prompts import body
+from reason2decide.model.bundle import load_bundle
+from reason2decide.model.label_scores import best_labels, score_labels
+from reason2decide.training.base import has_dropout
+from reason2decide.training.dropout import FastDropout
+from reason2decide.training.features import PromptEncoder
 
 BATCH = 32
 

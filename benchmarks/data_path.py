@@ -20,13 +20,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from reason2decide.base import load_base
-from reason2decide.config import parse_config
 from reason2decide.console import set_quiet
-from reason2decide.features import PromptEncoder, SplitFeatures, TokenCache
-from reason2decide.records import Dataset, Record, write_dataset
-from reason2decide.sources.triage_simulator import simulate
-from reason2decide.trainer import batch_plan
+from reason2decide.data.records import Dataset, Record, write_dataset
+from reason2decide.data.sources.triage_simulator import simulate
+from reason2decide.training.base import load_base
+from reason2decide.training.config import parse_config
+from reason2decide.training.features import PromptEncoder, SplitFeatures, TokenCache
+from reason2decide.training.trainer import batch_plan
 
 SIMULATED, STEPS, BATCH = 4000, 2000, 16
 

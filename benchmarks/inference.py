@@ -115,14 +115,14 @@ def engine(name: str, folder: Path, device: str = "cpu") -> Plain | Ours:
     if name == "plain":
         return Plain(folder, device)
     if name in TORCH:
-        from reason2decide.backends.torch import TorchBackend
+        from reason2decide.model.engines.torch import TorchBackend
 
         torch_backend = TorchBackend(Plain(folder, device).model.bfloat16(), Tokenizer())
         torch_backend._end = None
         if name == "bfloat16 static":
             keep_caches_in_place(torch_backend.model)
         return Ours(torch_backend)
-    from reason2decide.backends.onnx import OnnxBackend
+    from reason2decide.model.engines.onnx import OnnxBackend
 
     backend = OnnxBackend(folder / name, threads=2)
     backend.engine = replace(backend.engine, end=-1)
@@ -155,7 +155,7 @@ def build(folder: Path, shape: str) -> None:
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
-    from reason2decide.export_graphs import export_graphs
+    from reason2decide.export.graphs import export_graphs
 
     if not (folder / "model").is_dir():
         torch.manual_seed(0)

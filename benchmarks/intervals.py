@@ -16,10 +16,10 @@ import time
 
 import numpy as np
 
-from reason2decide.metrics import METRICS, Accuracy, Examples, MacroF1, NotComputed
-from reason2decide.predictions import Prediction
-from reason2decide.records import LabelSet, Record
-from reason2decide.statistics import bootstrap, bootstrap_all, interval
+from reason2decide.data.predictions import Prediction
+from reason2decide.data.records import LabelSet, Record
+from reason2decide.evaluation.metrics import METRICS, Accuracy, Examples, MacroF1, NotComputed
+from reason2decide.evaluation.statistics import bootstrap, bootstrap_all, interval
 
 
 def made_up(records: int, labels: int) -> Examples:

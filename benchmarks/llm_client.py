@@ -26,7 +26,11 @@ import openai
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from llm_server import LlmServer, running
 
-from reason2decide.llm import Answer, Call, CallLog, Client, Endpoint, Limits
+from reason2decide.llm.client.calls import Answer, Call
+from reason2decide.llm.client.client import Client
+from reason2decide.llm.client.endpoint import Endpoint
+from reason2decide.llm.client.limits import Limits
+from reason2decide.llm.client.log import CallLog
 
 CALLS, CONCURRENCY, DELAY, RUNS = 1000, 64, 0.05, 7
 IDEAL = CALLS / CONCURRENCY * DELAY

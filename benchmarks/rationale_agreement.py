@@ -12,8 +12,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from reason2decide.predictions import read_predictions
-from reason2decide.records import Dataset
+from reason2decide.data.predictions import read_predictions
+from reason2decide.data.records import Dataset
 
 
 def last_sentence(rationale: str) -> str:

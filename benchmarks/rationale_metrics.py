@@ -19,16 +19,16 @@ from pathlib import Path
 
 from rouge_score.rouge_scorer import RougeScorer
 
-from reason2decide.metrics import Examples
-from reason2decide.metrics.rouge import RougeL
-from reason2decide.metrics.simulated_truth import CitedTrue
-from reason2decide.metrics.simulation import Las
-from reason2decide.metrics.support import Support
-from reason2decide.predictions import Prediction
-from reason2decide.probes import Probe
-from reason2decide.probing import probe_simulators
-from reason2decide.simulators import Simulators
-from reason2decide.sources.triage_simulator import simulate
+from reason2decide.data.predictions import Prediction
+from reason2decide.data.sources.triage_simulator import simulate
+from reason2decide.evaluation.asking import probe_simulators
+from reason2decide.evaluation.metrics import Examples
+from reason2decide.evaluation.metrics.rouge import RougeL
+from reason2decide.evaluation.metrics.simulated_truth import CitedTrue
+from reason2decide.evaluation.metrics.simulation import Las
+from reason2decide.evaluation.metrics.support import Support
+from reason2decide.evaluation.probes import Probe
+from reason2decide.evaluation.readers import Simulators
 
 
 def main() -> None:

@@ -59,8 +59,8 @@ def make_model(folder: Path, shape: str, weights: str) -> Path:
     """A model of T5's shape, trained for one step and exported."""
     from transformers import T5Config, T5ForConditionalGeneration
 
-    from reason2decide.base import train_tokenizer
-    from reason2decide.export import export_bundle
+    from reason2decide.export.bundle import export_bundle
+    from reason2decide.training.base import train_tokenizer
 
     tokenizer = train_tokenizer(texts())
     ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "eos_token_id")}

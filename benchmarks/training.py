@@ -29,17 +29,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LogitsProcessor, T5Config, T5ForConditionalGeneration
 
-from reason2decide import memory
-from reason2decide.base import set_dropout, silence_transformers, train_tokenizer
-from reason2decide.config import Config, parse_config
 from reason2decide.console import set_quiet
-from reason2decide.features import PromptEncoder, SplitFeatures, TokenCache
-from reason2decide.processes import Processes
-from reason2decide.prompts import PREDICT_PREFIX, explain_prefix, join
-from reason2decide.records import Dataset, Record
-from reason2decide.run_log import RunLog
+from reason2decide.data.records import Dataset, Record
+from reason2decide.method.prompts import PREDICT_PREFIX, explain_prefix, join
 from reason2decide.signals import StopSignals
-from reason2decide.trainer import RunContext, StageTrainer, batch_plan
+from reason2decide.training import memory
+from reason2decide.training.base import set_dropout, silence_transformers, train_tokenizer
+from reason2decide.training.config import Config, parse_config
+from reason2decide.training.features import PromptEncoder, SplitFeatures, TokenCache
+from reason2decide.training.processes import Processes
+from reason2decide.training.run_log import RunLog
+from reason2decide.training.trainer import RunContext, StageTrainer, batch_plan
 
 SHAPES = {
     "small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},

@@ -7,7 +7,7 @@ import pytest
 from forks import Forks, Group
 from toy import write_toy
 
-from reason2decide.records import Dataset
+from reason2decide.data.records import Dataset
 
 
 @pytest.fixture(scope="session")

@@ -130,9 +130,6 @@ def _child(call: dict[str, Any], stdin: int, stdout: int, stderr: int) -> None:
 
 
 def _serve() -> None:
-    import reason2decide.evaluation_run
-    import reason2decide.predictor
-    import reason2decide.training  # noqa: F401
 
     for line in sys.stdin:
         call = json.loads(line)

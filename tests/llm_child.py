@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from reason2decide.llm import Answer, Call, CallLog, Client, Endpoint, Limits
+from reason2decide.llm.client.calls import Answer, Call
+from reason2decide.llm.client.client import Client
+from reason2decide.llm.client.endpoint import Endpoint
+from reason2decide.llm.client.limits import Limits
+from reason2decide.llm.client.log import CallLog
 
 CONCURRENCY = 4
 

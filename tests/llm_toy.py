@@ -11,7 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 from reason2decide.cli import main
-from reason2decide.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
 
 LABELS = LabelSet(("home care", "see a doctor", "call an ambulance"))
 FINDINGS = ("mild rash", "high fever", "chest pain")

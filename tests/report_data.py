@@ -7,14 +7,14 @@ import shutil
 
 import numpy as np
 
-from reason2decide.calibration import Calibration
-from reason2decide.comparison import Comparison, Difference, SystemValue
-from reason2decide.evaluation import Evaluation, Origin, Settings, evaluate
-from reason2decide.masking import STOP_WORDS
-from reason2decide.predictions import Prediction
-from reason2decide.records import LabelSet, Record
+from reason2decide.data.predictions import Prediction
+from reason2decide.data.records import LabelSet, Record
+from reason2decide.data.words import STOP_WORDS
+from reason2decide.evaluation.comparison import Comparison, Difference, SystemValue
+from reason2decide.evaluation.measure import Evaluation, Origin, Settings, evaluate
+from reason2decide.evaluation.slices import Column
+from reason2decide.model.calibration import Calibration
 from reason2decide.report import render_report
-from reason2decide.slices import Column
 
 LABELS = ("home care", "see a doctor", "call an ambulance")
 MARKUP = "<script>document.title = 'taken over'</script><b>bold</b> & \"quoted\""

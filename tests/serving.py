@@ -20,7 +20,7 @@ from typing import Any
 
 from toy import LABELS, record, run
 
-from reason2decide.records import DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.records import DatasetInfo, LabelSet, Record, write_dataset
 
 TRIAGE = LabelSet(LABELS.values, ordinal=True, urgent="last")
 SCREENING = LabelSet(("no", "yes"))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from reason2decide.agreement import alpha_interval, cohen_kappa, kappa_interval, krippendorff_alpha
+from reason2decide.evaluation.agreement import alpha_interval, cohen_kappa, kappa_interval, krippendorff_alpha
 
 NAN = np.nan
 # Krippendorff 2011, "Computing Krippendorff's alpha-reliability", section D: four observers, twelve units, gaps.

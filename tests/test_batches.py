@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reason2decide.batches import BatchLimit, BatchPlan, cut
 from reason2decide.errors import ConfigError
+from reason2decide.training.batches import BatchLimit, BatchPlan, cut
 
 
 def plan(

@@ -27,12 +27,12 @@ from transformers import (
     RobertaConfig,
 )
 
+from reason2decide.data.predictions import Prediction
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import DataError
-from reason2decide.metrics import Examples, NotComputed, bertscore
-from reason2decide.metrics.bertscore import BertScore
-from reason2decide.predictions import Prediction
-from reason2decide.records import LabelSet, Record
-from reason2decide.statistics import bootstrap
+from reason2decide.evaluation.metrics import Examples, NotComputed, bertscore
+from reason2decide.evaluation.metrics.bertscore import BertScore
+from reason2decide.evaluation.statistics import bootstrap
 
 ROOT_HALF = 1 / math.sqrt(2)
 TINY = {
@@ -430,5 +430,5 @@ def test_a_file_that_is_no_baseline_is_refused(tmp_path, content):
 
 
 def test_importing_the_metric_imports_no_torch():
-    code = "import sys, reason2decide.metrics.bertscore; sys.exit('torch' in sys.modules)"
+    code = "import sys, reason2decide.evaluation.metrics.bertscore; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

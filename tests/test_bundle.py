@@ -14,13 +14,13 @@ import pytest
 import torch
 from tiny_models import build
 
-from reason2decide.bundle import load_bundle, save_bundle
-from reason2decide.calibration import Calibration
-from reason2decide.config import Lengths
+from reason2decide.data.records import LabelSet
 from reason2decide.errors import BundleError, MissingExtraError
 from reason2decide.files import sha256_file
-from reason2decide.manifest import Manifest, read_manifest
-from reason2decide.records import LabelSet
+from reason2decide.model.bundle import load_bundle, save_bundle
+from reason2decide.model.calibration import Calibration
+from reason2decide.model.manifest import Manifest, read_manifest
+from reason2decide.training.config import Lengths
 
 MANIFEST = Manifest(
     method="r2d",

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from reason2decide.check import CheckReport, check_dataset
 from reason2decide.cli import app
+from reason2decide.data.check import CheckReport, check_dataset
+from reason2decide.data.near_duplicates import THRESHOLD, signature
+from reason2decide.data.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
 from reason2decide.errors import BaseModelError, DataError
-from reason2decide.near_duplicates import THRESHOLD, signature
-from reason2decide.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
 
 INFO = DatasetInfo("calls", "triage", LabelSet(("home", "doctor")), ("nurse",))
 VOCABULARY = [f"word{i}" for i in range(2000)]

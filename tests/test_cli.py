@@ -16,7 +16,7 @@ from toy import run as train_toy
 from toy import settings
 
 from reason2decide import __version__
-from reason2decide.records import Dataset
+from reason2decide.data.records import Dataset
 
 SERVER: list[Forks] = []
 R2D = [sys.executable, "-c", "from reason2decide.cli import main; main()"]

@@ -11,9 +11,9 @@ from forks import Forks
 from toy import LABELS
 from toy import run as train_toy
 
-from reason2decide.probes import read_probes
-from reason2decide.records import Dataset
-from reason2decide.results import load_statistics, read_results
+from reason2decide.data.records import Dataset
+from reason2decide.evaluation.probes import read_probes
+from reason2decide.evaluation.results import load_statistics, read_results
 
 QUICK = ("--resamples", 50)
 FILES = {"predictions.jsonl", "results.json", "statistics.npz", "report.html", "plots", "tables"}

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reason2decide.comparison import compare, load_system, signature_differences
+from reason2decide.data.predictions import Prediction
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import DataError
-from reason2decide.evaluation import Origin, Settings, evaluate
-from reason2decide.predictions import Prediction
-from reason2decide.records import LabelSet, Record
-from reason2decide.results import RESULTS, STATISTICS, load_statistics, read_results, save_statistics
+from reason2decide.evaluation.comparison import compare, load_system, signature_differences
+from reason2decide.evaluation.measure import Origin, Settings, evaluate
+from reason2decide.evaluation.results import RESULTS, STATISTICS, load_statistics, read_results, save_statistics
 
 LABELS = LabelSet(("home", "clinic"), ordinal=True, urgent="last")
 N = 120

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from reason2decide.config import Config, Encoder, describe_keys, load_config, parse_config
 from reason2decide.errors import ConfigError
-from reason2decide.methods import METHODS
+from reason2decide.method.methods import METHODS
+from reason2decide.training.config import Config, Encoder, describe_keys, load_config, parse_config
 
 MINIMAL = {"method": "r2d", "base": "tiny", "dataset": "data", "rationale_source": "llm", "steps": 100}
 

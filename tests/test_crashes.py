@@ -15,8 +15,8 @@ import pytest
 from forks import Forks, Group
 from toy import record, settings
 
-from reason2decide.manifest import read_manifest
-from reason2decide.records import Dataset, DatasetInfo, LabelSet, write_dataset
+from reason2decide.data.records import Dataset, DatasetInfo, LabelSet, write_dataset
+from reason2decide.model.manifest import read_manifest
 
 STEPS = {"stage1": 12, "stage2": 16}
 RUN = {

@@ -12,7 +12,28 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import cohen_kappa_score, f1_score, log_loss, matthews_corrcoef
 
-from reason2decide.calibration import (
+from reason2decide.data.predictions import NO_ANSWER, Prediction
+from reason2decide.data.records import LabelSet, Record
+from reason2decide.errors import DataError
+from reason2decide.evaluation.metrics import Examples, NotComputed
+from reason2decide.evaluation.metrics.calibration import (
+    Aurc,
+    Brier,
+    ExpectedCalibrationError,
+    LogLoss,
+    SelectiveError,
+    risk_coverage_curve,
+)
+from reason2decide.evaluation.metrics.decisions import Mcc, MicroF1, WeightedF1
+from reason2decide.evaluation.metrics.ordinal import (
+    ExpectedCost,
+    MeanAbsoluteError,
+    OverTriage,
+    QuadraticKappa,
+    UnderTriage,
+    read_costs,
+)
+from reason2decide.model.calibration import (
     Calibration,
     conformal_cutoff,
     deferral_threshold,
@@ -21,27 +42,6 @@ from reason2decide.calibration import (
     prediction_set,
     rescaled,
 )
-from reason2decide.errors import DataError
-from reason2decide.metrics import Examples, NotComputed
-from reason2decide.metrics.calibration import (
-    Aurc,
-    Brier,
-    ExpectedCalibrationError,
-    LogLoss,
-    SelectiveError,
-    risk_coverage_curve,
-)
-from reason2decide.metrics.decisions import Mcc, MicroF1, WeightedF1
-from reason2decide.metrics.ordinal import (
-    ExpectedCost,
-    MeanAbsoluteError,
-    OverTriage,
-    QuadraticKappa,
-    UnderTriage,
-    read_costs,
-)
-from reason2decide.predictions import NO_ANSWER, Prediction
-from reason2decide.records import LabelSet, Record
 
 NAMES = ("home", "doctor", "hospital", "ambulance")
 TRIAGE = LabelSet(NAMES, ordinal=True, urgent="last")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from reason2decide.metrics import METRICS
+from reason2decide.evaluation.metrics import METRICS
 
 DOCS = Path(__file__).parents[1] / "docs"
 PACKAGE = Path(__file__).parents[1] / "src" / "reason2decide"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from reason2decide.dropout import LEVELS, FastDropout, keep_mask
+from reason2decide.training.dropout import LEVELS, FastDropout, keep_mask
 
 
 @settings(max_examples=50, deadline=None)

@@ -7,14 +7,14 @@ import json
 import numpy as np
 import pytest
 
-from reason2decide.alignment import group_indices
-from reason2decide.calibration import Calibration
+from reason2decide.data.predictions import NO_ANSWER, Prediction
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import DataError
-from reason2decide.evaluation import Origin, Settings, evaluate
-from reason2decide.predictions import NO_ANSWER, Prediction
-from reason2decide.records import LabelSet, Record
-from reason2decide.results import Results
-from reason2decide.slices import Column
+from reason2decide.evaluation.examples import group_indices
+from reason2decide.evaluation.measure import Origin, Settings, evaluate
+from reason2decide.evaluation.results import Results
+from reason2decide.evaluation.slices import Column
+from reason2decide.model.calibration import Calibration
 
 LABELS = LabelSet(("home", "clinic"))
 GOLD = ["home", "home", "clinic", "clinic"]

@@ -16,10 +16,10 @@ import tomli_w
 from forks import Ended, Forks
 from toy import settings
 
+from reason2decide.data.records import Dataset
 from reason2decide.errors import ConfigError
-from reason2decide.experiments import load_experiment, parse_experiment
-from reason2decide.manifest import read_manifest
-from reason2decide.records import Dataset
+from reason2decide.model.manifest import read_manifest
+from reason2decide.workflows.experiment import load_experiment, parse_experiment
 
 TRAINING: dict[str, Any] = {
     "method": "r2d",

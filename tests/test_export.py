@@ -13,14 +13,14 @@ from forks import Forks
 from tiny_models import save
 from toy import run as train_toy
 
-from reason2decide.bundle import load_bundle
+from reason2decide.data.records import Dataset
 from reason2decide.errors import BundleError
-from reason2decide.export import Parity
-from reason2decide.export_graphs import WEIGHTS
-from reason2decide.manifest import read_manifest
-from reason2decide.predictor import Predictor
-from reason2decide.records import Dataset
-from reason2decide.results import read_results
+from reason2decide.evaluation.results import read_results
+from reason2decide.export.bundle import Parity
+from reason2decide.export.graphs import WEIGHTS
+from reason2decide.model.bundle import load_bundle
+from reason2decide.model.manifest import read_manifest
+from reason2decide.model.predictor import Predictor
 
 WITHOUT_TORCH = """
 import sys

@@ -27,13 +27,13 @@ from transformers import AutoModelForDecision, AutoProcessor, DecisionConfig, De
 from transformers.utils.chat_template_utils import _compile_jinja_template
 from transformers_server import transformers_serve
 
-from reason2decide.bundle import save_bundle
-from reason2decide.calibration import Calibration
+from reason2decide.data.records import Dataset, LabelSet, Record
 from reason2decide.errors import BundleError, OutputError
-from reason2decide.export_transformers import CLASSES, CODE, SOURCE, export_transformers_decision
+from reason2decide.export.transformers import CLASSES, CODE, SOURCE, export_transformers_decision
 from reason2decide.files import sha256_file
-from reason2decide.predictor import Predictor
-from reason2decide.records import Dataset, LabelSet, Record
+from reason2decide.model.bundle import save_bundle
+from reason2decide.model.calibration import Calibration
+from reason2decide.model.predictor import Predictor
 from reason2decide.serve.wire import state_text
 
 CLOSE = 1e-5  # of a probability, to the bundle's

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from tiny_models import ARCHITECTURES, build
 from transformers import T5Config, T5ForConditionalGeneration
 
-import reason2decide.labels as labels_module
-from reason2decide.backends.torch import TorchBackend
-from reason2decide.calibration import label_distribution
-from reason2decide.config import Lengths
-from reason2decide.features import PromptEncoder
+import reason2decide.model.label_scores as labels_module
+from reason2decide.model.calibration import label_distribution
+from reason2decide.model.engines.torch import TorchBackend
+from reason2decide.training.config import Lengths
+from reason2decide.training.features import PromptEncoder
 
 LABEL_SETS: list[list[str]] = [
     ["yes", "no", "maybe"],

@@ -27,33 +27,14 @@ from llm_server import filled, plain_answer, probabilities, running
 from pydantic import BaseModel
 
 from reason2decide.errors import UserError
-from reason2decide.llm import (
-    Answer,
-    Budget,
-    BudgetError,
-    BudgetReached,
-    Call,
-    CallLog,
-    CallLogError,
-    Client,
-    DecisionCall,
-    Endpoint,
-    EndpointError,
-    Limits,
-    Prices,
-    Prompt,
-    PromptError,
-    Question,
-    RemoteEndpointError,
-    Usage,
-    load_prompt,
-    prompt_names,
-)
-from reason2decide.llm.budget import bound_tokens, likely_tokens
-from reason2decide.llm.calls import call_key
-from reason2decide.llm.limits import retry_after
-from reason2decide.llm.prompts import fence, fence_nonce
-from reason2decide.llm.structured import parse_object, strict_schema, validated
+from reason2decide.llm.client.budget import Budget, BudgetError, BudgetReached, Prices, bound_tokens, likely_tokens
+from reason2decide.llm.client.calls import Answer, Call, DecisionCall, Question, Usage, call_key
+from reason2decide.llm.client.client import Client
+from reason2decide.llm.client.endpoint import Endpoint, EndpointError, RemoteEndpointError
+from reason2decide.llm.client.limits import Limits, retry_after
+from reason2decide.llm.client.log import CallLog, CallLogError
+from reason2decide.llm.client.structured import parse_object, strict_schema, validated
+from reason2decide.llm.prompt_files import Prompt, PromptError, fence, fence_nonce, load_prompt, prompt_names
 
 QUICK = Limits(concurrency=4, read_timeout=0.6, deadline=4.0, attempts=3, backoff=0.01)
 BOUND = 25.0  # seconds that no fault may exceed, far above what they take
@@ -461,7 +442,7 @@ def test_what_always_fails_ends_as_a_recorded_failure(server, log, fault, kind, 
 
 
 def test_a_reply_without_end_is_cut(server, log, monkeypatch):
-    monkeypatch.setattr("reason2decide.llm.sender.MAX_REPLY_BYTES", 1 << 20)
+    monkeypatch.setattr("reason2decide.llm.client.sender.MAX_REPLY_BYTES", 1 << 20)
     server.faults(always={"kind": "flood"})
     assert answers(client_for(server, log), several(1)).popitem()[1].kind == "too_large"
 
@@ -627,7 +608,7 @@ def test_two_processes_share_a_log(server, tmp_path):
     server.faults(always={"kind": "slow", "seconds": 0.005})
     path = tmp_path / "calls.sqlite"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["reason2decide.llm.sender"])
+    context.set_forkserver_preload(["reason2decide.llm.client.sender"])
     both = [context.Process(target=llm_child.answer_all, args=(server.base_url, path, 200)) for _ in range(2)]
     for process in both:
         process.start()
@@ -643,7 +624,7 @@ def test_killed_at_twenty_points_every_call_is_answered_once(server, tmp_path):
     path, seed = tmp_path / "calls.sqlite", random.randrange(1 << 32)
     points = sorted(random.Random(seed).sample(range(1, 350), 20))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["reason2decide.llm.sender"])
+    context.set_forkserver_preload(["reason2decide.llm.client.sender"])
     for point in points:
         process = context.Process(target=llm_child.answer_all, args=(server.base_url, path, 500))
         process.start()

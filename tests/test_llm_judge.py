@@ -12,20 +12,25 @@ import typer
 from llm_server import running
 from typer.testing import CliRunner
 
-from reason2decide.agreement import cohen_kappa, krippendorff_alpha
 from reason2decide.cli import judge as judge_command
+from reason2decide.data.predictions import Prediction, read_predictions
+from reason2decide.data.records import DatasetInfo, LabelSet, Record, write_dataset
 from reason2decide.errors import DataError, OutputError
-from reason2decide.llm import Answer, CallLog, Client, Endpoint, EndpointError, Limits, TokenLogprob, Usage, load_prompt
-from reason2decide.llm.judge import Case, Judge, Pointwise, Work, expected_level
-from reason2decide.llm.judge_pairwise import Pair, Pairwise
-from reason2decide.llm.judge_run import compare_predictions, judge_predictions
-from reason2decide.llm.judging import Asked, chosen_by_hash, merge_into_probes, read_human
-from reason2decide.llm.rubric import RubricError, load_rubric
-from reason2decide.metrics import Examples, NotComputed
-from reason2decide.metrics.judged import JudgeComplete, JudgeCorrect, JudgeGrounded, signed
-from reason2decide.predictions import Prediction, read_predictions
-from reason2decide.probes import Probe, read_probes, write_probes
-from reason2decide.records import DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.evaluation.agreement import cohen_kappa, krippendorff_alpha
+from reason2decide.evaluation.metrics import Examples, NotComputed
+from reason2decide.evaluation.metrics.judged import JudgeComplete, JudgeCorrect, JudgeGrounded, signed
+from reason2decide.evaluation.probes import Probe, read_probes, write_probes
+from reason2decide.llm.client.calls import Answer, TokenLogprob, Usage
+from reason2decide.llm.client.client import Client
+from reason2decide.llm.client.endpoint import Endpoint, EndpointError
+from reason2decide.llm.client.limits import Limits
+from reason2decide.llm.client.log import CallLog
+from reason2decide.llm.judge.judgements import Asked, chosen_by_hash, merge_into_probes, read_human
+from reason2decide.llm.judge.pairwise import Pair, Pairwise
+from reason2decide.llm.judge.pointwise import Case, Judge, Pointwise, Work, expected_level
+from reason2decide.llm.judge.rubric import RubricError, load_rubric
+from reason2decide.llm.judge.run import compare_predictions, judge_predictions
+from reason2decide.llm.prompt_files import load_prompt
 
 LABELS = LabelSet(("home care", "see a doctor", "call an ambulance"))
 SETTINGS = {"temperature": 0.0, "max_tokens": 64}

@@ -9,14 +9,17 @@ import pytest
 from llm_server import filled, probabilities, running
 from llm_toy import LABELS, marked, r2d, write_calls
 
-from reason2decide.evaluation_run import fit_calibration
-from reason2decide.llm import Call, CallLog, Client, Endpoint
-from reason2decide.llm.decision import decided_schema
-from reason2decide.llm.structured import strict_schema
-from reason2decide.llm.zero_shot import ChatRival, DecisionRival, draw_examples, make_rival
-from reason2decide.predictions import read_predictions
-from reason2decide.records import LabelSet, Record
-from reason2decide.results import read_results
+from reason2decide.data.predictions import read_predictions
+from reason2decide.data.records import LabelSet, Record
+from reason2decide.evaluation.results import read_results
+from reason2decide.llm.answers import decided_schema
+from reason2decide.llm.client.calls import Call
+from reason2decide.llm.client.client import Client
+from reason2decide.llm.client.endpoint import Endpoint
+from reason2decide.llm.client.log import CallLog
+from reason2decide.llm.client.structured import strict_schema
+from reason2decide.llm.rival import ChatRival, DecisionRival, draw_examples, make_rival
+from reason2decide.workflows.evaluate import fit_calibration
 
 QUICK = ("--resamples", 50)
 ORDINAL = LabelSet(LABELS.values, ordinal=True, urgent="last")

@@ -19,12 +19,15 @@ from hypothesis import strategies as st
 from llm_server import BAD_RATIONALES, filled, running
 from llm_toy import LABELS, marked, r2d, write_calls
 
-from reason2decide.llm import CallLog, Client, Endpoint, load_prompt, prompt_names
-from reason2decide.llm.decision import decided_schema, matching_label
-from reason2decide.llm.gates import GATES, Case, additions, failed_gates, instructions, named_labels, numbers
-from reason2decide.llm.runs import share
-from reason2decide.llm.structured import InvalidAnswer, strict_schema, validated
-from reason2decide.records import Dataset
+from reason2decide.data.records import Dataset
+from reason2decide.llm.answers import decided_schema, matching_label
+from reason2decide.llm.client.client import Client
+from reason2decide.llm.client.endpoint import Endpoint
+from reason2decide.llm.client.log import CallLog
+from reason2decide.llm.client.structured import InvalidAnswer, strict_schema, validated
+from reason2decide.llm.prompt_files import load_prompt, prompt_names
+from reason2decide.llm.settling import share
+from reason2decide.llm.teach.gates import GATES, Case, additions, failed_gates, instructions, named_labels, numbers
 
 TEXT = "54F with high fever of 38,5 for three days, BP 120/80, 1,200 ml drunk. Denies chest pain."
 CASE = Case(TEXT, "see a doctor", LABELS.values, instructions(load_prompt("rationalize")))
@@ -432,8 +435,8 @@ def test_killed_at_random_points_nothing_is_lost_or_sent_twice(tmp_path):
 
 
 def test_the_client_is_told_of_leaving_this_machine(calls, tmp_path, capsys):
-    from reason2decide.llm.rationalize import Teacher
-    from reason2decide.llm.source_writing import write_source
+    from reason2decide.llm.teach.rationalize import Teacher
+    from reason2decide.llm.teach.source_writing import write_source
 
     with CallLog(tmp_path / "log.sqlite") as log:
         client = Client(Endpoint("https://llm.example.org/v1", "m", allow_remote=True), log)

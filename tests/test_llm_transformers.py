@@ -11,7 +11,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers_server import transformers_serve
 
-from reason2decide.llm import Answer, Call, CallLog, Client, DecisionCall, Endpoint, EndpointError, Limits, Question
+from reason2decide.llm.client.calls import Answer, Call, DecisionCall, Question
+from reason2decide.llm.client.client import Client
+from reason2decide.llm.client.endpoint import Endpoint, EndpointError
+from reason2decide.llm.client.limits import Limits
+from reason2decide.llm.client.log import CallLog
 
 # Each message between its role and an end token; the prompt ends where the assistant is to speak.
 TEMPLATE = (

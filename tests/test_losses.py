@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from reason2decide.losses import IGNORED, joint_loss, token_mean_cross_entropy
+from reason2decide.method.losses import IGNORED, joint_loss, token_mean_cross_entropy
 
 # Two rows over a vocabulary of two. Row 1: P(target) = 1/2, then 3/4. Row 2: P = 1/4, then padding.
 LOGITS = torch.tensor([[[0.0, 0.0], [0.0, math.log(3)]], [[math.log(3), 0.0], [9.0, -9.0]]])

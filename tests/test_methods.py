@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from reason2decide.errors import ConfigError
-from reason2decide.methods import METHODS, method_named
+from reason2decide.method.methods import METHODS, method_named
 
 
 def test_stage1_trains_rationales_only_and_sft_labels_only() -> None:

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
-from reason2decide import metrics
-from reason2decide.metrics import METRICS, Accuracy, Bleu, Chrf, Examples, MacroF1, NotComputed
-from reason2decide.predictions import Prediction
-from reason2decide.records import LabelSet, Record
+from reason2decide.data.predictions import Prediction
+from reason2decide.data.records import LabelSet, Record
+from reason2decide.evaluation import metrics
+from reason2decide.evaluation.metrics import METRICS, Accuracy, Bleu, Chrf, Examples, MacroF1, NotComputed
 
 LABELS = ("home", "clinic", "hospital")
 words = st.sampled_from(["fever", "no", "cough", "three", "days", "pain", "chest", "denies", "Chest."])
@@ -152,7 +152,7 @@ def test_counting_in_chunks_changes_nothing(monkeypatch):
     gold = [f"cough for {i} days" for i in range(1, 8)]
     examples = explained(gold, list(reversed(gold)))
     whole = Bleu().statistics(examples).rows
-    monkeypatch.setattr("reason2decide.metrics.overlap.CHUNK", 3)
+    monkeypatch.setattr("reason2decide.evaluation.metrics.overlap.CHUNK", 3)
     assert (Bleu().statistics(examples).rows == whole).all()
 
 

@@ -11,15 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from reason2decide.calibration import Calibration
-from reason2decide.config import Lengths
+from reason2decide.data.predictions import Prediction
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import ConfigError
-from reason2decide.evaluation import Origin, Settings, evaluate
-from reason2decide.manifest import Manifest
-from reason2decide.model_card import SMALLEST_CELL, SOURCE_ATTRIBUTES, escaped, model_card, read_answers
-from reason2decide.predictions import Prediction
-from reason2decide.records import LabelSet, Record
-from reason2decide.slices import Column
+from reason2decide.evaluation.measure import Origin, Settings, evaluate
+from reason2decide.evaluation.slices import Column
+from reason2decide.model.calibration import Calibration
+from reason2decide.model.manifest import Manifest
+from reason2decide.report.model_card import SMALLEST_CELL, SOURCE_ATTRIBUTES, escaped, model_card, read_answers
+from reason2decide.training.config import Lengths
 
 LABELS = LabelSet(("home care", "see a doctor"), ordinal=True, urgent="last")
 HASHES = {"train": "aa" * 32, "validation": "bb" * 32, "test": "cc" * 32}

@@ -19,15 +19,15 @@ import torch
 from tiny_models import ARCHITECTURES, bart_tokenizer, build
 from transformers import GenerationConfig, MarianConfig, MarianMTModel, T5Config, T5ForConditionalGeneration
 
-import reason2decide.backends.onnx as engine_module
-import reason2decide.export_graphs as export_module
-from reason2decide.backends.onnx import OnnxBackend
-from reason2decide.backends.torch import TorchBackend
-from reason2decide.calibration import label_distribution
-from reason2decide.config import Lengths
+import reason2decide.export.graphs as export_module
+import reason2decide.model.engines.onnx as engine_module
 from reason2decide.errors import BaseModelError, BundleError, UserError
-from reason2decide.export_graphs import WEIGHTS, export_graphs
-from reason2decide.features import PromptEncoder
+from reason2decide.export.graphs import WEIGHTS, export_graphs
+from reason2decide.model.calibration import label_distribution
+from reason2decide.model.engines.onnx import OnnxBackend
+from reason2decide.model.engines.torch import TorchBackend
+from reason2decide.training.config import Lengths
+from reason2decide.training.features import PromptEncoder
 
 LABEL_SETS: list[list[str]] = [
     ["yes", "no", "maybe"],
@@ -250,7 +250,7 @@ class Blocked:
             raise ImportError(name)
 sys.meta_path.insert(0, Blocked())
 from pathlib import Path
-from reason2decide.backends.onnx import OnnxBackend
+from reason2decide.model.engines.onnx import OnnxBackend
 prompts, candidates = json.loads(sys.stdin.read())
 backend = OnnxBackend(Path(sys.argv[1]))
 scores = backend.score_labels(prompts, [[tuple(ids) for ids in own] for own in candidates])

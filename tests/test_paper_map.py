@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reason2decide.config import Config
+from reason2decide.training.config import Config
 
 MAP = (Path(__file__).parents[1] / "docs" / "paper_map.md").read_text("utf-8")
 NAMES = sorted(set(re.findall(r"`(reason2decide\.[\w.]+)`", MAP)))

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tiny_models import CORPUS, save
 from toy import run
 
-from reason2decide.base import load_base
+from reason2decide.data.records import Dataset
 from reason2decide.errors import BaseModelError, DataError
-from reason2decide.pretrain import PretrainSettings, corrupt_spans, pretrain, read_texts
-from reason2decide.records import Dataset
+from reason2decide.training.base import load_base
+from reason2decide.training.pretrain import PretrainSettings, corrupt_spans, pretrain, read_texts
 
 SENTINELS = list(range(1000, 1100))
 

@@ -9,15 +9,15 @@ from dataclasses import replace
 import pytest
 from toy import run
 
-from reason2decide.masking import mask_label_words, words_of
-from reason2decide.metrics import Examples
-from reason2decide.metrics.counterfactual import SwapChange, SwapFollows
-from reason2decide.metrics.self_consistency import Consistency, Sufficiency
-from reason2decide.metrics.simulation import Las, SimulatedSufficiency
-from reason2decide.predictor import Predictor
-from reason2decide.probes import Probe, read_probes, write_probes
-from reason2decide.probing import INSERTED_WORDS, probe_model, probe_simulators
-from reason2decide.simulators import Simulators, id_hash
+from reason2decide.data.words import mask_label_words, words_of
+from reason2decide.evaluation.asking import INSERTED_WORDS, probe_model, probe_simulators
+from reason2decide.evaluation.metrics import Examples
+from reason2decide.evaluation.metrics.counterfactual import SwapChange, SwapFollows
+from reason2decide.evaluation.metrics.self_consistency import Consistency, Sufficiency
+from reason2decide.evaluation.metrics.simulation import Las, SimulatedSufficiency
+from reason2decide.evaluation.probes import Probe, read_probes, write_probes
+from reason2decide.evaluation.readers import Simulators, id_hash
+from reason2decide.model.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -156,5 +156,6 @@ def test_simulators_fill_in_what_they_read_and_files_keep_it(dataset, records, p
 
 
 def test_importing_needs_neither_torch_nor_scikit_learn():
-    code = "import sys, reason2decide.probing; assert not {'torch', 'sklearn', 'transformers'} & set(sys.modules)"
+    heavy = "{'torch', 'sklearn', 'transformers'}"
+    code = f"import sys, reason2decide.evaluation.asking; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -17,7 +17,7 @@ from forks import Forks, Group
 from safetensors.numpy import load_file
 from toy import settings
 
-from reason2decide.records import Dataset
+from reason2decide.data.records import Dataset
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

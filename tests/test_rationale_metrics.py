@@ -13,13 +13,21 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import matthews_corrcoef
 
-from reason2decide.masking import MASK, STOP_WORDS, mask_label_words, words_of
-from reason2decide.metrics import Examples, NotComputed
-from reason2decide.metrics.counterfactual import PhiCct, SwapChange, SwapFollows
-from reason2decide.metrics.rouge import RougeL, common_subsequence
-from reason2decide.metrics.self_consistency import Consistency, ConsistencyMasked, Sufficiency, SufficiencyMasked
-from reason2decide.metrics.simulated_truth import CitedFalse, CitedTrue, DecidingOmitted, citations
-from reason2decide.metrics.simulation import (
+from reason2decide.data.predictions import NO_ANSWER, Prediction
+from reason2decide.data.records import LabelSet, Record
+from reason2decide.data.sources.triage_simulator import simulate
+from reason2decide.data.words import MASK, STOP_WORDS, mask_label_words, words_of
+from reason2decide.evaluation.metrics import Examples, NotComputed
+from reason2decide.evaluation.metrics.counterfactual import PhiCct, SwapChange, SwapFollows
+from reason2decide.evaluation.metrics.rouge import RougeL, common_subsequence
+from reason2decide.evaluation.metrics.self_consistency import (
+    Consistency,
+    ConsistencyMasked,
+    Sufficiency,
+    SufficiencyMasked,
+)
+from reason2decide.evaluation.metrics.simulated_truth import CitedFalse, CitedTrue, DecidingOmitted, citations
+from reason2decide.evaluation.metrics.simulation import (
     Las,
     RationaleQuality,
     SimulatedConsistency,
@@ -27,11 +35,8 @@ from reason2decide.metrics.simulation import (
     SimulatedSufficiency,
     SimulatedSufficiencyMasked,
 )
-from reason2decide.metrics.support import Support, cited_spans, sentence_support, sentences, stem
-from reason2decide.predictions import NO_ANSWER, Prediction
-from reason2decide.probes import Probe
-from reason2decide.records import LabelSet, Record
-from reason2decide.sources.triage_simulator import simulate
+from reason2decide.evaluation.metrics.support import Support, cited_spans, sentence_support, sentences, stem
+from reason2decide.evaluation.probes import Probe
 
 LABELS = LabelSet(("home", "clinic"))
 OWN = (Consistency(), Sufficiency(), ConsistencyMasked(), SufficiencyMasked())

@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reason2decide.errors import DataError, OutputError
-from reason2decide.files import new_file, new_folder, sha256_file
-from reason2decide.records import (
+from reason2decide.data.records import (
     Dataset,
     DatasetInfo,
     JsonlRecords,
@@ -22,6 +20,8 @@ from reason2decide.records import (
     record_from_json,
     write_dataset,
 )
+from reason2decide.errors import DataError, OutputError
+from reason2decide.files import new_file, new_folder, sha256_file
 
 YES_NO = DatasetInfo("test", "decide", LabelSet(("yes", "no")))
 words = st.text(min_size=1).filter(str.strip)

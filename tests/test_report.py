@@ -16,17 +16,17 @@ import numpy as np
 import pytest
 from report_data import HOSTILE, LABELS, MARKUP, SEX, calibrated, data, evaluation, long_cases, report, training_log
 
+from reason2decide.data.predictions import NO_ANSWER, Prediction
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import MissingExtraError
-from reason2decide.metrics import Examples
-from reason2decide.predictions import NO_ANSWER, Prediction
-from reason2decide.records import LabelSet, Record
+from reason2decide.evaluation.metrics import Examples
+from reason2decide.evaluation.results import MetricValue
 from reason2decide.report import render_report, write_report_files
 from reason2decide.report.cases import MAX_BARS, CaseViews, marked_parts, pack, select_cases
 from reason2decide.report.evaluation_page import MAX_BYTES, calibration_sentences, largest_confusions
 from reason2decide.report.metric_views import headline, largest_gaps, metric_view, notes_of, number
 from reason2decide.report.plots import MAX_MATRIX, calibration_plots, wilson_interval
 from reason2decide.report.training_plots import MAX_POINTS, thinned, training_plots
-from reason2decide.results import MetricValue
 
 
 def packed_of(html: str) -> dict:

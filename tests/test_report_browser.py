@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import pytest
 from report_data import CHROMIUM, HOSTILE, LABELS, MARKUP, SEX, comparison, data, report, training_log
 
-from reason2decide.predictions import NO_ANSWER, Prediction
-from reason2decide.records import LabelSet, Record
+from reason2decide.data.predictions import NO_ANSWER, Prediction
+from reason2decide.data.records import LabelSet, Record
+from reason2decide.evaluation.slices import Column
 from reason2decide.report import render_comparison
-from reason2decide.slices import Column
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_data import LABELS, MARKUP, calibrated, comparison, data, evaluation, training_log
 
-from reason2decide.predictions import Prediction
-from reason2decide.records import LabelSet, Record
+from reason2decide.data.predictions import Prediction
+from reason2decide.data.records import LabelSet, Record
+from reason2decide.evaluation.slices import Column
 from reason2decide.report import render_comparison, write_comparison_files, write_report_files
 from reason2decide.report.comparison_page import metric_table, p_value
 from reason2decide.report.drawing import LIGHT
 from reason2decide.report.tables import LATEX, Table, evaluation_tables, latex_escaped
-from reason2decide.slices import Column
 
 
 def test_files_have_the_light_colours_of_the_page(tmp_path):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reason2decide.methods import METHODS
-from reason2decide.schedules import alpha_at, sampling_probability_at, takes_predicted_label, uniform_draw
+from reason2decide.method.methods import METHODS
+from reason2decide.method.schedules import alpha_at, sampling_probability_at, takes_predicted_label, uniform_draw
 
 STAGE2 = METHODS["r2d"].stages[1]
 

@@ -28,8 +28,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from toy import LABELS, run
 
+from reason2decide.data.records import Dataset, LabelSet
 from reason2decide.errors import ConfigError
-from reason2decide.records import Dataset, LabelSet
 from reason2decide.serve import cards, cds_hooks
 from reason2decide.serve.app import create_app
 from reason2decide.serve.audit import AuditLog, AuditUnavailable

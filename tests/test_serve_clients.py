@@ -11,8 +11,11 @@ import typesafe_sdk
 from serving import SCREENING, TEXT, TRIAGE, Server, running, train_bundle, triage_bundle
 from typesafe_sdk import Choice, Noul, RetryPolicy, Score, TypeSafeClient
 
-from reason2decide.llm import Answer, CallLog, Client, DecisionCall, Endpoint, Limits, Question
-from reason2decide.llm.endpoint import Dialect
+from reason2decide.llm.client.calls import Answer, DecisionCall, Question
+from reason2decide.llm.client.client import Client
+from reason2decide.llm.client.endpoint import Dialect, Endpoint
+from reason2decide.llm.client.limits import Limits
+from reason2decide.llm.client.log import CallLog
 from reason2decide.serve.served_model import ServedModel
 
 HOME, DOCTOR, AMBULANCE = TRIAGE.values

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from serving import SCREENING, TEXT, TRIAGE
 from transformers.decision.template_utils import Question
 
-from reason2decide.records import LabelSet
+from reason2decide.data.records import LabelSet
 from reason2decide.serve.answers import choice_confidence, error_body, expected_level, score_confidence
 from reason2decide.serve.questions import Asked, Wanted, decisions_asked, systemone_asked, wanted
 from reason2decide.serve.served_model import Decision

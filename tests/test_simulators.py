@@ -7,12 +7,12 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from reason2decide import simulators
-from reason2decide.masking import WORD, mask_label_words
-from reason2decide.metrics.base import NotComputed
-from reason2decide.predictions import Prediction
-from reason2decide.records import LabelSet, Record
-from reason2decide.simulators import ITERATIONS, STRENGTH, Simulators
+from reason2decide.data.predictions import Prediction
+from reason2decide.data.records import LabelSet, Record
+from reason2decide.data.words import WORD, mask_label_words
+from reason2decide.evaluation import readers as simulators
+from reason2decide.evaluation.metrics.base import NotComputed
+from reason2decide.evaluation.readers import ITERATIONS, STRENGTH, Simulators
 
 LABELS = LabelSet(("home care", "clinic", "hospital"))
 CUES = {"home care": "mild rash", "clinic": "high fever", "hospital": "chest pain"}

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reason2decide.data.records import Record
 from reason2decide.errors import DataError
-from reason2decide.records import Record
-from reason2decide.slices import MAX_VALUES, Column, slice_records
+from reason2decide.evaluation.slices import MAX_VALUES, Column, slice_records
 
 
 def records(values, key="column"):

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from reason2decide.cli import app
+from reason2decide.data.records import Dataset, Record
 from reason2decide.errors import UserError
-from reason2decide.records import Dataset, Record
 
 
 def r2d(*arguments: object, ok: bool = True) -> str:

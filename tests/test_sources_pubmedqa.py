@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from reason2decide.cli import app
+from reason2decide.data.records import Dataset, JsonlRecords, Record
+from reason2decide.data.sources import pubmedqa
 from reason2decide.errors import UserError
-from reason2decide.records import Dataset, JsonlRecords, Record
-from reason2decide.sources import pubmedqa
 
 
 def r2d(*arguments: object, ok: bool = True) -> str:

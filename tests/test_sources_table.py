@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from reason2decide.cli import app
+from reason2decide.data.records import Dataset, JsonlRecords, LabelSet, Record
+from reason2decide.data.sources.choices import lift_choices, match_choice
+from reason2decide.data.sources.splitting import DEFAULT_SHARES, Member, content_key, parse_shares, split_records
+from reason2decide.data.sources.writing import write_import
 from reason2decide.errors import DataError, UserError
-from reason2decide.records import Dataset, JsonlRecords, LabelSet, Record
-from reason2decide.sources.choices import lift_choices, match_choice
-from reason2decide.sources.splitting import DEFAULT_SHARES, Member, content_key, parse_shares, split_records
-from reason2decide.sources.writing import write_import
 
 SPLITS = ("train", "validation", "test")
 

@@ -7,10 +7,10 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from reason2decide import statistics
-from reason2decide.metrics import Accuracy, Examples, MacroF1, SufficientStatistics
-from reason2decide.predictions import Prediction
-from reason2decide.records import LabelSet, Record
+from reason2decide.data.predictions import Prediction
+from reason2decide.data.records import LabelSet, Record
+from reason2decide.evaluation import statistics
+from reason2decide.evaluation.metrics import Accuracy, Examples, MacroF1, SufficientStatistics
 
 LABELS = ("a", "b", "c")
 

@@ -14,16 +14,16 @@ import torch
 from tiny_models import ARCHITECTURES, save
 from toy import CUES, LABELS, record, run, settings
 
-from reason2decide.bundle import load_bundle, read_training_log
-from reason2decide.config import parse_config
+from reason2decide.data.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
 from reason2decide.errors import BaseModelError, DataError, OutputError, UserError
-from reason2decide.features import Example
-from reason2decide.manifest import read_manifest
-from reason2decide.methods import METHODS
-from reason2decide.objective import Objective
-from reason2decide.predictor import Predictor
-from reason2decide.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
-from reason2decide.schedules import takes_predicted_label
+from reason2decide.method.methods import METHODS
+from reason2decide.method.schedules import takes_predicted_label
+from reason2decide.model.bundle import load_bundle, read_training_log
+from reason2decide.model.manifest import read_manifest
+from reason2decide.model.predictor import Predictor
+from reason2decide.training.config import parse_config
+from reason2decide.training.features import Example
+from reason2decide.training.objective import Objective
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -17,10 +17,10 @@ from safetensors.numpy import load_file
 from tiny_models import minilm, save
 from toy import run, settings, write_toy
 
-from reason2decide.bundle import load_bundle, read_training_log
+from reason2decide.data.records import Dataset
 from reason2decide.errors import BaseModelError, ConfigError
-from reason2decide.predictor import Predictor
-from reason2decide.records import Dataset
+from reason2decide.model.bundle import load_bundle, read_training_log
+from reason2decide.model.predictor import Predictor
 
 
 def weights(run: Path) -> dict[str, np.ndarray]:

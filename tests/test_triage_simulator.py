@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reason2decide.data.records import SPLITS, Dataset, Record
+from reason2decide.data.sources.triage_simulator import SYNTHETIC_NOTICE, simulate, simulate_notes
+from reason2decide.data.sources.triage_simulator.facts import Call, Mention, decide, draw_call
+from reason2decide.data.sources.triage_simulator.rules import Phrases, load_rules
+from reason2decide.data.sources.triage_simulator.wording import NoteWriter, llm_rationale
 from reason2decide.errors import DataError, OutputError
-from reason2decide.records import SPLITS, Dataset, Record
-from reason2decide.sources.triage_simulator import SYNTHETIC_NOTICE, simulate, simulate_notes
-from reason2decide.sources.triage_simulator.facts import Call, Mention, decide, draw_call
-from reason2decide.sources.triage_simulator.rules import Phrases, load_rules
-from reason2decide.sources.triage_simulator.wording import NoteWriter, llm_rationale
 
 RULES = load_rules()
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reason2decide.trie import Branch, branches
+from reason2decide.model.label_trie import Branch, branches
 
 END = 1
 contents = st.lists(st.lists(st.integers(3, 6), max_size=5).map(tuple), max_size=15, unique=True)

@@ -19,8 +19,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from reason2decide.base import load_base, train_tokenizer
-from reason2decide.config import Encoder
+from reason2decide.training.base import load_base, train_tokenizer
+from reason2decide.training.config import Encoder
 
 CORPUS = [
     "Pt is 34 yo c/o chest pain x 3 d, denies SOB. see a doctor within 24 hours",

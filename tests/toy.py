@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from reason2decide.config import parse_config
-from reason2decide.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
-from reason2decide.training import train
+from reason2decide.data.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.training.config import parse_config
+from reason2decide.training.run import train
 
 LABELS = LabelSet(("home care", "see a doctor", "call an ambulance"))
 CUES = {"home care": "mild rash", "see a doctor": "high fever", "call an ambulance": "chest pain"}

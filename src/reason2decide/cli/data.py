@@ -16,10 +16,10 @@ from reason2decide.console import say, warn
 from reason2decide.errors import UserError
 
 if TYPE_CHECKING:
-    from reason2decide.check import CheckReport
-    from reason2decide.records import Dataset, LabelSet
-    from reason2decide.sources.table import Columns
-    from reason2decide.sources.writing import Imported
+    from reason2decide.data.check import CheckReport
+    from reason2decide.data.records import Dataset, LabelSet
+    from reason2decide.data.sources.table import Columns
+    from reason2decide.data.sources.writing import Imported
 
 data_app = typer.Typer(help="Import, check and simulate datasets.", no_args_is_help=True)
 MANY_LABELS = 200  # ours: the largest common label set that scoring is tested with
@@ -84,7 +84,7 @@ def import_table_command(
     force: Force = False,
 ) -> None:
     """Import CSV, TSV, JSONL or Parquet files. Without column options: question, label, rationale."""
-    from reason2decide.sources.table import import_table
+    from reason2decide.data.sources.table import import_table
 
     if split and split_column:
         raise UserError("--split and --split-column were given; give one of the two")
@@ -128,7 +128,7 @@ def import_pubmedqa_command(
     force: Force = False,
 ) -> None:
     """Import PubMedQA: yes, no or maybe from a question and an abstract; the conclusion is the rationale."""
-    from reason2decide.sources.pubmedqa import import_pubmedqa
+    from reason2decide.data.sources.pubmedqa import import_pubmedqa
 
     if split and test_ids:
         raise UserError("--split and --test-ids were given; the official test questions leave nothing to share out")
@@ -155,7 +155,7 @@ def import_bioasq_command(
     force: Force = False,
 ) -> None:
     """Import the yes/no questions of BioASQ Task B; the ideal answer is the rationale."""
-    from reason2decide.sources.bioasq import import_bioasq
+    from reason2decide.data.sources.bioasq import import_bioasq
 
     _summarize(import_bioasq(files, out, shares=_shares(split), seed=seed, name=name, force=force))
 
@@ -169,7 +169,7 @@ def check_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Report counts, balance, lengths and duplicates; exit with 1 if something would make a result invalid."""
-    from reason2decide.check import check_dataset
+    from reason2decide.data.check import check_dataset
 
     report = check_dataset(dataset, base=base)
     if as_json:
@@ -191,8 +191,8 @@ def simulate_command(
     force: Force = False,
 ) -> None:
     """Simulate nurse-line calls. SYNTHETIC: made up to test software, and no clinical advice."""
-    from reason2decide.sources.triage_simulator import SYNTHETIC_NOTICE, simulate
-    from reason2decide.sources.writing import Imported
+    from reason2decide.data.sources.triage_simulator import SYNTHETIC_NOTICE, simulate
+    from reason2decide.data.sources.writing import Imported
 
     dataset = simulate(
         out, train=train, validation=validation, test=test, seed=seed, label_noise=label_noise, force=force
@@ -209,8 +209,8 @@ def simulate_notes_command(
 ) -> None:
     """Simulate unlabelled notes to pre-train on, in training wordings only. SYNTHETIC, and no clinical advice."""
     from reason2decide.console import track
+    from reason2decide.data.sources.triage_simulator import SYNTHETIC_NOTICE, simulate_notes
     from reason2decide.files import new_file
-    from reason2decide.sources.triage_simulator import SYNTHETIC_NOTICE, simulate_notes
 
     with new_file(out, force=force) as partial, partial.open("w", encoding="utf-8") as stream:
         for note in track(simulate_notes(count, seed), "simulating", count, "notes"):
@@ -228,7 +228,7 @@ def _columns(
     split: str | None,
     meta: str | None,
 ) -> Columns:
-    from reason2decide.sources.table import Columns
+    from reason2decide.data.sources.table import Columns
 
     sources: dict[str, str] = {}
     for given in rationales:
@@ -251,7 +251,7 @@ def _columns(
 
 
 def _label_set(labels: str | None, ordinal: bool, urgent: str | None) -> LabelSet | None:
-    from reason2decide.records import LabelSet
+    from reason2decide.data.records import LabelSet
 
     if labels is None:
         if ordinal or urgent:
@@ -268,7 +268,7 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def _shares(split: str | None) -> dict[str, float]:
-    from reason2decide.sources.splitting import DEFAULT_SHARES, parse_shares
+    from reason2decide.data.sources.splitting import DEFAULT_SHARES, parse_shares
 
     return parse_shares(split) if split is not None else DEFAULT_SHARES
 

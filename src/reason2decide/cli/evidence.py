@@ -11,8 +11,8 @@ from reason2decide.cli.models import Force, require_training
 from reason2decide.errors import ConfigError, require
 
 if TYPE_CHECKING:
-    from reason2decide.comparison import Comparison
-    from reason2decide.results import Results
+    from reason2decide.evaluation.comparison import Comparison
+    from reason2decide.evaluation.results import Results
 
 Resamples = Annotated[int, typer.Option(min=1, help="Bootstrap resamples for the intervals.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")]
@@ -84,12 +84,12 @@ def evaluate_command(
     if interval not in ("percentile", "bca"):
         raise ConfigError(f"--interval {interval!r}: expected percentile or bca")
     require("matplotlib", "report")
-    from reason2decide.evaluation import Settings
-    from reason2decide.metrics import BertScore
-    from reason2decide.metrics.ordinal import read_costs
-    from reason2decide.model_card import read_answers
-    from reason2decide.records import Dataset
-    from reason2decide.slices import Column
+    from reason2decide.data.records import Dataset
+    from reason2decide.evaluation.measure import Settings
+    from reason2decide.evaluation.metrics import BertScore
+    from reason2decide.evaluation.metrics.ordinal import read_costs
+    from reason2decide.evaluation.slices import Column
+    from reason2decide.report.model_card import read_answers
 
     method: Literal["percentile", "bca"] = "bca" if interval == "bca" else "percentile"
     settings = Settings(
@@ -103,7 +103,7 @@ def evaluate_command(
         costs=read_costs(costs, Dataset.open(paths[-1]).info.labels) if costs is not None else None,
         bertscore=BertScore(bertscore_encoder, layer=bertscore_layer, idf=bertscore_idf, baseline=bertscore_baseline),
     )
-    from reason2decide.evaluation_run import evaluate_bundle, evaluate_predictions
+    from reason2decide.workflows.evaluate import evaluate_bundle, evaluate_predictions
 
     if predictions is not None:
         results = evaluate_predictions(
@@ -140,12 +140,12 @@ def compare_command(
     resamples: Resamples = 1000,
 ) -> None:
     """Run an experiment's cells and compare them, or compare results that are there: differences, intervals, tests."""
-    from reason2decide.experiments import load_experiment
+    from reason2decide.workflows.experiment import load_experiment
 
     require("matplotlib", "report")
     if len(paths) == 1 and not paths[0].is_dir():
         experiment = load_experiment(paths[0], set_ or [])
-        from reason2decide.experiment_run import describe, run_experiment
+        from reason2decide.workflows.cells import describe, run_experiment
 
         if dry_run:
             typer.echo(describe(experiment, out))
@@ -156,8 +156,8 @@ def compare_command(
         return
     if set_ or dry_run or jobs > 1:
         raise ConfigError("--set, --jobs and --dry-run go with an experiment file; these are results folders")
-    from reason2decide.comparison import load_system
-    from reason2decide.experiment_run import write_comparison
+    from reason2decide.evaluation.comparison import load_system
+    from reason2decide.workflows.cells import write_comparison
 
     systems = [load_system(str(path), [path]) for path in paths]
     _print_comparison(write_comparison(systems, reference or str(paths[0]), out, "Comparison", resamples=resamples))

@@ -14,9 +14,9 @@ from reason2decide.cli.models import Force
 from reason2decide.errors import ConfigError
 
 if TYPE_CHECKING:
-    from reason2decide.llm.client import Client
-    from reason2decide.llm.endpoint import Dialect
-    from reason2decide.llm.judge import Judge
+    from reason2decide.llm.client.client import Client
+    from reason2decide.llm.client.endpoint import Dialect
+    from reason2decide.llm.judge.pointwise import Judge
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 def _print_rubric(wanted: bool) -> None:
     if wanted:
-        from reason2decide.llm.rubric import load_rubric
+        from reason2decide.llm.judge.rubric import load_rubric
 
         typer.echo(load_rubric().in_words())
         raise typer.Exit
@@ -69,12 +69,12 @@ def judge_command(
     force: Force = False,
 ) -> None:
     """Have language models judge rationales by a rubric, or compare those of two systems; with their agreement."""
-    from reason2decide.llm.judge import Pointwise
-    from reason2decide.llm.judge_pairwise import Pairwise
-    from reason2decide.llm.judge_run import compare_predictions, judge_predictions
-    from reason2decide.llm.judging import Asked
-    from reason2decide.llm.prompts import load_prompt
-    from reason2decide.llm.rubric import load_rubric
+    from reason2decide.llm.judge.judgements import Asked
+    from reason2decide.llm.judge.pairwise import Pairwise
+    from reason2decide.llm.judge.pointwise import Pointwise
+    from reason2decide.llm.judge.rubric import load_rubric
+    from reason2decide.llm.judge.run import compare_predictions, judge_predictions
+    from reason2decide.llm.prompt_files import load_prompt
 
     if against is not None and human is not None:
         raise ConfigError("--human goes with scores, not with --against; give one of the two")
@@ -97,7 +97,7 @@ def judge_command(
 
 
 def _dialect(text: str) -> Dialect:
-    from reason2decide.llm.endpoint import Dialect
+    from reason2decide.llm.client.endpoint import Dialect
 
     for known in get_args(Dialect):
         if text == known:
@@ -107,10 +107,10 @@ def _dialect(text: str) -> Dialect:
 
 def _judges(client: Client, options: LlmOptions, more: Sequence[str]) -> list[Judge]:
     """The judge of the common options, named after its model, and those of --judge."""
-    from reason2decide.llm.client import Client
-    from reason2decide.llm.endpoint import Endpoint
-    from reason2decide.llm.judge import Judge
-    from reason2decide.llm.judge_run import HUMAN, MEAN
+    from reason2decide.llm.client.client import Client
+    from reason2decide.llm.client.endpoint import Endpoint
+    from reason2decide.llm.judge.pointwise import Judge
+    from reason2decide.llm.judge.run import HUMAN, MEAN
 
     judges = [Judge(client.endpoint.model, client)]
     for text in more:
@@ -132,8 +132,8 @@ def _judges(client: Client, options: LlmOptions, more: Sequence[str]) -> list[Ju
 
 
 def _print(result: Mapping[str, Any]) -> None:
-    from reason2decide.llm.runs import in_words
-    from reason2decide.results import MetricValue
+    from reason2decide.evaluation.results import MetricValue
+    from reason2decide.llm.settling import in_words
 
     for name, values in result["criteria"].items():
         if result["kind"] == "pointwise":

@@ -15,8 +15,8 @@ from reason2decide.cli.models import Force
 from reason2decide.errors import ConfigError, require
 
 if TYPE_CHECKING:
-    from reason2decide.llm.client import Client
-    from reason2decide.llm.endpoint import Dialect
+    from reason2decide.llm.client.client import Client
+    from reason2decide.llm.client.endpoint import Dialect
 
 BaseUrl = Annotated[
     str, typer.Option(metavar="URL", help="Where the model is served, such as http://localhost:11434/v1.")
@@ -112,8 +112,12 @@ def connect(options: LlmOptions, out: Path, dialect: Dialect = "chat") -> Iterat
     Raises:
         UserError: what the endpoint, the limits, the budget or the log refuse.
     """
-    from reason2decide.llm import Budget, CallLog, Client, Endpoint, Limits, Prices
-    from reason2decide.llm.runs import report_spent
+    from reason2decide.llm.client.budget import Budget, Prices
+    from reason2decide.llm.client.client import Client
+    from reason2decide.llm.client.endpoint import Endpoint
+    from reason2decide.llm.client.limits import Limits
+    from reason2decide.llm.client.log import CallLog
+    from reason2decide.llm.settling import report_spent
 
     endpoint = Endpoint(options.base_url, options.model, options.api_key_variable, dialect, options.allow_remote)
     limits = Limits(
@@ -170,9 +174,9 @@ def rationalize_command(
     force: Force = False,
 ) -> None:
     """Let a language model write rationales: a new source beside those of the dataset."""
-    from reason2decide.llm.rationalize import Teacher
-    from reason2decide.llm.runs import in_words
-    from reason2decide.llm.source_writing import write_source
+    from reason2decide.llm.settling import in_words
+    from reason2decide.llm.teach.rationalize import Teacher
+    from reason2decide.llm.teach.source_writing import write_source
 
     teacher = Teacher(
         source,
@@ -202,9 +206,9 @@ def refine_command(
     force: Force = False,
 ) -> None:
     """Let a language model turn terse rationales into readable ones, and flag what it adds."""
-    from reason2decide.llm.refine import Editor
-    from reason2decide.llm.source_writing import write_source
-    from reason2decide.records import Dataset
+    from reason2decide.data.records import Dataset
+    from reason2decide.llm.teach.refine import Editor
+    from reason2decide.llm.teach.source_writing import write_source
 
     Dataset.open(dataset).require_source(from_)
     editor = Editor(
@@ -237,8 +241,8 @@ def zero_shot_command(
         raise ConfigError(f"--dialect {dialect!r}: expected chat, systemone or decisions")
     require("matplotlib", "report")
     from reason2decide.cli.evidence import print_results
-    from reason2decide.evaluation import Settings
-    from reason2decide.llm.zero_shot import make_rival, zero_shot
+    from reason2decide.evaluation.measure import Settings
+    from reason2decide.llm.rival import make_rival, zero_shot
 
     settings = Settings(rationale_source=rationale_source, resamples=resamples, seed=seed)
     with connect(options, out, dialect) as client:  # type: ignore[arg-type]
@@ -264,7 +268,7 @@ def prompts_command(
     folder: PromptsFolder = None,
 ) -> None:
     """Print the prompts that are sent. To use your own, copy one into a folder, change text and version: --prompts."""
-    from reason2decide.llm.prompts import load_prompt, prompt_names
+    from reason2decide.llm.prompt_files import load_prompt, prompt_names
 
     for number, found in enumerate([name] if name is not None else prompt_names()):
         prompt = load_prompt(found, folder)

@@ -45,7 +45,7 @@ def train_command(
     force: Force = False,
 ) -> None:
     """Train by a method of the configuration; the result is a bundle at RUN/bundle."""
-    from reason2decide.config import describe_keys, load_config
+    from reason2decide.training.config import describe_keys, load_config
 
     if explain:
         typer.echo(describe_keys())
@@ -54,7 +54,7 @@ def train_command(
         raise ConfigError("no configuration given; name a TOML file, or see every key with `r2d train --explain`")
     loaded = load_config(config, set_ or [])
     require_training()
-    from reason2decide.training import train
+    from reason2decide.training.run import train
 
     run = out if out is not None else Path("runs") / config.stem
     settings = [part for override in set_ or [] for part in ("--set", override)]
@@ -84,8 +84,8 @@ def predict_command(
     force: Force = False,
 ) -> None:
     """Decide and explain: a label, its probabilities and a rationale for each case, in their order."""
+    from reason2decide.data.cases import read_cases
     from reason2decide.files import new_file, require_absent
-    from reason2decide.inputs import read_cases
 
     bad: list[str] = []
 
@@ -105,8 +105,8 @@ def predict_command(
     from itertools import chain
 
     from reason2decide.console import track
-    from reason2decide.predictor import BATCH_SIZE, READ_AHEAD, Predictor
-    from reason2decide.records import JsonlRecords
+    from reason2decide.data.records import JsonlRecords
+    from reason2decide.model.predictor import BATCH_SIZE, READ_AHEAD, Predictor
 
     def decide(stream: TextIO) -> None:
         # Somebody who types is answered line by line, a pipe in batches.
@@ -149,13 +149,13 @@ def export_command(
     if transformers_decision:
         if weights != "float32" or dataset is not None:
             raise ConfigError("--transformers-decision keeps float32 weights: leave --weights and --dataset out")
-        from reason2decide.export_transformers import export_transformers_decision
+        from reason2decide.export.transformers import export_transformers_decision
 
         export_transformers_decision(bundle, out, force=force)
         return
     require("onnx", "export")
     require("onnxruntime", "serve")
-    from reason2decide.export import export_bundle
+    from reason2decide.export.bundle import export_bundle
 
     parity = export_bundle(bundle, out, weights, dataset=dataset, force=force)
     typer.echo(
@@ -185,7 +185,7 @@ def pretrain_command(
 ) -> None:
     """Pre-train a base on unlabelled notes by T5 span corruption, before `r2d train`."""
     require_training()
-    from reason2decide.pretrain import PretrainSettings, pretrain
+    from reason2decide.training.pretrain import PretrainSettings, pretrain
 
     settings = PretrainSettings(
         steps=steps,
@@ -205,7 +205,7 @@ def demo_command(
     """Simulate calls, train, evaluate, report, and decide three calls on screen: a few minutes on two cores."""
     require_training()
     require("matplotlib", "report")
-    from reason2decide.demo import demo
+    from reason2decide.workflows.demo import demo
 
     demo(out, force=force)
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from reason2decide.metrics import Examples
-from reason2decide.metrics.support import cited_spans
-from reason2decide.predictions import NO_ANSWER, Prediction
-from reason2decide.records import Record
-from reason2decide.slices import Column, slice_records
+from reason2decide.data.predictions import NO_ANSWER, Prediction
+from reason2decide.data.records import Record
+from reason2decide.evaluation.metrics import Examples
+from reason2decide.evaluation.metrics.support import cited_spans
+from reason2decide.evaluation.slices import Column, slice_records
 
 STATIC_CASES = 20  # on paper, and where scripts do not run
 MAX_CASES = 5000  # ours

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reason2decide.comparison import Comparison, Difference, SystemValue
+from reason2decide.evaluation.comparison import Comparison, Difference, SystemValue
 from reason2decide.report.metric_views import HEADLINE, arrow, direction_of, group_names, number, title_of
 from reason2decide.report.pages import render_page
 

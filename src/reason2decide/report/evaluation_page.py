@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from reason2decide.evaluation import LEAST_SLICE, Evaluation
-from reason2decide.predictions import NO_ANSWER
+from reason2decide.data.predictions import NO_ANSWER
+from reason2decide.evaluation.measure import LEAST_SLICE, Evaluation
+from reason2decide.evaluation.results import MetricValue, Results, Slice
+from reason2decide.evaluation.slices import Column
 from reason2decide.report.cases import BLANK, STATIC_CASES, CaseViews
 from reason2decide.report.metric_views import (
     MetricView,
@@ -27,8 +29,6 @@ from reason2decide.report.metric_views import (
 from reason2decide.report.pages import render_page
 from reason2decide.report.plots import MAX_MATRIX, calibration_plots
 from reason2decide.report.training_plots import training_plots
-from reason2decide.results import MetricValue, Results, Slice
-from reason2decide.slices import Column
 
 MAX_BYTES = int(4.95 * 2**20)  # ours: of a page, which so stays under 5 MiB
 MAX_CONFUSIONS = 25  # ours

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from reason2decide.metrics import METRICS, Metric
-from reason2decide.results import MetricValue, Results
+from reason2decide.evaluation.metrics import METRICS, Metric
+from reason2decide.evaluation.results import MetricValue, Results
 
 # Ours: what a reader asks first, and of the two measures of rationales the one that hears more than words.
 HEADLINE = ("macro_f1", "accuracy", "under_triage", "bertscore_f1", "bleu")

@@ -7,11 +7,11 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from reason2decide.comparison import Comparison, Difference
 from reason2decide.errors import require
+from reason2decide.evaluation.comparison import Comparison, Difference
+from reason2decide.evaluation.results import Results
 from reason2decide.report.drawing import Colours, Plot, printable
 from reason2decide.report.metric_views import direction_of, title_of
-from reason2decide.results import Results
 
 Z = 1.959964  # the 97.5 % point of the normal distribution
 MAX_MATRIX = 25  # ours: beyond so many labels a confusion matrix is unreadable, and its largest mistakes are listed

@@ -7,10 +7,10 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reason2decide.comparison import Comparison
+from reason2decide.evaluation.comparison import Comparison
+from reason2decide.evaluation.results import MetricValue, Results, Slice
 from reason2decide.report.comparison_page import p_value
 from reason2decide.report.metric_views import number
-from reason2decide.results import MetricValue, Results, Slice
 
 # How LaTeX prints a character. A bracket or star that begins a row would be an argument of the line break before it.
 LATEX = {

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reason2decide.comparison import Comparison
-from reason2decide.evaluation import Evaluation
+from reason2decide.evaluation.comparison import Comparison
+from reason2decide.evaluation.measure import Evaluation
 from reason2decide.report.drawing import Format, Plot
 from reason2decide.report.plots import calibration_plots, confusion_plot, forest_plot
 from reason2decide.report.tables import Table, comparison_tables, evaluation_tables

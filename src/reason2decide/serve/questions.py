@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reason2decide.records import LabelSet
+from reason2decide.data.records import LabelSet
 from reason2decide.serve.served_model import Decision
 from reason2decide.serve.wire import (
     ChoiceQuestion,

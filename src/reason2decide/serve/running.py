@@ -18,9 +18,9 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from reason2decide.calibration import ERROR_RATE, MISCOVERAGE
 from reason2decide.console import say
 from reason2decide.errors import UserError
+from reason2decide.model.calibration import ERROR_RATE, MISCOVERAGE
 from reason2decide.serve.app import create_app
 from reason2decide.serve.audit import AuditLog
 from reason2decide.serve.auth import Authenticator

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reason2decide.calibration import ERROR_RATE, MISCOVERAGE, prediction_set
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import ConfigError
 from reason2decide.files import sha256_file
-from reason2decide.predictor import Predictor
-from reason2decide.records import LabelSet, Record
+from reason2decide.model.calibration import ERROR_RATE, MISCOVERAGE, prediction_set
+from reason2decide.model.predictor import Predictor
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""A case and where it comes from: records, predictions, sources, checks, the words of a text."""

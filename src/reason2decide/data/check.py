@@ -1,0 +1,306 @@
+"""What is in a dataset, and what in it would make a result invalid.
+
+Errors make a result invalid: the same case or group in two splits, a label outside its set, a repeated id, files
+changed after import. Warnings are the user's to judge: near duplicates, mask tokens, labels that a split lacks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from reason2decide.console import ProgressBar
+from reason2decide.data.near_duplicates import NearDuplicates
+from reason2decide.data.records import SPLITS, Dataset, Record, require_label
+from reason2decide.data.sources.splitting import content_key
+from reason2decide.errors import BaseModelError, DataError, require
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+EXAMPLES = 3  # ours: how many ids a message shows
+AT_ONCE = 256  # ours: texts per call of a tokenizer
+# Words that data sets put where the label was, and T5's and BERT's own masks.
+MASK_TOKEN = re.compile(r"\[(?:LABEL|ANSWER|MASK|MASKED|BLANK|PREDICTION|OPTION|CHOICE)\]|<mask>|<extra_id_\d+>", re.I)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found: what, how often, and what to do, as a sentence for the user."""
+
+    level: Literal["error", "warning"]
+    message: str
+
+
+@dataclass
+class SourceCounts:
+    """Of one rationale source: how many records have one, lack one, and say their label as whole words in it."""
+
+    present: int = 0
+    missing: int = 0
+    states_label: int = 0
+
+    @property
+    def states_label_share(self) -> float:
+        return self.states_label / self.present if self.present else 0.0
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The result of `check_dataset`.
+
+    `lengths` is of texts, labels and each source's rationales, in `length_unit`; `masks` counts those that hold a mask,
+    by its first one. `duplicates`, exact and near, counts records of "A in B".
+    """
+
+    path: str
+    name: str
+    records: Mapping[str, int]
+    labels: Mapping[str, Mapping[str, int]]
+    open_labels: bool
+    sources: Mapping[str, Mapping[str, SourceCounts]]
+    lengths: Mapping[str, Mapping[str, int]]
+    length_unit: str
+    masks: Mapping[str, Mapping[str, int]]
+    duplicates: Mapping[str, Mapping[str, int]]
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> list[str]:
+        return [finding.message for finding in self.findings if finding.level == "error"]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [finding.message for finding in self.findings if finding.level == "warning"]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found that makes a result invalid."""
+        return not self.errors
+
+    def to_json(self) -> dict[str, Any]:
+        return {"ok": self.ok, **asdict(self)}
+
+
+@dataclass
+class _Found:
+    """How often one kind of finding came, with a few ids."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, example: str) -> None:
+        self.count += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(example)
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.examples)}{', ...' if self.count > len(self.examples) else ''}"
+
+
+def check_dataset(path: Path, *, base: str | None = None) -> CheckReport:
+    """Read a dataset once, one record at a time, and report what it holds.
+
+    The splits to be measured on are read first, and train is held against them, so that memory grows with validation
+    and test rather than with train.
+
+    Args:
+        path: the dataset folder.
+        base: a model whose tokenizer measures lengths; None counts words.
+
+    Raises:
+        DataError: the folder or a line of it cannot be read at all.
+        BaseModelError: the base's tokenizer cannot be loaded.
+    """
+    dataset = Dataset.open(path)
+    check = _Check(dataset, _token_counter(base) if base else _count_words)
+    try:
+        dataset.verify()
+    except DataError as error:
+        check.findings.append(Finding("error", str(error)))
+    splits = [split for split in ("test", "validation", "train") if split in dataset.hashes]
+    with ProgressBar("check", sum(len(dataset.split(split)) for split in splits)) as bar:
+        for split in splits:
+            records = iter(dataset.split(split))
+            while batch := list(islice(records, AT_ONCE)):
+                check.take(split, batch)
+                bar.advance(len(batch))
+    return check.report(f"tokens of {base}" if base else "words")
+
+
+class _Check:
+    """The state of one pass over a dataset."""
+
+    def __init__(self, dataset: Dataset, lengths_of: Callable[[Sequence[str]], list[int]]) -> None:
+        self.dataset, self.lengths_of = dataset, lengths_of
+        self.findings: list[Finding] = []
+        self.records: Counter[str] = Counter()
+        self.labels: dict[str, Counter[str]] = {}
+        self.sources: dict[str, dict[str, SourceCounts]] = {}
+        self.lengths: dict[str, Counter[int]] = {}
+        self.masks: dict[str, Counter[str]] = {}
+        self.bad_labels, self.repeated_ids, self.divided_groups = _Found(), _Found(), _Found()
+        self.shared: dict[tuple[str, str], _Found] = {}
+        self.repeated_texts: dict[str, _Found] = {}
+        self.ids: set[str] = set()
+        self.groups: dict[str, str] = {}
+        self.contents: dict[str, tuple[str, str]] = {}  # of test and validation: content -> split, id
+        self.train_contents: set[str] = set()
+        self.near = NearDuplicates()
+
+    def take(self, split: str, batch: Sequence[Record]) -> None:
+        texts: dict[str, list[str]] = {"text": [record.text for record in batch]}
+        texts["label"] = [record.label for record in batch if record.label is not None]
+        for record in batch:
+            self._count(split, record)
+            self._compare(split, record)
+            for source, rationale in record.rationales.items():
+                texts.setdefault(f"rationale of {source}", []).append(rationale)
+        for kind, values in texts.items():
+            self.lengths.setdefault(kind, Counter()).update(self.lengths_of(values))
+            for value in values:
+                if mask := MASK_TOKEN.search(value):
+                    self.masks.setdefault(kind, Counter())[mask.group()] += 1
+
+    def _count(self, split: str, record: Record) -> None:
+        info = self.dataset.info
+        self.records[split] += 1
+        self.labels.setdefault(split, Counter())[record.label or ""] += 1
+        try:
+            require_label(record, info.labels)
+        except DataError as error:
+            self.bad_labels.add(f"{split}: {error}")
+        if record.id in self.ids:
+            self.repeated_ids.add(f"{record.id!r} (again in {split})")
+        self.ids.add(record.id)
+        stated = record.label and _words_of(record.label)
+        for source in {*info.rationale_sources, *record.rationales}:
+            counts = self.sources.setdefault(source, {}).setdefault(split, SourceCounts())
+            rationale = record.rationales.get(source)
+            if rationale is None:
+                counts.missing += 1
+            else:
+                counts.present += 1
+                counts.states_label += bool(stated and stated in _words_of(rationale))
+
+    def _compare(self, split: str, record: Record) -> None:
+        if record.group is not None:
+            first_split = self.groups.setdefault(record.group, split)
+            if first_split != split:
+                self.divided_groups.add(f"{record.group!r} ({first_split} and {split})")
+        key = content_key(record)
+        other = self.contents.get(key)
+        if other is not None and other[0] != split:
+            self.shared.setdefault((other[0], split), _Found()).add(f"{other[1]} = {record.id}")
+        elif other is not None or key in self.train_contents:
+            self.repeated_texts.setdefault(split, _Found()).add(record.id)
+        elif split == "train":
+            self.train_contents.add(key)
+            self.near.compare(split, record, keep=False)
+        else:
+            self.contents[key] = (split, record.id)
+            self.near.compare(split, record, keep=True)
+
+    def report(self, length_unit: str) -> CheckReport:
+        order = [split for split in SPLITS if split in self.records]
+        self.findings += self._errors() + self._warnings()
+        return CheckReport(
+            path=str(self.dataset.path),
+            name=self.dataset.info.name,
+            records={split: self.records[split] for split in order},
+            labels={split: dict(sorted(self.labels[split].items())) for split in order},
+            open_labels=self.dataset.info.labels.is_open,
+            sources={
+                source: {split: by_split[split] for split in order if split in by_split}
+                for source, by_split in sorted(self.sources.items())
+            },
+            lengths={kind: _quantiles(counts) for kind, counts in self.lengths.items() if counts},
+            length_unit=length_unit,
+            masks=self.masks,
+            duplicates={
+                "exact": {f"{first} in {second}": found.count for (first, second), found in self.shared.items()},
+                "near": {f"{first} in {second}": len(pairs) for (first, second), pairs in self.near.found.items()},
+            },
+            findings=tuple(self.findings),
+        )
+
+    def _errors(self) -> list[Finding]:
+        messages = [
+            f"{found.count} records of {first} are also in {second} ({found}): "
+            f"results on {first} would be memory; take them out of {second}"
+            for (first, second), found in self.shared.items()
+        ]
+        if self.divided_groups.count:
+            messages.append(
+                f"{self.divided_groups.count} records belong to a group that is also in another split "
+                f"({self.divided_groups}); move each group to one split"
+            )
+        if self.bad_labels.count:
+            messages.append(f"{self.bad_labels.count} labels cannot be used: {self.bad_labels}")
+        if self.repeated_ids.count:
+            messages.append(f"{self.repeated_ids.count} ids occur again: {self.repeated_ids}; make them unique")
+        return [Finding("error", message) for message in messages]
+
+    def _warnings(self) -> list[Finding]:
+        messages = [
+            f"{len(pairs)} records of {first} have a near duplicate in {second} "
+            f"({', '.join(f'{one} ~ {other}' for one, other in islice(pairs.items(), EXAMPLES))})"
+            for (first, second), pairs in self.near.found.items()
+        ]
+        for split, found in self.repeated_texts.items():
+            messages.append(f"{found.count} records of {split} repeat the text of another one there ({found})")
+        for kind, masks in self.masks.items():
+            tokens = ", ".join(token for token, _ in masks.most_common(EXAMPLES))
+            messages.append(f"{masks.total()} times a {kind} holds a mask ({tokens}), which a model learns to write")
+        for source, by_split in sorted(self.sources.items()):
+            if not any(counts.present for counts in by_split.values()):
+                messages.append(f"no record has a rationale of source {source!r}, which dataset.toml declares")
+        for label in self.dataset.info.labels.values:
+            lacking = [split for split in SPLITS if split in self.labels and not self.labels[split][label]]
+            if lacking:
+                messages.append(f"no record of {' or '.join(lacking)} has the label {label!r}")
+        return [Finding("warning", message) for message in messages]
+
+
+def _words_of(text: str) -> str:
+    """The words of a text in lower case between single spaces, so that `in` finds whole words only."""
+    words = re.findall(r"[^\W_]+", text.casefold())
+    return f" {' '.join(words)} "
+
+
+def _quantiles(counts: Counter[int]) -> dict[str, int]:
+    lengths = np.array(sorted(counts))
+    reached = np.cumsum([counts[length] for length in lengths.tolist()])
+    ranks = {name: min(int(np.ceil(share * reached[-1])), int(reached[-1])) for name, share in QUANTILES.items()}
+    return {name: int(lengths[np.searchsorted(reached, rank)]) for name, rank in ranks.items()}
+
+
+def _count_words(texts: Sequence[str]) -> list[int]:
+    return [len(text.split()) for text in texts]
+
+
+def _token_counter(base: str) -> Callable[[Sequence[str]], list[int]]:
+    transformers = require("transformers", "train")
+    require("torch", "train")
+    from reason2decide.training.base import SCRATCH
+
+    if base == SCRATCH:
+        raise BaseModelError(f"the tokenizer of {base!r} is made from the training split; leave --base out")
+    try:
+        # What is here already: to look at data, nothing is downloaded.
+        tokenizer = transformers.AutoTokenizer.from_pretrained(base, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(
+            f"the tokenizer of {base!r} is neither a folder nor a downloaded model ({str(error).splitlines()[0]}); "
+            "give a folder, download it first, or leave --base out to see words"
+        ) from None
+
+    def count(texts: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]] if texts else []
+
+    return count

@@ -1,0 +1,124 @@
+"""Records from BioASQ Task B files: the yes/no questions, their snippets and ideal answers.
+
+The format is that of the task's guidelines (participants-area.bioasq.org): `{"questions": [{"id", "type", "body",
+"exact_answer", "ideal_answer", "snippets": [{"text"}]}]}`. The files need a registration there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reason2decide.data.records import LabelSet, Record, record_from_json
+from reason2decide.data.sources.splitting import DEFAULT_SHARES, split_records
+from reason2decide.data.sources.writing import Imported, files_provenance, write_import
+from reason2decide.errors import DataError
+
+LABELS = ("yes", "no")
+
+
+def import_bioasq(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    shares: Mapping[str, float] = DEFAULT_SHARES,
+    seed: int = 0,
+    name: str | None = None,
+    force: bool = False,
+) -> Imported:
+    """Import the yes/no questions of BioASQ Task B files as a dataset; the notes say what was left out and why.
+
+    The text is the question and each snippet once. The rationale, of source `human`, is the ideal answer, the first
+    where several are listed: the others say the same in other words. Of a question that occurs again (the training
+    files of each year hold those of the years before) the first is kept.
+
+    Raises:
+        DataError: a file is not of this format, holds no yes/no question with an answer, or has one class only.
+        OutputError: `out` exists and `force` is false.
+    """
+    left_out: Counter[str] = Counter()
+    dataset = write_import(
+        out,
+        _records(paths, left_out),
+        lambda members: split_records(members, shares, seed),
+        name=name or out.name,
+        task="answer a biomedical yes/no question from snippets of articles",
+        labels=lambda _: LabelSet(LABELS),
+        provenance={
+            "importer": "bioasq",
+            "files": files_provenance(paths),
+            "seed": seed,
+            "shares": list(shares.values()),
+        },
+        force=force,
+    )
+    notes = [f"left out {count} questions: {reason}" for reason, count in left_out.most_common()]
+    return Imported(dataset, tuple(notes))
+
+
+def _records(paths: Sequence[Path], left_out: Counter[str]) -> Iterator[tuple[str, Record]]:
+    seen: set[str] = set()
+    for path in paths:
+        for index, question in enumerate(_questions(path), 1):
+            where = f"{path}, question {index}"
+            if not isinstance(question, dict):
+                raise DataError(f"{where}: expected a JSON object, got {type(question).__name__}")
+            kind = question.get("type")
+            answer = _answer(question.get("exact_answer"))
+            if kind != "yesno":
+                left_out[f"of type {kind!r}, not 'yesno'"] += 1
+            elif answer is None:
+                left_out["without an exact answer 'yes' or 'no'"] += 1
+            else:
+                record = _record(where, question, answer)
+                if record.id in seen:
+                    left_out["the same id came before"] += 1
+                else:
+                    seen.add(record.id)
+                    yield where, record
+    if not seen:
+        reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.most_common()) or "no questions at all"
+        raise DataError(f"no yes/no question with an answer in {', '.join(map(str, paths))}: {reasons}")
+
+
+def _questions(path: Path) -> list[Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg} at column {error.colno})") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); convert it first") from None
+    if not isinstance(content, dict) or not isinstance(content.get("questions"), list):
+        raise DataError(f"{path} is no BioASQ Task B file; expected an object with a list of 'questions'")
+    questions: list[Any] = content["questions"]
+    return questions
+
+
+def _record(where: str, question: Mapping[str, Any], answer: str) -> Record:
+    if not isinstance(question.get("body"), str) or not question["body"].strip():
+        raise DataError(f"{where}: the question's 'body' is empty; give it one or leave the question out")
+    try:
+        snippets = [snippet["text"].strip() for snippet in question.get("snippets") or ()]
+    except (TypeError, KeyError, AttributeError):
+        raise DataError(f"{where}: expected 'snippets' to be a list of objects with a 'text'") from None
+    lines = [f"question: {question['body'].strip()}", *(f"snippet: {snippet}" for snippet in snippets if snippet)]
+    ideal = question.get("ideal_answer") or ""
+    rationale = next(iter(ideal), "") if isinstance(ideal, list) else ideal
+    value = {
+        "id": question.get("id"),
+        "text": "\n".join(dict.fromkeys(lines)),
+        "label": answer,
+        "rationales": {"human": rationale.strip() if isinstance(rationale, str) else rationale},
+    }
+    return record_from_json(value, where)
+
+
+def _answer(exact: object) -> str | None:
+    """`yes` or `no` from "yes", "Yes." or ["yes"], as the task's files of different years have it."""
+    if isinstance(exact, list) and len(exact) == 1:
+        exact = exact[0]
+    answer = exact.strip(" .").lower() if isinstance(exact, str) else None
+    return answer if answer in LABELS else None

@@ -1,0 +1,236 @@
+"""Records from PubMedQA files (github.com/pubmedqa/pubmedqa): labelled, artificial and unlabelled ones alike.
+
+A file is one JSON object of PMID -> {"QUESTION", "CONTEXTS", "LABELS", "LONG_ANSWER", "final_decision"}; the
+unlabelled file has no `final_decision`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from reason2decide.data.records import LabelSet, Record, record_from_json
+from reason2decide.data.sources.splitting import DEFAULT_SHARES, Member, split_records
+from reason2decide.data.sources.writing import Imported, files_provenance, require_file, write_import
+from reason2decide.errors import DataError, UserError
+from reason2decide.files import new_file, require_absent
+
+LABELS = ("yes", "no", "maybe")
+# Of what is not test. The official cross-validation also trains on 450 questions and develops on 50.
+OFFICIAL_SHARES = {"train": 0.9, "validation": 0.1}
+CHUNK = 1 << 20
+
+
+def import_pubmedqa(
+    paths: Sequence[Path],
+    out: Path | None,
+    *,
+    test_ids: Path | None = None,
+    unlabelled_out: Path | None = None,
+    shares: Mapping[str, float] = DEFAULT_SHARES,
+    seed: int = 0,
+    name: str | None = None,
+    force: bool = False,
+) -> Imported:
+    """Import PubMedQA questions as a dataset, or those without a decision as plain records.
+
+    The text is the question and its contexts under their section names; `LONG_ANSWER`, the authors' conclusion, is the
+    rationale of source `human`; the group is the PMID. With `test_ids` (the official `test_ground_truth.json`) those
+    questions are the test split and `shares` is not used. Questions without `final_decision` carry no label: they go
+    to `unlabelled_out`, one record a line, or are left out. `out` None writes these only.
+
+    Raises:
+        DataError: a file is not of this format, has no labelled question, or lacks a test id.
+        UserError: neither `out` nor `unlabelled_out`.
+        OutputError: an output exists and `force` is false.
+    """
+    if out is None and unlabelled_out is None:
+        raise UserError("nothing to write; give --out for a dataset, --unlabelled-out for records without a label")
+    if out is not None:
+        require_absent(out, force=force)
+    wanted = _read_test_ids(test_ids) if test_ids else None
+    unlabelled = 0
+
+    def labelled(stream: TextIO | None) -> Iterator[tuple[str, Record]]:
+        nonlocal unlabelled
+        count = 0
+        for where, record in _records(paths):
+            if record.label is None:
+                unlabelled += 1
+                if stream is not None:
+                    stream.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
+            else:
+                count += 1
+                yield where, record
+        if not count and out is not None:
+            raise DataError(
+                f"none of the {unlabelled} questions has a final_decision, so they carry no label and cannot form a "
+                "dataset; write them as plain records with --unlabelled-out FILE.jsonl instead of --out"
+            )
+
+    def assign(members: Sequence[Member]) -> Mapping[str, str]:
+        if wanted is None:
+            return split_records(members, shares, seed)
+        missing = sorted(wanted - {one.id for one in members})
+        if missing:
+            raise DataError(
+                f"{len(missing)} of the {len(wanted)} test ids are not among the labelled questions, the first "
+                f"{missing[0]!r}; import the file they belong to (ori_pqal.json)"
+            )
+        rest = split_records([one for one in members if one.id not in wanted], OFFICIAL_SHARES, seed)
+        return rest | dict.fromkeys(wanted, "test")
+
+    with contextlib.ExitStack() as stack:
+        stream: TextIO | None = None
+        if unlabelled_out is not None:
+            partial = stack.enter_context(new_file(unlabelled_out, force=force))
+            stream = stack.enter_context(partial.open("w", encoding="utf-8"))
+        if out is None:
+            left_out = sum(1 for _ in labelled(stream))
+            if not unlabelled:
+                raise DataError("every question has a final_decision; import them as a dataset with --out")
+            note = f"wrote {unlabelled} records without a label to {unlabelled_out}"
+            rest = (f"left out {left_out} labelled questions; they need --out",) if left_out else ()
+            return Imported(None, (note, *rest))
+        dataset = write_import(
+            out,
+            labelled(stream),
+            assign,
+            name=name or out.name,
+            task="answer a biomedical research question from an abstract without its conclusion",
+            labels=lambda found: LabelSet(tuple(label for label in LABELS if label in found)),
+            provenance={
+                "importer": "pubmedqa",
+                "files": files_provenance([*paths, *([test_ids] if test_ids else [])]),
+                "seed": seed,
+                "shares": list((OFFICIAL_SHARES if test_ids else shares).values()),
+            },
+            force=force,
+        )
+    if not unlabelled:
+        return Imported(dataset)
+    went = f"went to {unlabelled_out}" if unlabelled_out else "were left out (--unlabelled-out keeps them)"
+    return Imported(dataset, (f"{unlabelled} questions without a final_decision {went}",))
+
+
+def _read_test_ids(path: Path) -> set[str]:
+    """The keys of `test_ground_truth.json` (PMID -> answer), or a plain JSON list of PMIDs."""
+    require_file(path)
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(content, (dict, list)) or not content:
+        raise DataError(f"{path} holds no test ids; expected an object of PMID -> answer or a list of PMIDs")
+    return {str(pmid) for pmid in content}
+
+
+def _records(paths: Sequence[Path]) -> Iterator[tuple[str, Record]]:
+    for path in paths:
+        require_file(path)
+        for pmid, item in _items(path):
+            where = f"{path}, PMID {pmid}"
+            yield where, _record(where, pmid, item)
+
+
+def _record(where: str, pmid: str, item: object) -> Record:
+    if not isinstance(item, dict) or not isinstance(item.get("QUESTION"), str):
+        raise DataError(f"{where}: expected an object with a QUESTION and CONTEXTS, as in PubMedQA's ori_pqal.json")
+    decision = item.get("final_decision")
+    if decision is not None and decision not in LABELS:
+        raise DataError(f"{where}: the final_decision is {decision!r}; expected one of {', '.join(LABELS)}")
+    contexts, sections, answer = item.get("CONTEXTS") or [], item.get("LABELS") or [], item.get("LONG_ANSWER") or ""
+    if not all(_are_strings(own) for own in (contexts, sections, [answer])):
+        raise DataError(f"{where}: expected CONTEXTS and LABELS to be lists of strings and LONG_ANSWER a string")
+    if len(sections) != len(contexts):
+        sections = ["context"] * len(contexts)
+    lines = [f"{section}: {context}" for section, context in zip(sections, contexts, strict=True)]
+    value = {
+        "id": pmid,
+        "text": "\n".join([f"question: {item['QUESTION'].strip()}", *lines]),
+        "label": decision,
+        "rationales": {"human": answer} if answer else {},
+        "group": pmid,
+    }
+    return record_from_json(value, where)
+
+
+def _are_strings(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def _items(path: Path) -> Iterator[tuple[str, Any]]:
+    """The members of a JSON object one at a time: the artificial file alone is half a gigabyte.
+
+    Raises:
+        DataError: not UTF-8, not valid JSON (with its line), or not an object.
+    """
+    decoder = json.JSONDecoder()
+    with path.open(encoding="utf-8-sig") as stream:
+        text = _Ahead(path, stream)
+        if text.next_mark() != "{":
+            raise DataError(f"{path} is no PubMedQA file; expected one JSON object of PMID -> question")
+        mark = text.next_mark() if text.peek() == "}" else ","
+        while mark == ",":
+            key = text.decode(decoder)
+            if not isinstance(key, str) or text.next_mark() != ":":
+                raise text.invalid("expected a PMID in quotes and ':'")
+            yield key, text.decode(decoder)
+            mark = text.next_mark()
+        if mark != "}":
+            raise text.invalid("expected ',' or '}'")
+        if text.peek():
+            raise text.invalid("more text after the object")
+
+
+class _Ahead:
+    """A JSON text of which only the part not yet decoded is in memory."""
+
+    def __init__(self, path: Path, stream: TextIO) -> None:
+        self.path, self.stream = path, stream
+        self.text, self.at, self.line = "", 0, 1
+
+    def peek(self) -> str:
+        """The next character that is not white space, or "" at the end."""
+        while True:
+            while self.at < len(self.text):
+                if not self.text[self.at].isspace():
+                    return self.text[self.at]
+                self.at += 1
+            if not self._read(CHUNK):
+                return ""
+
+    def next_mark(self) -> str:
+        """Take what `peek` shows."""
+        mark = self.peek()
+        self.at += len(mark)
+        return mark
+
+    def decode(self, decoder: json.JSONDecoder) -> Any:
+        """The next JSON value, reading on as long as it may be incomplete."""
+        self.peek()
+        size = CHUNK
+        while True:
+            try:
+                value, self.at = decoder.raw_decode(self.text, self.at)
+                return value
+            except json.JSONDecodeError as error:
+                if not self._read(size):
+                    raise self.invalid(error.msg, error.pos) from None
+                size *= 2  # so that a long value is not decoded again for each chunk
+
+    def invalid(self, message: str, at: int | None = None) -> DataError:
+        line = self.line + self.text.count("\n", 0, self.at if at is None else at)
+        return DataError(f"{self.path}, line {line}: not valid JSON ({message})")
+
+    def _read(self, size: int) -> bool:
+        try:
+            more = self.stream.read(size)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.path} is not UTF-8 ({error.reason}); convert it first") from None
+        self.line += self.text.count("\n", 0, self.at)
+        self.text, self.at = self.text[self.at :] + more, 0
+        return bool(more)

@@ -1,0 +1,307 @@
+"""Records from tables: CSV, TSV, JSON Lines and Parquet files whose columns the user names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from reason2decide.data.records import LabelSet, Record, record_from_json
+from reason2decide.data.sources.choices import lift_choices, match_choice
+from reason2decide.data.sources.rows import Row, Table, open_table
+from reason2decide.data.sources.splitting import DEFAULT_SHARES, Member, split_records
+from reason2decide.data.sources.writing import Imported, files_provenance, write_import
+from reason2decide.errors import DataError, UserError
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "val", "valid", "dev", "development"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+VALIDATION_OF_TRAIN = 0.1  # ours: the share of train that becomes validation where a split column has none
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table become what. `rationales` maps a source to its column.
+
+    `choices` names a column with each record's choices (a list, a JSON list, or "A|B|C"); `choices_in_text` lifts them
+    out of the text instead. `meta` columns are kept as they are, all others are dropped.
+
+    Raises:
+        UserError: no text column, or both ways of giving choices.
+    """
+
+    text: tuple[str, ...]
+    label: str
+    rationales: Mapping[str, str] = field(default_factory=dict)
+    id: str | None = None
+    group: str | None = None
+    choices: str | None = None
+    choices_in_text: bool = False
+    split: str | None = None
+    meta: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.text:
+            raise UserError("no text column was given; name one or more with --text")
+        if self.choices and self.choices_in_text:
+            raise UserError("choices were asked for from a column and from the text; give one of the two")
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Columns that every row must have."""
+        single = (self.label, self.id, self.choices, self.split)
+        return (*self.text, *(name for name in single if name is not None))
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Columns that some row must have: rationales, groups and meta may be absent from single rows."""
+        return (*self.rationales.values(), *((self.group,) if self.group else ()), *self.meta)
+
+
+# The files that the authors of Reason2Decide publish.
+AUTHORS_COLUMNS = Columns(text=("question",), label="label", rationales={"llm": "rationale"})
+
+
+def import_table(
+    paths: Sequence[Path],
+    out: Path,
+    columns: Columns | None = None,
+    *,
+    labels: LabelSet | None = None,
+    choices_in_text: bool = False,
+    shares: Mapping[str, float] = DEFAULT_SHARES,
+    seed: int = 0,
+    delimiter: str | None = None,
+    encoding: str = "utf-8",
+    name: str | None = None,
+    force: bool = False,
+) -> Imported:
+    """Import tables as one dataset folder.
+
+    `columns` None takes the authors' own: `question`, `label`, `rationale` (source `llm`). `labels` None takes those
+    found, sorted, not ordinal; where records have choices the label set is open. Without an id column, ids are digests
+    of the text, so they stay when rows are moved or added. A split column without validation rows gets them from train.
+
+    Raises:
+        DataError: a file, column or row cannot be used; the message names the row.
+        UserError: impossible options.
+        OutputError: `out` exists and `force` is false.
+    """
+    tables = [open_table(path, delimiter=delimiter, encoding=encoding) for path in paths]
+    columns = columns or _authors_columns(tables)
+    if choices_in_text:
+        columns = replace(columns, choices_in_text=True)
+    if columns.choices or columns.choices_in_text:
+        if labels is not None:
+            raise UserError("a label set and choices per record were given; give one of the two")
+        labels = LabelSet()
+    given_splits: dict[str, str] = {}
+    notes: list[str] = []
+
+    def assign(members: Sequence[Member]) -> Mapping[str, str]:
+        if columns.split is None:
+            return split_records(members, shares, seed)
+        return _with_validation(members, _known_splits(given_splits, columns.split), seed, notes)
+
+    reader = _Reader(columns, labels, given_splits)
+    dataset = write_import(
+        out,
+        reader.records(tables),
+        assign,
+        name=name or out.name,
+        task=f"decide {columns.label} from {', '.join(columns.text)}",
+        labels=lambda found: labels or LabelSet(tuple(sorted(found))),
+        provenance={
+            "importer": "table",
+            "files": files_provenance(paths),
+            "columns": _written(columns),
+            "seed": seed,
+            **({} if columns.split else {"shares": list(shares.values())}),
+        },
+        force=force,
+    )
+    if reader.mended:
+        notes.append(f"{reader.mended} labels differed from their choice by case, space or final marks and became it")
+    return Imported(dataset, tuple(notes))
+
+
+def _authors_columns(tables: Sequence[Table]) -> Columns:
+    found = tables[0].columns()
+    if not {"question", "label", "rationale"} <= set(found):
+        raise UserError(
+            f"which columns are text and label? {tables[0].path} has {_listed(found)}; name them with "
+            "--text and --label (without them, columns question, label and rationale are expected)"
+        )
+    return AUTHORS_COLUMNS
+
+
+class _Reader:
+    """Rows to records, with what is known only at the end of them: given splits and mended labels."""
+
+    def __init__(self, columns: Columns, labels: LabelSet | None, given_splits: dict[str, str]) -> None:
+        self.columns, self.labels, self.given_splits = columns, labels, given_splits
+        self.mended = 0
+        self.repeated: Counter[str] = Counter()
+
+    def records(self, tables: Sequence[Table]) -> Iterator[tuple[str, Record]]:
+        columns = self.columns
+        wanted = {*columns.required, *columns.optional}
+        unseen = set(columns.optional)
+        for table in tables:
+            present = set(table.columns())
+            for column in columns.required:
+                if column not in present:
+                    raise DataError(_missing_column(table, column))
+            for where, row in table.rows(wanted):
+                unseen -= row.keys()
+                yield where, self._record(where, row)
+        if unseen:
+            raise DataError(_missing_column(tables[0], min(unseen)))
+
+    def _record(self, where: str, row: Row) -> Record:
+        columns = self.columns
+        text = self._text(where, row)
+        if not text:
+            raise DataError(f"{where}: the text is empty; fill in {_listed(columns.text)} or leave the row out")
+        label = _string(where, row, columns.label)
+        if label is None:
+            raise DataError(f"{where}: the label is empty; fill in {columns.label!r} or leave the row out")
+        identity = self._digest(text) if columns.id is None else _string(where, row, columns.id)
+        if identity is None:
+            raise DataError(f"{where}: the id is empty; fill in {columns.id!r}, or import without --id")
+        text, choices = self._choices(where, row, text)
+        if choices is not None:
+            matched = match_choice(label, choices)
+            if matched is None:
+                raise DataError(f"{where}: the label {label!r} is none of the choices {_listed(choices)}; correct one")
+            self.mended += matched != label
+            label = matched
+        elif self.labels is not None and label not in self.labels.values:
+            raise DataError(
+                f"{where}: the label {label!r} is outside the declared set {_listed(self.labels.values)}; "
+                "correct it, or declare it with --labels"
+            )
+        if columns.split is not None:
+            self.given_splits[identity] = _string(where, row, columns.split) or ""
+        rationales = {source: _string(where, row, column) for source, column in columns.rationales.items()}
+        value = {
+            "id": identity,
+            "text": text,
+            "label": label,
+            "rationales": {source: rationale for source, rationale in rationales.items() if rationale is not None},
+            "choices": choices,
+            "group": _string(where, row, columns.group) if columns.group else None,
+            "meta": {name: _plain(row[name]) for name in columns.meta if not _is_null(row.get(name))},
+        }
+        return record_from_json(value, where)
+
+    def _text(self, where: str, row: Row) -> str:
+        """The text column, or several with their names before them, without the empty ones."""
+        names = self.columns.text
+        parts = [(name, _string(where, row, name)) for name in names]
+        return "\n".join((f"{name}: {part}" if len(names) > 1 else part) for name, part in parts if part is not None)
+
+    def _digest(self, text: str) -> str:
+        """An id that depends on the text only, numbered where the same text comes again."""
+        digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+        self.repeated[digest] += 1
+        return digest if self.repeated[digest] == 1 else f"{digest}-{self.repeated[digest]}"
+
+    def _choices(self, where: str, row: Row, text: str) -> tuple[str, list[str] | None]:
+        if self.columns.choices_in_text:
+            lifted = lift_choices(text)
+            if lifted is None:
+                raise DataError(
+                    f"{where}: no choices in the text; expected 'Answer Choices:' and at least two, "
+                    "as 'A. ...', 'B. ...' or '(a) ...', '(b) ...'"
+                )
+            return lifted[0], list(lifted[1])
+        if self.columns.choices is None:
+            return text, None
+        listed = row.get(self.columns.choices)
+        if isinstance(listed, str):
+            try:
+                listed = json.loads(listed) if listed.lstrip().startswith("[") else listed.split("|")
+            except json.JSONDecodeError:
+                listed = None
+        if not isinstance(listed, list) or not all(isinstance(choice, str) for choice in listed):
+            raise DataError(
+                f"{where}: the choices in {self.columns.choices!r} are {str(row.get(self.columns.choices))[:60]!r}; "
+                'expected a list of strings, as ["a", "b"] or a|b'
+            )
+        return text, list(dict.fromkeys(choice.strip() for choice in listed))
+
+
+def _known_splits(given: Mapping[str, str], column: str) -> dict[str, str]:
+    unknown = Counter(value for value in given.values() if value.lower() not in SPLIT_NAMES)
+    if unknown:
+        came = ", ".join(f"{value!r} ({count})" for value, count in unknown.most_common(5))
+        raise DataError(f"the split column {column!r} holds {came}; expected train, validation (val, dev) or test")
+    return {id_: SPLIT_NAMES[value.lower()] for id_, value in given.items()}
+
+
+def _with_validation(
+    members: Sequence[Member], splits: dict[str, str], seed: int, notes: list[str]
+) -> Mapping[str, str]:
+    """The given splits; where validation has no records it takes a tenth of train."""
+    counts = Counter(splits.values())
+    for split in ("train", "test"):
+        if not counts[split]:
+            raise DataError(
+                f"the split column puts no record in {split} ({dict(counts)}); import all parts together, "
+                "or divide the data with --split instead"
+            )
+    if counts["validation"]:
+        return splits
+    train = [one for one in members if splits[one.id] == "train"]
+    parts = split_records(train, {"train": 1 - VALIDATION_OF_TRAIN, "validation": VALIDATION_OF_TRAIN}, seed)
+    notes.append("the split column has no validation records: a tenth of train became validation")
+    return splits | parts
+
+
+def _string(where: str, row: Row, column: str) -> str | None:
+    """A cell as a string without surrounding white space; None where it is null or empty."""
+    value = row.get(column)
+    if _is_null(value):
+        return None
+    if isinstance(value, (list, dict)):
+        raise DataError(f"{where}: {column!r} holds a {type(value).__name__}; expected text or a number")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value).strip() or None
+
+
+def _is_null(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: dates and decimals of Parquet become strings."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _missing_column(table: Table, column: str) -> str:
+    found = table.columns()
+    hint = ""
+    if len(found) == 1:
+        other = next((mark for mark in (";", "\t", "|", ",") if mark in found[0]), None)
+        hint = f"; is the delimiter {other!r}? then give --delimiter" if other else ""
+    return f"{table.path} has no column {column!r}; it has {_listed(found)}{hint}"
+
+
+def _listed(values: Sequence[str]) -> str:
+    return ", ".join(repr(value) for value in values[:20]) + (", ..." if len(values) > 20 else "")
+
+
+def _written(columns: Columns) -> dict[str, Any]:
+    """The columns as `dataset.toml` keeps them: without absent ones."""
+    values = {name: getattr(columns, name) for name in Columns.__dataclass_fields__}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in plain.items() if value}

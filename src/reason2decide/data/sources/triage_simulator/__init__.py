@@ -1,0 +1,149 @@
+"""A simulated nurse line: synthetic telephone triage calls with labels, three rationales and the facts behind them.
+
+SYNTHETIC, and no clinical advice: the rules in `triage_rules.toml` are made up to test software with. They exist
+because no triage data with human rationales is public. The way of one call: `facts.draw_call` draws what is true of
+it, `facts.decide` applies the rules, `wording` says it as a note and as rationales.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+
+from reason2decide.data.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.sources.triage_simulator.facts import Decision, decide, draw_call
+from reason2decide.data.sources.triage_simulator.rules import load_rules, rules_text
+from reason2decide.data.sources.triage_simulator.wording import NoteWriter, llm_rationale, nurse_rationales
+from reason2decide.errors import DataError
+from reason2decide.files import require_absent
+
+SYNTHETIC_NOTICE = (
+    "Synthetic nurse-line calls: patients, notes, rules and rationales are made up to test software. "
+    "They describe nobody, and they are no clinical advice."
+)
+RATIONALE_SOURCES = ("llm", "nurse", "nurse_refined")
+
+
+def simulate(
+    out: Path,
+    *,
+    train: int = 4000,
+    validation: int = 500,
+    test: int = 1000,
+    seed: int = 0,
+    label_noise: float = 0.05,
+    force: bool = False,
+) -> Dataset:
+    """Write a dataset of simulated calls to the folder `out`; the same arguments give the same bytes.
+
+    `label_noise` is the share of records, in every split, whose label is an adjacent one; their rationales argue for
+    the label given, and `meta["true_label"]` keeps what the rules say. Sizes, rates and rules are ours.
+
+    Raises:
+        DataError: a count below 1, or a label noise outside 0 to 0.5.
+        OutputError: `out` exists and `force` is false.
+    """
+    counts = {"train": train, "validation": validation, "test": test}
+    for split, count in counts.items():
+        if count < 1:
+            raise DataError(f"{count} records were asked for the split {split!r}; a split needs at least 1")
+    if not 0 <= label_noise < 0.5:
+        raise DataError(f"the label noise is {label_noise}; expected a share from 0 to below 0.5")
+    require_absent(out, force=force)
+    rules = load_rules()
+    info = DatasetInfo(
+        name="triage-simulator",
+        task="triage",
+        labels=LabelSet(rules.labels, ordinal=True, urgent="last"),
+        rationale_sources=RATIONALE_SOURCES,
+        provenance={
+            "source": "the triage simulator of reason2decide",
+            "notice": SYNTHETIC_NOTICE,
+            "seed": seed,
+            "label_noise": float(label_noise),
+            "rules_sha256": hashlib.sha256(rules_text().encode()).hexdigest(),
+        },
+    )
+    # The smaller splits are drawn first: only train gives way to the others, so they do not change with its size.
+    texts: set[str] = set()
+    drawn = {split: list(_records(split, counts[split], seed, label_noise, texts)) for split in ("test", "validation")}
+    splits = {"train": _records("train", train, seed, label_noise, texts), **drawn}
+    return write_dataset(out, info, {split: splits[split] for split in counts}, force=force)
+
+
+def simulate_notes(count: int, seed: int) -> Iterator[str]:
+    """Iterate over `count` unlabelled notes for pre-training, with nothing in them that is kept for the test split.
+
+    Raises:
+        DataError: a count below 1.
+    """
+    if count < 1:
+        raise DataError(f"{count} notes were asked for; expected at least 1")
+    return (_note(Random(f"{seed}/notes/{index}")) for index in range(count))
+
+
+def _note(rng: Random) -> str:
+    rules = load_rules()
+    return NoteWriter(rng, rules, unseen=False).write(draw_call(rng, rules, held_out=False))
+
+
+def _records(split: str, count: int, seed: int, label_noise: float, texts: set[str]) -> Iterator[Record]:
+    """The records of a split; a note whose text is among `texts` is drawn again, and each adds its own."""
+    for index in range(count):
+        attempt = 0
+        while (record := _record(split, index, attempt, seed, label_noise)).text in texts:
+            attempt += 1
+        texts.add(record.text)
+        yield record
+
+
+def _record(split: str, index: int, attempt: int, seed: int, label_noise: float) -> Record:
+    rules = load_rules()
+    # Each record has streams of its own: it is the same whatever the number of records, or the noise of the labels.
+    stream = f"{seed}/{split}/{index}/{attempt}"
+    rng = Random(stream)
+    call = draw_call(rng, rules, held_out=split == "test")
+    decision = decide(call, rules)
+    writer = NoteWriter(rng, rules, unseen=split == "test")
+    text = writer.write(call)
+    label = _noisy(Random(f"{stream}/noise"), decision, label_noise, len(rules.labels))
+    rationales = {"llm": llm_rationale(call, decision, label, rules)}
+    written = nurse_rationales(rng, call, decision, label, rules)
+    if written is not None:
+        rationales["nurse"], rationales["nurse_refined"] = written
+    complaint = rules.complaints[call.complaint]
+    return Record(
+        id=f"{split}-{index:06d}",
+        text=text,
+        label=rules.labels[label],
+        rationales=rationales,
+        meta={
+            "complaint": call.complaint,
+            "group": complaint.group,
+            "age": f"{call.age} {call.age_unit}",
+            "age_years": call.age if call.age_unit == "yo" else 0,
+            "sex": call.sex,
+            "pregnant": "pregnant" in call.risks,
+            "severity": call.severity,
+            "recent": call.recent,
+            "risks": list(call.risks),
+            "present": list(call.present),
+            "denied": list(call.denied),
+            "not_now_or_not_theirs": [mention.id for mention in call.absent if mention.how != "denied"],
+            "facts": [asdict(fact) for fact in decision.facts],
+            "true_label": rules.labels[decision.level],
+            "noisy": label != decision.level,
+            "unseen_wordings": writer.unseen_wordings,
+            "unseen_combination": any(risk in complaint.held_out for risk in call.risks),
+        },
+    )
+
+
+def _noisy(rng: Random, decision: Decision, label_noise: float, labels: int) -> int:
+    """The decision's level, or by the chance of `label_noise` an adjacent one."""
+    if rng.random() >= label_noise:
+        return decision.level
+    return rng.choice([level for level in (decision.level - 1, decision.level + 1) if 0 <= level < labels])

@@ -1,0 +1,139 @@
+"""A call's facts in words: the note, and three rationales for a label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from reason2decide.data.sources.triage_simulator.facts import Call, Decision, Fact
+from reason2decide.data.sources.triage_simulator.rules import Phrases, Rules
+
+# Rates are ours.
+UNSEEN_WORDING_RATE = 0.15
+TYPO_RATE = 0.03
+LEAST_WORDS = (36, 56)
+NURSE_MISSING_RATE = 0.2
+NURSE_OMITS_RATE = 0.15
+DENIED_IN_RATIONALE = 2
+
+
+class NoteWriter:
+    """Writes one note; with `unseen`, some mentions take wordings that only test notes have."""
+
+    def __init__(self, rng: Random, rules: Rules, *, unseen: bool) -> None:
+        self.rng, self.rules, self.unseen = rng, rules, unseen
+        self.unseen_wordings = 0
+
+    def write(self, call: Call) -> str:
+        """The note of a call: an opening, then its other sentences in any order."""
+        sentences = self._findings(call) + self._risks(call)
+        sentences.append(self._pick(self.rules.severity[call.severity]))
+        opening = self._opening(call)
+        least = self.rng.randint(*LEAST_WORDS)
+        for filler in self._fillers():
+            if sum(len(sentence.split()) for sentence in [opening, *sentences]) >= least:
+                break
+            self.unseen_wordings += filler in self.rules.sentences["filler"].test
+            sentences.append(self._with_typos(filler))
+        self.rng.shuffle(sentences)
+        return ". ".join([opening, *sentences]) + "."
+
+    def _opening(self, call: Call) -> str:
+        complaint = self.rules.complaints[call.complaint]
+        onset = self.rules.onset["recent" if call.recent else "longer"]
+        who = f"{call.age} {call.age_unit} {call.sex}"
+        return self._sentence("opening", who=who, x=self._pick(complaint.phrases), onset=self._pick(onset))
+
+    def _findings(self, call: Call) -> list[str]:
+        sentences = [self._sentence("present", x=self._names([id], "and")) for id in call.present]
+        if call.denied:
+            sentences.append(self._sentence("denied", x=self._names(call.denied, "or")))
+        for id, how in call.absent:
+            if how != "denied":
+                relative = self.rng.choice(self.rules.relatives)
+                sentences.append(self._sentence(how, x=self._names([id], "and"), relative=relative))
+        return sentences
+
+    def _risks(self, call: Call) -> list[str]:
+        risks = [self.rules.risks[id] for id in call.risks]
+        sentences = [self._pick(risk.phrases) for risk in risks if risk.phrases.train]
+        for id, how in call.absent_risks:
+            wording = self.rng.choice(getattr(self.rules.risks[id], how))
+            sentences.append(wording.format(relative=self.rng.choice(self.rules.relatives)))
+        return sentences
+
+    def _fillers(self) -> list[str]:
+        """Everything beside the point that a note may say, in any order."""
+        ways = self.rules.sentences["filler"]
+        fillers = [*ways.train, *(ways.test if self.unseen else ())]
+        return self.rng.sample(fillers, len(fillers))
+
+    def _names(self, ids: Sequence[str], last: str) -> str:
+        return join([self._pick(self.rules.findings[id].phrases) for id in ids], last)
+
+    def _sentence(self, kind: str, **slots: str) -> str:
+        return self._with_typos(self._pick(self.rules.sentences[kind])).format(**slots)
+
+    def _pick(self, phrases: Phrases) -> str:
+        if self.unseen and self.rng.random() < UNSEEN_WORDING_RATE:
+            self.unseen_wordings += 1
+            return self.rng.choice(phrases.test)
+        return self.rng.choice(phrases.train)
+
+    def _with_typos(self, template: str) -> str:
+        """Swap two letters of a word now and then; never in a slot, so that every deciding fact stays legible."""
+        return " ".join(
+            self._swap(word) if len(word) > 4 and word.isalpha() and self.rng.random() < TYPO_RATE else word
+            for word in template.split(" ")
+        )
+
+    def _swap(self, word: str) -> str:
+        at = self.rng.randrange(1, len(word) - 2)
+        return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+
+
+def llm_rationale(call: Call, decision: Decision, label: int, rules: Rules) -> str:
+    """Every deciding fact, the red flags denied, and the urgency of `label`, in sentences that the facts alone fix."""
+    style = rules.rationale["styles"][rules.group_of(call.complaint).style]
+    complaint, *others = decision.facts
+    level = rules.rationale["level_alone"][rules.complaints[call.complaint].base]
+    first = style["complaint"].format(x=complaint.text, level=level)
+    reasons = _reasons(style, others) or [style["nothing"]]
+    denied = [rules.findings[id].text for id in rules.findings if id in call.denied][:DENIED_IN_RATIONALE]
+    said = [style["denied"].format(x=join(denied, "or"))] if denied else []
+    return " ".join([first, *reasons, *said, rules.rationale["urgency"][label]])
+
+
+def nurse_rationales(rng: Random, call: Call, decision: Decision, label: int, rules: Rules) -> tuple[str, str] | None:
+    """What the nurse jotted down, some of it left out, and the same in sentences; nothing if she wrote nothing."""
+    if rng.random() < NURSE_MISSING_RATE:
+        return None
+    complaint, *others = decision.facts
+    kept = [fact for fact in others if rng.random() >= NURSE_OMITS_RATE]
+    denied = [id for id in call.denied[:1] if rng.random() >= NURSE_OMITS_RATE]
+    advised = rng.random() >= NURSE_OMITS_RATE
+    jotted = ", ".join([complaint.text, *(_short(fact, rules) for fact in kept)])
+    jotted += "".join(f", (-) {rules.findings[id].short}" for id in denied)
+    jotted += f" -> {rules.rationale['short_urgency'][label]}" if advised else ""
+    words = rules.rationale["refined"]
+    sentences = [words["complaint"].format(x=complaint.text), *_reasons(words, kept)]
+    sentences += [words["denied"].format(x=rules.findings[id].text) for id in denied]
+    sentences += [rules.rationale["urgency"][label]] if advised else []
+    return jotted, " ".join(sentences)
+
+
+def _reasons(words: dict[str, str], facts: Sequence[Fact]) -> list[str]:
+    """One sentence a kind of fact, in the order the rules apply."""
+    kinds = dict.fromkeys(fact.kind for fact in facts)
+    return [words[kind].format(x=join([fact.text for fact in facts if fact.kind == kind], "and")) for kind in kinds]
+
+
+def _short(fact: Fact, rules: Rules) -> str:
+    if fact.kind == "red_flags":
+        return f"+{rules.findings[fact.id].short}"
+    return rules.risks[fact.id].short if fact.kind == "risk" else fact.text
+
+
+def join(items: Sequence[str], last: str) -> str:
+    """'a, b and c' for the items and the last word between them."""
+    return f"{', '.join(items[:-1])} {last} {items[-1]}" if len(items) > 1 else "".join(items)

@@ -1,0 +1,110 @@
+"""From a stream of records to a dataset folder: what every source shares."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reason2decide.console import track
+from reason2decide.data.records import SPLITS, Dataset, DatasetInfo, JsonlRecords, LabelSet, Record, write_dataset
+from reason2decide.data.sources.splitting import Member, member
+from reason2decide.errors import DataError, OutputError
+from reason2decide.files import require_absent, sha256_file
+
+Assign = Callable[[Sequence[Member]], Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A dataset just written (None: only plain records were), and what the user should know of how it came about."""
+
+    dataset: Dataset | None
+    notes: tuple[str, ...] = ()
+
+
+def write_import(
+    out: Path,
+    records: Iterable[tuple[str, Record]],
+    assign: Assign,
+    *,
+    name: str,
+    task: str,
+    labels: Callable[[Collection[str]], LabelSet],
+    provenance: Mapping[str, Any],
+    force: bool = False,
+) -> Dataset:
+    """Write labelled records as a dataset; each comes with where it was read, for messages.
+
+    The records are spooled to a file beside `out`, so the input is read once and only ids, labels and groups stay in
+    memory. `assign` then maps each id to its split. Within a split records are sorted by id. `labels`
+    makes the label set of the labels found.
+
+    Raises:
+        OutputError: `out` exists and `force` is false, or cannot be made.
+        DataError: no records, a repeated id, one class only, an empty split, or whatever `records` raises.
+    """
+    require_absent(out, "dataset.toml", force=force)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        spool = tempfile.TemporaryDirectory(prefix=f".{out.name}.spool-", dir=out.parent)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise OutputError(f"cannot create {out}: {error.strerror}: {error.filename}") from None
+    with spool as folder:
+        file = Path(folder) / "records.jsonl"
+        members, sources = _spool(track(records, "import"), file)
+        found = {one.label for one in members}
+        if len(found) == 1:
+            raise DataError(
+                f"all {len(members)} records have the label {members[0].label!r}; a decision needs at least two classes"
+            )
+        spooled = JsonlRecords(file)
+        splits = assign(members)
+        order = sorted(range(len(members)), key=lambda index: members[index].id)
+        info = DatasetInfo(name, task, labels(found), sources, provenance)
+        rows = {split: [i for i in order if splits[members[i].id] == split] for split in SPLITS}
+        contents = {split: (spooled[i] for i in indices) for split, indices in rows.items()}
+        return write_dataset(out, info, contents, force=force)
+
+
+def _spool(records: Iterable[tuple[str, Record]], file: Path) -> tuple[list[Member], tuple[str, ...]]:
+    members: list[Member] = []
+    places: dict[str, str] = {}
+    sources: dict[str, None] = {}
+    with file.open("w", encoding="utf-8") as stream:
+        for where, record in records:
+            if record.id in places:
+                raise DataError(
+                    f"{where}: the id {record.id!r} occurs already in {places[record.id]}; ids must be unique"
+                )
+            places[record.id] = where
+            one = member(record)
+            members.append(one._replace(label=sys.intern(one.label)))
+            sources.update(dict.fromkeys(record.rationales))
+            stream.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
+    if not members:
+        raise DataError("the input holds no records to import; check that it is the right file")
+    return members, tuple(sources)
+
+
+def files_provenance(paths: Iterable[Path]) -> list[dict[str, str]]:
+    """Name and SHA-256 of each input file, for `dataset.toml`; raises as `require_file`."""
+    found = []
+    for path in paths:
+        require_file(path)
+        found.append({"name": path.name, "sha256": sha256_file(path)})
+    return found
+
+
+def require_file(path: Path) -> None:
+    """Raise `DataError` unless `path` is a file with something in it."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; expected a file, give the path of one in it")
+    if not path.exists():
+        raise DataError(f"there is no file {path}; check the path")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty; expected data in it")

@@ -1,0 +1,252 @@
+"""Systems on the same records: paired differences, tests, and the spread over seeds beside sampling error.
+
+A system is one or several results folders, one a seed. Sampling error (which records happened to be in the test split)
+and spread over seeds (which run one happened to train) are different doubts and are never added up here: intervals
+and p values are of the mean over the seeds at hand, the standard deviation over seeds stands beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reason2decide.errors import DataError
+from reason2decide.evaluation.metrics import METRICS, Metric
+from reason2decide.evaluation.metrics.base import Floats, Integers, SufficientStatistics
+from reason2decide.evaluation.results import STATISTICS, Results, load_statistics, read_results
+from reason2decide.evaluation.statistics import (
+    RESAMPLES,
+    Aggregate,
+    bootstrap_all,
+    bootstrap_p,
+    difference,
+    holm,
+    mcnemar_p,
+    paired,
+    percentile_interval,
+    randomization_p,
+)
+
+FREE_PARTS = ("seed", "resamples", "ci")  # of a signature: they change intervals, not values
+
+
+@dataclass(frozen=True)
+class System:
+    """A named system and the evaluations of its seeds, which differ in nothing else."""
+
+    name: str
+    results: tuple[Results, ...]
+    statistics: tuple[Mapping[str, SufficientStatistics], ...]
+    group_of: Integers | None
+
+
+@dataclass(frozen=True, slots=True)
+class SystemValue:
+    """A metric of a system: the mean over its seeds with the 95 % interval of sampling, and the spread over seeds.
+
+    `spread` is the standard deviation over seeds (n - 1), None for a single one; `n` the records counted.
+    """
+
+    mean: float
+    low: float
+    high: float
+    spread: float | None
+    seeds: tuple[float, ...]
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A system minus the reference on a metric, over the n records that both count.
+
+    `p_randomization` is adjusted over the family of all systems and metrics compared into `p_holm`. `p_mcnemar` is
+    for accuracy between single seeds only.
+    """
+
+    system: str
+    metric: str
+    difference: float
+    low: float
+    high: float
+    n: int
+    p_bootstrap: float
+    p_randomization: float
+    p_holm: float
+    p_mcnemar: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Values by system and metric, and the differences from the reference."""
+
+    reference: str
+    dataset: str
+    split: str
+    values: Mapping[str, Mapping[str, SystemValue]]
+    differences: tuple[Difference, ...]
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `comparison.json`."""
+        return {
+            "reference": self.reference,
+            "dataset": self.dataset,
+            "split": self.split,
+            "systems": {
+                name: {metric: asdict(value) for metric, value in values.items()}
+                for name, values in self.values.items()
+            },
+            "differences": [asdict(own) for own in self.differences],
+            "warnings": list(self.warnings),
+        }
+
+
+def load_system(name: str, folders: Sequence[Path]) -> System:
+    """Read the results folders of one system.
+
+    Raises:
+        DataError: a folder holds no results of this version.
+    """
+    results = tuple(read_results(folder) for folder in folders)
+    loaded = [load_statistics(folder / STATISTICS) for folder in folders]
+    return System(
+        name,
+        results,
+        tuple(statistics for statistics, _ in loaded),
+        loaded[0][1],
+    )
+
+
+def compare(systems: Sequence[System], reference: str, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
+    """Every system beside the others, and its differences from the one named `reference`.
+
+    Raises:
+        DataError: there are not two systems, names repeat, the reference is none of them, or results are of
+            different datasets or splits.
+    """
+    names = [system.name for system in systems]
+    if len(systems) < 2 or len(set(names)) < len(names):
+        raise DataError(
+            f"expected at least two systems of different names to compare, got {', '.join(names) or 'none'}"
+        )
+    if reference not in names:
+        raise DataError(f"the reference {reference!r} is none of the systems; choose one of {', '.join(names)}")
+    warnings = require_comparable(systems)
+    first = systems[names.index(reference)]
+    values = {system.name: _values(system, resamples, seed) for system in systems}
+    differences = [
+        own for system in systems if system is not first for own in _differences(system, first, resamples, seed)
+    ]
+    adjusted = holm([own.p_randomization for own in differences])
+    return Comparison(
+        reference,
+        first.results[0].dataset,
+        first.results[0].split,
+        values,
+        tuple(replace(own, p_holm=p) for own, p in zip(differences, adjusted, strict=True)),
+        tuple(warnings),
+    )
+
+
+def require_comparable(systems: Sequence[System]) -> list[str]:
+    """Refuse results of different records; say in what else their signatures differ.
+
+    Raises:
+        DataError: different datasets or splits.
+    """
+    everything = [(system.name, results) for system in systems for results in system.results]
+    name, first = everything[0]
+    warnings: dict[str, None] = {}
+    for other_name, other in everything[1:]:
+        sources = [f"{own.dataset} ({own.dataset_sha256[:12]})" for own in (first, other)]
+        for what, one, two in (("dataset", *sources), ("split", first.split, other.split)):
+            if one != two:
+                raise DataError(
+                    f"{name} and {other_name} cannot be compared: their {what}s differ, {one} and {two}; evaluate both "
+                    "on the same records"
+                )
+        for key, (one, two) in signature_differences(first.signature, other.signature).items():
+            warnings[f"signatures differ in {key}: {one} for {name}, {two} for {other_name}"] = None
+    return list(warnings)
+
+
+def signature_differences(one: str, other: str) -> dict[str, tuple[str, str]]:
+    """The parts of two signatures that differ and on which values depend, as key -> both values."""
+    first, second = (dict(part.split(":", 1) for part in text.split("|") if ":" in part) for text in (one, other))
+    keys = [key for key in {**first, **second} if key not in FREE_PARTS]
+    # A part that only one has belongs to a metric that only one has: nothing is compared by it.
+    return {
+        key: (first[key], second[key]) for key in keys if {key} <= {*first} & {*second} and first[key] != second[key]
+    }
+
+
+def _values(system: System, resamples: int, seed: int) -> dict[str, SystemValue]:
+    values = {}
+    for metric in METRICS:
+        joint = _joint([own.get(metric.name) for own in system.statistics])
+        if joint is None:
+            continue
+        mean = _mean_of(metric, len(system.statistics))
+        draws = bootstrap_all([(joint, mean)], group_of=system.group_of, resamples=resamples, seed=seed)[0]
+        seeds = _each(metric, len(system.statistics), joint.total())
+        spread = float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None
+        low, high = percentile_interval(draws)
+        values[metric.name] = SystemValue(
+            float(np.mean(seeds)), low, high, spread, tuple(float(value) for value in seeds), len(joint)
+        )
+    return values
+
+
+def _differences(system: System, reference: System, resamples: int, seed: int) -> list[Difference]:
+    found = []
+    seeds = len(system.statistics), len(reference.statistics)
+    for metric in METRICS:
+        own, other = (_joint([part.get(metric.name) for part in one.statistics]) for one in (system, reference))
+        both = paired(own, other) if own is not None and other is not None else None
+        if own is None or other is None or both is None or not len(both):
+            continue
+        gap = difference(_mean_of(metric, seeds[0]), _mean_of(metric, seeds[1]), own.rows.shape[1])
+        draws = bootstrap_all([(both, gap)], group_of=system.group_of, resamples=resamples, seed=seed)[0]
+        observed = float(gap(both.total()))
+        low, high = percentile_interval(draws)
+        # Outputs can be swapped only one for one: with unlike numbers of seeds, as many as both have.
+        common = min(seeds)
+        width = own.rows.shape[1] // seeds[0] * common
+        columns = [*range(width), *range(own.rows.shape[1], own.rows.shape[1] + width)]
+        swapped = SufficientStatistics(both.rows[:, columns], both.row_of, both.positions)
+        p = randomization_p(swapped, _mean_of(metric, common), group_of=system.group_of, resamples=resamples, seed=seed)
+        mcnemar = _mcnemar(both) if metric.name == "accuracy" and seeds == (1, 1) else None
+        found.append(
+            Difference(
+                system.name, metric.name, observed, low, high, len(both), bootstrap_p(draws, observed), p, p, mcnemar
+            )
+        )
+    return found
+
+
+def _joint(statistics: Sequence[SufficientStatistics | None]) -> SufficientStatistics | None:
+    """The statistics of all seeds side by side, over the examples that each counts; None where one has none."""
+    present = [own for own in statistics if own is not None]
+    return reduce(paired, present) if len(present) == len(statistics) else None
+
+
+def _each(metric: Metric, seeds: int, sums: Floats) -> Floats:
+    """The metric of each seed from their sums side by side, (seeds, ...)."""
+    return np.stack([metric.aggregate(part) for part in np.split(sums, seeds, axis=-1)])
+
+
+def _mean_of(metric: Metric, seeds: int) -> Aggregate:
+    """The mean over seeds, as a function of their sums side by side."""
+    return lambda sums: _each(metric, seeds, sums).mean(0)
+
+
+def _mcnemar(both: SufficientStatistics) -> float:
+    """From paired statistics of accuracy, whose columns are (right, 1, right, 1)."""
+    counts = np.bincount(both.row_of, minlength=len(both.rows))
+    one, other = both.rows[:, 0], both.rows[:, 2]
+    return mcnemar_p(int(counts[(one == 1) & (other == 0)].sum()), int(counts[(one == 0) & (other == 1)].sum()))

@@ -1,0 +1,106 @@
+"""Predictions beside their records, after checking that each record has exactly one that can be scored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from reason2decide.data.predictions import NO_ANSWER, Prediction
+from reason2decide.data.records import LabelSet, Record, require_label
+from reason2decide.errors import DataError
+from reason2decide.evaluation.metrics.base import Examples, Integers
+from reason2decide.evaluation.probes import Probe
+
+SUM_TOLERANCE = 1e-3  # ours: probabilities rounded to a few digits in a file still sum to one
+
+
+def align(
+    predictions: Sequence[Prediction],
+    records: Sequence[Record],
+    labels: LabelSet,
+    rationale_source: str | None,
+    split: str,
+    probes: Sequence[Probe] | None = None,
+) -> Examples:
+    """Put predictions, and probes where given, in the order of their records.
+
+    Raises:
+        DataError: ids missing, unknown or repeated; a label outside its set; probabilities that do not cover the
+            choices or do not sum to one.
+    """
+    records = tuple(records)
+    if not records:
+        raise DataError(f"the split {split!r} has no records to evaluate on")
+    wanted = {record.id for record in records}
+    by_id = {prediction.id: prediction for prediction in predictions}
+    complaints = [
+        _complaint(_repeated(record.id for record in records), "record ids occur more than once"),
+        _complaint(_repeated(prediction.id for prediction in predictions), "ids are predicted more than once"),
+        _complaint([record.id for record in records if record.id not in by_id], "records have no prediction"),
+        _complaint([id_ for id_ in by_id if id_ not in wanted], "predictions belong to no record"),
+    ]
+    if any(complaints):
+        raise DataError(
+            f"the predictions do not match the {len(records)} records of the split {split!r}: "
+            f"{'; '.join(filter(None, complaints))}. Give one prediction for each record of this split"
+        )
+    aligned = tuple(by_id[record.id] for record in records)
+    for record, prediction in zip(records, aligned, strict=True):
+        require_label(record, labels)
+        _require_scorable(prediction, record.choices_or(labels))
+    if probes is None:
+        return Examples(records, aligned, labels, rationale_source)
+    probe_of = {probe.id: probe for probe in probes}
+    return Examples(
+        records, aligned, labels, rationale_source, tuple(probe_of.get(r.id) or Probe(r.id) for r in records)
+    )
+
+
+def _repeated(ids: Iterable[str]) -> list[str]:
+    seen: set[str] = set()
+    repeated: dict[str, None] = {}
+    for id_ in ids:
+        if id_ in seen:
+            repeated[id_] = None
+        seen.add(id_)
+    return list(repeated)
+
+
+def _complaint(ids: Sequence[str], what: str) -> str:
+    shown = ", ".join(repr(id_) for id_ in ids[:3]) + (", ..." if len(ids) > 3 else "")
+    return f"{len(ids)} {what} ({shown})" if ids else ""
+
+
+def _require_scorable(prediction: Prediction, choices: Sequence[str]) -> None:
+    """Raise `DataError` if a prediction's label, probabilities or rationale cannot be what they must be."""
+    where = f"the prediction for {prediction.id!r}"
+    shown = ", ".join(repr(choice) for choice in choices[:8]) + (", ..." if len(choices) > 8 else "")
+    if prediction.predicted_label not in choices and prediction.predicted_label != NO_ANSWER:
+        raise DataError(
+            f"{where} has the label {prediction.predicted_label!r}, which is outside its set: {shown}; give one of "
+            'these, or "" where the system gave no valid answer'
+        )
+    if prediction.rationale is not None and not isinstance(prediction.rationale, str):
+        raise DataError(f"{where} has a rationale that is no text: {prediction.rationale!r:.40}")
+    probabilities = prediction.probabilities
+    if probabilities is None:
+        return
+    if not isinstance(probabilities, Mapping) or set(probabilities) != set(choices):
+        raise DataError(f"{where} has probabilities that do not cover its choices; give one for each of: {shown}")
+    for label, p in probabilities.items():
+        if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1 + SUM_TOLERANCE:
+            raise DataError(f"{where} gives {label!r} the probability {p!r:.40}; expected a number from 0 to 1")
+    total = math.fsum(probabilities.values())
+    if abs(total - 1) > SUM_TOLERANCE:
+        raise DataError(f"{where} has probabilities that sum to {total:.4f}; expected 1 (within {SUM_TOLERANCE:g})")
+
+
+def group_indices(records: Sequence[Record]) -> Integers | None:
+    """The group of each record as an index, shape (n,), a record without one alone in its own; None without groups."""
+    if all(record.group is None for record in records):
+        return None
+    index: dict[tuple[str, str], int] = {}
+    keys = [("group", record.group) if record.group is not None else ("id", record.id) for record in records]
+    return np.array([index.setdefault(key, len(index)) for key in keys], np.int64)

@@ -1,0 +1,291 @@
+"""Predictions and records in, `Results` out: every metric with its interval, and the signature to compare it by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reason2decide import __version__
+from reason2decide.data.predictions import Prediction
+from reason2decide.data.records import LabelSet, Record
+from reason2decide.evaluation.examples import align, group_indices
+from reason2decide.evaluation.metrics import (
+    METRICS,
+    BertScore,
+    ConformalCoverage,
+    ConformalSetSize,
+    Deferred,
+    Examples,
+    ExpectedCost,
+    Metric,
+    NotComputed,
+    SelectiveError,
+    SufficientStatistics,
+    confusion_matrix,
+    per_label_scores,
+    reliability_curve,
+    risk_coverage_curve,
+)
+from reason2decide.evaluation.metrics.base import Integers
+from reason2decide.evaluation.metrics.judged import signed
+from reason2decide.evaluation.probes import Probe
+from reason2decide.evaluation.results import CalibrationResults, MetricValue, Results, Slice
+from reason2decide.evaluation.slices import Column, slice_records
+from reason2decide.evaluation.statistics import LEVEL, RESAMPLES, IntervalMethod, bootstrap_all, interval
+from reason2decide.model.calibration import ERROR_RATE, MISCOVERAGE, Calibration, rescaled
+
+CALIBRATED = ("log_loss", "brier", "ece")  # the metrics that a temperature changes
+LEAST_SLICE = 10  # ours: slices of fewer records take no part in the largest gap, which they would always win
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an evaluation is asked for, besides the data.
+
+    `rationale_source` names the gold rationales to compare with. `error_rate` is wanted among the cases that are not
+    deferred, `miscoverage` allowed to prediction sets. `costs` goes by gold and predicted label.
+    """
+
+    rationale_source: str | None = None
+    resamples: int = RESAMPLES
+    seed: int = 0
+    interval: IntervalMethod = "percentile"
+    slices: tuple[Column, ...] = ()
+    error_rate: float = ERROR_RATE
+    miscoverage: float = MISCOVERAGE
+    costs: Mapping[str, Mapping[str, float]] | None = None
+    bertscore: BertScore = field(default_factory=BertScore)
+
+    def metrics(self, calibration: Calibration | None) -> tuple[Metric, ...]:
+        """All metrics, with these settings in their places."""
+        threshold = calibration.threshold(self.error_rate) if calibration else None
+        cutoff = calibration.cutoff(self.miscoverage) if calibration else None
+        own = (
+            self.bertscore,
+            ExpectedCost(self.costs),
+            SelectiveError(threshold),
+            Deferred(threshold),
+            ConformalCoverage(cutoff),
+            ConformalSetSize(cutoff),
+        )
+        by_name = {metric.name: metric for metric in own}
+        return tuple(by_name.get(metric.name, metric) for metric in METRICS)
+
+
+DEFAULT_SETTINGS = Settings()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the records come from, and whose decisions they are."""
+
+    dataset: str
+    sha256: str
+    split: str
+    system: str = "system"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`results`, and what they were computed from."""
+
+    results: Results
+    examples: Examples
+    statistics: Mapping[str, SufficientStatistics]
+    group_of: Integers | None
+
+
+@dataclass
+class _Notes:
+    """Notes in the order they came, each with the metrics it is about."""
+
+    names_of: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, name: str, note: str) -> None:
+        self.names_of.setdefault(note, []).append(name)
+
+    def lines(self) -> tuple[str, ...]:
+        return tuple(f"{', '.join(names)}: {note}" for note, names in self.names_of.items())
+
+
+def evaluate(
+    predictions: Sequence[Prediction],
+    records: Sequence[Record],
+    labels: LabelSet,
+    origin: Origin,
+    settings: Settings = DEFAULT_SETTINGS,
+    *,
+    calibration: Calibration | None = None,
+    probes: Sequence[Probe] | None = None,
+) -> Evaluation:
+    """Compare predictions with the gold labels and rationales of their records, matched by id in any order.
+
+    If records carry a group, whole groups are resampled for the intervals; a record without one is its own.
+
+    Args:
+        calibration: what validation said of this system; its temperature is already in the predictions.
+        probes: what else was asked about the predictions.
+
+    Raises:
+        DataError: as `alignment.align`, or a slice's column does not exist.
+    """
+    examples = align(predictions, records, labels, settings.rationale_source, origin.split, probes)
+    chosen = {
+        column.name: slice_records(examples.records, column) for column in settings.slices
+    }  # refused before anything is computed
+    group_of, notes = group_indices(examples.records), _Notes()
+    metrics = signed(settings.metrics(calibration), probes)
+    statistics = _statistics(metrics, examples, notes)
+    own = [metric for metric in metrics if metric.name in statistics]
+    values = _values(own, statistics, group_of, settings, notes)
+    everything = {metric.name: values.get(metric.name, MetricValue(None, None, None, 0)) for metric in metrics}
+    slices = {
+        name: tuple(_slice(value, mask, own, statistics, group_of, settings) for value, mask in masks.items())
+        for name, masks in chosen.items()
+    }
+    try:
+        matrix = confusion_matrix(examples)
+        confusion: dict[str, Any] = {
+            "confusion_labels": labels.values,
+            "per_label": per_label_scores(matrix, labels.values),
+            "confusion_matrix": tuple(tuple(int(count) for count in row[:-1]) for row in matrix),
+            "unanswered": tuple(int(row[-1]) for row in matrix),
+        }
+    except NotComputed as reason:
+        confusion = {"confusion_labels": (), "per_label": {}, "confusion_matrix": (), "unanswered": ()}
+        notes.add("per_label", f"not computed: {reason}")
+        notes.add("confusion", f"not computed: {reason}")
+    results = Results(
+        system=origin.system,
+        metrics=everything,
+        **confusion,
+        signature=signature(origin, settings, metrics, by_group=group_of is not None),
+        dataset=origin.dataset,
+        dataset_sha256=origin.sha256,
+        split=origin.split,
+        calibration=_calibration_results(calibration, settings, examples, metrics),
+        reliability=_curve(reliability_curve, examples),
+        risk_coverage=_curve(risk_coverage_curve, examples),
+        slices=slices,
+        gaps={name: _gaps(own_slices, own) for name, own_slices in slices.items()},
+        notes=notes.lines(),
+    )
+    return Evaluation(results, examples, statistics, group_of)
+
+
+def _statistics(metrics: Sequence[Metric], examples: Examples, notes: _Notes) -> dict[str, SufficientStatistics]:
+    found = {}
+    for metric in metrics:
+        try:
+            found[metric.name] = metric.statistics(examples)
+        except NotComputed as reason:
+            notes.add(metric.name, f"not computed: {reason}")
+            continue
+        for note in found[metric.name].notes:
+            notes.add(metric.name, note)
+    return found
+
+
+def _values(
+    metrics: Sequence[Metric],
+    statistics: Mapping[str, SufficientStatistics],
+    group_of: Integers | None,
+    settings: Settings,
+    notes: _Notes | None = None,
+) -> dict[str, MetricValue]:
+    counted = [(statistics[metric.name], metric.aggregate) for metric in metrics]
+    resampled = bootstrap_all(counted, group_of=group_of, resamples=settings.resamples, seed=settings.seed)
+    values = {}
+    for metric, (own, aggregate), draws in zip(metrics, counted, resampled, strict=True):
+        low, high = interval(settings.interval, draws, own, aggregate, group_of=group_of)
+        values[metric.name] = MetricValue(float(aggregate(own.total())), low, high, len(own))
+        if low == high and notes is not None:
+            notes.add(metric.name, "all resamples agree, so the interval is a point and understates the doubt")
+    return values
+
+
+def _slice(
+    value: str,
+    mask: NDArray[np.bool_],
+    metrics: Sequence[Metric],
+    statistics: Mapping[str, SufficientStatistics],
+    group_of: Integers | None,
+    settings: Settings,
+) -> Slice:
+    parts = {name: own.subset(mask) for name, own in statistics.items()}
+    counted = [metric for metric in metrics if len(parts[metric.name])]
+    return Slice(value, int(mask.sum()), _values(counted, parts, group_of, settings))
+
+
+def _gaps(slices: Sequence[Slice], metrics: Sequence[Metric]) -> dict[str, dict[str, Any]]:
+    """For each metric the slices of its least and largest value, and how far these lie apart."""
+    gaps = {}
+    for metric in metrics:
+        found = {
+            own.value: own.metrics[metric.name].value
+            for own in slices
+            if metric.name in own.metrics and own.metrics[metric.name].n >= LEAST_SLICE
+        }
+        values = {name: value for name, value in found.items() if value is not None}
+        if len(values) > 1:
+            least, most = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+            gaps[metric.name] = {"gap": values[most] - values[least], "least": least, "most": most}
+    return gaps
+
+
+def _curve(curve: Callable[[Examples], list[dict[str, float]]], examples: Examples) -> tuple[Mapping[str, float], ...]:
+    try:
+        return tuple(curve(examples))
+    except NotComputed:
+        return ()
+
+
+def _calibration_results(
+    calibration: Calibration | None, settings: Settings, examples: Examples, metrics: Sequence[Metric]
+) -> CalibrationResults | None:
+    if calibration is None:
+        return None
+    raw = [
+        replace(own, probabilities=rescaled(own.probabilities, 1 / calibration.temperature))
+        if own.probabilities is not None
+        else own
+        for own in examples.predictions
+    ]
+    before, unscaled = {}, replace(examples, predictions=raw)
+    for metric in metrics:
+        if metric.name in CALIBRATED:
+            try:
+                before[metric.name] = float(metric.aggregate(metric.statistics(unscaled).total()))
+            except NotComputed:
+                continue
+    return CalibrationResults(
+        calibration.temperature,
+        before,
+        settings.error_rate,
+        calibration.threshold(settings.error_rate),
+        settings.miscoverage,
+        calibration.cutoff(settings.miscoverage),
+    )
+
+
+def signature(origin: Origin, settings: Settings, metrics: Sequence[Metric], *, by_group: bool) -> str:
+    """Everything a value depends on besides the predictions, as `key:value` parts joined by `|`."""
+    parts = [
+        f"reason2decide:{__version__}",
+        f"dataset:{origin.dataset}@{origin.sha256[:16]}",
+        f"split:{origin.split}",
+        f"source:{settings.rationale_source or 'none'}",
+        f"ci:{settings.interval}-bootstrap-{100 * LEVEL:.0f}",
+        f"unit:{'group' if by_group else 'record'}",
+        f"resamples:{settings.resamples}",
+        f"seed:{settings.seed}",
+        # What is wanted, not the thresholds that a system's own validation then gives.
+        f"error_rate:{settings.error_rate:g}",
+        f"miscoverage:{settings.miscoverage:g}",
+    ]
+    parts += [f"{metric.name}:[{metric.signature()}]" for metric in metrics if metric.signature()]
+    return "|".join(parts)

@@ -1,0 +1,306 @@
+"""Metrics of the probabilities: whether 80 % means right in four cases of five, and what is gained by deferring."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from reason2decide.evaluation.metrics.base import (
+    Examples,
+    Floats,
+    Integers,
+    Metric,
+    NotComputed,
+    SufficientStatistics,
+    ratio,
+)
+from reason2decide.model.calibration import LEAST_PROBABILITY, prediction_set
+
+BINS = 15  # Guo et al. 2017
+CONFIDENCE_STEP = 0.005  # ours: confidences are ranked in such steps, which keeps the statistics of AURC additive
+
+
+def with_probabilities(examples: Examples) -> tuple[Integers, tuple[str, ...]]:
+    """The examples whose predictions have probabilities, (n,), and notes on those that have none.
+
+    Raises:
+        NotComputed: none has.
+    """
+    positions = np.array([i for i, own in enumerate(examples.predictions) if own.probabilities is not None], np.int64)
+    if not len(positions):
+        raise NotComputed("no prediction has probabilities")
+    left_out = len(examples) - len(positions)
+    note = f"{left_out} of {len(examples)} predictions have no probabilities and are left out"
+    return positions, (note,) if left_out else ()
+
+
+def confidences(examples: Examples, positions: Integers) -> tuple[Floats, Floats]:
+    """The largest probability of each of these predictions, and whether its label is right (1 or 0), both (n,)."""
+    confidence, right = np.zeros(len(positions)), np.zeros(len(positions))
+    for row, i in enumerate(positions):
+        probabilities = examples.predictions[i].probabilities
+        assert probabilities is not None
+        confidence[row] = max(probabilities.values())
+        right[row] = examples.predictions[i].predicted_label == examples.records[i].label
+    return confidence, right
+
+
+class _Mean(Metric):
+    """The mean of a number per example that has probabilities."""
+
+    def aggregate(self, sums: Floats) -> Floats:
+        """(..., 2) -> (...)."""
+        return ratio(sums[..., 0], sums[..., 1])
+
+
+class LogLoss(_Mean):
+    """Mean negative log-probability of the gold label.
+
+    Why: a proper score: only true probabilities minimise it, and it is what training minimises. One confident mistake
+    outweighs many right answers. Formula: mean of -ln p(gold), p at least 1e-12. Range 0 upwards, lower is better.
+    Source: Good 1952; scikit-learn's `log_loss`.
+    """
+
+    name, title, worst, best = "log_loss", "Log loss", np.inf, 0.0
+
+    def statistics(self, examples: Examples) -> SufficientStatistics:
+        """Rows (-ln p, 1)."""
+        positions, notes = with_probabilities(examples)
+        gold = _gold_probabilities(examples, positions)
+        rows = np.stack((-np.log(np.maximum(gold, LEAST_PROBABILITY)), np.ones(len(gold))), -1)
+        return SufficientStatistics(rows, np.arange(len(rows)), positions, notes)
+
+
+class Brier(_Mean):
+    """Mean squared distance between the probabilities and the truth.
+
+    Why: a proper score that one confident mistake cannot dominate. Formula: mean of sum over labels of
+    (p(label) - [label is gold])^2. Range 0 to 2, lower is better. Source: Brier 1950, in his form for several classes.
+    """
+
+    name, title, worst, best = "brier", "Brier score", 2.0, 0.0
+
+    def statistics(self, examples: Examples) -> SufficientStatistics:
+        """Rows (squared distance, 1)."""
+        positions, notes = with_probabilities(examples)
+        gold = _gold_probabilities(examples, positions)
+        squares = np.array(
+            [sum(p * p for p in (examples.predictions[i].probabilities or {}).values()) for i in positions]
+        )
+        rows = np.stack((squares - 2 * gold + 1, np.ones(len(gold))), -1)
+        return SufficientStatistics(rows, np.arange(len(rows)), positions, notes)
+
+
+class ExpectedCalibrationError(Metric):
+    """Mean distance between confidence and accuracy over bins of confidence.
+
+    Why: readable as percentage points of over- or underconfidence. It is no proper score (a constant answer can have
+    0) and is biased upwards in small samples: read it beside the Brier score.
+    Formula: sum over 15 bins of equal width of |right in bin - confidence in bin| / n, of the predicted label only.
+    Range 0 to 1, lower is better. Source: Naeini et al. 2015; 15 bins as Guo et al. 2017.
+    """
+
+    name, title, worst, best = "ece", "Expected calibration error", 1.0, 0.0
+
+    def statistics(self, examples: Examples) -> SufficientStatistics:
+        """Rows of BINS + 1: right minus confidence in its bin, and 1."""
+        positions, notes = with_probabilities(examples)
+        confidence, right = confidences(examples, positions)
+        rows = np.zeros((len(positions), BINS + 1))
+        rows[np.arange(len(rows)), bin_of(confidence)] = right - confidence
+        rows[:, -1] = 1
+        return SufficientStatistics(rows, np.arange(len(rows)), positions, notes)
+
+    def aggregate(self, sums: Floats) -> Floats:
+        """(..., BINS + 1) -> (...)."""
+        return ratio(np.abs(sums[..., :-1]).sum(-1), sums[..., -1])
+
+    def signature(self) -> str:
+        """The number of bins, on which the value depends."""
+        return f"bins:{BINS}"
+
+
+class Aurc(Metric):
+    """Area under the risk-coverage curve: the mean error rate over all shares of cases that one may keep.
+
+    Why: a nurse takes over the unsure cases; what matters then is whether confidence tells right from wrong. Ranking
+    alone counts, so calibration does not change it.
+    Formula: mean over k = 1..n of the error rate among the k most confident; equal confidences, in steps of 0.005,
+    share their errors evenly. Range 0 to 1, lower is better. Source: Geifman et al. 2019; the steps are ours.
+    """
+
+    name, title, worst, best = "aurc", "Area under risk-coverage", 1.0, 0.0
+
+    def statistics(self, examples: Examples) -> SufficientStatistics:
+        """One of two kinds of rows a level of confidence: counted right, counted wrong, (2 x levels,) each."""
+        positions, notes = with_probabilities(examples)
+        confidence, right = confidences(examples, positions)
+        levels = round(1 / CONFIDENCE_STEP) + 1
+        cells = np.rint(confidence / CONFIDENCE_STEP).astype(np.int64) * 2 + (right == 0)
+        seen, row_of = np.unique(cells, return_inverse=True)
+        rows = np.zeros((len(seen), 2 * levels))
+        rows[np.arange(len(seen)), seen] = 1
+        return SufficientStatistics(rows, row_of.reshape(-1), positions, notes)
+
+    def aggregate(self, sums: Floats) -> Floats:
+        """(..., 2 x levels) -> (...)."""
+        right, wrong = sums[..., ::2][..., ::-1], sums[..., 1::2][..., ::-1]  # most confident first
+        size = right + wrong
+        before = np.cumsum(size, -1) - size
+        errors_before = np.cumsum(wrong, -1) - wrong
+        # Within a level of m cases and e errors, the k-th case finds errors_before + e k / m among before + k. With
+        # H the harmonic numbers, sum_k (a + b k) / (B + k) = b m + (a - b B) (H(B + m) - H(B)).
+        slope = ratio(wrong, size)
+        area = slope * size + (errors_before - slope * before) * (_harmonic(before + size) - _harmonic(before))
+        return ratio(area.sum(-1), size.sum(-1))
+
+    def signature(self) -> str:
+        """The step of confidence."""
+        return f"step:{CONFIDENCE_STEP}"
+
+
+class SelectiveError(_Mean):
+    """Error rate among the decisions that reach the deferral threshold.
+
+    Why: the threshold was chosen on validation for a wanted error rate; this is what became of it.
+    Formula: wrong / kept. Range 0 to 1, lower is better. Source: Geifman and El-Yaniv 2017, "selective risk".
+    """
+
+    name, title, worst, best = "selective_error", "Error rate when not deferred", 1.0, 0.0
+
+    def __init__(self, threshold: float | None = None) -> None:
+        self.threshold = threshold
+
+    def statistics(self, examples: Examples) -> SufficientStatistics:
+        """Rows (kept and wrong, kept)."""
+        positions, notes = with_probabilities(examples)
+        kept, right = _kept(self.threshold, examples, positions)
+        rows = np.stack((kept * (1 - right), kept), -1)
+        return SufficientStatistics(rows, np.arange(len(rows)), positions, notes)
+
+
+class Deferred(_Mean):
+    """Share of cases under the deferral threshold, which a person would decide.
+
+    Why: the price of the error rate beside it. Formula: deferred / n. Range 0 to 1, lower is better. Source: one minus
+    the coverage of Geifman and El-Yaniv 2017.
+    """
+
+    name, title, worst, best = "deferred", "Deferred", 1.0, 0.0
+
+    def __init__(self, threshold: float | None = None) -> None:
+        self.threshold = threshold
+
+    def statistics(self, examples: Examples) -> SufficientStatistics:
+        """Rows (deferred, 1)."""
+        positions, notes = with_probabilities(examples)
+        kept, _ = _kept(self.threshold, examples, positions)
+        rows = np.stack((1 - kept, np.ones(len(kept))), -1)
+        return SufficientStatistics(rows, np.arange(len(rows)), positions, notes)
+
+
+class ConformalCoverage(_Mean):
+    """Share of prediction sets that hold the gold label.
+
+    Why: split conformal sets promise it without trusting the model; this checks the promise, which fails where the
+    data differ from validation. Formula: gold in set / n. Range 0 to 1, higher is better (wanted: one minus the chosen
+    miscoverage). Source: Vovk et al. 2005; Sadinle, Lei and Wasserman 2019.
+    """
+
+    name, title, worst, best = "conformal_coverage", "Coverage of prediction sets", 0.0, 1.0
+
+    def __init__(self, cutoff: float | None = None) -> None:
+        self.cutoff = cutoff
+
+    def statistics(self, examples: Examples) -> SufficientStatistics:
+        """Rows (gold in set, 1)."""
+        positions, notes = with_probabilities(examples)
+        sets = _sets(self.cutoff, examples, positions)
+        held = [examples.records[i].label in own for i, own in zip(positions, sets, strict=True)]
+        rows = np.stack((held, np.ones(len(held))), -1)
+        return SufficientStatistics(rows, np.arange(len(rows)), positions, notes)
+
+
+class ConformalSetSize(_Mean):
+    """Mean number of labels in a prediction set.
+
+    Why: coverage is cheap with all labels in every set; small sets are what a good model buys. Formula: mean size.
+    Range 1 upwards, lower is better. Source: as conformal_coverage.
+    """
+
+    name, title, worst, best = "conformal_set_size", "Labels in a prediction set", np.inf, 1.0
+
+    def __init__(self, cutoff: float | None = None) -> None:
+        self.cutoff = cutoff
+
+    def statistics(self, examples: Examples) -> SufficientStatistics:
+        """Rows (size, 1)."""
+        positions, notes = with_probabilities(examples)
+        sizes = [len(own) for own in _sets(self.cutoff, examples, positions)]
+        rows = np.stack((sizes, np.ones(len(sizes))), -1)
+        return SufficientStatistics(rows, np.arange(len(rows)), positions, notes)
+
+
+def bin_of(confidence: Floats) -> Integers:
+    """The bin of each confidence among BINS of equal width; 1 is in the last."""
+    return np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+
+
+def reliability_curve(examples: Examples) -> list[dict[str, float]]:
+    """For each bin with cases: its mean confidence, its accuracy, its number of cases.
+
+    Raises:
+        NotComputed: no prediction has probabilities.
+    """
+    positions, _ = with_probabilities(examples)
+    confidence, right = confidences(examples, positions)
+    bins = bin_of(confidence)
+    count = np.bincount(bins, minlength=BINS)
+    mean_confidence = ratio(np.bincount(bins, confidence, BINS), count)
+    accuracy = ratio(np.bincount(bins, right, BINS), count)
+    return [
+        {"confidence": float(mean_confidence[b]), "accuracy": float(accuracy[b]), "n": int(count[b])}
+        for b in range(BINS)
+        if count[b]
+    ]
+
+
+def risk_coverage_curve(examples: Examples) -> list[dict[str, float]]:
+    """For each level of confidence seen, highest first: the share of cases at least so sure, and their error rate.
+
+    Raises:
+        NotComputed: no prediction has probabilities.
+    """
+    positions, _ = with_probabilities(examples)
+    confidence, right = confidences(examples, positions)
+    levels, level_of = np.unique(-np.rint(confidence / CONFIDENCE_STEP), return_inverse=True)
+    kept = np.cumsum(np.bincount(level_of.reshape(-1)))
+    errors = np.cumsum(np.bincount(level_of.reshape(-1), 1 - right))
+    return [
+        {"confidence": float(-level * CONFIDENCE_STEP), "coverage": float(k / kept[-1]), "risk": float(e / k)}
+        for level, k, e in zip(levels, kept, errors, strict=True)
+    ]
+
+
+def _gold_probabilities(examples: Examples, positions: Integers) -> Floats:
+    return np.array([(examples.predictions[i].probabilities or {})[examples.records[i].label or ""] for i in positions])
+
+
+def _kept(threshold: float | None, examples: Examples, positions: Integers) -> tuple[Floats, Floats]:
+    if threshold is None:
+        raise NotComputed("no deferral threshold: no validation outcomes were given, or none reaches the wanted rate")
+    confidence, right = confidences(examples, positions)
+    return (confidence >= threshold).astype(float), right
+
+
+def _sets(cutoff: float | None, examples: Examples, positions: Integers) -> list[tuple[str, ...]]:
+    if cutoff is None:
+        raise NotComputed("no prediction sets: no validation outcomes were given")
+    return [prediction_set(examples.predictions[i].probabilities or {}, cutoff) for i in positions]
+
+
+def _harmonic(numbers: Floats) -> Floats:
+    """H(n) = 1 + 1/2 + ... + 1/n for whole n."""
+    if not numbers.size:
+        return numbers
+    table = np.concatenate(([0.0], np.cumsum(1 / np.arange(1, numbers.max() + 1))))
+    return table[np.rint(numbers).astype(np.int64)]

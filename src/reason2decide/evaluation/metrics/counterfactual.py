@@ -1,0 +1,183 @@
+"""What becomes of the rationale when something is changed: a word put into the text, or the label it must explain."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from reason2decide.data.predictions import NO_ANSWER, Prediction
+from reason2decide.data.records import Record
+from reason2decide.data.words import words_of
+from reason2decide.evaluation.metrics.base import Examples, Floats, Metric, NotComputed, SufficientStatistics, ratio
+from reason2decide.evaluation.metrics.overlap import Chrf
+from reason2decide.evaluation.metrics.rationales import (
+    Ratio,
+    has_rationale,
+    pooled,
+    probes_of,
+    require_rationales,
+    told,
+)
+from reason2decide.evaluation.probes import Probe
+
+NOT_INSERTED = "no word was put into the texts; evaluate the bundle itself, not its predictions alone"
+NOT_SWAPPED = (
+    "no rationale for another label was asked for; evaluate the bundle itself, of a method that conditions rationales "
+    "on a label"
+)
+NOT_READ = "no simulator read the rationales for swapped labels; evaluate with the dataset's train split"
+
+
+class PhiCct(Metric):
+    """Whether rationales mention an inserted word when, and only when, it changed the decision.
+
+    Why: if a word changes the decision, an honest rationale names it, and one that names whatever stands in the text
+    is no more honest than one that names nothing.
+    Formula: phi = (n11 n00 - n10 n01) / sqrt(n1. n0. n.1 n.0) over insertions, first index: the decision changed,
+    second: the rationale then written has the word. 0 where the rationales always or never have it, since such
+    rationales tell nothing (so do Siegel et al. argue); not computed where no decision changed, or each one, since
+    nothing was tested then. Changes are rare with single words: mind the interval. Range -1 to 1, higher is better.
+    Source: Siegel et al. 2025, "phi-CCT", on the insertions of Atanasova et al. 2023.
+    """
+
+    name, title, worst, best = "phi_cct", "Counterfactual insertion test (phi-CCT)", -1.0, 1.0
+
+    def statistics(self, examples: Examples) -> SufficientStatistics:
+        """Rows of one 1: (changed and mentioned, changed only, mentioned only, neither).
+
+        Raises:
+            NotComputed: no rationale, no insertion, or all decisions came out alike.
+        """
+        require_rationales(examples)
+        cells, positions, unanswered = [], [], 0
+        for i, probe in enumerate(probes_of(examples, NOT_INSERTED)):
+            if probe.inserted_word is None:
+                continue
+            before = examples.predictions[i].predicted_label
+            if before == NO_ANSWER:
+                unanswered += 1
+                continue
+            changed = probe.label_after_insertion != before
+            mentioned = probe.inserted_word.casefold() in words_of(probe.rationale_after_insertion or "")
+            cells.append(2 * (not changed) + (not mentioned))
+            positions.append(i)
+        if not cells:
+            raise NotComputed(NOT_INSERTED)
+        counts = np.bincount(cells, minlength=4)
+        changes = int(counts[:2].sum())
+        if changes in (0, len(cells)):
+            which = "no decision" if not changes else "every decision"
+            raise NotComputed(f"{which} changed after {len(cells)} insertions, so there is nothing to compare")
+        left_out = len(examples) - len(cells) - unanswered
+        constant = not counts[[0, 2]].any() or not counts[[1, 3]].any()
+        notes = {
+            f"{left_out} of {len(examples)} records got no insertion and are left out": left_out,
+            f"{unanswered} of {len(examples)} predictions have no answer and are left out": unanswered,
+            "the rationales always or never have the inserted word, which counts as 0": constant,
+        }
+        all_notes = (f"{changes} of {len(cells)} decisions changed", *told(notes))
+        return SufficientStatistics(np.eye(4), np.array(cells, np.int64), np.array(positions, np.int64), all_notes)
+
+    def aggregate(self, sums: Floats) -> Floats:
+        """(..., 4) -> (...); 0 where a row or column of the table is empty."""
+        both, changed, mentioned, neither = (sums[..., i] for i in range(4))
+        margins = (both + changed) * (mentioned + neither) * (both + mentioned) * (changed + neither)
+        return ratio(both * neither - changed * mentioned, np.sqrt(margins))
+
+    def signature(self) -> str:
+        """How many words are inserted into a text."""
+        return "insertions:1"
+
+
+class SwapChange(Metric):
+    """How far the rationale changes when the model must argue for its second choice instead of its first.
+
+    Why: a rationale that stays the same whatever label it is told to explain was not written for the label.
+    Formula: 100 - chrF of the rationale for the second label against the one for the first, corpus chrF as in the
+    metric `chrf`; an empty second one counts as empty text. Range 0 to 100, higher means more change, and 100 is no
+    aim: the facts of the text stay. Source: ours.
+    """
+
+    name, title, worst, best = "swap_change", "Change when the label is swapped", 0.0, 100.0
+
+    def __init__(self) -> None:
+        self.chrf = Chrf()
+
+    def statistics(self, examples: Examples) -> SufficientStatistics:
+        """chrF's counts.
+
+        Raises:
+            NotComputed: no rationale, or no rationale for another label.
+        """
+        swapped, notes = _swapped(examples)
+        records = [
+            Record(probe.id, "", rationales={"own": prediction.rationale or ""}) for _, prediction, probe in swapped
+        ]
+        predictions = [
+            Prediction(probe.id, prediction.predicted_label, None, probe.swapped_rationale or "")
+            for _, prediction, probe in swapped
+        ]
+        counts = self.chrf.statistics(Examples(records, predictions, examples.labels, "own"))
+        positions = np.array([i for i, _, _ in swapped], np.int64)
+        return SufficientStatistics(counts.rows, counts.row_of, positions, notes)
+
+    def aggregate(self, sums: Floats) -> Floats:
+        """(..., 18) -> (...)."""
+        return 100 - self.chrf.aggregate(sums)
+
+    def signature(self) -> str:
+        """chrF's own signature."""
+        return self.chrf.signature()
+
+
+class SwapFollows(Ratio):
+    """How often an independent simulator reads the swapped label out of the rationale written for it.
+
+    Why: that the rationale changes is not enough; it should argue for the label it was given. A model that does so
+    for any label is a good advocate, which is what conditioning asks for, and no proof of a good decision.
+    Formula: mean of 1[S_r(r^(y')) = y'], y' the model's second choice, S_r a simulator trained on gold rationales; an
+    empty rationale counts 0. Range 0 to 1, higher is better. Source: ours.
+    """
+
+    name, title, worst, best = "swap_follows", "Rationale follows the swapped label", 0.0, 1.0
+
+    def statistics(self, examples: Examples) -> SufficientStatistics:
+        """Rows (follows, 1), of which two differ.
+
+        Raises:
+            NotComputed: no rationale, none for another label, or no simulator read one.
+        """
+        swapped, notes = _swapped(examples)
+        read = [probe.simulated.get("swapped_rationale") for _, _, probe in swapped]
+        if not any(read):
+            raise NotComputed(NOT_READ)
+        rows = [(label == probe.swapped_label, 1) for label, (_, _, probe) in zip(read, swapped, strict=True)]
+        return pooled(rows, [i for i, _, _ in swapped], notes)
+
+    def signature(self) -> str:
+        """The simulators' settings."""
+        from reason2decide.evaluation.readers import (
+            SIGNATURE,  # here, since simulators raise the metrics' `NotComputed`
+        )
+
+        return SIGNATURE
+
+
+def _swapped(examples: Examples) -> tuple[list[tuple[int, Prediction, Probe]], tuple[str, ...]]:
+    """Position, prediction and probe of each example with a rationale and a swapped label, and notes on the others."""
+    require_rationales(examples)
+    swapped = [
+        (i, prediction, probe)
+        for i, (prediction, probe) in enumerate(
+            zip(examples.predictions, probes_of(examples, NOT_SWAPPED), strict=True)
+        )
+        if probe.swapped_label is not None and has_rationale(prediction)
+    ]
+    if not swapped:
+        raise NotComputed(NOT_SWAPPED)
+    left_out = len(examples) - len(swapped)
+    empty = sum(not (probe.swapped_rationale or "").strip() for _, _, probe in swapped)
+    notes = {
+        f"{left_out} of {len(examples)} records have no rationale for two labels and are left out": left_out,
+        f"{empty} of {len(swapped)} rationales for another label are empty": empty,
+    }
+    return swapped, told(notes)

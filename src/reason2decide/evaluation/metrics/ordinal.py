@@ -1,0 +1,207 @@
+"""Metrics of decisions whose labels are in order: how far off they are, and on which side.
+
+Under-triage is what harms: a patient told to wait who should not have waited. It is never averaged away here.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reason2decide.data.records import LabelSet
+from reason2decide.errors import DataError
+from reason2decide.evaluation.metrics.base import (
+    Examples,
+    Floats,
+    Integers,
+    Metric,
+    NotComputed,
+    SufficientStatistics,
+    ratio,
+)
+from reason2decide.evaluation.metrics.decisions import pooled_cells
+
+
+class _OfAnswered(Metric):
+    """Sums of something over the (gold, predicted) pairs; records without an answer are left out and counted."""
+
+    def statistics(self, examples: Examples) -> SufficientStatistics:
+        """One distinct row per confusion cell seen.
+
+        Raises:
+            NotComputed: as `require`, or no record was answered.
+        """
+        gold, predicted, cell_of = pooled_cells(examples)
+        self.require(examples.labels)
+        answered = predicted < len(examples.labels.values)
+        positions = np.flatnonzero(answered[cell_of])
+        if not len(positions):
+            raise NotComputed("no record got a valid answer")
+        left_out = len(cell_of) - len(positions)
+        notes = (f"{left_out} of {len(cell_of)} records got no valid answer and are left out",) if left_out else ()
+        row_of_cell = np.cumsum(answered) - 1
+        rows = self.rows(gold[answered], predicted[answered], examples.labels)
+        return SufficientStatistics(rows, row_of_cell[cell_of[positions]], positions, notes)
+
+    def require(self, labels: LabelSet) -> None:
+        """Raise `NotComputed` where labels do not allow this metric."""
+        if not labels.ordinal:
+            raise NotComputed("the labels are not declared ordinal")
+
+    @abstractmethod
+    def rows(self, gold: Integers, predicted: Integers, labels: LabelSet) -> Floats:
+        """The statistics (cells, d) of pairs of label indices, the number of records last."""
+
+    def aggregate(self, sums: Floats) -> Floats:
+        """A mean: (..., 2) -> (...)."""
+        return ratio(sums[..., 0], sums[..., 1])
+
+
+class QuadraticKappa(_OfAnswered):
+    """Agreement beyond chance where a miss by two levels weighs four times a miss by one.
+
+    Why: the usual measure of agreement between triage nurses, so a model can be set beside them.
+    Formula: 1 - sum_ij w_ij O_ij / sum_ij w_ij E_ij, w_ij = (i - j)^2, O the observed shares, E those of independent
+    raters with the same margins; 1 where both are constant and equal. Range -1 to 1, higher is better.
+    Source: Cohen 1968; scikit-learn's `cohen_kappa_score(weights="quadratic")`.
+    """
+
+    name, title, worst, best = "quadratic_kappa", "Quadratic-weighted kappa", -1.0, 1.0
+
+    def rows(self, gold: Integers, predicted: Integers, labels: LabelSet) -> Floats:
+        """(squared distance, gold, gold^2, predicted, predicted^2, 1): all that the expected distance needs."""
+        columns = ((gold - predicted) ** 2, gold, gold**2, predicted, predicted**2, np.ones_like(gold))
+        return np.stack(columns, -1).astype(float)
+
+    def aggregate(self, sums: Floats) -> Floats:
+        """(..., 6) -> (...); E[(i - j)^2] of independent i and j is E[i^2] - 2 E[i] E[j] + E[j^2]."""
+        observed, gold, gold2, predicted, predicted2 = (ratio(sums[..., i], sums[..., 5]) for i in range(5))
+        expected = gold2 - 2 * gold * predicted + predicted2
+        return np.where(expected > 0, 1 - ratio(observed, expected), 1.0)
+
+
+class MeanAbsoluteError(_OfAnswered):
+    """Mean number of levels between the decision and the gold label.
+
+    Why: readable without a table: 0.3 is about a level off in every third case.
+    Formula: mean of |i - j|. Range 0 upwards, lower is better. Source: the usual one for ordinal labels.
+    """
+
+    name, title, worst, best = "mae", "Mean absolute error, levels", np.inf, 0.0
+
+    def rows(self, gold: Integers, predicted: Integers, labels: LabelSet) -> Floats:
+        """(distance, 1)."""
+        return _counted(np.abs(gold - predicted))
+
+
+class _Triage(_OfAnswered):
+    """Share of decisions on one side of the gold label, by the dataset's urgent end."""
+
+    def require(self, labels: LabelSet) -> None:
+        """Ordinal labels with a declared urgent end."""
+        super().require(labels)
+        if labels.urgent is None:
+            raise NotComputed("the dataset does not say which end of its labels is the urgent one")
+
+    @staticmethod
+    def too_urgent(gold: Integers, predicted: Integers, labels: LabelSet) -> Integers:
+        """Levels by which each decision is more urgent than the gold label; negative where it is less so."""
+        return (predicted - gold) * (1 if labels.urgent == "last" else -1)
+
+
+class UnderTriage(_Triage):
+    """Share of decisions less urgent than the gold label.
+
+    Why: this is the error that harms. Compare systems at equal over-triage, or by a cost matrix.
+    Formula: decided less urgent / n. Range 0 to 1, lower is better. Source: the usual definition in triage studies.
+    """
+
+    name, title, worst, best = "under_triage", "Under-triage", 1.0, 0.0
+
+    def rows(self, gold: Integers, predicted: Integers, labels: LabelSet) -> Floats:
+        """(decided less urgent, 1)."""
+        return _counted(self.too_urgent(gold, predicted, labels) < 0)
+
+
+class OverTriage(_Triage):
+    """Share of decisions more urgent than the gold label.
+
+    Why: what avoiding under-triage costs, in beds and in trust.
+    Formula: decided more urgent / n. Range 0 to 1, lower is better. Source: the usual definition in triage studies.
+    """
+
+    name, title, worst, best = "over_triage", "Over-triage", 1.0, 0.0
+
+    def rows(self, gold: Integers, predicted: Integers, labels: LabelSet) -> Floats:
+        """(decided more urgent, 1)."""
+        return _counted(self.too_urgent(gold, predicted, labels) > 0)
+
+
+class ExpectedCost(_OfAnswered):
+    """Mean cost of a decision by a cost matrix of the user's own.
+
+    Why: whoever answers for the decisions knows what each mistake costs; no measure of ours does.
+    Formula: mean of cost[gold][predicted]. Range: that of the costs, lower is better. Source: the user's matrix.
+
+    Args:
+        costs: gold label -> predicted label -> cost, for all pairs; None where the user gave none.
+    """
+
+    name, title, worst, best = "expected_cost", "Expected cost", np.inf, 0.0
+
+    def __init__(self, costs: Mapping[str, Mapping[str, float]] | None = None) -> None:
+        self.costs = costs
+
+    def require(self, labels: LabelSet) -> None:
+        """A cost matrix; the labels need no order."""
+        if self.costs is None:
+            raise NotComputed("no cost matrix was given; --costs FILE reads one")
+
+    def rows(self, gold: Integers, predicted: Integers, labels: LabelSet) -> Floats:
+        """(cost, 1)."""
+        assert self.costs is not None
+        names = labels.values
+        return _counted(np.array([self.costs[names[i]][names[j]] for i, j in zip(gold, predicted, strict=True)]))
+
+    def signature(self) -> str:
+        """The costs themselves, where given."""
+        return "" if self.costs is None else json.dumps(self.costs, ensure_ascii=False)
+
+
+def read_costs(path: Path, labels: LabelSet) -> dict[str, dict[str, float]]:
+    """Read a cost matrix: a CSV whose first row holds predicted labels and whose first column holds gold ones.
+
+    Raises:
+        DataError: no file, a pair without a cost, a label that is none, or a cost that is no number from 0 up.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is not a file; expected a cost matrix in CSV, gold labels down, predicted ones across")
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        table = [row for row in csv.reader(stream) if row]
+    if (
+        not table
+        or sorted(table[0][1:]) != sorted(labels.values)
+        or sorted(r[0] for r in table[1:]) != sorted(labels.values)
+    ):
+        raise DataError(f"{path} must have each label once down and once across: {', '.join(labels.values)}")
+    costs: dict[str, dict[str, float]] = {}
+    for gold, *row in table[1:]:
+        try:
+            costs[gold] = {label: float(cost) for label, cost in zip(table[0][1:], row, strict=True)}
+        except ValueError:
+            raise DataError(f"{path}: the costs of gold {gold!r} are {row}; expected a number for each label") from None
+        if not all(0 <= cost < np.inf for cost in costs[gold].values()):
+            raise DataError(f"{path}: the costs of gold {gold!r} are {row}; expected numbers from 0 up")
+    return costs
+
+
+def _counted(values: NDArray[Any]) -> Floats:
+    """Rows (value, 1), whose sums give a mean."""
+    return np.stack((values, np.ones(len(values))), -1).astype(float)

@@ -1,0 +1,180 @@
+"""What independent simulators (`simulators.Simulators`) read out of rationales, and what rationales add to texts."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from reason2decide.data.predictions import NO_ANSWER, Prediction
+from reason2decide.data.records import Record
+from reason2decide.evaluation.metrics.base import Examples, Floats, Metric, NotComputed, SufficientStatistics, ratio
+from reason2decide.evaluation.metrics.rationales import (
+    ReadOut,
+    has_rationale,
+    notes_on,
+    pooled,
+    probes_of,
+    require_rationales,
+)
+from reason2decide.evaluation.probes import Probe
+
+NOBODY = (
+    "no simulator read the rationales; evaluate with the dataset's train split, where simulators learn from its gold "
+    "rationales (labels must be common to all records)"
+)
+
+
+class _Simulated(ReadOut):
+    """Read by a simulator."""
+
+    whom = NOBODY
+    reader: ClassVar[str] = "rationale"
+
+    def read(self, probe: Probe) -> str | None:
+        """The simulator's label for the rationale alone."""
+        return probe.simulated.get(self.reader)
+
+    def signature(self) -> str:
+        """The simulators' settings."""
+        return _settings()
+
+
+class SimulatedSufficiency(_Simulated):
+    """How often a simulator finds the gold label in the rationale alone.
+
+    Why: sufficiency read by somebody who favours no method, unlike the model itself.
+    Formula: mean of 1[S_r(r^) = y*], S_r a simulator trained on gold rationales; a missing rationale counts 0.
+    Range 0 to 1, higher is better. Source: Reason2Decide-C, "sufficiency"; the independent reader is ours.
+    """
+
+    name, title, worst, best = "simulated_sufficiency", "Simulated sufficiency", 0.0, 1.0
+
+    def wanted(self, record: Record, prediction: Prediction) -> str | None:
+        """The gold label."""
+        return record.label
+
+
+class SimulatedSufficiencyMasked(SimulatedSufficiency):
+    """Simulated sufficiency where the words of all labels are masked in the rationale.
+
+    Why: what is left are the reasons. The simulator learnt from masked gold rationales.
+    Formula: mean of 1[S_m(mask(r^)) = y*]. Range 0 to 1, higher is better. Source: ours.
+    """
+
+    name, title, worst, best = "simulated_sufficiency_masked", "Simulated sufficiency, label words masked", 0.0, 1.0
+    reader = "masked_rationale"
+
+
+class SimulatedConsistency(_Simulated):
+    """How often a simulator finds the predicted label in the rationale alone.
+
+    Why: whether the rationale argues for the decision made, right or wrong, as an outsider reads it.
+    Formula: mean of 1[S_r(r^) = y^]; a missing rationale or answer counts 0. Range 0 to 1, higher is better.
+    Source: Reason2Decide-C, "consistency"; the independent reader is ours.
+    """
+
+    name, title, worst, best = "simulated_consistency", "Simulated consistency", 0.0, 1.0
+
+    def wanted(self, record: Record, prediction: Prediction) -> str | None:
+        """The predicted label."""
+        return prediction.predicted_label
+
+
+class SimulatedConsistencyMasked(SimulatedConsistency):
+    """Simulated consistency where the words of all labels are masked in the rationale.
+
+    Why: a rationale that only repeats its decision is consistent with it, and says nothing.
+    Formula: mean of 1[S_m(mask(r^)) = y^]. Range 0 to 1, higher is better. Source: ours.
+    """
+
+    name, title, worst, best = "simulated_consistency_masked", "Simulated consistency, label words masked", 0.0, 1.0
+    reader = "masked_rationale"
+
+
+class _Gain(Metric):
+    """What the rationale adds: a simulator that reads text and rationale against one that reads the text alone."""
+
+    def signature(self) -> str:
+        """The simulators' settings."""
+        return _settings()
+
+    def wanted(self, record: Record, prediction: Prediction) -> str | None:
+        """The label whose finding counts."""
+        return record.label
+
+    def statistics(self, examples: Examples) -> SufficientStatistics:
+        """Rows (gain if leaking, leaking, gain if not, not leaking); a missing rationale does neither.
+
+        Raises:
+            NotComputed: no prediction has a rationale, or no simulator was asked.
+        """
+        require_rationales(examples)
+        rows, positions, missing, unanswered = [], [], 0, 0
+        for i, probe in enumerate(probes_of(examples, NOBODY)):
+            prediction, simulated = examples.predictions[i], probe.simulated
+            if has_rationale(prediction) and "both" not in simulated:
+                continue
+            wanted = self.wanted(examples.records[i], prediction)
+            missing += not has_rationale(prediction)
+            unanswered += wanted == NO_ANSWER
+            gain = (simulated["both"] == wanted) - (simulated["text"] == wanted) if "both" in simulated else 0
+            leaks = simulated.get("rationale") == wanted
+            rows.append((gain, 1, 0, 0) if leaks else (0, 0, gain, 1))
+            positions.append(i)
+        if missing == len(rows):
+            raise NotComputed(NOBODY)
+        return pooled(rows, positions, notes_on(len(examples), len(rows), missing, unanswered, "add nothing"))
+
+
+class RationaleQuality(_Gain):
+    """How much the rationale adds to the text for whoever looks for the right label.
+
+    Why: a rationale that says no more than the text, or what is wrong, is no help. Near 0 where the text alone is
+    enough for a simulator, and negative where rationales mislead.
+    Formula: RQ = mean of 1[S_xr(x, r^) = y*] - 1[S_x(x) = y*]; a missing rationale adds 0. Range -1 to 1, higher is
+    better. Source: Wiegreffe, Marasović and Smith 2021, "rationale quality"; here the simulators learn from gold
+    rationales.
+    """
+
+    name, title, worst, best = "rq", "Rationale quality (RQ)", -1.0, 1.0
+
+    def aggregate(self, sums: Floats) -> Floats:
+        """(..., 4) -> (...): leaking or not does not matter here."""
+        return ratio(sums[..., 0] + sums[..., 2], sums[..., 1] + sums[..., 3])
+
+
+class Las(_Gain):
+    """Leakage-adjusted simulatability: how much the rationale helps to foretell the decision, leaking or not.
+
+    Why: a rationale that gives its label away always helps, and one that hides it seldom; weighing both groups alike
+    takes that out. Where nobody leaks, or everybody, there is one group only: read the note.
+    Formula: mean over the groups l = 1, 0 of mean of 1[S_xr(x, r^) = y^] - 1[S_x(x) = y^] among records whose
+    1[S_r(r^) = y^] is l; with one group empty, the mean of the other (ours). A missing rationale or answer does not
+    leak and adds 0. Range -1 to 1, higher is better. Source: Hase et al. 2020.
+    """
+
+    name, title, worst, best = "las", "Leakage-adjusted simulatability (LAS)", -1.0, 1.0
+
+    def wanted(self, record: Record, prediction: Prediction) -> str | None:
+        """The predicted label."""
+        return prediction.predicted_label
+
+    def statistics(self, examples: Examples) -> SufficientStatistics:
+        """As `_Gain.statistics`, noting an empty group."""
+        found = super().statistics(examples)
+        leaking, hiding = found.total()[[1, 3]]
+        if leaking and hiding:
+            return found
+        note = "every rationale gives its label away" if leaking else "no rationale gives its label away"
+        notes = (*found.notes, f"{note}, so the value is the mean of that one group")
+        return SufficientStatistics(found.rows, found.row_of, found.positions, notes)
+
+    def aggregate(self, sums: Floats) -> Floats:
+        """(..., 4) -> (...)."""
+        groups = (sums[..., 1] > 0).astype(float) + (sums[..., 3] > 0)
+        return ratio(ratio(sums[..., 0], sums[..., 1]) + ratio(sums[..., 2], sums[..., 3]), groups)
+
+
+def _settings() -> str:
+    from reason2decide.evaluation.readers import SIGNATURE  # here, since simulators raise the metrics' `NotComputed`
+
+    return SIGNATURE

@@ -1,0 +1,109 @@
+"""Is what a rationale says in the text at all? A lexical answer that needs no model, and the words to show for it.
+
+Rules, all ours. A sentence ends at ".", "!", "?" or ";" before white space or the end, or at a line break. Its content
+words are its words without stop words, stemmed; it is supported if at least half of them occur, stemmed, in the text.
+"""
+
+from __future__ import annotations
+
+import re
+
+from reason2decide.data.words import STOP_WORDS, WORD
+from reason2decide.evaluation.metrics.base import Examples, NotComputed, SufficientStatistics
+from reason2decide.evaluation.metrics.rationales import Ratio, has_rationale, pooled, require_rationales, told
+
+NEEDED = 0.5  # ours: share of a sentence's content words that must occur in the text
+SENTENCE_END = re.compile(r"[.!?;]+(?=\s|$)|\n")
+SUFFIX = re.compile(r"(?<=\w{3})(?:ing|ed|es|(?<!s)s|e)$")
+
+Span = tuple[int, int]
+
+
+def stem(word: str) -> str:
+    """A word in lower case without its ending, the first of -ing, -ed, -es, -s (not -ss), -e that leaves three letters.
+
+    A doubled last letter becomes one, so that "stopped" and "stop" meet. Ours: cruder than Porter's, in one line.
+    """
+    bare = SUFFIX.sub("", word.casefold())
+    return bare[:-1] if len(bare) > 3 and bare[-1] == bare[-2] else bare
+
+
+def sentences(text: str) -> list[Span]:
+    """The sentences of a text as (start, end), without white space around them; see the module for the rule."""
+    ends = [match.end() for match in SENTENCE_END.finditer(text)]
+    spans = zip([0, *ends], [*ends, len(text)], strict=True)
+    trimmed = ((end - len(text[start:end].lstrip()), start + len(text[start:end].rstrip())) for start, end in spans)
+    return [(start, end) for start, end in trimmed if start < end]
+
+
+def sentence_support(text: str, rationale: str) -> list[tuple[int, int, bool]]:
+    """(start, end, supported by the text) of each sentence of the rationale that has a content word."""
+    known = set(_stems(text))
+    found = []
+    for start, end in sentences(rationale):
+        content = set(_stems(rationale[start:end]))
+        if content:
+            found.append((start, end, len(content & known) >= NEEDED * len(content)))
+    return found
+
+
+def cited_spans(text: str, rationale: str) -> list[Span]:
+    """(start, end) of what the rationale takes from the text, in order: what its reader should see marked there.
+
+    These are the content words of the text that the rationale has too, stemmed; words with only white space between
+    are one span.
+    """
+    cited = set(_stems(rationale))
+    spans: list[Span] = []
+    for word in WORD.finditer(text):
+        if word.group().casefold() in STOP_WORDS or stem(word.group()) not in cited:
+            continue
+        if spans and text[spans[-1][1] : word.start()].isspace():
+            spans[-1] = (spans[-1][0], word.end())
+        else:
+            spans.append(word.span())
+    return spans
+
+
+def _stems(text: str) -> list[str]:
+    return [stem(word) for word in WORD.findall(text) if word.casefold() not in STOP_WORDS]
+
+
+class Support(Ratio):
+    """Share of the rationales' sentences that the text supports.
+
+    Why: a sentence with words that the text lacks is invented, or general knowledge: either way no reason that a
+    reader can check. Words alone are compared, so a denied finding cited as present counts as supported.
+    Formula: supported sentences / sentences with a content word, over all rationales together; rules in
+    `metrics/support.py`. Range 0 to 1, higher is better, but compare with the gold rationales' own: they also say
+    what is in no note, such as the urgency. Source: ours, after attribution to a source in Rashkin et al. 2023.
+    """
+
+    name, title, worst, best = "support", "Sentences supported by the text", 0.0, 1.0
+
+    def statistics(self, examples: Examples) -> SufficientStatistics:
+        """Rows (supported sentences, sentences); rationales without a sentence are left out.
+
+        Raises:
+            NotComputed: no prediction has a rationale, or none of them a sentence.
+        """
+        require_rationales(examples)
+        rows, positions = [], []
+        for i, (record, prediction) in enumerate(zip(examples.records, examples.predictions, strict=True)):
+            judged = sentence_support(record.text, prediction.rationale or "")
+            if judged:
+                rows.append((sum(supported for _, _, supported in judged), len(judged)))
+                positions.append(i)
+        if not rows:
+            raise NotComputed("no predicted rationale has a sentence with a content word")
+        missing = sum(not has_rationale(prediction) for prediction in examples.predictions)
+        wordless = len(examples) - len(rows) - missing
+        notes = {
+            f"{missing} of {len(examples)} predictions have no rationale and are left out": missing,
+            f"{wordless} of {len(examples)} rationales have no content word and are left out": wordless,
+        }
+        return pooled(rows, positions, told(notes))
+
+    def signature(self) -> str:
+        """The share of content words that a sentence needs."""
+        return f"needed:{NEEDED}|stem:suffix"

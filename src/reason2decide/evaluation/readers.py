@@ -1,0 +1,138 @@
+"""Simulators: readers independent of any model, which guess the label from a text, a rationale, or both.
+
+If a model judges its own rationales, a shared quirk passes for a reason. These readers learnt from the gold rationales
+of the train split and never saw a model's: bags of words, so what they read out of a rationale is written in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from reason2decide.data.predictions import Prediction
+from reason2decide.data.records import LabelSet, Record
+from reason2decide.data.words import WORD, mask_label_words
+from reason2decide.errors import require
+from reason2decide.evaluation.metrics.base import NotComputed
+
+MOST_RECORDS = 20_000  # ours: learnt from at most; bags of words gain little from more
+MOST_FEATURES = 50_000  # ours: of the most frequent words and pairs, by which memory is bounded
+STRENGTH = 4.0  # ours: inverse of the L2 penalty
+ITERATIONS = 1000  # ours
+SIGNATURE = f"tfidf-1-2grams+logistic-regression|records:{MOST_RECORDS}|features:{MOST_FEATURES}|C:{STRENGTH:g}"
+# What each reader reads. Two blocks stand side by side, so a word in the text and in the rationale are two features.
+READERS = {
+    "text": ("text",),
+    "rationale": ("rationale",),
+    "masked_rationale": ("masked_rationale",),
+    "both": ("text", "rationale"),
+}
+
+
+def id_hash(record_id: str) -> bytes:
+    """By its order, records are chosen where not all can be taken: the same ones in any order of a file (ours)."""
+    return hashlib.blake2b(record_id.encode(), digest_size=8).digest()
+
+
+class Simulators:
+    """TF-IDF of words and word pairs, and balanced logistic regression by scikit-learn: one a kind of reading.
+
+    They share nothing with a model and are a function of the train split alone. What they know of triage is little:
+    compare their figures between systems on the same dataset, not with 1.
+    """
+
+    def __init__(self, labels: LabelSet, words: Mapping[str, Any], readers: Mapping[str, Any]) -> None:
+        self.labels, self._words, self._readers = labels, words, readers
+
+    @classmethod
+    def fit(cls, records: Iterable[Record], labels: LabelSet, source: str) -> Simulators:
+        """Learn the gold label from the texts and gold rationales of `source`, of the train split's `records`.
+
+        Of more than `MOST_RECORDS` with such a rationale, those of the lowest hashes of their ids are taken.
+
+        Raises:
+            NotComputed: labels are not common to all records, or the records with a rationale have fewer than two of
+                them or no words to learn from.
+            MissingExtraError: scikit-learn is not installed.
+        """
+        feature_extraction = require("sklearn.feature_extraction.text", "evaluate")
+        linear_model = require("sklearn.linear_model", "evaluate")
+        if labels.is_open:
+            raise NotComputed("the label set is open, and simulators learn labels that are common to all records")
+        learnt = heapq.nsmallest(
+            MOST_RECORDS,
+            (record for record in records if record.rationales.get(source, "").strip()),
+            key=lambda record: id_hash(record.id),
+        )
+        _require_common_labels(learnt)
+        gold = [record.label for record in learnt]
+        if len(set(gold)) < 2:
+            raise NotComputed(
+                f"{len(learnt)} training records have a gold rationale of source {source!r}, with {len(set(gold))} "
+                "different labels; simulators need at least two: name another source"
+            )
+        read = _parts([record.text for record in learnt], [record.rationales[source] for record in learnt], labels)
+        words: dict[str, Any] = {}
+        features: dict[str, Any] = {}
+        for part, texts in read.items():
+            words[part] = feature_extraction.TfidfVectorizer(
+                ngram_range=(1, 2), sublinear_tf=True, token_pattern=WORD.pattern, max_features=MOST_FEATURES
+            )
+            try:
+                features[part] = words[part].fit_transform(texts)
+            except ValueError:
+                what = part.replace("_", " ")
+                raise NotComputed(f"no {what} of source {source!r} in training has a word to learn from") from None
+        readers = {
+            reader: linear_model.LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=ITERATIONS).fit(
+                _side_by_side([features[part] for part in parts]), gold
+            )
+            for reader, parts in READERS.items()
+        }
+        return cls(labels, words, readers)
+
+    def simulate(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> list[dict[str, str]]:
+        """`Probe.simulated` of each prediction; without a rationale there is only what is read from the text.
+
+        Raises:
+            NotComputed: a record has choices of its own.
+        """
+        _require_common_labels(records)
+        simulated = [{"text": label} for label in self._read("text", {"text": [record.text for record in records]})]
+        explained = [i for i, prediction in enumerate(predictions) if (prediction.rationale or "").strip()]
+        read = _parts(
+            [records[i].text for i in explained], [predictions[i].rationale or "" for i in explained], self.labels
+        )
+        for reader in ("rationale", "masked_rationale", "both"):
+            for i, label in zip(explained, self._read(reader, read), strict=True):
+                simulated[i][reader] = label
+        return simulated
+
+    def read_rationales(self, rationales: Sequence[str]) -> list[str]:
+        """The label that is read out of each rationale alone."""
+        return self._read("rationale", {"rationale": rationales})
+
+    def _read(self, reader: str, read: Mapping[str, Sequence[str]]) -> list[str]:
+        parts = READERS[reader]
+        if not read[parts[0]]:
+            return []
+        features = _side_by_side([self._words[part].transform(read[part]) for part in parts])
+        labels: list[str] = self._readers[reader].predict(features).tolist()
+        return labels
+
+
+def _parts(texts: Sequence[str], rationales: Sequence[str], labels: LabelSet) -> dict[str, Sequence[str]]:
+    masked = [mask_label_words(rationale, labels.values) for rationale in rationales]
+    return {"text": texts, "rationale": rationales, "masked_rationale": masked}
+
+
+def _side_by_side(blocks: Sequence[Any]) -> Any:
+    return blocks[0] if len(blocks) == 1 else require("scipy.sparse", "evaluate").hstack(blocks).tocsr()
+
+
+def _require_common_labels(records: Iterable[Record]) -> None:
+    own = sum(record.choices is not None for record in records)
+    if own:
+        raise NotComputed(f"{own} records have choices of their own, and simulators learn labels common to all records")

@@ -1,0 +1,203 @@
+"""What an evaluation found, as data: `results.json`, and beside it the statistics that comparisons are made of.
+
+RESULTS/
+  predictions.jsonl   the system's decisions
+  probes.jsonl        what else was asked about them, if anything was
+  results.json        every metric with its interval, slices, curves, the signature
+  statistics.npz      each metric's sufficient statistics: two systems are compared without their texts
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reason2decide import __version__
+from reason2decide.errors import DataError
+from reason2decide.evaluation.metrics.base import Integers, SufficientStatistics
+
+RESULTS_FORMAT = 2
+RESULTS, STATISTICS, PREDICTIONS, PROBES = "results.json", "statistics.npz", "predictions.jsonl", "probes.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricValue:
+    """A metric's value on n examples with the ends of its 95 % interval; all three None if it was not computed."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The metrics on the records of one value, or band of values, of a column."""
+
+    value: str
+    n: int
+    metrics: Mapping[str, MetricValue]
+
+
+@dataclass(frozen=True)
+class CalibrationResults:
+    """How probabilities were calibrated and what it changed; `before` has the metrics of the raw ones, by name.
+
+    `threshold` is the deferral threshold for the wanted `error_rate`, None where validation reaches it nowhere;
+    `cutoff` is that of prediction sets for the chosen `miscoverage`. All from validation.
+    """
+
+    temperature: float
+    before: Mapping[str, float]
+    error_rate: float
+    threshold: float | None
+    miscoverage: float
+    cutoff: float
+
+
+@dataclass(frozen=True)
+class Results:
+    """What an evaluation found. `confusion_matrix` has gold labels as rows, predicted ones as columns.
+
+    `unanswered` counts, by gold label, the records without a valid answer. For open label sets these and `per_label`
+    are empty. `reliability` and `risk_coverage` are the points of these curves, `slices` go by column, and `gaps` give
+    for each column and metric the slices of least and largest value, and the difference. `notes` say what was not
+    computed, or counted specially, and why.
+    """
+
+    system: str
+    metrics: Mapping[str, MetricValue]
+    per_label: Mapping[str, Mapping[str, float | int]]
+    confusion_labels: tuple[str, ...]
+    confusion_matrix: tuple[tuple[int, ...], ...]
+    unanswered: tuple[int, ...]
+    signature: str
+    dataset: str
+    dataset_sha256: str
+    split: str
+    calibration: CalibrationResults | None = None
+    reliability: tuple[Mapping[str, float], ...] = ()
+    risk_coverage: tuple[Mapping[str, float], ...] = ()
+    slices: Mapping[str, tuple[Slice, ...]] = field(default_factory=dict)
+    gaps: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `results.json`."""
+        return {
+            "results_format": RESULTS_FORMAT,
+            "system": self.system,
+            "metrics": {name: asdict(value) for name, value in self.metrics.items()},
+            "per_label": {label: dict(scores) for label, scores in self.per_label.items()},
+            "confusion": {
+                "labels": list(self.confusion_labels),
+                "matrix": [list(row) for row in self.confusion_matrix],
+                "unanswered": list(self.unanswered),
+            },
+            "calibration": asdict(self.calibration) if self.calibration else None,
+            "curves": {
+                "reliability": [dict(point) for point in self.reliability],
+                "risk_coverage": [dict(point) for point in self.risk_coverage],
+            },
+            "slices": {column: [asdict(own) for own in slices] for column, slices in self.slices.items()},
+            "gaps": {column: {name: dict(gap) for name, gap in gaps.items()} for column, gaps in self.gaps.items()},
+            "signature": self.signature,
+            "dataset": {"name": self.dataset, "sha256": self.dataset_sha256},
+            "split": self.split,
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Results:
+        """The results that `to_json` gave.
+
+        Raises:
+            DataError: they are of another format, or a key is missing or not as this version writes it.
+        """
+        found = value.get("results_format", 1)
+        if found != RESULTS_FORMAT:
+            raise DataError(
+                f"these results have format {found}, this program reads {RESULTS_FORMAT}; evaluate again with this "
+                f"version ({__version__})"
+            )
+        try:
+            return cls(
+                system=value["system"],
+                metrics=_values(value["metrics"]),
+                per_label={label: dict(scores) for label, scores in value["per_label"].items()},
+                confusion_labels=tuple(value["confusion"]["labels"]),
+                confusion_matrix=tuple(tuple(row) for row in value["confusion"]["matrix"]),
+                unanswered=tuple(value["confusion"]["unanswered"]),
+                signature=value["signature"],
+                dataset=value["dataset"]["name"],
+                dataset_sha256=value["dataset"]["sha256"],
+                split=value["split"],
+                calibration=CalibrationResults(**value["calibration"]) if value["calibration"] else None,
+                reliability=tuple(value["curves"]["reliability"]),
+                risk_coverage=tuple(value["curves"]["risk_coverage"]),
+                slices={
+                    column: tuple(Slice(own["value"], own["n"], _values(own["metrics"])) for own in slices)
+                    for column, slices in value["slices"].items()
+                },
+                gaps=value["gaps"],
+                notes=tuple(value["notes"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"these results lack or misuse a key ({error}); evaluate again with this version ({__version__})"
+            ) from None
+
+
+def _values(value: Mapping[str, Any]) -> dict[str, MetricValue]:
+    return {name: MetricValue(**entry) for name, entry in value.items()}
+
+
+def read_results(folder: Path) -> Results:
+    """Read the results of a folder that `r2d evaluate` wrote.
+
+    Raises:
+        DataError: there are none, or not of this version; the message names the file.
+    """
+    file = folder / RESULTS
+    if not file.is_file():
+        raise DataError(f"{folder} holds no {RESULTS}; give a folder that `r2d evaluate` wrote")
+    try:
+        value = json.loads(file.read_text("utf-8"))
+        if not isinstance(value, dict):
+            raise DataError("these results are no JSON object; evaluate again")
+        return Results.from_json(value)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{file} is not valid JSON ({error.msg}); evaluate again") from None
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from None
+
+
+def save_statistics(path: Path, statistics: Mapping[str, SufficientStatistics], group_of: Integers | None) -> None:
+    """Write every metric's statistics, and the groups of the records where there are some; numbers only."""
+    arrays: dict[str, np.ndarray] = {} if group_of is None else {"group_of": group_of}
+    for name, own in statistics.items():
+        arrays |= {f"{name}/rows": own.rows, f"{name}/row_of": own.row_of, f"{name}/positions": own.positions}
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def load_statistics(path: Path) -> tuple[dict[str, SufficientStatistics], Integers | None]:
+    """What `save_statistics` wrote.
+
+    Raises:
+        DataError: there is no such file, or it is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            names = [key.removesuffix("/rows") for key in arrays if key.endswith("/rows")]
+            found = {
+                name: SufficientStatistics(*(arrays[f"{name}/{part}"] for part in ("rows", "row_of", "positions")))
+                for name in names
+            }
+            return found, arrays.get("group_of")
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise DataError(f"{path} cannot be read ({error}); evaluate again") from None

@@ -1,0 +1,244 @@
+"""How sure a number is: the bootstrap, over examples or over groups of them, for any metric.
+
+A resample draws as many examples as there are, with replacement. What a metric sees of it is how often each distinct
+row of sufficient statistics was drawn, so examples with equal rows are pooled: their joint count is multinomial, which
+is the same distribution, not an approximation. For label metrics the work no longer depends on the number of examples.
+Metrics with a row an example share their draws, and one matrix product sums them all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+
+from reason2decide.evaluation.metrics.base import Floats, Integers, SufficientStatistics
+
+RESAMPLES = 1000  # ours: the interval's ends then move by about 2 % of its width from seed to seed
+LEVEL = 0.95
+CHUNK_CELLS = 1 << 21  # ours: numbers held at once while resampling; about 50 MB whatever the size of the data
+
+Aggregate = Callable[[Floats], Floats]
+IntervalMethod = Literal["percentile", "bca"]
+
+
+def pool_groups(statistics: SufficientStatistics, group_of: Integers) -> SufficientStatistics:
+    """Statistics whose examples are groups: the rows of a group's examples summed, equal sums pooled.
+
+    `group_of` has shape (N,): the group of each example in `Examples`, counted or not. Groups without a counted
+    example do not take part; `positions` of the result are the groups that do.
+    """
+    present, groups = np.unique(group_of[statistics.positions], return_inverse=True)
+    groups = groups.reshape(-1)
+    columns = [np.bincount(groups, weights=column[statistics.row_of]) for column in statistics.rows.T]
+    rows, row_of = np.unique(np.array(columns, np.float64).T, axis=0, return_inverse=True)
+    return SufficientStatistics(rows, row_of.reshape(-1), present)
+
+
+def draw_weights(row_of: Integers, rows: int, resamples: int, rng: np.random.Generator) -> Floats:
+    """How often each distinct row occurs in each resample, shape (resamples, rows); every resample sums to n."""
+    n = len(row_of)
+    if rows * 10 <= n:  # few rows: their counts at once; many: n draws are faster than as many binomials
+        return rng.multinomial(n, np.bincount(row_of, minlength=rows) / n, size=resamples).astype(float)
+    drawn = row_of[rng.integers(n, size=(resamples, n), dtype=np.int64)]
+    drawn += np.arange(resamples)[:, None] * rows
+    return np.bincount(drawn.ravel(), minlength=resamples * rows).reshape(resamples, rows).astype(float)
+
+
+def bootstrap(
+    statistics: SufficientStatistics,
+    aggregate: Aggregate,
+    *,
+    group_of: Integers | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Floats:
+    """The metric's value in each resample, shape (resamples,); memory is bounded, the seed decides every draw.
+
+    With `group_of` (N,) whole groups are resampled (cluster bootstrap): examples of one patient are not independent,
+    and resampling them one by one would give intervals that are too narrow.
+
+    Source: Efron and Tibshirani 1993, chapters 6 and 13; for groups, Davison and Hinkley 1997, section 3.8.
+    """
+    return bootstrap_all([(statistics, aggregate)], group_of=group_of, resamples=resamples, seed=seed)[0]
+
+
+def bootstrap_all(
+    metrics: Sequence[tuple[SufficientStatistics, Aggregate]],
+    *,
+    group_of: Integers | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[Floats]:
+    """As `bootstrap`, for several metrics; those with a row an example, over the same examples, share their draws."""
+    assert all(len(statistics) for statistics, _ in metrics) and resamples >= 1
+    units = [own if group_of is None else pool_groups(own, group_of) for own, _ in metrics]
+    sharing: dict[bytes | int, list[int]] = {}
+    for index, own in enumerate(units):
+        many_rows = len(own.rows) * 10 > len(own)
+        sharing.setdefault(own.positions.tobytes() if many_rows else index, []).append(index)
+    values: list[Floats] = [np.empty(0)] * len(units)
+    for members in sharing.values():
+        first = units[members[0]]
+        if len(members) == 1:
+            row_of, rows = first.row_of, first.rows
+        else:
+            row_of, rows = np.arange(len(first)), np.hstack([units[i].rows[units[i].row_of] for i in members])
+        ends = np.cumsum([units[i].rows.shape[1] for i in members])[:-1]
+        rng = np.random.default_rng(seed)
+        parts: list[list[Floats]] = []
+        at_once = max(1, CHUNK_CELLS // max(len(row_of), rows.shape[1]))
+        for start in range(0, resamples, at_once):
+            sums = draw_weights(row_of, len(rows), min(at_once, resamples - start), rng) @ rows
+            parts.append([metrics[i][1](own) for i, own in zip(members, np.split(sums, ends, axis=1), strict=True)])
+        for column, i in enumerate(members):
+            values[i] = np.concatenate([part[column] for part in parts])
+    return values
+
+
+def percentile_interval(values: Floats, level: float = LEVEL) -> tuple[float, float]:
+    """The central share `level` of the resampled values, as (low, high).
+
+    It is a point, and understates the doubt, where all resamples agree: one example, one group, or no mistake at all.
+    """
+    tail = (1 - level) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def bca_interval(
+    values: Floats,
+    statistics: SufficientStatistics,
+    aggregate: Aggregate,
+    *,
+    group_of: Integers | None = None,
+    level: float = LEVEL,
+) -> tuple[float, float]:
+    """The bias-corrected and accelerated interval from resampled values, as (low, high).
+
+    The quantiles of the percentile interval are moved for the bias of the resampled values (z0) and for how their
+    spread changes with the value (acceleration, from leaving out each unit in turn). Where all resamples lie on one
+    side of the value, it is the percentile interval. Source: Efron 1987; Efron and Tibshirani 1993, section 14.3.
+    """
+    units = statistics if group_of is None else pool_groups(statistics, group_of)
+    total = units.total()
+    value = aggregate(total)
+    normal = NormalDist()
+    below = (np.count_nonzero(values < value) + np.count_nonzero(values == value) / 2) / len(values)
+    if not 0 < below < 1:
+        return percentile_interval(values, level)
+    bias = normal.inv_cdf(below)
+    counts = np.bincount(units.row_of, minlength=len(units.rows))
+    influence = _leaving_one_out(units, aggregate, total)
+    influence = (influence * counts).sum() / counts.sum() - influence
+    spread = (counts * influence**2).sum()
+    acceleration = (counts * influence**3).sum() / (6 * spread**1.5) if spread > 0 else 0.0
+
+    def moved(quantile: float) -> float:
+        z = bias + normal.inv_cdf(quantile)
+        return normal.cdf(bias + z / (1 - acceleration * z))
+
+    tail = (1 - level) / 2
+    low, high = np.quantile(values, [moved(tail), moved(1 - tail)])
+    return float(low), float(high)
+
+
+def _leaving_one_out(units: SufficientStatistics, aggregate: Aggregate, total: Floats) -> Floats:
+    """The value without one unit of each distinct row, (rows,)."""
+    at_once = max(1, CHUNK_CELLS // max(1, units.rows.shape[1]))
+    parts = [aggregate(total - units.rows[i : i + at_once]) for i in range(0, len(units.rows), at_once)]
+    return np.concatenate(parts)
+
+
+def interval(
+    method: IntervalMethod,
+    values: Floats,
+    statistics: SufficientStatistics,
+    aggregate: Aggregate,
+    *,
+    group_of: Integers | None = None,
+) -> tuple[float, float]:
+    """The 95 % interval by either method."""
+    if method == "bca":
+        return bca_interval(values, statistics, aggregate, group_of=group_of)
+    return percentile_interval(values)
+
+
+# ---- two systems on the same examples
+
+
+def paired(one: SufficientStatistics, other: SufficientStatistics) -> SufficientStatistics:
+    """The statistics of two systems side by side, (d + d' columns), over the examples that both count."""
+    positions, of_one, of_other = np.intersect1d(
+        one.positions, other.positions, assume_unique=True, return_indices=True
+    )
+    pairs, row_of = np.unique(np.stack((one.row_of[of_one], other.row_of[of_other]), -1), axis=0, return_inverse=True)
+    rows = np.hstack((one.rows[pairs[:, 0]], other.rows[pairs[:, 1]]))
+    return SufficientStatistics(rows, row_of.reshape(-1), positions)
+
+
+def difference(one: Aggregate, other: Aggregate, columns: int) -> Aggregate:
+    """One system's value less the other's, from sums of `paired` statistics whose first `columns` are the one's."""
+    return lambda sums: one(sums[..., :columns]) - other(sums[..., columns:])
+
+
+def bootstrap_p(values: Floats, observed: float) -> float:
+    """Two-sided p of no difference: how often a resampled difference lies as far from the observed one as 0 does.
+
+    Source: Efron and Tibshirani 1993, section 16.4, shifted to the null; with one added to both counts.
+    """
+    return (1 + int(np.count_nonzero(np.abs(values - observed) >= abs(observed)))) / (1 + len(values))
+
+
+def randomization_p(
+    both: SufficientStatistics,
+    aggregate: Aggregate,
+    *,
+    group_of: Integers | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> float:
+    """Two-sided p of no difference by approximate randomization: outputs of the two systems are swapped at random.
+
+    Args:
+        both: from `paired`.
+        aggregate: of one system's sums.
+
+    Source: Noreen 1989; for NLP, Riezler and Maxwell 2005. Whole groups are swapped where there are groups.
+    """
+    units = both if group_of is None else pool_groups(both, group_of)
+    columns = units.rows.shape[1] // 2
+    total, change = units.total(), units.rows[:, :columns] - units.rows[:, columns:]
+    counts = np.bincount(units.row_of, minlength=len(units.rows))
+    rng, as_far = np.random.default_rng(seed), 0
+    observed = abs(float(aggregate(total[:columns]) - aggregate(total[columns:])))
+    at_once = max(1, CHUNK_CELLS // len(units.rows))
+    for start in range(0, resamples, at_once):
+        size = min(at_once, resamples - start)
+        shift = rng.binomial(counts, 0.5, size=(size, len(counts))) @ change
+        differences = aggregate(total[:columns] - shift) - aggregate(total[columns:] + shift)
+        as_far += int(np.count_nonzero(np.abs(differences) >= observed - 1e-12))  # equal but for rounding
+    return (1 + as_far) / (1 + resamples)
+
+
+def mcnemar_p(only_one: int, only_other: int) -> float:
+    """Two-sided exact p of equal accuracy, from how many records only the one or only the other system got right.
+
+    Source: McNemar 1947, in its exact binomial form.
+    """
+    n, least = only_one + only_other, min(only_one, only_other)
+    log_terms = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(least + 1)]
+    return min(1.0, 2 * sum(math.exp(term - n * math.log(2)) for term in log_terms))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values adjusted so that the chance of any false finding in the family stays at the level (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted

@@ -1,0 +1,1 @@
+"""A model without torch: graphs for ONNX Runtime, and a decision model that transformers serves."""

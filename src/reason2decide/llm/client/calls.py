@@ -1,0 +1,176 @@
+"""What is asked of a model and what comes back. Texts are in no repr, so that no log or traceback shows them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from reason2decide.errors import UserError
+from reason2decide.llm.client.endpoint import Endpoint
+from reason2decide.llm.client.structured import strict_schema
+
+# What the client itself fills in.
+RESERVED_SETTINGS = frozenset({"model", "messages", "response_format", "stream", "n", "state", "input", "questions"})
+
+
+@dataclass(frozen=True)
+class Question:
+    """A typed question to a decision model.
+
+    `options` are the choices, or the levels from lowest to highest, each with a description or None; their order is
+    part of the question. A `yes_no` question has none: its options are always "yes" and "no".
+    """
+
+    kind: Literal["choice", "score", "yes_no"]
+    instructions: str = field(repr=False)
+    options: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One chat completion.
+
+    `id` is the caller's own and no part of what is sent. `settings` go into the request as they are (`temperature`,
+    `max_tokens`, `seed`, `logprobs`, ...). With `schema` the answer must be a JSON object that this model validates.
+    """
+
+    id: str
+    messages: Sequence[Mapping[str, str]] = field(repr=False)
+    schema: type[BaseModel] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    prompt_version: str = ""
+
+    def __post_init__(self) -> None:
+        _check(self.settings)
+
+    def texts(self) -> list[str]:
+        """Everything the model reads."""
+        asked = [message["content"] for message in self.messages]
+        return asked if self.schema is None else [*asked, json.dumps(strict_schema(self.schema))]
+
+    def max_output_tokens(self) -> int | None:
+        """How long the answer may become, as the settings say."""
+        for name in ("max_completion_tokens", "max_tokens"):
+            if name in self.settings:
+                return int(self.settings[name])
+        return None
+
+    def _content(self) -> dict[str, Any]:
+        schema = None if self.schema is None else strict_schema(self.schema)
+        messages = [[message["role"], message["content"]] for message in self.messages]
+        return {"messages": messages, "schema": schema}
+
+
+@dataclass(frozen=True)
+class DecisionCall:
+    """Typed questions about one text, for the dialects `systemone` and `decisions`; no text is generated."""
+
+    id: str
+    state: str = field(repr=False)
+    questions: Mapping[str, Question]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    prompt_version: str = ""
+
+    def __post_init__(self) -> None:
+        _check(self.settings)
+
+    def texts(self) -> list[str]:
+        """Everything the model reads; the state once for each question, as servers do."""
+        words = [self.state] * len(self.questions)
+        for question in self.questions.values():
+            words += [question.instructions, *question.options, *filter(None, question.options.values())]
+        return words
+
+    def max_output_tokens(self) -> int | None:
+        """Decision models write no text."""
+        return 0
+
+    def _content(self) -> dict[str, Any]:
+        questions = [[name, q.kind, q.instructions, list(q.options.items())] for name, q in self.questions.items()]
+        return {"state": self.state, "questions": questions}
+
+
+AnyCall = Call | DecisionCall
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    if taken := settings.keys() & RESERVED_SETTINGS:
+        raise UserError(f"the setting {min(taken)!r} cannot be given: the client fills it in itself")
+
+
+def call_key(endpoint: Endpoint, call: AnyCall) -> str:
+    """Hex SHA-256 of everything that an answer depends on: two calls with one key are the same call.
+
+    Settings are sorted by name. Options and questions are not: a model may answer another order differently.
+    """
+    where = [endpoint.base_url, endpoint.dialect, endpoint.model]
+    canonical = json.dumps([*where, call._content(), sorted(call.settings.items())], separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens read and written, as the server counts them; 0 where it does not say."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def total(self) -> int:
+        """Both together."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens)
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token of the answer, its natural log-probability, and those of the likeliest tokens at its place."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered.
+
+    `text` is the message, or for a decision model the JSON of its answers; `parsed` is the validated object of a call
+    with a schema; `probabilities` has question -> option -> probability, None for a question that was refused. `model`
+    is the name that the server gave; `key` and `created` (UTC, ISO 8601) say which entry of the log it is. `cached`:
+    nothing was sent for it.
+    """
+
+    key: str
+    text: str = field(repr=False)
+    finish_reason: str
+    model: str
+    usage: Usage
+    created: str
+    parsed: BaseModel | None = field(default=None, repr=False)
+    probabilities: Mapping[str, Mapping[str, float] | None] | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = field(default=None, repr=False)
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A call without a usable answer.
+
+    `kind` is one of deadline, timeout, connection, http_STATUS, invalid_response (no reply of the protocol),
+    too_large, invalid_answer (not the object that was asked for), cut_off (the answer ended at the token limit) or
+    refused. `message` is fit for a log; `text` is what the model wrote, if anything.
+    """
+
+    key: str
+    kind: str
+    message: str
+    attempts: int
+    text: str | None = field(default=None, repr=False)

@@ -1,0 +1,142 @@
+"""Calls to a model's server, many at once, each paid for once and none lost.
+
+The caller's thread reads calls, looks them up in the log and hands those that are new to a second thread, where an
+event loop sends them (`sender.py`). At most twice the concurrency of them are between the two at any time, so memory
+does not grow with the number of calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+from reason2decide.errors import require
+from reason2decide.llm.client.budget import Budget, BudgetReached, Estimate, estimate
+from reason2decide.llm.client.calls import Answer, AnyCall, Call, Failure, Usage, call_key
+from reason2decide.llm.client.dialects import read_logged_probabilities
+from reason2decide.llm.client.endpoint import Endpoint, EndpointError
+from reason2decide.llm.client.limits import Limits
+from reason2decide.llm.client.log import CallLog, Entry
+from reason2decide.llm.client.structured import InvalidAnswer, validated
+
+C = TypeVar("C", bound=AnyCall)
+
+
+class Client:
+    """Answers calls with one endpoint, from the log where it can; `budget.spent` says what was done."""
+
+    def __init__(
+        self, endpoint: Endpoint, log: CallLog, limits: Limits | None = None, budget: Budget | None = None
+    ) -> None:
+        self.endpoint, self.log = endpoint, log
+        self.limits, self.budget = limits or Limits(), budget or Budget()
+
+    def estimate(self, calls: Iterable[AnyCall]) -> Estimate:
+        """What a run of these calls is likely to take; nothing is sent. Those in the log are free."""
+        cached, seen = 0, set()
+
+        def new() -> Iterator[AnyCall]:
+            nonlocal cached
+            for call in calls:
+                key = call_key(self.endpoint, call)
+                if key in seen or self.log.find(key):
+                    cached += 1
+                else:
+                    seen.add(key)
+                    yield call
+
+        result = estimate(new(), self.budget.prices)
+        return replace(result, cached=cached)
+
+    def run(self, calls: Iterable[C]) -> Iterator[tuple[C, Answer | Failure]]:
+        """Yield each call with its answer or failure, as they finish; `calls` is read no further than needed.
+
+        A call that fails is retried as `limits` say, recorded, and tried again by the next run. Closing the iterator,
+        or Ctrl-C, stops sending at once; what was answered is in the log.
+
+        Raises:
+            BudgetReached: after everything that could be had within the budget was yielded; says how many are left.
+            EndpointError: the server refuses the key or does not know the model, or calls fail one after another;
+                after what had been sent was yielded.
+            MissingExtraError: the client library is not installed.
+        """
+        require("openai", "llm")
+        require("aiohttp", "llm")
+        from reason2decide.llm.client.sender import Sender, Unsent
+
+        waiting: dict[str, list[C]] = {}
+        outstanding, unsent = 0, 0
+        source = iter(calls)
+        more = True
+        with Sender(self.endpoint, self.log, self.limits, self.budget) as sender:
+            while True:
+                while more and outstanding < 2 * self.limits.concurrency:
+                    call = next(source, None)
+                    if call is None or sender.problem is not None:
+                        more = False
+                        break
+                    key = call_key(self.endpoint, call)
+                    if key not in waiting and (entry := self.log.find(key)):
+                        self.budget.spent.cached += 1
+                        yield call, self._answer(call, key, entry, cached=True)
+                    elif sender.out_of_budget:
+                        unsent += 1
+                    else:
+                        outstanding += 1
+                        waiting.setdefault(key, []).append(call)
+                        if len(waiting[key]) == 1:
+                            sender.submit(key, call)
+                if not outstanding:
+                    break
+                key, failure = sender.next_result()
+                asked = waiting.pop(key)
+                outstanding -= len(asked)
+                if isinstance(failure, Unsent):
+                    unsent += len(asked)
+                    continue
+                for i, call in enumerate(asked):
+                    if failure is not None:
+                        yield call, failure
+                    else:
+                        entry = self.log.find(key)
+                        assert entry is not None
+                        self.budget.spent.cached += i > 0
+                        yield call, self._answer(call, key, entry, cached=i > 0)
+        if sender.problem is not None:
+            raise EndpointError(sender.problem)
+        if unsent:
+            raise BudgetReached(
+                f"the budget ends here, with {unsent} calls left ({self.budget.limits_in_words()}); what was answered "
+                f"is in {self.log.path} and will not be paid for again: raise the limit and start again to go on"
+            )
+
+    def logged(self, call: AnyCall) -> Answer | Failure | None:
+        """What the log holds for a call: None without an answer, a failure where that is not valid any more."""
+        key = call_key(self.endpoint, call)
+        entry = self.log.find(key)
+        return None if entry is None else self._answer(call, key, entry, cached=True)
+
+    def _answer(self, call: AnyCall, key: str, entry: Entry, *, cached: bool) -> Answer | Failure:
+        """What a call's entry in the log means for it."""
+        reply = entry.reply
+        parsed, probabilities = None, None
+        if not isinstance(call, Call):
+            probabilities = read_logged_probabilities(self.endpoint.dialect, call, reply.text)
+        elif call.schema is not None:
+            try:
+                parsed = validated(call.schema, reply.text)
+            except InvalidAnswer as error:  # it was valid when it was logged: the schema's own checks have changed
+                return Failure(key, "invalid_answer", f"not valid any more: {error}", 0, reply.text)
+        return Answer(
+            key=key,
+            text=reply.text,
+            finish_reason=reply.finish_reason,
+            model=reply.model,
+            usage=reply.usage or Usage(),
+            created=entry.created,
+            parsed=parsed,
+            probabilities=probabilities,
+            logprobs=reply.logprobs,
+            cached=cached,
+        )

@@ -1,0 +1,181 @@
+"""The three protocols: the body of a request, and what a reply says, checked before anything believes it.
+
+Replies are read as plain JSON rather than through the client library's typed objects: servers leave fields out that
+those require, and building them takes more time than sending the request (`benchmarks/llm_client.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reason2decide.llm.client.calls import AnyCall, Call, DecisionCall, Question, TokenLogprob, Usage
+from reason2decide.llm.client.endpoint import Dialect, Endpoint, EndpointError
+
+PATHS: Mapping[Dialect, str] = {"chat": "/chat/completions", "systemone": "/systemone", "decisions": "/decisions"}
+SUM_TOLERANCE = 0.01  # ours: probabilities are sent rounded, sometimes to two places
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a server answered; `refused`: the model declined."""
+
+    text: str
+    finish_reason: str
+    model: str
+    usage: Usage | None
+    refused: bool = False
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+def request_body(endpoint: Endpoint, call: AnyCall) -> dict[str, Any]:
+    """The JSON body of a call, without a response format.
+
+    Raises:
+        EndpointError: the endpoint's dialect cannot carry this kind of call.
+    """
+    if isinstance(call, Call) != (endpoint.dialect == "chat"):
+        raise EndpointError(
+            f"the dialect {endpoint.dialect!r} cannot carry this: text is asked for by 'chat', decisions with "
+            "probabilities by 'systemone' or 'decisions'"
+        )
+    body: dict[str, Any] = {"model": endpoint.model, **call.settings}
+    if isinstance(call, Call):
+        return {**body, "messages": [dict(message) for message in call.messages]}
+    if endpoint.dialect == "systemone":
+        return {**body, "state": call.state, "questions": {n: _systemone(q) for n, q in call.questions.items()}}
+    return {**body, "input": call.state, "questions": [_decisions(n, q) for n, q in call.questions.items()]}
+
+
+def _systemone(question: Question) -> dict[str, Any]:
+    if question.kind == "yes_no":
+        return {"type": "noul", "instructions": question.instructions}
+    criteria: Any = dict(question.options)
+    if question.kind == "score":  # levels are plain words there
+        criteria = [f"{name}: {words}" if words else name for name, words in question.options.items()]
+    return {"type": question.kind, "instructions": question.instructions, "criteria": criteria}
+
+
+def _decisions(name: str, question: Question) -> dict[str, Any]:
+    if question.kind == "yes_no":
+        return {"type": "predicate", "name": name, "instructions": question.instructions}
+    key, listed = ("value", "choices") if question.kind == "choice" else ("label", "levels")
+    options = [{key: o, **({"description": words} if words else {})} for o, words in question.options.items()]
+    return {"type": question.kind, "name": name, "instructions": question.instructions, listed: options}
+
+
+def read_reply(endpoint: Endpoint, call: AnyCall, content: bytes) -> Reply:
+    """What a reply of status 200 says.
+
+    Raises:
+        ValueError: it is no reply of the protocol to this call; the message quotes nothing of it.
+    """
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        raise ValueError("the reply is no JSON") from None
+    try:
+        if isinstance(call, Call):
+            return _read_chat(body)
+        answers = body["answers"]
+        read_probabilities(endpoint.dialect, call, answers)
+        usage = _usage(body, "input_tokens", "output_tokens")
+        return Reply(_clean(json.dumps(answers)), "stop", _clean(str(body.get("model", ""))), usage)
+    except (KeyError, TypeError, IndexError, AttributeError):
+        raise ValueError("the reply lacks what the protocol requires") from None
+
+
+def _clean(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON can spell and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _usage(body: Mapping[str, Any], read: str, written: str) -> Usage | None:
+    usage = body.get("usage")
+    if not isinstance(usage, dict) or not isinstance(usage.get(read), int):
+        return None
+    return Usage(usage[read], usage.get(written) or 0)
+
+
+def _read_chat(body: Mapping[str, Any]) -> Reply:
+    # One answer was asked for; a server that sends more says by `index` which is the first.
+    choice = next((choice for choice in body["choices"] if choice.get("index", 0) == 0), None)
+    if choice is None:
+        raise ValueError("the reply has no first answer")
+    message = choice["message"]
+    text = message.get("content") or ""
+    if not isinstance(text, str):
+        raise ValueError("the reply's content is no text")
+    finish_reason = str(choice.get("finish_reason") or "unknown")
+    return Reply(
+        text=_clean(text),
+        finish_reason=finish_reason,
+        model=_clean(str(body.get("model", ""))),
+        usage=_usage(body, "prompt_tokens", "completion_tokens"),
+        refused=bool(message.get("refusal")) or finish_reason == "content_filter",
+        logprobs=_read_logprobs(choice.get("logprobs")),
+    )
+
+
+def _read_logprobs(given: Mapping[str, Any] | None) -> tuple[TokenLogprob, ...] | None:
+    if not given or not given.get("content"):
+        return None
+    return tuple(
+        TokenLogprob(
+            _clean(token["token"]),
+            float(token["logprob"]),
+            tuple((_clean(top["token"]), float(top["logprob"])) for top in token.get("top_logprobs") or ()),
+        )
+        for token in given["content"]
+    )
+
+
+def read_probabilities(dialect: Dialect, call: DecisionCall, answers: Any) -> dict[str, dict[str, float] | None]:
+    """Question -> option -> probability, in the call's order; None where the model refused a question.
+
+    Raises:
+        ValueError, KeyError, TypeError: the answers do not fit the questions.
+    """
+    named = answers if dialect == "systemone" else _by_name(answers, list(call.questions))
+    return {name: _distribution(dialect, question, named[name]) for name, question in call.questions.items()}
+
+
+def read_logged_probabilities(dialect: Dialect, call: DecisionCall, text: str) -> dict[str, dict[str, float] | None]:
+    """The same of a reply's text, as it stands in the log."""
+    return read_probabilities(dialect, call, json.loads(text))
+
+
+def _by_name(answers: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """The answers of a decisions reply by question; by their names, since order alone cannot be checked."""
+    named: dict[str, Mapping[str, Any]] = {}
+    for answer in answers:
+        if answer["name"] not in names:
+            raise ValueError("an answer is to a question that was not asked")
+        if named.setdefault(answer["name"], answer) != answer:
+            raise ValueError("a question has two answers")
+    return named
+
+
+def _distribution(dialect: Dialect, question: Question, answer: Mapping[str, Any]) -> dict[str, float] | None:
+    options = list(question.options)
+    if answer["type"] == "refusal":
+        return None
+    if question.kind == "yes_no":
+        p = answer["noul" if dialect == "systemone" else "probability"]
+        found = {"yes": p, "no": 1 - p}
+        options = ["yes", "no"]
+    elif dialect == "decisions":
+        key = "value" if question.kind == "choice" else "label"
+        found = {entry[key]: entry["probability"] for entry in answer["probabilities"]}
+    elif question.kind == "choice":
+        found = answer["probabilities"]
+    else:
+        found = {options[int(level)]: p for level, p in answer["probabilities"].items()}
+    ordered = {option: float(found[option]) for option in options}
+    total = sum(ordered.values())
+    if len(found) != len(options) or min(ordered.values()) < 0 or not math.isclose(total, 1, abs_tol=SUM_TOLERANCE):
+        raise ValueError("the probabilities are none over the options that were given")
+    return ordered

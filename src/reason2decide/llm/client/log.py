@@ -1,0 +1,159 @@
+"""Every finished call on disk at once, so that no answer is paid for twice.
+
+One SQLite file, to which rows are only added. Answers are found by their call's key; failures are kept beside them for
+the reader and never served as answers. Requests are not stored, only their hash: they hold the records' texts, which
+have a place of their own. Answers may quote those: the file can be read by its owner only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from reason2decide.errors import UserError
+from reason2decide.llm.client.calls import AnyCall, Failure, TokenLogprob, Usage
+from reason2decide.llm.client.dialects import Reply
+from reason2decide.llm.client.endpoint import Endpoint
+
+FORMAT = 1
+BUSY_SECONDS = 60.0  # ours: how long one process waits while another writes
+
+# WITHOUT ROWID: the key is the table's only order, and it is unique.
+_TABLES = """
+CREATE TABLE IF NOT EXISTS answers (
+    key TEXT PRIMARY KEY, created TEXT, base_url TEXT, dialect TEXT, model TEXT, prompt_version TEXT,
+    served_model TEXT, text TEXT, finish_reason TEXT, input_tokens INTEGER, output_tokens INTEGER, logprobs TEXT,
+    attempts INTEGER, seconds REAL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS failures (
+    id INTEGER PRIMARY KEY, key TEXT, created TEXT, base_url TEXT, dialect TEXT, model TEXT, prompt_version TEXT,
+    kind TEXT, message TEXT, detail TEXT, text TEXT, input_tokens INTEGER, output_tokens INTEGER, attempts INTEGER,
+    seconds REAL
+);
+"""
+_ANSWER = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_FAILURE = "INSERT INTO failures VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_FIND = (
+    "SELECT created, served_model, text, finish_reason, input_tokens, output_tokens, logprobs FROM answers "
+    "WHERE key = ?"
+)
+
+
+class CallLogError(UserError):
+    """The file of the log cannot be opened or written."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A call that came to its end: with a reply, or with a failure and the server's own words about it (`detail`)."""
+
+    key: str
+    call: AnyCall
+    outcome: Reply | Failure
+    usage: Usage
+    attempts: int
+    seconds: float
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An answer as the log holds it."""
+
+    created: str
+    reply: Reply
+
+
+class CallLog:
+    """The log of the calls to any number of endpoints; processes may share a file.
+
+    Raises:
+        CallLogError: the file is no log of this version, or cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._explained():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            # Two connections: a reader in one thread need not wait for the disk that a writer in another waits for.
+            self._writer, self._reader = self._connect(), self._connect()
+            version = self._writer.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, FORMAT):
+                raise CallLogError(f"{path} has format {version}, this program writes {FORMAT}; give another file")
+            with self._writer:
+                self._writer.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise CallLogError(f"the log of calls {self.path} cannot be used: {error}; give another file") from None
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # on the disk when the transaction ends, also without power
+        return connection
+
+    def close(self) -> None:
+        """Close the file; nothing waits to be written."""
+        self._reader.close()
+        self._writer.close()
+
+    def __enter__(self) -> CallLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def find(self, key: str) -> Entry | None:
+        """The answer to a call, or None."""
+        with self._explained():
+            row = self._reader.execute(_FIND, (key,)).fetchone()
+        if row is None:
+            return None
+        created, model, text, finish_reason, tokens_in, tokens_out, logprobs = row
+        given = None
+        if logprobs is not None:
+            given = tuple(
+                TokenLogprob(token, p, tuple((other, q) for other, q in top)) for token, p, top in json.loads(logprobs)
+            )
+        return Entry(created, Reply(text, finish_reason, model, Usage(tokens_in, tokens_out), logprobs=given))
+
+    def add(self, endpoint: Endpoint, finished: Sequence[Finished]) -> None:
+        """Write calls in one transaction, on the disk when this returns. An answer that is there already stays."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        where = (now, endpoint.base_url, endpoint.dialect, endpoint.model)
+        answers: list[tuple[Any, ...]] = []
+        failures: list[tuple[Any, ...]] = []
+        for one in finished:
+            who = (one.key, *where, one.call.prompt_version)
+            spent = (one.usage.input_tokens, one.usage.output_tokens)
+            took = (one.attempts, one.seconds)
+            if isinstance(one.outcome, Failure):
+                said = (one.outcome.kind, one.outcome.message, one.detail, one.outcome.text)
+                failures.append((*who, *said, *spent, *took))
+            else:
+                reply = one.outcome
+                tokens = reply.logprobs and json.dumps([dataclasses.astuple(token) for token in reply.logprobs])
+                answers.append((*who, reply.model, reply.text, reply.finish_reason, *spent, tokens, *took))
+        with self._explained(), self._writer:
+            self._writer.executemany(_ANSWER, answers)
+            self._writer.executemany(_FAILURE, failures)
+
+    def failures(self) -> Iterator[dict[str, Any]]:
+        """The failures in the order they were written, `detail` with the server's own words."""
+        with self._explained():
+            cursor = self._reader.execute("SELECT * FROM failures ORDER BY id")
+            names = [column[0] for column in cursor.description]
+            yield from (dict(zip(names, row, strict=True)) for row in cursor)

@@ -1,0 +1,222 @@
+"""What is judged of a system's predictions, and what judgements come to: means, agreement, files."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reason2decide import __version__
+from reason2decide.console import say
+from reason2decide.data.predictions import NO_ANSWER, Prediction, read_predictions
+from reason2decide.data.records import Dataset, Record
+from reason2decide.errors import DataError
+from reason2decide.evaluation.agreement import alpha_interval, kappa_interval
+from reason2decide.evaluation.examples import align, group_indices
+from reason2decide.evaluation.metrics.base import Examples, Integers, ratio
+from reason2decide.evaluation.metrics.rationales import pooled
+from reason2decide.evaluation.probes import Probe, read_probes, write_probes
+from reason2decide.evaluation.results import MetricValue
+from reason2decide.evaluation.statistics import LEVEL, RESAMPLES, bootstrap, percentile_interval
+from reason2decide.files import new_file
+from reason2decide.llm.judge.pairwise import Pair, Pairwise
+from reason2decide.llm.judge.pointwise import NO_DECISION, Case, Judge, Pointwise, Work
+from reason2decide.llm.judge.rubric import LEVELS, Criterion
+
+Scores = Mapping[str, tuple[float, float]]  # id -> (a score on the scale, the expected one)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which predictions are judged, and how intervals are made."""
+
+    predictions: Path
+    dataset: Path
+    split: str = "test"
+    rationale_source: str | None = None
+    records: int | None = None
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+
+class Sample:
+    """The records that are judged, with their predictions; everything about them that no judge answers."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self.dataset = Dataset.open(asked.dataset)
+        self.dataset.verify()
+        sources = self.dataset.info.rationale_sources
+        self.source = asked.rationale_source or (sources[0] if len(sources) == 1 else None)
+        if self.source is not None:
+            self.dataset.require_source(self.source)
+        self.examples = self.aligned(asked.predictions)
+        self.chosen = chosen_by_hash([record.id for record in self.examples.records], asked.records)
+        self.position_of = {record.id: i for i, record in enumerate(self.examples.records)}
+        self.group_of = group_indices(self.examples.records)
+
+    def aligned(self, predictions: Path) -> Examples:
+        """The predictions of a file beside their records."""
+        records, labels = self.dataset.split(self.asked.split), self.dataset.info.labels
+        return align(read_predictions(predictions), records, labels, self.source, self.asked.split)
+
+    def reference(self, record: Record) -> str:
+        """What an expert decided and wrote."""
+        return Work(record.label or "", record.rationales.get(self.source or "", "")).in_words()
+
+    def cases(self) -> list[Case]:
+        """The chosen records and what the system made of them."""
+        return [
+            Case(record.id, record.text, _work(prediction), self.reference(record))
+            for record, prediction in self._chosen(self.examples)
+        ]
+
+    def pairs(self, against: Path) -> list[Pair]:
+        """The chosen records with two systems' predictions."""
+        other = self._chosen(self.aligned(against))
+        return [
+            Pair(record.id, record.text, _work(own), _work(theirs), self.reference(record))
+            for (record, own), (_, theirs) in zip(self._chosen(self.examples), other, strict=True)
+        ]
+
+    def _chosen(self, examples: Examples) -> list[tuple[Record, Prediction]]:
+        both = zip(examples.records, examples.predictions, strict=True)
+        return [(record, prediction) for record, prediction in both if record.id in self.chosen]
+
+    def groups(self, ids: Sequence[str]) -> Integers | None:
+        """The groups of these records, None where there are none."""
+        return None if self.group_of is None else self.group_of[[self.position_of[id_] for id_ in ids]]
+
+    def unit(self, id_: str) -> int:
+        """The group of a record, or the record itself where there are no groups."""
+        position = self.position_of[id_]
+        return position if self.group_of is None else int(self.group_of[position])
+
+    def mean(self, values: Mapping[str, float]) -> MetricValue:
+        """The mean over the records that have a value, with its interval."""
+        if not values:
+            return MetricValue(None, None, None, 0)
+        statistics = pooled([(value, 1.0) for value in values.values()], np.arange(len(values)), ())
+        draws = bootstrap(
+            statistics,
+            lambda sums: ratio(sums[..., 0], sums[..., 1]),
+            group_of=self.groups(list(values)),
+            resamples=self.asked.resamples,
+            seed=self.asked.seed,
+        )
+        return MetricValue(float(np.mean(list(values.values()))), *percentile_interval(draws), len(values))
+
+    def agreement(self, raters: Mapping[str, Scores]) -> dict[str, Any]:
+        """Kappa of each two raters, alpha of all, over the records that at least two of them rated."""
+        ids = [id_ for id_ in self.position_of if sum(id_ in own for own in raters.values()) > 1]
+        how: dict[str, Any] = {"resamples": self.asked.resamples, "seed": self.asked.seed}
+        table = np.array([[own.get(id_, (np.nan, np.nan)) for id_ in ids] for own in raters.values()], float)
+        table = table.reshape(len(raters), len(ids), 2)
+        kappas = {}
+        for (i, one), (j, other) in combinations(enumerate(raters), 2):
+            both = np.flatnonzero(~np.isnan(table[[i, j], :, 0]).any(0))
+            groups = self.groups([ids[k] for k in both])
+            kappas[f"{one} ~ {other}"] = asdict(
+                kappa_interval(table[i, both, 0].tolist(), table[j, both, 0].tolist(), group_of=groups, **how)
+            )
+        groups = self.groups(ids)
+        return {
+            "kappa_quadratic": kappas,
+            "alpha_ordinal": asdict(alpha_interval(table[..., 0], "ordinal", group_of=groups, **how)),
+            "alpha_interval": asdict(alpha_interval(table[..., 1], "interval", group_of=groups, **how)),
+        }
+
+    def signature(self, form: Pointwise | Pairwise, judges: Sequence[Judge]) -> str:
+        """Everything that the figures depend on besides the predictions, as in `evaluation.signature`."""
+        info = self.dataset.info
+        settings = ",".join(f"{name}={value}" for name, value in sorted(form.settings.items())) or "server's"
+        parts = [
+            f"reason2decide:{__version__}",
+            f"dataset:{info.name}@{self.dataset.hashes[self.asked.split][:16]}",
+            f"split:{self.asked.split}",
+            f"source:{self.source or 'none'}",
+            f"records:{self.asked.records or 'all'}",
+            f"judges:{'+'.join(judge.in_words() for judge in judges)}",
+            f"prompts:{versions(form, judges)}",
+            f"settings:{settings}",
+            f"ci:percentile-bootstrap-{100 * LEVEL:.0f}",
+            f"unit:{'record' if self.group_of is None else 'group'}",
+            f"resamples:{self.asked.resamples}",
+            f"seed:{self.asked.seed}",
+        ]
+        return "|".join(parts)
+
+
+def chosen_by_hash(ids: Iterable[str], count: int | None) -> frozenset[str]:
+    """The `count` ids of least SHA-256: the same for every system, and a larger sample holds the smaller one."""
+    ordered = sorted(ids, key=lambda id_: hashlib.sha256(id_.encode()).digest())
+    return frozenset(ordered[:count])
+
+
+def _work(prediction: Prediction) -> Work:
+    decision = prediction.predicted_label if prediction.predicted_label != NO_ANSWER else NO_DECISION
+    return Work(decision, prediction.rationale or "")
+
+
+def versions(form: Pointwise | Pairwise, judges: Sequence[Judge]) -> str:
+    """The versions of the words that these judges are asked in."""
+    return "+".join(dict.fromkeys(form.version(judge.client.endpoint.dialect) for judge in judges))
+
+
+def read_human(path: Path, criteria: Sequence[Criterion]) -> dict[str, dict[str, int]]:
+    """Scores by people, criterion -> id -> level, from a CSV or JSON Lines file with id, criterion and score.
+
+    Criteria that are not judged are passed over.
+
+    Raises:
+        DataError: a column is missing, a score is no level, or a record has two by one criterion; with its line.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is not a file; expected scores by people, in CSV or JSON Lines")
+    scores: dict[str, dict[str, int]] = {own.name: {} for own in criteria}
+    levels = {str(level): level for level in LEVELS}
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        try:
+            jsonl = path.suffix == ".jsonl"
+            rows: Iterable[Any] = (json.loads(line) for line in stream) if jsonl else csv.DictReader(stream)
+            for number, row in enumerate(rows, 1 if jsonl else 2):
+                where = f"{path}, line {number}"
+                if not isinstance(row, dict) or not row.keys() >= {"id", "criterion", "score"}:
+                    raise DataError(f"{where}: expected id, criterion and score")
+                if str(row["score"]) not in levels:
+                    raise DataError(f"{where}: the score is {row['score']!r:.40}; expected a level from 1 to 5")
+                own = scores.get(row["criterion"])
+                if own is None:
+                    continue
+                if row["id"] in own:
+                    raise DataError(f"{where}: {row['id']!r} has two scores by {row['criterion']!r}; give one")
+                own[row["id"]] = levels[str(row["score"])]
+        except (json.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{path} cannot be read: {type(error).__name__}; expected CSV or JSON Lines") from None
+    return scores
+
+
+def merge_into_probes(path: Path, scores: Mapping[str, Mapping[str, float]], judged_by: Mapping[str, str]) -> None:
+    """Put scores, criterion -> id -> mean, into a file of probes, where earlier ones by the same criteria give way."""
+    probes = {probe.id: probe for probe in (read_probes(path) if path.is_file() else ())}
+    for id_ in dict.fromkeys(id_ for own in scores.values() for id_ in own):
+        probes.setdefault(id_, Probe(id_))
+
+    def kept(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if name not in scores}
+
+    merged = []
+    for probe in probes.values():
+        judged = {name: own[probe.id] for name, own in scores.items() if probe.id in own}
+        by = {name: judged_by[name] for name in judged}
+        merged.append(replace(probe, judged=kept(probe.judged) | judged, judged_by=kept(probe.judged_by) | by))
+    with new_file(path, force=True) as partial:
+        write_probes(partial, merged)
+    say(f"the scores are in {path}: measure again with `r2d evaluate --predictions` to have them among the results")

@@ -1,0 +1,145 @@
+"""Which of two systems' answers to a case does better by a criterion? Each pair is shown in both orders.
+
+Judges favour what stands first, or second (Wang et al. 2023; Zheng et al. 2023), so a single order measures the order
+too. A win here is the mean over both orders, a tie half a win; how often the two orders name different systems is
+reported, as the part of the verdicts that is position and not preference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from reason2decide.llm.client.calls import Answer, AnyCall, Call, Failure, Question
+from reason2decide.llm.client.client import Client
+from reason2decide.llm.judge.pointwise import NO_REFERENCE, Work, decision_call, distributions
+from reason2decide.llm.judge.rubric import Criterion
+from reason2decide.llm.prompt_files import Prompt
+
+Better = Literal["own", "other", "tie"]
+Order = Literal["own_first", "other_first"]
+ORDERS: tuple[Order, ...] = ("own_first", "other_first")
+WORTH: Mapping[Better, float] = {"own": 1.0, "tie": 0.5, "other": 0.0}
+OPTIONS = {
+    "first": "the first answer does better by this criterion",
+    "second": "the second answer does better by this criterion",
+    "tie": "neither does better",
+}
+# What a position in an order stands for.
+_MEANS: Mapping[Order, Mapping[str, Better]] = {
+    "own_first": {"first": "own", "second": "other", "tie": "tie"},
+    "other_first": {"first": "other", "second": "own", "tie": "tie"},
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two systems' work on one text, and what an expert decided and wrote about it."""
+
+    id: str
+    text: str = field(repr=False)
+    own: Work
+    other: Work
+    reference: str = field(repr=False)
+
+    @property
+    def equal(self) -> bool:
+        """Whether both answers are the same, so that nobody needs to be asked."""
+        return self.own == self.other
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One judge's verdict on one pair by one criterion in one order; no text.
+
+    `expected` is what the own answer won: 1, a half for a tie, or by the probabilities of these. Both are None where
+    the judge failed. Equal answers tie without anybody being asked: then `judge`, `order` and `key` are None.
+    """
+
+    id: str
+    criterion: str
+    judge: str | None
+    order: Order | None
+    better: Better | None
+    expected: float | None
+    key: str | None
+    failure: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison as a JSON object, `failure` only where there was one."""
+        return {name: value for name, value in asdict(self).items() if name != "failure" or value is not None}
+
+
+class PairVerdict(BaseModel):
+    """The form of a chat model's answer."""
+
+    better: Literal["first", "second", "tie"]
+
+
+@dataclass(frozen=True)
+class Pairwise:
+    """How pairs are compared: by which criteria, in which words, with which settings."""
+
+    criteria: tuple[Criterion, ...]
+    rubric_version: str
+    chat: Prompt
+    decision: Prompt
+    settings: Mapping[str, Any]
+
+    def version(self, dialect: str) -> str:
+        """Versions of the words that a dialect uses."""
+        prompt = self.chat if dialect == "chat" else self.decision
+        return f"{prompt.full_version}+rubric/{self.rubric_version}"
+
+    def calls(self, client: Client, pairs: Iterable[Pair]) -> Iterator[AnyCall]:
+        """What a judge is asked, in both orders: one call a criterion or, of a decision model, one a pair."""
+        for pair in pairs:
+            for order in ORDERS:
+                works = (pair.own, pair.other) if order == "own_first" else (pair.other, pair.own)
+                data = {"text": pair.text, "first": works[0].in_words(), "second": works[1].in_words()}
+                if client.endpoint.dialect == "chat":
+                    yield from (self._chat(pair, order, data, own) for own in self.criteria)
+                else:
+                    yield decision_call(
+                        f"{order} {pair.id}",
+                        self.decision,
+                        {**data, "reference": pair.reference},
+                        {own: Question("choice", own.question, OPTIONS) for own in self.criteria},
+                        self.version(client.endpoint.dialect),
+                    )
+
+    def _chat(self, pair: Pair, order: Order, data: Mapping[str, str], criterion: Criterion) -> Call:
+        shown = {**data, "reference": pair.reference if criterion.reference else NO_REFERENCE}
+        messages = self.chat.messages(shown, {"question": criterion.question})
+        return Call(f"{order} {criterion.name} {pair.id}", messages, PairVerdict, self.settings, self.version("chat"))
+
+    def read(self, judge: str, call: AnyCall, outcome: Answer | Failure) -> list[Comparison]:
+        """What a judge said, or that it failed."""
+        order = next(own for own in ORDERS if call.id.startswith(f"{own} "))
+        means, rest = _MEANS[order], call.id.removeprefix(f"{order} ")
+        if isinstance(call, Call):
+            criterion, id_ = rest.split(" ", 1)
+            if isinstance(outcome, Failure):
+                return [Comparison(id_, criterion, judge, order, None, None, outcome.key, outcome.kind)]
+            assert isinstance(outcome.parsed, PairVerdict)
+            better = means[outcome.parsed.better]
+            return [Comparison(id_, criterion, judge, order, better, WORTH[better], outcome.key)]
+        found = []
+        for name, options in distributions(call, outcome).items():
+            if isinstance(options, str):
+                found.append(Comparison(rest, name, judge, order, None, None, outcome.key, options))
+            else:
+                better = means[max(options, key=options.__getitem__)]
+                expected = sum(p * WORTH[means[option]] for option, p in options.items())
+                found.append(Comparison(rest, name, judge, order, better, expected, outcome.key))
+        return found
+
+
+def equal_pairs(pairs: Iterable[Pair], criteria: Iterable[Criterion]) -> list[Comparison]:
+    """A tie by each criterion for the pairs of equal answers."""
+    names = [own.name for own in criteria]
+    equal = [pair.id for pair in pairs if pair.equal]
+    return [Comparison(id_, name, None, None, "tie", WORTH["tie"], None) for id_ in equal for name in names]

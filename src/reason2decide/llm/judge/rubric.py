@@ -1,0 +1,113 @@
+"""What judges judge by: the criteria with their anchored levels, from a file of the package or the user's own."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from reason2decide.errors import UserError
+
+RUBRIC = "rubric.toml"
+LEVELS = (1, 2, 3, 4, 5)
+_NAME = re.compile(r"[a-z_]+")
+
+
+class RubricError(UserError):
+    """A rubric is not as it must be, or has no such criterion."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A question about a rationale and a sentence for each level; with `reference` the judge sees the gold answer."""
+
+    name: str
+    question: str
+    levels: tuple[str, ...]
+    reference: bool = False
+
+    def options(self) -> dict[str, str]:
+        """Level -> sentence, from lowest to highest."""
+        return {str(level): words for level, words in zip(LEVELS, self.levels, strict=True)}
+
+
+@dataclass(frozen=True)
+class Rubric:
+    """Criteria by name."""
+
+    version: str
+    criteria: Mapping[str, Criterion]
+
+    def chosen(self, names: list[str] | None) -> tuple[Criterion, ...]:
+        """The criteria of these names, in the rubric's order; all where none is named.
+
+        Raises:
+            RubricError: there is no such criterion.
+        """
+        for name in names or ():
+            if name not in self.criteria:
+                raise RubricError(f"the rubric has no criterion {name!r}; it has {', '.join(self.criteria)}")
+        return tuple(own for own in self.criteria.values() if not names or own.name in names)
+
+    def in_words(self) -> str:
+        """The rubric to read."""
+        parts = [f"rubric {self.version}"]
+        for own in self.criteria.values():
+            beside = " (beside the gold label and rationale)" if own.reference else ""
+            parts.append(f"{own.name}: {own.question}{beside}\n{levels_in_words(own)}")
+        return "\n\n".join(parts)
+
+
+def levels_in_words(criterion: Criterion) -> str:
+    """The levels, one a line."""
+    return "\n".join(f"{level}: {words}" for level, words in criterion.options().items())
+
+
+def load_rubric(folder: Path | None = None) -> Rubric:
+    """The rubric of the package, or the user's own where `folder` has a rubric.toml.
+
+    Raises:
+        RubricError: the user's file is not as it must be.
+    """
+    original = _parse((resources.files("reason2decide.llm.judge") / RUBRIC).read_text("utf-8"), RUBRIC)
+    own = folder / RUBRIC if folder else None
+    if own is None or not own.is_file():
+        return original
+    try:
+        rubric = _parse(own.read_text("utf-8"), str(own))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RubricError(f"the rubric {own} cannot be read: {error}") from None
+    if rubric.version == original.version and rubric != original:
+        raise RubricError(f"the rubric {own} has the version of the package's own, {original.version}; give it another")
+    return rubric
+
+
+def _parse(text: str, where: str) -> Rubric:
+    try:
+        fields = tomllib.loads(text)
+        criteria = {name: _criterion(name, dict(own), where) for name, own in fields["criteria"].items()}
+        version = fields["version"]
+    except tomllib.TOMLDecodeError as error:
+        raise RubricError(f"the rubric {where} is no TOML: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise RubricError(f"the rubric {where} must have a version and [criteria.NAME] tables") from None
+    if not isinstance(version, str) or not criteria:
+        raise RubricError(f"the rubric {where} must have a version, a text, and at least one criterion")
+    return Rubric(version, criteria)
+
+
+def _criterion(name: str, fields: dict[str, object], where: str) -> Criterion:
+    question, levels = fields.get("question"), fields.get("levels")
+    reference = fields.get("reference", False)
+    valid = isinstance(levels, list) and len(levels) == len(LEVELS) and all(isinstance(own, str) for own in levels)
+    known = fields.keys() <= {"question", "levels", "reference"}
+    if not (_NAME.fullmatch(name) and isinstance(question, str) and valid and known and isinstance(reference, bool)):
+        raise RubricError(
+            f"the criterion {name!r} of the rubric {where} must have a name of the letters a to z and _, a question, "
+            f"{len(LEVELS)} levels from lowest to highest, and perhaps reference = true"
+        )
+    assert isinstance(levels, list)
+    return Criterion(name, question, tuple(levels), reference)

@@ -1,0 +1,345 @@
+"""A language model as rival: it decides untrained, and is measured exactly as our own models are.
+
+A chat model writes a rationale and a label of the set. A decision model gives probabilities and writes nothing: it is
+asked about the labels in two orders, whose mean counts, because such models answer by the order too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from reason2decide.console import say
+from reason2decide.data.predictions import NO_ANSWER, Prediction
+from reason2decide.data.records import Dataset, LabelSet, Record, require_label
+from reason2decide.errors import ConfigError, DataError
+from reason2decide.evaluation.measure import DEFAULT_SETTINGS, Settings
+from reason2decide.evaluation.results import RESULTS, MetricValue, Results
+from reason2decide.files import new_file, require_absent
+from reason2decide.llm.answers import Decided, decided_schema
+from reason2decide.llm.client.calls import Answer, AnyCall, Call, DecisionCall, Question
+from reason2decide.llm.client.client import Client
+from reason2decide.llm.prompt_files import Prompt, load_prompt
+from reason2decide.llm.settling import announce, counts_in_words, host, in_words, logged, settle, share
+from reason2decide.llm.teach.gates import MAX_WORDS
+from reason2decide.workflows.evaluate import evaluate_predictions
+
+ZERO_SHOT = "zero_shot.json"
+RAW, VALIDATION = "raw_predictions.jsonl", "validation_predictions.jsonl"
+
+
+class Rival(ABC):
+    """Asks about a record, and makes a prediction of what was answered; `unanswered` counts why there is none."""
+
+    prompt: Prompt
+
+    def __init__(self) -> None:
+        self.unanswered: Counter[str] = Counter()
+
+    @abstractmethod
+    def calls(self, record: Record, labels: LabelSet) -> Sequence[AnyCall]:
+        """The calls about one record."""
+
+    @abstractmethod
+    def predict(self, record: Record, labels: LabelSet, answers: Sequence[Answer | str]) -> Prediction:
+        """The prediction, of the answers in the order of the calls; a call that failed has the kind of its failure."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """How it was asked."""
+
+    def found(self) -> dict[str, Any]:
+        """What the answers told besides predictions, since the last time; nothing by default."""
+        return {}
+
+
+class ChatRival(Rival):
+    """Decides with a rationale; `examples` are decided cases that it is shown, none for zero-shot."""
+
+    def __init__(
+        self,
+        examples: Sequence[Record] = (),
+        source: str | None = None,
+        *,
+        max_words: int = MAX_WORDS,
+        sampling: Mapping[str, Any] = {},
+        prompts: Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.prompt = load_prompt("zero_shot", prompts)
+        self.max_words, self.sampling, self.source = max_words, sampling, source
+        self.example_ids = [record.id for record in examples]
+        self._examples = "\n\n".join(_example(record, source) for record in examples) or "(none)"
+
+    def calls(self, record: Record, labels: LabelSet) -> Sequence[Call]:
+        """One."""
+        choices = record.choices_or(labels)
+        data = {"examples": self._examples, "choices": "\n".join(choices), "text": record.text}
+        messages = self.prompt.messages(data, {"max_words": str(self.max_words)})
+        return [Call(record.id, messages, decided_schema(choices), self.sampling, self.prompt.full_version)]
+
+    def predict(self, record: Record, labels: LabelSet, answers: Sequence[Answer | str]) -> Prediction:
+        """Label and rationale as they were written."""
+        [answer] = answers
+        if isinstance(answer, str):
+            self.unanswered[answer] += 1
+            return Prediction(record.id, NO_ANSWER)
+        decided = answer.parsed
+        assert isinstance(decided, Decided)
+        return Prediction(record.id, decided.label, rationale=decided.rationale.strip() or None)
+
+    def settings(self) -> dict[str, Any]:
+        """Prompt settings and the ids of the examples."""
+        shown = {"few_shot": len(self.example_ids), "example_ids": self.example_ids, "example_source": self.source}
+        return {**shown, "max_words": self.max_words, "sampling": dict(self.sampling)}
+
+
+class DecisionRival(Rival):
+    """Gives probabilities. Ordinal labels are asked for as a score, from the least urgent on, others as a choice.
+
+    With two `orders` the options are asked for in reverse too. A record that is answered in one order only has the
+    probabilities of that one.
+    """
+
+    def __init__(self, orders: int = 2, *, prompts: Path | None = None) -> None:
+        super().__init__()
+        self.prompt, self.orders = load_prompt("zero_shot_question", prompts), orders
+        self._flips: list[tuple[str, bool]] = []
+        self._one_order = 0
+
+    def calls(self, record: Record, labels: LabelSet) -> Sequence[DecisionCall]:
+        """One for each order."""
+        choices = record.choices_or(labels)
+        scored = labels.ordinal and record.choices is None
+        upwards = choices[::-1] if labels.urgent == "first" else choices
+        low, high = ("least urgent", "most urgent") if labels.urgent else ("lowest", "highest")
+        asked = [
+            (upwards, f"The levels go from the {low} to the {high}."),
+            (upwards[::-1], f"The levels go from the {high} to the {low}."),
+        ]
+        calls = []
+        for i, (options, words) in enumerate(asked[: self.orders]):
+            [message] = self.prompt.messages({}, {"order": words if scored else ""})
+            question = Question("score" if scored else "choice", message["content"].strip(), dict.fromkeys(options))
+            calls.append(
+                DecisionCall(
+                    f"{record.id}/{i}", record.text, {"decision": question}, prompt_version=self.prompt.full_version
+                )
+            )
+        return calls
+
+    def predict(self, record: Record, labels: LabelSet, answers: Sequence[Answer | str]) -> Prediction:
+        """The label of the largest mean probability; of equal ones the first in the set."""
+        given = [distribution for answer in answers if (distribution := _distribution(answer)) is not None]
+        if not given:
+            self.unanswered[next((answer for answer in answers if isinstance(answer, str)), "refused")] += 1
+            return Prediction(record.id, NO_ANSWER)
+        choices = record.choices_or(labels)
+        if len(given) == 2:
+            best = [max(choices, key=own.__getitem__) for own in given]
+            self._flips.append((record.group or f"id:{record.id}", best[0] != best[1]))
+        elif self.orders == 2:
+            self._one_order += 1
+        total = sum(own[choice] for own in given for choice in choices)
+        mean = {choice: sum(own[choice] for own in given) / total for choice in choices}
+        return Prediction(record.id, max(choices, key=mean.__getitem__), mean)
+
+    def settings(self) -> dict[str, Any]:
+        """The number of orders."""
+        return {"orders": self.orders}
+
+    def found(self) -> dict[str, Any]:
+        """How often the order decided, of the records answered in both; and how many were answered in one."""
+        flips, self._flips = share(self._flips), []
+        alone, self._one_order = self._one_order, 0
+        return {"flip_rate": asdict(flips), "answered_in_one_order": alone} if self.orders == 2 else {}
+
+
+def _distribution(answer: Answer | str) -> Mapping[str, float] | None:
+    if isinstance(answer, str):
+        return None
+    assert answer.probabilities is not None
+    return answer.probabilities["decision"]
+
+
+def _example(record: Record, source: str | None) -> str:
+    rationale = record.rationales.get(source or "")
+    lines = [f"Text: {record.text}", *([f"Possible decisions: {'; '.join(record.choices)}"] if record.choices else [])]
+    return "\n".join([*lines, *([f"Rationale: {rationale}"] if rationale else []), f"Decision: {record.label}"])
+
+
+def draw_examples(dataset: Dataset, count: int, source: str | None, seed: int = 0) -> list[Record]:
+    """`count` records of the training split: the labels in turn, and of each the records of the least hash of their id.
+
+    Where a source is given, only records with a rationale of it are drawn. The same seed draws the same records, and
+    fewer of them are the first of more.
+
+    Raises:
+        DataError: there are not so many.
+    """
+    ranked: dict[str, list[tuple[str, int]]] = {label: [] for label in dataset.info.labels.values}
+    train = dataset.split("train")
+    for index, record in enumerate(train):
+        if source is None or source in record.rationales:
+            turn = "" if record.choices is not None else record.label or ""  # choices of one's own are all alike
+            place = hashlib.sha256(f"{seed}/{record.id}".encode()).hexdigest()
+            ranked.setdefault(turn, []).append((place, index))
+    queues = [sorted(own) for own in ranked.values() if own]
+    longest = max(map(len, queues), default=0)
+    turns = [own[i][1] for i in range(longest) for own in queues if i < len(own)]
+    if len(turns) < count:
+        kind = f" with a rationale of source {source!r}" if source else ""
+        raise DataError(f"{count} examples were asked for, the training split has {len(turns)} records{kind}")
+    return [train[index] for index in turns[:count]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rival did on one split."""
+
+    predictions: Sequence[Prediction]
+    unanswered: Mapping[str, int]
+    served: Sequence[str]
+    found: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts, without the predictions."""
+        records = {"records": len(self.predictions), "unanswered": dict(self.unanswered)}
+        return {**records, "served_models": list(self.served), **self.found}
+
+
+def zero_shot(
+    client: Client,
+    dataset_path: Path,
+    out: Path,
+    rival: Rival,
+    settings: Settings = DEFAULT_SETTINGS,
+    *,
+    split: str = "test",
+    force: bool = False,
+    dry_run: bool = False,
+) -> Results | None:
+    """Let a rival decide a split, and write the results folder `out` as an evaluation does; None if a dry run.
+
+    A rival with probabilities decides validation too, where there is one, to fit its temperature and thresholds.
+    Beside the files of every results folder, `out` gets `ZERO_SHOT` (how it was asked, what failed, how often the order
+    decided) and, of a rival with probabilities, `RAW` and `VALIDATION`.
+
+    Raises:
+        DataError: the dataset or its split do not fit.
+        OutputError: `out` exists and `force` is false.
+        BudgetReached, EndpointError: as `Client.run`; what was answered is in the log.
+    """
+    require_absent(out, RESULTS, force=force)
+    dataset = Dataset.open(dataset_path)
+    dataset.verify()
+    if settings.rationale_source is not None:
+        dataset.require_source(settings.rationale_source)
+    calibrated = isinstance(rival, DecisionRival) and split != "validation" and "validation" in dataset.hashes
+    splits = [split, "validation"] if calibrated else [split]
+    labels = dataset.info.labels
+    records = {name: dataset.split(name) for name in splits}
+
+    def calls() -> Iterator[AnyCall]:
+        for own in records.values():
+            for record in own:
+                require_label(record, labels)
+                yield from rival.calls(record, labels)
+
+    expected = announce(client, calls())
+    if dry_run:
+        return None
+    failed = settle(client, calls(), f"asking {client.endpoint.model}", expected.calls + expected.cached)
+    outcomes: dict[str, Outcome] = {}
+    for name in splits:
+        served: set[str] = set()
+        predictions = []
+        for record in records[name]:
+            answers = [
+                failed[call.id].kind if call.id in failed else logged(client, call)
+                for call in rival.calls(record, labels)
+            ]
+            served |= {answer.model for answer in answers if isinstance(answer, Answer)}
+            predictions.append(rival.predict(record, labels, answers))
+        unanswered, rival.unanswered = rival.unanswered, Counter()
+        outcomes[name] = Outcome(predictions, unanswered, sorted(served), rival.found())
+        _tell(name, outcomes[name])
+    description = {
+        "model": client.endpoint.model,
+        "host": host(client),
+        "dialect": client.endpoint.dialect,
+        "prompt": rival.prompt.full_version,
+        **rival.settings(),
+        "splits": {name: outcome.to_json() for name, outcome in outcomes.items()},
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}.partial-", dir=out.parent) as temporary:
+        files = {RAW: outcomes[split]} | ({VALIDATION: outcomes["validation"]} if calibrated else {})
+        for name, outcome in files.items():
+            _write(Path(temporary) / name, outcome.predictions)
+        results = evaluate_predictions(
+            Path(temporary) / RAW,
+            dataset_path,
+            out,
+            settings,
+            split=split,
+            system=client.endpoint.model,
+            validation_predictions=Path(temporary) / VALIDATION if calibrated else None,
+            force=force,
+        )
+        for name in files if calibrated else ():
+            (Path(temporary) / name).replace(out / name)
+    with new_file(out / ZERO_SHOT) as file:
+        file.write_text(json.dumps(description, indent=2, ensure_ascii=False), "utf-8")
+    return results
+
+
+def _write(path: Path, predictions: Sequence[Prediction]) -> None:
+    lines = "".join(json.dumps(own.to_json(), ensure_ascii=False) + "\n" for own in predictions)
+    path.write_text(lines, "utf-8")
+
+
+def _tell(split: str, outcome: Outcome) -> None:
+    if outcome.unanswered:
+        count, why = sum(outcome.unanswered.values()), counts_in_words(outcome.unanswered)
+        say(f"{split}: {count} of {len(outcome.predictions)} records have no answer: {why}")
+    if "flip_rate" in outcome.found:
+        say(f"{split}: the order of the options decided in {in_words(MetricValue(**outcome.found['flip_rate']))}")
+
+
+def make_rival(
+    client: Client,
+    dataset_path: Path,
+    source: str | None,
+    *,
+    few_shot: int = 0,
+    orders: int = 2,
+    seed: int = 0,
+    max_words: int = MAX_WORDS,
+    sampling: Mapping[str, Any] = {},
+    prompts: Path | None = None,
+) -> Rival:
+    """The rival that the client's dialect can carry.
+
+    Examples come with rationales of `source`, or of the dataset's only one.
+
+    Raises:
+        ConfigError: examples for a decision model, which reads none.
+        DataError: as `draw_examples`.
+    """
+    if client.endpoint.dialect != "chat":
+        if few_shot:
+            raise ConfigError("--few-shot goes with --dialect chat: a decision model is given the text alone")
+        return DecisionRival(orders, prompts=prompts)
+    dataset = Dataset.open(dataset_path)
+    if source is None and len(dataset.info.rationale_sources) == 1:
+        [source] = dataset.info.rationale_sources
+    examples = draw_examples(dataset, few_shot, source, seed) if few_shot else []
+    return ChatRival(examples, source, max_words=max_words, sampling=sampling, prompts=prompts)

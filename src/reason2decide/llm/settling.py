@@ -1,0 +1,90 @@
+"""What every run of many calls does around them: say what it will take, bring each to its end, say what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from reason2decide.console import say, track, warn
+from reason2decide.evaluation.metrics.base import SufficientStatistics, ratio
+from reason2decide.evaluation.results import MetricValue
+from reason2decide.evaluation.statistics import bootstrap, percentile_interval
+from reason2decide.llm.client.budget import Estimate, Prices
+from reason2decide.llm.client.calls import Answer, AnyCall, Failure
+from reason2decide.llm.client.client import Client
+
+
+def announce(client: Client, calls: Iterable[AnyCall]) -> Estimate:
+    """Say what these calls are likely to take, and where texts go if they leave this machine; nothing is sent."""
+    found = client.estimate(calls)
+    read, written = found.tokens.input_tokens, found.tokens.output_tokens
+    cost = f"cost about {found.cost:.4f}" if client.budget.prices != Prices() else "cost not known: no prices given"
+    say(
+        f"to send: {found.calls} calls to {client.endpoint.model} at {host(client)}, about {read} tokens in and "
+        f"{written} out, {cost}; {found.cached} more are answered already in {client.log.path}"
+    )
+    if found.calls and not client.endpoint.is_loopback:
+        warn(f"the texts of these calls leave this machine: they go to {host(client)}")
+    return found
+
+
+def host(client: Client) -> str:
+    """Host and port of the endpoint, as provenance names it."""
+    return urlsplit(client.endpoint.base_url).netloc
+
+
+def settle(client: Client, calls: Iterable[AnyCall], what: str, total: int) -> dict[str, Failure]:
+    """Bring every call to its end; the failures by id. All other answers are in the log, for `logged`.
+
+    Answers come in any order and are not kept in memory: who needs them in order reads them from the log afterwards.
+
+    Raises:
+        BudgetReached, EndpointError: as `Client.run`; what was answered stays in the log.
+    """
+    outcomes = track(client.run(calls), what, total, unit="calls")
+    return {call.id: outcome for call, outcome in outcomes if isinstance(outcome, Failure)}
+
+
+def logged(client: Client, call: AnyCall) -> Answer:
+    """The answer of a call that `settle` did not report as failed."""
+    answer = client.logged(call)
+    assert isinstance(answer, Answer), "the call was settled"
+    return answer
+
+
+def report_spent(client: Client) -> None:
+    """Say what a run took, what failed and why."""
+    spent = client.budget.spent
+    cost = f", cost {spent.cost:.4f}" if client.budget.prices != Prices() else ""
+    say(
+        f"spent: {spent.requests} requests for {spent.answered} answers, {spent.tokens.input_tokens} tokens in and "
+        f"{spent.tokens.output_tokens} out{cost}; {spent.cached} answers came from the log"
+    )
+    if spent.failures:
+        warn(f"{spent.failures.total()} calls failed: {counts_in_words(spent.failures)}; see {client.log.path}")
+
+
+def counts_in_words(counts: Mapping[str, int]) -> str:
+    """Counts with the most frequent first, as in "deadline 3, refused 1"."""
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def share(hits: Sequence[tuple[Hashable, bool]]) -> MetricValue:
+    """The share of hits with its 95 % bootstrap interval; each hit comes with its unit (a group, else its record)."""
+    if not hits:
+        return MetricValue(None, None, None, 0)
+    index: dict[Hashable, int] = {}
+    group_of = np.array([index.setdefault(unit, len(index)) for unit, _ in hits], np.int64)
+    row_of = np.array([hit for _, hit in hits], np.int64)
+    statistics = SufficientStatistics(np.array([[0.0, 1.0], [1.0, 1.0]]), row_of, np.arange(len(hits)))
+    draws = bootstrap(statistics, lambda sums: ratio(sums[..., 0], sums[..., 1]), group_of=group_of)
+    return MetricValue(float(row_of.mean()), *percentile_interval(draws), len(hits))
+
+
+def in_words(value: MetricValue) -> str:
+    """A share with its interval, for people."""
+    if value.value is None:
+        return "not known (no case)"
+    return f"{value.value:.4f} (95 % interval {value.low:.4f} to {value.high:.4f}, n = {value.n})"

@@ -1,0 +1,1 @@
+"""A language model as teacher and editor of rationales."""

@@ -1,0 +1,92 @@
+"""A language model as teacher: rationales for decisions that are known, or for decisions of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reason2decide.data.records import LabelSet, Record
+from reason2decide.errors import ConfigError
+from reason2decide.evaluation.results import MetricValue
+from reason2decide.llm.answers import Decided, Written, decided_schema
+from reason2decide.llm.client.calls import Answer, Call
+from reason2decide.llm.prompt_files import load_prompt
+from reason2decide.llm.settling import share
+from reason2decide.llm.teach.gates import MAX_WORDS, Case, failed_gates, instructions
+from reason2decide.llm.teach.source_writing import Reading, SourceWriter
+
+
+class Teacher(SourceWriter):
+    """Writes a rationale for each record's text and gold label.
+
+    `without_label` keeps the label from the teacher, who then decides too, as in Distilling Step-by-Step (Hsieh et al.
+    2023): its label is kept in `meta["teacher_labels"]`, and with `only_right` a rationale is dropped where that label
+    is not the gold one. Otherwise it is kept: it argues for a wrong decision then.
+
+    Raises:
+        ConfigError: `only_right` goes with `without_label`.
+        PromptError: as `load_prompt`.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        without_label: bool = False,
+        only_right: bool = False,
+        max_words: int = MAX_WORDS,
+        sampling: Mapping[str, Any] = {},
+        prompts: Path | None = None,
+    ) -> None:
+        if only_right and not without_label:
+            raise ConfigError("--only-right asks whether the teacher decides right, so it needs --without-label")
+        self.source, self.without_label, self.only_right = source, without_label, only_right
+        self.max_words, self.sampling = max_words, sampling
+        self.prompt = load_prompt("rationalize_unlabelled" if without_label else "rationalize", prompts)
+        self._instructions = instructions(self.prompt)
+        self._hits: list[tuple[str, bool]] = []
+
+    def call(self, record: Record, labels: LabelSet) -> Call:
+        """One call a record."""
+        choices = record.choices_or(labels)
+        other = {"choices": "\n".join(choices)} if self.without_label else {"label": record.label or ""}
+        return Call(
+            record.id,
+            self.prompt.messages({"text": record.text, **other}, {"max_words": str(self.max_words)}),
+            decided_schema(choices) if self.without_label else Written,
+            self.sampling,
+            self.prompt.full_version,
+        )
+
+    def read(self, record: Record, labels: LabelSet, answer: Answer) -> Reading:
+        """The rationale if it passes the gates, and the teacher's own label if it decided."""
+        written = answer.parsed
+        assert isinstance(written, Written)
+        label, notes = record.label or "", {}
+        if isinstance(written, Decided):
+            label = written.label
+            notes = {"teacher_labels": label}
+            self._hits.append((record.group or f"id:{record.id}", label == record.label))
+        rationale = written.rationale.strip()
+        choices = record.choices_or(labels)
+        failed = failed_gates(rationale, Case(record.text, label, choices, self._instructions, self.max_words))
+        if self.only_right and label != record.label:
+            failed.append("teacher_wrong")
+        return Reading(None, failed[0], notes) if failed else Reading(rationale, notes=notes)
+
+    def settings(self) -> dict[str, Any]:
+        """How the teacher was asked."""
+        asked = {"with_label": not self.without_label, "max_words": self.max_words, "sampling": dict(self.sampling)}
+        return {**asked, "only_right": self.only_right} if self.without_label else asked
+
+    def accuracy(self) -> MetricValue:
+        """How often the teacher decided right, of the calls that it answered."""
+        return share(self._hits)
+
+    def found(self) -> dict[str, Any]:
+        """The accuracy of a teacher that decided."""
+        own = self.accuracy()
+        if own.value is None:
+            return {}
+        return {"teacher_accuracy": {"value": own.value, "low": own.low, "high": own.high, "n": own.n}}

@@ -1,0 +1,76 @@
+"""A language model as editor: terse notes into readable rationales, and what it added to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reason2decide.data.records import LabelSet, Record
+from reason2decide.llm.answers import Written
+from reason2decide.llm.client.calls import Answer, Call
+from reason2decide.llm.prompt_files import load_prompt
+from reason2decide.llm.teach.gates import MAX_WORDS, Case, additions, failed_gates, instructions
+from reason2decide.llm.teach.source_writing import Reading, SourceWriter
+
+
+class Editor(SourceWriter):
+    """Writes the rationales of one source again as those of another.
+
+    Words and numbers that neither the note nor the text has are listed in `meta["refine_flags"]`; with `drop_flagged`
+    such a rationale is not written. A gate that the note itself fails is not held against the rationale made of it.
+
+    Raises:
+        PromptError: as `load_prompt`.
+    """
+
+    def __init__(
+        self,
+        original: str,
+        source: str,
+        *,
+        drop_flagged: bool = False,
+        max_words: int = MAX_WORDS,
+        sampling: Mapping[str, Any] = {},
+        prompts: Path | None = None,
+    ) -> None:
+        self.original, self.source, self.drop_flagged = original, source, drop_flagged
+        self.max_words, self.sampling = max_words, sampling
+        self.prompt = load_prompt("refine", prompts)
+        self._instructions = instructions(self.prompt)
+        self.flagged = 0
+
+    def call(self, record: Record, labels: LabelSet) -> Call | None:
+        """One call for each record that has a note."""
+        note = record.rationales.get(self.original)
+        if note is None:
+            return None
+        messages = self.prompt.messages({"text": record.text, "rationale": note}, {"max_words": str(self.max_words)})
+        return Call(record.id, messages, Written, self.sampling, self.prompt.full_version)
+
+    def read(self, record: Record, labels: LabelSet, answer: Answer) -> Reading:
+        """The rewritten note if it passes the gates, and what was added to it."""
+        written = answer.parsed
+        assert isinstance(written, Written)
+        note, rationale = record.rationales[self.original], written.rationale.strip()
+        choices = record.choices_or(labels)
+        case = Case(record.text, record.label or "", choices, self._instructions, self.max_words)
+        # What the note cites was there for its writer; what the editor adds is flagged.
+        forgiven = {"not_in_text", *failed_gates(note, case)}
+        for gate in failed_gates(rationale, case):
+            if gate not in forgiven:
+                return Reading(None, gate)
+        added = additions(rationale, (record.text, note, record.label or ""))
+        self.flagged += bool(added)
+        if added and self.drop_flagged:
+            return Reading(None, "added", {"refine_flags": added})
+        return Reading(rationale, notes={"refine_flags": added} if added else {})
+
+    def settings(self) -> dict[str, Any]:
+        """How the editor was asked."""
+        asked = {"from": self.original, "max_words": self.max_words, "drop_flagged": self.drop_flagged}
+        return {**asked, "sampling": dict(self.sampling)}
+
+    def found(self) -> dict[str, Any]:
+        """How many rationales have additions, dropped or not."""
+        return {"flagged": self.flagged}

@@ -1,0 +1,220 @@
+"""A dataset with one rationale source more: every record asked about once, judged by the gates, written in order."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from reason2decide.console import say
+from reason2decide.data.records import Dataset, LabelSet, Record, write_dataset
+from reason2decide.errors import DataError
+from reason2decide.files import new_folder, require_absent
+from reason2decide.llm.client.calls import Answer, Call, Failure
+from reason2decide.llm.client.client import Client
+from reason2decide.llm.prompt_files import Prompt
+from reason2decide.llm.settling import announce, counts_in_words, host, logged, settle
+from reason2decide.llm.teach.gates import GATES
+
+FAILURES = "rationale_failures.jsonl"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an answer comes to: a rationale, or the reason why there is none; `notes` are kept either way.
+
+    `notes` go into the record's `meta`, each under its name and there under the source.
+    """
+
+    rationale: str | None
+    reason: str = ""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class SourceWriter(ABC):
+    """Who writes the rationales of a new source: asks about a record, and reads the answer."""
+
+    source: str
+    prompt: Prompt
+
+    @abstractmethod
+    def call(self, record: Record, labels: LabelSet) -> Call | None:
+        """What to ask about a record; None if nothing."""
+
+    @abstractmethod
+    def read(self, record: Record, labels: LabelSet, answer: Answer) -> Reading:
+        """What the answer comes to."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What of this writer belongs into the dataset's provenance."""
+
+    def found(self) -> dict[str, Any]:
+        """What only reading all answers tells, for provenance and for the user; nothing by default."""
+        return {}
+
+
+@dataclass(frozen=True)
+class WrittenSource:
+    """The new dataset; of its rationales how many were `written`, and how many were not, by gate or failure."""
+
+    dataset: Dataset
+    written: int
+    gates: Mapping[str, int]
+    failures: Mapping[str, int]
+    found: Mapping[str, Any]
+
+
+def write_source(
+    client: Client,
+    dataset_path: Path,
+    out: Path,
+    writer: SourceWriter,
+    *,
+    splits: Sequence[str] = (),
+    force: bool = False,
+    dry_run: bool = False,
+) -> WrittenSource | None:
+    """Write the dataset `out`: that at `dataset_path` with the writer's source beside those there; None if a dry run.
+
+    A record whose rationale fails a gate, or whose call failed, keeps its other rationales; `FAILURES` in `out` lists
+    its id and the reason. One record is in memory at a time.
+
+    Args:
+        splits: the splits to write for, all by default; the others are copied.
+
+    Raises:
+        DataError: the source or the column for its provenance exists already, a split does not, or no rationale is fit.
+        OutputError: `out` exists and `force` is false.
+        BudgetReached, EndpointError: as `Client.run`; nothing is written, and what was answered is in the log.
+    """
+    require_absent(out, "dataset.toml", force=force)
+    dataset = Dataset.open(dataset_path)
+    dataset.verify()
+    if writer.source in dataset.info.rationale_sources:
+        raise DataError(
+            f"{dataset_path} has rationales of source {writer.source!r} already, and they would be lost; give the new "
+            "source a name of its own"
+        )
+    labels = dataset.info.labels
+    chosen = tuple(dict.fromkeys(splits)) or tuple(dataset.hashes)
+    records = {split: dataset.split(split) for split in chosen}  # an unknown split is refused here
+
+    def calls() -> Iterator[Call]:
+        for split in chosen:
+            for record in records[split]:
+                call = writer.call(record, labels)
+                if call is not None:
+                    yield call
+
+    expected = announce(client, calls())
+    if dry_run:
+        return None
+    failed = settle(client, calls(), f"writing {writer.source}", expected.calls + expected.cached)
+    tally = _Tally(client, writer, failed)
+    provenance = dict(dataset.info.provenance)
+    sources = (*dataset.info.rationale_sources, writer.source)
+    info = replace(dataset.info, rationale_sources=sources, provenance=provenance)
+
+    def contents(split: str) -> Iterator[Record]:
+        if split not in chosen:
+            yield from dataset.split(split)
+            return
+        for record in records[split]:
+            yield tally.add(split, record, labels)
+        # The counts are known only now; `write_dataset` writes the provenance after the records.
+        provenance.update(_with(provenance, "rationales", writer.source, tally.provenance(chosen)))
+
+    with new_folder(out, "dataset.toml", force=force) as folder:
+        write_dataset(folder, info, {split: contents(split) for split in dataset.hashes})
+        if not tally.written:
+            reasons = counts_in_words(tally.gates + tally.failures) or "nothing was asked"
+            raise DataError(f"no rationale of source {writer.source!r} could be written: {reasons}; nothing is kept")
+        lines = "".join(json.dumps(row) + "\n" for row in tally.rows)
+        (folder / FAILURES).write_text(lines, "utf-8")
+    say(f"wrote {tally.written} rationales of source {writer.source!r} to {out}")
+    if tally.rows:
+        say(f"not written: {counts_in_words(tally.gates + tally.failures)}; {out / FAILURES} lists their ids")
+    return WrittenSource(Dataset.open(out), tally.written, tally.gates, tally.failures, writer.found())
+
+
+class _Tally:
+    """Records with what became of their answers, and the counts of it."""
+
+    def __init__(self, client: Client, writer: SourceWriter, failed: Mapping[str, Failure]) -> None:
+        self.client, self.writer, self.failed = client, writer, failed
+        self.written = 0
+        self.gates: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
+        self.rows: list[dict[str, str]] = []
+        self.served: set[str] = set()
+        self.first = self.last = ""
+
+    def add(self, split: str, record: Record, labels: LabelSet) -> Record:
+        """The record with its new rationale, if it gets one."""
+        call = self.writer.call(record, labels)
+        if call is None:
+            return record
+        if call.id in self.failed:
+            kind = self.failed[call.id].kind
+            self.failures[kind] += 1
+            self.rows.append({"id": record.id, "split": split, "failure": kind})
+            return record
+        answer = logged(self.client, call)
+        reading = self.writer.read(record, labels, answer)
+        self.served.add(answer.model)
+        self.first = min(self.first or answer.created, answer.created)
+        self.last = max(self.last, answer.created)
+        notes = dict(reading.notes)
+        rationales = dict(record.rationales)
+        if reading.rationale is None:
+            self.gates[reading.reason] += 1
+            self.rows.append({"id": record.id, "split": split, "gate": reading.reason})
+        else:
+            self.written += 1
+            rationales[self.writer.source] = reading.rationale
+            notes["provenance"] = {
+                "model": answer.model or self.client.endpoint.model,
+                "prompt": call.prompt_version,
+                "created": answer.created,
+                "key": answer.key,
+            }
+        meta = dict(record.meta)
+        for name, note in notes.items():
+            meta.update(_with(meta, name, self.writer.source, note))
+        return replace(record, rationales=rationales, meta=meta)
+
+    def provenance(self, splits: Sequence[str]) -> dict[str, Any]:
+        """What `dataset.toml` says of the source."""
+        return {
+            "model": self.client.endpoint.model,
+            "served_models": sorted(self.served),
+            "host": host(self.client),
+            "prompt": self.writer.prompt.full_version,
+            **self.writer.settings(),
+            "splits": list(splits),
+            "first_answer": self.first,
+            "last_answer": self.last,
+            "written": self.written,
+            "not_written": {name: self.gates[name] for name in (*GATES, *sorted(self.gates.keys() - GATES.keys()))},
+            "failed_calls": dict(self.failures),
+            **self.writer.found(),
+        }
+
+
+def _with(values: Mapping[str, Any], name: str, source: str, value: Any) -> dict[str, Any]:
+    """`{name: {source: value}}` beside what `values` has under that name.
+
+    Raises:
+        DataError: something else has that name.
+    """
+    there = values.get(name, {})
+    if not isinstance(there, Mapping):
+        raise DataError(
+            f"{name!r} is a column of the records' meta already, so it cannot be written; rename the column"
+        )
+    return {name: {**there, source: value}}

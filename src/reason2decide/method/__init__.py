@@ -1,0 +1,1 @@
+"""The paper as pure code: the methods as data, schedules, losses, prompts."""

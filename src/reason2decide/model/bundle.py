@@ -1,0 +1,125 @@
+"""The result of training: one folder that holds all it takes to decide and explain, and how it came to be.
+
+    bundle/
+      manifest.json        what `Manifest` says, and the SHA-256 of every other file (`manifest.py`)
+      calibration.json     how the validation split came out (`calibration.py`)
+      config.toml          the training configuration, defaults included
+      training_log.jsonl   losses, schedules and validations of every stage
+      README.md            the model card
+      model/               safetensors weights, model configuration, tokenizer
+
+Loading executes nothing from the folder: safetensors and JSON only, each file with the hash it had when saved.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reason2decide.errors import BundleError, require
+from reason2decide.files import new_folder
+from reason2decide.model.calibration import Calibration
+from reason2decide.model.manifest import MANIFEST, Manifest, read_manifest, write_manifest
+from reason2decide.report.model_card import model_card
+from reason2decide.training.run_log import read_rows, write_summary
+
+if TYPE_CHECKING:
+    from reason2decide.training.features import PromptEncoder
+
+CALIBRATION = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle or export without its model: the manifest, what turns text into tokens, and the calibration."""
+
+    path: Path
+    manifest: Manifest
+    calibration: Calibration
+    encoder: PromptEncoder
+
+
+@dataclass(frozen=True)
+class ModelBundle(Bundle):
+    """A loaded bundle, its model in float32 and evaluation mode."""
+
+    model: Any
+
+
+def save_bundle(
+    out: Path,
+    manifest: Manifest,
+    model: Any,
+    tokenizer: Any,
+    calibration: Calibration,
+    *,
+    config_toml: str,
+    training_log: Path,
+) -> None:
+    """Write a bundle, complete or not at all, in place of one that stands there."""
+    with new_folder(out, MANIFEST, force=True) as folder:
+        model.save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")
+        (folder / CALIBRATION).write_text(json.dumps(calibration.to_json()), "utf-8")
+        (folder / "config.toml").write_text(config_toml, "utf-8")
+        write_summary(folder / "training_log.jsonl", read_rows(training_log))
+        (folder / "README.md").write_text(model_card(manifest), "utf-8")
+        write_manifest(folder, manifest)
+
+
+def load_bundle(path: Path, manifest: Manifest | None = None) -> ModelBundle:
+    """Load a bundle's model and tokenizer; `manifest` is its own where that was read and checked already.
+
+    Raises:
+        BundleError: as `read_manifest`, or it is an export, which has no model for torch.
+        MissingExtraError: torch or transformers is not installed.
+    """
+    manifest = manifest or read_manifest(path)
+    if manifest.engine is not None:
+        raise BundleError(f"{path} is an export for {manifest.engine['name']}; give the bundle that it was made of")
+    # Who serves without torch has an export.
+    needed_by = f"{path} is a bundle, not exported (`r2d export` does that where torch is), so it"
+    torch = require("torch", "train", needed_by)
+    transformers = require("transformers", "train", needed_by)
+    from reason2decide.training.base import silence_transformers
+    from reason2decide.training.features import PromptEncoder
+
+    silence_transformers()
+
+    folder = path / "model"
+    try:
+        model = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever a foreign folder makes the library raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BundleError(f"the model of {path} cannot be loaded: {reason}") from None
+    encoder = PromptEncoder(tokenizer, manifest.lengths)
+    return ModelBundle(path, manifest, _calibration(path), encoder, model.eval())
+
+
+def load_export(path: Path, manifest: Manifest) -> Bundle:
+    """Load an export but for its graphs, without torch or transformers; `manifest` is its own, read and checked.
+
+    Raises:
+        BundleError: its tokenizer is damaged.
+        MissingExtraError: the package tokenizers is not installed.
+    """
+    from reason2decide.model.plain_tokenizer import PlainTokenizer
+    from reason2decide.training.features import PromptEncoder
+
+    encoder = PromptEncoder(PlainTokenizer(path / "model"), manifest.lengths)
+    return Bundle(path, manifest, _calibration(path), encoder)
+
+
+def _calibration(path: Path) -> Calibration:
+    return Calibration.from_json(json.loads((path / CALIBRATION).read_text("utf-8")))
+
+
+def read_training_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a bundle's training log."""
+    lines = (path / "training_log.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]

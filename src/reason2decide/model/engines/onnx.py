@@ -1,0 +1,319 @@
+"""The engine for ordinary servers: ONNX Runtime and numpy, without torch. `export_graphs.py` writes what it runs.
+
+Each text is encoded alone, and its labels are scored alone: there is no padding, and no other text can change a bit of
+its label scores, whatever the weights. At 256 tokens a batch of texts would be no faster, as the products are limited
+by arithmetic. Rationales are written in batches, since there every step reads all weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reason2decide.errors import BundleError, require
+from reason2decide.method.prompts import Candidate
+from reason2decide.model.engines.beams import Beams
+from reason2decide.model.label_trie import Branch, branches
+
+ENGINE_FILE, ENGINE_FORMAT = "engine.json", 1
+HIDDEN = -1e9  # added to a score, it leaves no attention in float32
+BYTES_PER_FORWARD = 2**27  # ours: caches and log-probabilities of one forward's rows, whatever the number of labels
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What `engine.json` says: token ids, the decoder's layers, heads and width of a head, and which file is what."""
+
+    format: int
+    weights: str
+    architecture: str
+    start: int
+    end: int
+    special: Sequence[int]
+    vocabulary: int
+    layers: int
+    heads: int
+    width: int
+    encoder: str
+    decoder: str
+
+
+def read_engine(folder: Path) -> Engine:
+    """Read what an exported folder says of itself.
+
+    Raises:
+        BundleError: it is no exported model, or of another format.
+    """
+    path = folder / ENGINE_FILE
+    if not path.is_file():
+        raise BundleError(f"{folder} is not exported for ONNX Runtime: it has no {ENGINE_FILE}; run `r2d export` first")
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        if content["format"] != ENGINE_FORMAT:
+            raise BundleError(
+                f"{folder} has export format {content['format']}, this program reads {ENGINE_FORMAT}; export it again"
+            )
+        return Engine(**content)
+    except (ValueError, KeyError, TypeError):
+        raise BundleError(f"{path} is not what an export writes; export the bundle again") from None
+
+
+@dataclass(frozen=True)
+class _Text:
+    """An encoded text: keys and values of each decoder layer, (1, heads, length, width), as ONNX Runtime holds them."""
+
+    length: int
+    cross: list[Any]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Tokens of a branch to be read after the past of a row."""
+
+    row: int
+    branch: Branch
+    tokens: Candidate
+
+
+class OnnxBackend:
+    """Runs an exported encoder-decoder on the CPU.
+
+    Args:
+        folder: what `export_graphs` wrote.
+        threads: processor threads of a forward; 0 leaves it to ONNX Runtime, which takes one per core.
+
+    Raises:
+        BundleError: no export, of another format, or damaged.
+        MissingExtraError: onnxruntime is not installed.
+    """
+
+    def __init__(self, folder: Path, threads: int = 0) -> None:
+        self._ort = require("onnxruntime", "serve")
+        self.folder, self.engine = folder, read_engine(folder)
+        self._special = frozenset(self.engine.special)
+        self._encoder = self._session(folder / self.engine.encoder, threads, spinning=False)
+        self._decoder = self._session(folder / self.engine.decoder, threads, spinning=True)
+        caches = [value.name for value in self._decoder.get_inputs()[2:]]
+        self._past_names, self._cross_names = caches[: len(caches) // 2], caches[len(caches) // 2 :]
+        self._encoder_outputs = [value.name for value in self._encoder.get_outputs()]
+        self._decoder_outputs = [value.name for value in self._decoder.get_outputs()]
+
+    def score_labels(
+        self, prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[Candidate]]
+    ) -> list[NDArray[np.float64]]:
+        """Total log-probability of each candidate given each prompt, (candidates,) a prompt, not normalised.
+
+        A text's scores are bitwise the same in any batch.
+        """
+        return [self._score(self._encode(prompt), own) for prompt, own in zip(prompts, candidates, strict=True)]
+
+    def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int, num_beams: int = 1) -> list[list[int]]:
+        """Continuation of each prompt, without special tokens, at most `max_tokens` long.
+
+        Args:
+            prompts: token ids; texts of like lengths are best batched together.
+            max_tokens: the end token counts too.
+            num_beams: 1 is greedy; more is beam search by mean log-probability per token, as transformers has it.
+        """
+        texts = [self._encode(prompt) for prompt in prompts]
+        if num_beams > 1:
+            written = self._search(texts, max_tokens, num_beams)
+        else:
+            written = [[] for _ in texts]
+            for step in self._greedy(texts, max_tokens):
+                for text, token in step:
+                    written[text].append(token)
+        return [[token for token in row if token not in self._special] for row in written]
+
+    def stream(self, prompt: Sequence[int], max_tokens: int) -> Iterator[int]:
+        """The tokens that `generate` returns for this prompt alone, each as soon as it is known."""
+        for ((_, token),) in self._greedy([self._encode(prompt)], max_tokens):
+            if token not in self._special:
+                yield token
+
+    def _session(self, path: Path, threads: int, *, spinning: bool) -> Any:
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Its plans of memory are kept per combination of sizes, of which decoding has one per token.
+        options.enable_mem_pattern = False
+        # Threads that spin from an operator to the next save a decoder of small ones a quarter of its time on a quiet
+        # machine. After a call they stop: they would take the processor from whatever else runs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        try:
+            return self._ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # whatever a damaged file makes the library raise
+            raise BundleError(f"{path} cannot be loaded ({type(error).__name__}); export the bundle again") from None
+
+    def _encode(self, prompt: Sequence[int]) -> _Text:
+        ids = self._value(np.asarray(prompt, np.int64)[None])
+        return _Text(len(prompt), self._encoder.run_with_ort_values(self._encoder_outputs, {"input_ids": ids}))
+
+    def _read(
+        self, ids: NDArray[np.int64], hidden: Any, past: Sequence[Any], cross: Sequence[Any]
+    ) -> tuple[NDArray[np.float32], list[Any]]:
+        """Read tokens (rows, tokens) after the past: log-probabilities (rows, tokens, vocabulary) and the new past."""
+        feeds = {"input_ids": self._value(ids), "hidden": hidden}
+        feeds.update(zip(self._past_names, past, strict=True))
+        feeds.update(zip(self._cross_names, cross, strict=True))
+        log_probs, *present = self._decoder.run_with_ort_values(self._decoder_outputs, feeds)
+        return log_probs.numpy(), present
+
+    def _value(self, array: NDArray[Any]) -> Any:
+        """An array as ONNX Runtime holds it, not copied."""
+        return self._ort.OrtValue.ortvalue_from_numpy(array)
+
+    def _nothing_read(self, rows: int) -> list[Any]:
+        empty = self._value(np.zeros((rows, self.engine.heads, 0, self.engine.width), np.float32))
+        return [empty] * (2 * self.engine.layers)
+
+    def _score(self, text: _Text, candidates: Sequence[Candidate]) -> NDArray[np.float64]:
+        scores = np.zeros(len(candidates))
+        start = np.array([[self.engine.start]])
+        log_probs, past = self._read(start, self._shown(text), self._nothing_read(1), text.cross)
+        self._follow(text, [(0, branch) for branch in branches(candidates)], past, log_probs[:, 0], 1, scores)
+        return scores
+
+    def _follow(
+        self,
+        text: _Text,
+        ways: list[tuple[int, Branch]],
+        past: list[Any],
+        following: NDArray[np.float32],
+        depth: int,
+        scores: NDArray[np.float64],
+    ) -> None:
+        """Add to `scores` what branches have, each from its row of the past and of the log-probabilities there.
+
+        A method, for a closure that calls itself would hold the text until the garbage collector comes.
+
+        Args:
+            following: (rows, vocabulary), of the token after the past.
+            depth: tokens in the past.
+        """
+        for row, branch in ways:
+            scores[list(branch.candidates)] += following[row, branch.tokens[0]]
+        for part in self._forwards(ways, depth):
+            ids = np.zeros((len(part), len(part[0].tokens)), np.int64)
+            for index, read in enumerate(part):
+                ids[index, : len(read.tokens)] = read.tokens  # padding after them changes nothing: causal attention
+            copies = self._rows(past, [read.row for read in part])
+            log_probs, present = self._read(ids, self._shown(text), copies, text.cross)
+            for index, read in enumerate(part):
+                rest = read.branch.tokens[1:]
+                scores[list(read.branch.candidates)] += log_probs[index, range(len(rest)), rest].sum(dtype=float)
+            forks = [index for index, read in enumerate(part) if read.branch.branches]
+            for length, group in groupby(forks, key=lambda index: len(part[index].tokens)):
+                rows = list(group)
+                onward = [(row, way) for row, index in enumerate(rows) for way in part[index].branch.branches]
+                grown = self._rows(present, rows, depth + length)
+                self._follow(text, onward, grown, log_probs[rows, length - 1], depth + length, scores)
+
+    def _shown(self, text: _Text) -> Any:
+        """The mask of one text alone: nothing of it is hidden."""
+        return self._value(np.zeros((1, text.length), np.float32))
+
+    def _forwards(self, ways: list[tuple[int, Branch]], past: int) -> Iterator[list[_Read]]:
+        """What the branches still need read, the longest first, in parts of bounded memory."""
+        # A candidate's last token is scored, never read.
+        reads = [_Read(row, way, way.tokens if way.branches else way.tokens[:-1]) for row, way in ways]
+        reads = sorted((read for read in reads if read.tokens), key=lambda read: -len(read.tokens))
+        while reads:
+            tokens = len(reads[0].tokens)
+            cache = 2 * self.engine.layers * self.engine.heads * self.engine.width * (2 * past + tokens)
+            size = max(1, BYTES_PER_FORWARD // (4 * (cache + 2 * tokens * self.engine.vocabulary)))
+            yield reads[:size]
+            reads = reads[size:]
+
+    def _rows(self, past: Sequence[Any], rows: Sequence[int], length: int | None = None) -> list[Any]:
+        """Copies of the named rows of the past, up to a length of it."""
+        return [self._value(np.ascontiguousarray(value.numpy()[:, :, :length][rows])) for value in past]
+
+    def _greedy(self, texts: Sequence[_Text], max_tokens: int) -> Iterator[list[tuple[int, int]]]:
+        """At each step the token of every text that has not ended, as (text, token); the end token is its last."""
+        batch = _Batch(self, texts, 1)
+        alive = np.arange(len(texts))
+        tokens = np.full(len(texts), self.engine.start)
+        for _ in range(max_tokens):
+            tokens = batch.read(tokens).argmax(-1)
+            yield list(zip(alive.tolist(), tokens.tolist(), strict=True))
+            going_on = np.flatnonzero(tokens != self.engine.end)
+            if not len(going_on):
+                return
+            if len(going_on) < len(alive):
+                order = batch.keep(going_on)
+                alive, tokens = alive[order], tokens[order]
+
+    def _search(self, texts: Sequence[_Text], max_tokens: int, num_beams: int) -> list[list[int]]:
+        """The best hypothesis of each text by beam search."""
+        batch = _Batch(self, texts, num_beams)
+        found = [Beams(num_beams, self.engine.start, self.engine.end, max_tokens) for _ in texts]
+        alive = list(found)
+        while alive:
+            log_probs = batch.read(np.concatenate([beams.tokens for beams in alive]))
+            parents = []
+            for text, (beams, own) in enumerate(zip(alive, np.split(log_probs, len(alive)), strict=True)):
+                parents.append(text * num_beams + beams.advance(own))
+            batch.reorder(np.concatenate(parents))
+            going_on = np.array([text for text, beams in enumerate(alive) if not beams.done], np.intp)
+            if len(going_on) < len(alive):
+                alive = [alive[text] for text in batch.keep(going_on)]
+        return [beams.best for beams in found]
+
+
+class _Batch:
+    """Texts read on together, each by the same number of rows, which share its keys and values."""
+
+    def __init__(self, backend: OnnxBackend, texts: Sequence[_Text], rows_per_text: int) -> None:
+        self._backend, self._rows_per_text = backend, rows_per_text
+        self._past = backend._nothing_read(len(texts) * rows_per_text)
+        longest = max(text.length for text in texts)
+        self._hidden = np.ones((len(texts), longest), np.float32)
+        for row, text in enumerate(texts):
+            self._hidden[row, : text.length] = 0
+        if len(texts) == 1:
+            self._arrays = [value.numpy() for value in texts[0].cross]
+        else:
+            shape = (len(texts), backend.engine.heads, longest, backend.engine.width)
+            self._arrays = [np.zeros(shape, np.float32) for _ in texts[0].cross]
+            for row, text in enumerate(texts):
+                for array, value in zip(self._arrays, text.cross, strict=True):
+                    array[row, :, : text.length] = value.numpy()[0]
+        self._share()
+
+    def read(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Read one token per row (rows,): log-probabilities of the next one (rows, vocabulary)."""
+        log_probs, self._past = self._backend._read(tokens[:, None], self._mask, self._past, self._cross)
+        return log_probs[:, 0]
+
+    def reorder(self, rows: NDArray[np.intp]) -> None:
+        """Continue from the named rows, repeats allowed."""
+        self._past = self._backend._rows(self._past, rows.tolist())
+
+    def keep(self, texts: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Drop all texts but the named ones; returns these in their new order.
+
+        Texts at the end fill the gaps, so that few keys and values are moved: those of a text outweigh all the rest.
+        """
+        count = len(texts)
+        order = np.arange(count)
+        order[~np.isin(order, texts)] = texts[texts >= count]
+        moved = np.flatnonzero(order != np.arange(count))
+        for array in (self._hidden, *self._arrays):
+            array[moved] = array[order[moved]]
+        self._hidden, self._arrays = self._hidden[:count], [array[:count] for array in self._arrays]
+        self.reorder((order[:, None] * self._rows_per_text + np.arange(self._rows_per_text)).ravel())
+        self._share()
+        return order
+
+    def _share(self) -> None:
+        self._mask = self._backend._value(self._hidden)
+        self._cross = [self._backend._value(array) for array in self._arrays]

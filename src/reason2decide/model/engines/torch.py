@@ -1,0 +1,84 @@
+"""The reference engine: PyTorch and transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
+
+from reason2decide.method.prompts import Candidate
+from reason2decide.model.label_scores import score_labels
+
+
+class TorchBackend:
+    """Runs an encoder-decoder of transformers, in float32, on a GPU where there is one."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(self.device).eval()
+        self.pad_token_id = tokenizer.pad_token_id
+        self._special = set(tokenizer.all_special_ids)
+        # Nothing of a base's own generation settings (beams, penalties, forced tokens) but its start and end tokens.
+        self.model.generation_config = GenerationConfig()
+        self._start = model.config.decoder_start_token_id
+        self._end = tokenizer.eos_token_id
+
+    @torch.no_grad()
+    def score_labels(
+        self, prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[Candidate]]
+    ) -> list[NDArray[np.float64]]:
+        """Total log-probability of each candidate given each prompt (see `labels.score_labels`)."""
+        input_ids, attention_mask = self._padded(prompts)
+        states = self.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return [
+            own.cpu().numpy().astype(np.float64) for own in score_labels(self.model, states, attention_mask, candidates)
+        ]
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
+        """Greedy continuation of each prompt, without special tokens, at most `max_tokens` long."""
+        input_ids, attention_mask = self._padded(prompts)
+        settings = GenerationConfig(
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            num_beams=1,
+            decoder_start_token_id=self._start,
+            eos_token_id=self._end,
+            pad_token_id=self.pad_token_id,
+        )
+        output = self.model.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=settings)
+        return [[id for id in row if id not in self._special] for row in output.tolist()]
+
+    @torch.no_grad()
+    def stream(self, prompt: Sequence[int], max_tokens: int) -> Iterator[int]:
+        """The tokens of one greedy continuation as they come."""
+        input_ids, attention_mask = self._padded([prompt])
+        output = self.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        token = self._start
+        for _ in range(max_tokens):
+            step = self.model(
+                encoder_outputs=output,
+                attention_mask=attention_mask,
+                decoder_input_ids=torch.tensor([[token]], device=self.device),
+                past_key_values=cache,
+                use_cache=True,
+            )
+            cache, token = step.past_key_values, int(step.logits[0, -1].argmax())
+            if token == self._end:
+                return
+            if token not in self._special:
+                yield token
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        lengths = torch.tensor([len(row) for row in rows])
+        tensors = [torch.tensor(list(row), dtype=torch.long) for row in rows]
+        input_ids = pad_sequence(tensors, batch_first=True, padding_value=self.pad_token_id)
+        mask = (torch.arange(input_ids.shape[1])[None] < lengths[:, None]).long()
+        return input_ids.to(self.device), mask.to(self.device)

@@ -1,0 +1,153 @@
+"""Two passes: the label, then the rationale given that label (paper, "inference")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reason2decide.data.predictions import Prediction
+from reason2decide.data.records import Record
+from reason2decide.errors import DataError
+from reason2decide.method.prompts import body
+from reason2decide.model.bundle import Bundle, load_bundle, load_export
+from reason2decide.model.calibration import label_distribution
+from reason2decide.model.engines import Backend
+from reason2decide.model.manifest import read_manifest
+from reason2decide.training.features import Truncation
+
+READ_AHEAD = 256  # ours: records sorted by length at a time, so that batches hold little padding
+BATCH_SIZE = 32  # ours
+
+
+class Predictor:
+    """Decides and explains with a loaded bundle or export; `cut_texts` counts the texts that were too long."""
+
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        self.bundle, self.backend = bundle, backend
+        self.cut_texts = Truncation()
+
+    @classmethod
+    def load(cls, path: Path) -> Predictor:
+        """Load a bundle onto torch, or an export onto the engine it was made for.
+
+        Raises:
+            BundleError, MissingExtraError: as `bundle.load_bundle` and `bundle.load_export`.
+        """
+        manifest = read_manifest(path)
+        if manifest.engine is not None:
+            from reason2decide.model.engines.onnx import OnnxBackend
+
+            return cls(load_export(path, manifest), OnnxBackend(path / "model"))
+        bundle = load_bundle(path, manifest)
+        from reason2decide.model.engines.torch import TorchBackend
+
+        return cls(bundle, TorchBackend(bundle.model, bundle.encoder.tokenizer))
+
+    def choices(self, record: Record) -> tuple[str, ...]:
+        """The labels a record may be given.
+
+        Raises:
+            DataError: it has no choices and the model no label set of its own.
+        """
+        choices = record.choices_or(self.bundle.manifest.labels)
+        if not choices:
+            raise DataError("it has no choices, and this model has no labels of its own")
+        return choices
+
+    def decidable(self, records: Iterable[Record], on_bad: Callable[[DataError], None]) -> Iterator[Record]:
+        """Yield the records this model can decide on; what is wrong with the others goes to `on_bad`."""
+        for record in records:
+            try:
+                self.bundle.encoder.candidates(self.choices(record))
+            except DataError as error:
+                on_bad(DataError(f"record {record.id!r}: {error}"))
+            else:
+                yield record
+
+    def predict(self, records: Iterable[Record], *, read_ahead: int = READ_AHEAD) -> Iterator[Prediction]:
+        """Yield a prediction for each record in order, reading ahead at most `read_ahead` of them.
+
+        Raises:
+            DataError: a record has no choices, or two of its labels look the same to the tokenizer.
+        """
+        stream = iter(records)
+        while ahead := list(islice(stream, read_ahead)):
+            distributions = self.distributions(ahead)
+            labels = [max(own, key=own.__getitem__) for own in distributions]
+            rationales: Sequence[str | None] = self.rationales(ahead, labels) if self.explains else [None] * len(ahead)
+            for record, label, own, rationale in zip(ahead, labels, distributions, rationales, strict=True):
+                yield Prediction(record.id, label, own, rationale)
+
+    @property
+    def explains(self) -> bool:
+        """Whether this model writes rationales at all."""
+        return self.bundle.manifest.explain != "none"
+
+    def distributions(self, records: Sequence[Record], *, calibrated: bool = True) -> list[dict[str, float]]:
+        """P(label | text) of each record by label, in the order of its choices.
+
+        Raises:
+            DataError: as `predict`.
+        """
+        encoder = self.bundle.encoder
+        temperature = self.bundle.calibration.temperature if calibrated else 1.0
+        choices = [self.choices(record) for record in records]
+        texts = self._text_ids(records)
+        prompts = [encoder.predict_ids(ids) for ids in texts]
+        for ids in texts:
+            self.cut_texts.count(len(ids) > encoder.room(predict=True))
+
+        def scores(rows: Sequence[int]) -> Sequence[Any]:
+            return self.backend.score_labels(
+                [prompts[row] for row in rows], [encoder.candidates(choices[row]) for row in rows]
+            )
+
+        found = _in_batches(prompts, scores)
+        return [
+            dict(zip(own, label_distribution(values, temperature).tolist(), strict=True))
+            for own, values in zip(choices, found, strict=True)
+        ]
+
+    def rationales(self, records: Sequence[Record], labels: Sequence[str]) -> list[str]:
+        """The rationale of each record, given its label; a method that conditions on nothing disregards the label."""
+        encoder = self.bundle.encoder
+        given = labels if self.bundle.manifest.explain == "conditioned" else [None] * len(records)
+        prompts = [encoder.explain_ids(ids, label) for ids, label in zip(self._text_ids(records), given, strict=True)]
+        written = _in_batches(
+            prompts,
+            lambda rows: self.backend.generate([prompts[row] for row in rows], encoder.lengths.rationale),
+        )
+        return [encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
+
+    def stream(self, record: Record, label: str) -> Iterator[str]:
+        """The rationale of one record given its label, in pieces as they are written; together they are the whole."""
+        encoder = self.bundle.encoder
+        given = label if self.bundle.manifest.explain == "conditioned" else None
+        ids: list[int] = []
+        written = ""
+        for token in self.backend.stream(
+            encoder.explain_ids(self._text_ids([record])[0], given), encoder.lengths.rationale
+        ):
+            ids.append(token)
+            text = encoder.tokenizer.decode(ids, skip_special_tokens=True).lstrip()
+            # A character of several tokens is not whole yet where the text ends in a replacement character.
+            if len(text) > len(written) and text.startswith(written) and not text.endswith("\ufffd"):
+                yield text[len(written) :]
+                written = text
+
+    def _text_ids(self, records: Sequence[Record]) -> list[list[int]]:
+        return self.bundle.encoder.text_ids([body(record.text, record.choices) for record in records])
+
+
+def _in_batches(prompts: Sequence[Sequence[int]], run: Callable[[Sequence[int]], Sequence[Any]]) -> list[Any]:
+    """What `run` gives for each prompt, in their order; it gets the indices of `BATCH_SIZE` of like lengths a time."""
+    order = np.argsort([len(prompt) for prompt in prompts], kind="stable").tolist()
+    results: dict[int, Any] = {}
+    for begin in range(0, len(order), BATCH_SIZE):
+        rows = order[begin : begin + BATCH_SIZE]
+        results |= zip(rows, run(rows), strict=True)
+    return [results[row] for row in range(len(prompts))]

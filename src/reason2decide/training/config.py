@@ -1,0 +1,402 @@
+"""The training configuration: TOML to a frozen, fully resolved object and back; all bad keys reported at once.
+
+Most keys may be one value for every stage or a table by stage (`steps = {stage1 = 500, stage2 = 300}`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from dataclasses import fields as dataclass_fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from reason2decide.errors import ConfigError
+from reason2decide.method.methods import METHODS, Stage, method_named
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Optimizer = Literal["adamw", "adafactor"]
+Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
+PER_STAGE: dict[str, Any] = {"stage": True}  # marks the keys that may be a table by stage
+# Marks the keys that may change when a run is resumed: what is learnt does not hang on them.
+FREE: dict[str, Any] = {"free": True}
+
+
+def _spread(value: Any) -> Any:
+    return value if isinstance(value, dict) else {"*": value}
+
+
+PerStageInt = Annotated[dict[str, Annotated[int, Field(ge=1)]], BeforeValidator(_spread)]
+PerStageShare = Annotated[dict[str, Annotated[float, Field(ge=0, le=1)]], BeforeValidator(_spread)]
+PerStagePositive = Annotated[dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(_spread)]
+PerStageText = Annotated[dict[str, str], BeforeValidator(_spread)]
+
+
+class Lengths(BaseModel):
+    """Limits in tokens, end token included; longer ones are cut, counted and reported."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: int = Field(
+        1024, ge=16, description="prompt with its text; the text is cut, never the label (authors' code)"
+    )
+    rationale: int = Field(256, ge=2, description="rationale, as target and when generated (authors' code)")
+    label: int = Field(
+        50, ge=2, description="label; a longer one is refused, since it could never be right (authors' code)"
+    )
+
+
+class Encoder(BaseModel):
+    """A base made of a BERT-like encoder: the decoder has the same weights, its attention to the text is new."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoder: str = Field(description="a BERT-like encoder to warm-start from: hub name or local folder")
+
+
+class Lora(BaseModel):
+    """Low-rank adapters beside frozen weights (Hu et al. 2021), merged into them when a stage ends."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = Field(16, ge=1, description="of the adapters (ours)")
+    alpha: float = Field(32.0, gt=0, description="adapters are scaled by alpha / rank (ours: twice the rank)")
+    dropout: float = Field(0.0, ge=0, lt=1, description="before the adapters (peft's default)")
+    targets: tuple[str, ...] = Field(
+        ("q", "v"),
+        min_length=1,
+        description="layers to adapt, by the end of their name (Hu et al. 2021: q, v; T5's names)",
+    )
+
+
+class Config(BaseModel):
+    """What a training run is asked to do. The first five keys are all that a file must hold."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str = Field(description=f"one of {', '.join(METHODS)}")
+    base: str | Encoder = Field(
+        description="an encoder-decoder: hub name, local folder, or `tiny` (small, from scratch); "
+        'or {encoder = "..."}: a BERT-like encoder'
+    )
+    dataset: Path = Field(description="dataset folder; a relative path starts at the configuration file")
+    rationale_source: PerStageText = Field(
+        {}, description="whose rationales to learn from; not needed by sft", json_schema_extra=PER_STAGE
+    )
+    steps: PerStageInt = Field(
+        description="optimizer steps (authors: stage1 50000, stage2 30000, sft 30000)", json_schema_extra=PER_STAGE
+    )
+    train_records: int | None = Field(
+        None, ge=1, description="learn from so many records of the training split, drawn by the seed (ours: all)"
+    )
+    seed: int = Field(0, ge=0, description="of initialisation, order of records, dropout and the draws of y~ (ours)")
+    batch_size: PerStageInt = Field(
+        {"*": 64}, description="records per batch and process (authors' code)", json_schema_extra=PER_STAGE
+    )
+    batch_tokens: PerStageInt = Field(
+        {},
+        description="takes batch_size's place: tokens per batch and process, padding and targets included (ours: off)",
+        json_schema_extra=PER_STAGE,
+    )
+    gradient_accumulation: PerStageInt = Field(
+        {"*": 1}, description="batches per optimizer step (authors' code)", json_schema_extra=PER_STAGE
+    )
+    learning_rate: PerStagePositive = Field(
+        {"*": 5e-5},
+        description="peak of the rate, falling linearly to 0 (authors' code)",
+        json_schema_extra=PER_STAGE,
+    )
+    learning_rate_warmup: PerStageShare = Field(
+        {"*": 0.0},
+        description="share of the steps over which the rate rises (Trainer's default)",
+        json_schema_extra=PER_STAGE,
+    )
+    optimizer: Optimizer = Field("adamw", description="adamw, or adafactor, whose states are small (authors: adamw)")
+    weight_decay: float = Field(0.0, ge=0, description="of the optimizer, decoupled (Trainer's default)")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm (Trainer's default)")
+    dropout: float | None = Field(None, ge=0, lt=1, description="replaces the base's own rate (ours: the base's own)")
+    precision: Precision = Field(
+        "auto", description="bfloat16 where the GPU has it, else float32 (ours; T5 overflows in float16)"
+    )
+    conditioning_dropout: bool = Field(
+        True,
+        description="whether y^ is predicted with dropout on (authors' code); off takes an encoder pass of its own",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, about a third slower (ours)"
+    )
+    compile: bool = Field(False, description="run the forward passes through torch.compile (ours)")
+    fsdp: bool = Field(False, description="shard gradients and optimizer states over the processes (ours)")
+    lora: Lora | None = Field(None, description="train low-rank adapters only (ours: off, all weights are trained)")
+    alpha: PerStageShare = Field(
+        {}, description="label weight after the warm-up (paper: 0.7 in stage2; dss 0.5)", json_schema_extra=PER_STAGE
+    )
+    warmup_share: PerStageShare = Field(
+        {},
+        description="share of steps over which alpha rises from 0 (paper: 0.05 in stage2)",
+        json_schema_extra=PER_STAGE,
+    )
+    ramp_share: PerStageShare = Field(
+        {}, description="share of steps over which pi rises (paper: 0.6 in stage2)", json_schema_extra=PER_STAGE
+    )
+    sampling_cap: PerStageShare = Field(
+        {},
+        description="largest probability of the model's own label (paper: 0.9 in stage2)",
+        json_schema_extra=PER_STAGE,
+    )
+    evaluate_every: PerStageInt = Field(
+        {}, description="steps between validations (ours: a twentieth of the stage)", json_schema_extra=PER_STAGE
+    )
+    checkpoint_every: PerStageInt = Field(
+        {},
+        description="steps between checkpoints (ours: as evaluate_every)",
+        json_schema_extra=PER_STAGE | FREE,
+    )
+    keep_checkpoints: int = Field(
+        2, ge=1, description="checkpoints kept of each stage, the newest (ours)", json_schema_extra=FREE
+    )
+    report_to: tuple[Tracker, ...] = Field(
+        (), description="trackers to log to besides RUN/log.jsonl (ours: none)", json_schema_extra=FREE
+    )
+    patience: PerStageInt = Field(
+        {},
+        description="validations without a better one before stopping (authors: stage1 3, else 5)",
+        json_schema_extra=PER_STAGE,
+    )
+    lengths: Lengths = Field(Lengths(), description="limits in tokens")
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The method's stages with this configuration's settings in place of the paper's.
+
+        One value for all stages is meant for those that use the setting at all: `alpha = 0.6` leaves r2d's Stage 1
+        alone, `sampling_cap = 0.5` the ablation that samples nothing.
+        """
+        return tuple(self._set(stage) for stage in method_named(self.method).stages)
+
+    def _set(self, stage: Stage) -> Stage:
+        uses = {
+            "alpha": stage.learns_labels and stage.learns_rationales,
+            "warmup_share": stage.warmup_share > 0,
+            "ramp_share": stage.ramp_share > 0,
+            "sampling_cap": stage.sampling_cap > 0,
+            "patience": True,
+        }
+        changes: dict[str, Any] = {}
+        for key, used in uses.items():
+            values: dict[str, Any] = getattr(self, key)
+            if stage.name in values:
+                changes[key] = values[stage.name]
+            elif "*" in values and used:
+                changes[key] = values["*"]
+        return replace(stage, **changes)
+
+    def of(self, key: str, stage: str) -> Any:
+        """The value of a per-stage key for one stage, else the default; None where there is neither."""
+        values: dict[str, Any] = getattr(self, key)
+        field = type(self).model_fields[key]
+        default = None if field.is_required() else field.default.get("*")
+        return values.get(stage, values.get("*", default))
+
+    def evaluate_every_of(self, stage: str) -> int:
+        """Steps between validations: as configured, else a twentieth of the stage."""
+        return int(self.of("evaluate_every", stage) or max(1, self.of("steps", stage) // 20))
+
+    def checkpoint_every_of(self, stage: str) -> int:
+        """Steps between checkpoints: as configured, else at each validation."""
+        return int(self.of("checkpoint_every", stage) or self.evaluate_every_of(stage))
+
+    @property
+    def base_name(self) -> str:
+        """The base in one word, for messages and the bundle."""
+        return self.base if isinstance(self.base, str) else f"encoder {self.base.encoder}"
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides what is learnt, except the data: settings of the whole run, and each stage's own."""
+        fields = type(self).model_fields
+        free = {key for key, field in fields.items() if (field.json_schema_extra or {}).get("free")}  # type: ignore[union-attr]
+        per_stage = {key for key, field in fields.items() if _stage_note(field)}
+        # What a method is, its stages say: two methods with the same first stage learn the same in it.
+        common = self.model_dump(mode="json", exclude=free | per_stage | {"dataset", "method"}, exclude_none=True)
+        own_keys = per_stage - free - {field.name for field in dataclass_fields(Stage)}
+        stages = {
+            stage.name: asdict(stage) | {key: self.of(key, stage.name) for key in sorted(own_keys)}
+            for stage in self.stages()
+        }
+        return {"common": common, "stages": stages}
+
+    def to_toml(self) -> str:
+        """The whole configuration as TOML, defaults included; reading it gives the same object."""
+        content = self.model_dump(mode="json", exclude_none=True)
+        collapsed = {
+            key: value["*"] if isinstance(value, dict) and set(value) == {"*"} else value
+            for key, value in content.items()
+            if value != {}
+        }
+        return tomli_w.dumps(collapsed)
+
+
+# Keys that hold a table of keys of their own.
+TABLES: dict[str, type[BaseModel]] = {"lengths": Lengths, "lora": Lora, "base": Encoder}
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file, apply `a.b=c` overrides, and resolve a relative dataset path against the file's folder.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, or keys or values are wrong: all of them in one message.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} is not a file; expected a training configuration in TOML")
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    # Paths of the file are relative to the file, those of --set to where the command is given.
+    resolve_paths(content, path.parent)
+    for override in overrides:
+        apply_override(content, override)
+    return parse_config(content, str(path))
+
+
+def resolve_paths(content: dict[str, Any], folder: Path) -> None:
+    """Make the paths of a configuration's content relative to `folder`, in place."""
+    if isinstance(content.get("dataset"), str):
+        content["dataset"] = str((folder / content["dataset"]).resolve())
+    holder, key = (content["base"], "encoder") if isinstance(content.get("base"), dict) else (content, "base")
+    base = holder.get(key)
+    if isinstance(base, str) and (base.startswith(("./", "../")) or (folder / base).is_dir()):
+        holder[key] = str((folder / base).resolve())
+
+
+def parse_config(content: Mapping[str, Any], where: str) -> Config:
+    """Check a configuration's content; `where` begins the message of what is wrong.
+
+    Raises:
+        ConfigError: every unknown key with the nearest valid one, and every impossible value, in one message.
+    """
+    config, problems = _validated(dict(content))
+    if config is not None:
+        problems += _stage_problems(config)
+    if problems or config is None:
+        raise ConfigError(f"{where}:\n" + "\n".join(f"  - {line}" for line in problems))
+    return config
+
+
+def _validated(content: dict[str, Any]) -> tuple[Config | None, list[str]]:
+    """The configuration without its bad keys, if what is left is one, and what is wrong with those."""
+    try:
+        return Config.model_validate(content), []
+    except ValidationError as error:
+        bad = {str(problem["loc"][0]) for problem in error.errors()}
+        rest = {key: value for key, value in content.items() if key not in bad}
+        config = None if len(rest) == len(content) else _validated(rest)[0]
+        return config, list(_problems(error))
+
+
+def describe_keys() -> str:
+    """Every key with its type's default and source, one a line (`r2d train --explain`)."""
+    lines = []
+    models: list[tuple[str, type[BaseModel]]] = [("", Config), *((f"{name}.", table) for name, table in TABLES.items())]
+    for prefix, model in models:
+        for name, field in model.model_fields.items():
+            if name == "lengths":
+                continue
+            lines.append(f"{prefix}{name:<24} {_default(field):<12} {field.description}{_stage_note(field)}")
+    return "\n".join(lines)
+
+
+def _default(field: Any) -> str:
+    if field.is_required():
+        return "(required)"
+    value = field.default
+    if value is None or value == {} or value == ():
+        return "(see right)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value["*"] if isinstance(value, dict) else value)
+
+
+def _stage_note(field: Any) -> str:
+    return " [per stage]" if (field.json_schema_extra or {}).get("stage") else ""
+
+
+def apply_override(content: dict[str, Any], override: str) -> None:
+    """Set one key of a content as `--set a.b=c` says, in place.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override!r}: expected KEY=VALUE, for example --set learning_rate.stage1=1e-4")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string: --set base=tiny needs no quotes
+    *tables, last = key.strip().split(".")
+    target = content
+    for table in tables:
+        inner = target.get(table)
+        if not isinstance(inner, dict):
+            field = Config.model_fields.get(table)
+            inner = {"*": inner} if inner is not None and field is not None and _stage_note(field) else {}
+            target[table] = inner
+        target = inner
+    target[last] = value
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        path = [str(part) for part in problem["loc"] if part != "*"]
+        key = ".".join(path)
+        if path[0] == "base" and len(path) > 1:
+            # A base is a name or a table: pydantic tells what is wrong with it as either.
+            if path[1] == "str":
+                yield f'base = {problem["input"]!r}: expected a name, a folder, or {{encoder = "..."}}'
+        elif key == "precision" and problem["input"] in ("float16", "fp16", "half"):
+            yield (
+                f"precision = {problem['input']!r}: T5 overflows in float16 and its losses become nan; use bfloat16 "
+                "where the GPU has it, else float32 ('auto' does)"
+            )
+        elif problem["type"] == "extra_forbidden":
+            known = list(TABLES.get(path[0], Config).model_fields if len(path) > 1 else Config.model_fields)
+            near = difflib.get_close_matches(path[-1], known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"keys are {', '.join(known)}"
+            yield f"there is no key {key!r}; {hint}"
+        elif problem["type"] == "missing":
+            yield f"the key {key!r} is missing: {Config.model_fields[path[0]].description}"
+        else:
+            yield f"{key} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _stage_problems(config: Config) -> Iterator[str]:
+    try:
+        stages = method_named(config.method).stages
+    except ConfigError as error:
+        yield str(error)
+        return
+    names = [stage.name for stage in stages]
+    for key, field in Config.model_fields.items():
+        if _stage_note(field):
+            for stage in getattr(config, key):
+                if stage not in (*names, "*"):
+                    yield f"{key}.{stage}: {config.method} has no such stage; it has {', '.join(names)}"
+    for stage in stages:
+        if config.of("steps", stage.name) is None:
+            yield f"steps: none given for {stage.name}; give one number for all stages or one for each"
+        if stage.learns_rationales and config.of("rationale_source", stage.name) is None:
+            yield f"rationale_source: none given for {stage.name}; {config.method} learns from rationales"
+    for stage in config.stages():
+        if stage.warmup_share + stage.ramp_share > 1:
+            yield f"{stage.name}: warmup_share and ramp_share are together over 1, so the ramp would never end"
+        if stage.explain == "none" and stage.alpha != 1:
+            yield f"alpha.{stage.name} = {stage.alpha}: {config.method} learns labels only, so alpha stays 1"
+        if stage.explain != "none" and stage.alpha == 1:
+            yield f"alpha.{stage.name} = 1: no rationale would be learnt; use the method sft, or an alpha under 1"
+        if stage.explain == "conditioned" and stage.alpha == 0:
+            yield f"alpha.{stage.name} = 0: no label would be learnt to condition on; use an alpha over 0"

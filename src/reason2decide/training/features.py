@@ -1,0 +1,355 @@
+"""Records to token ids: what the model reads and learns, the same in training and at use.
+
+A text is tokenised once, whatever the number of runs: token tables live in a cache beside the data and are read by
+memory map, so that a million records cost an index, not their size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reason2decide.console import ProgressBar
+from reason2decide.data.records import JsonlRecords, LabelSet, Record
+from reason2decide.errors import DataError
+from reason2decide.files import new_folder, sha256_file
+from reason2decide.method.prompts import PREDICT_PREFIX, PROMPT_VERSION, Candidate, body, explain_prefix
+from reason2decide.training.config import Lengths
+
+TokenIds = Sequence[int] | NDArray[np.int32]
+WORDS_KEPT = 10_000  # ours: token ids of labels and prefixes that are kept
+TOKENISED_AT_ONCE = 1000  # ours: texts per call of the tokenizer, which is fast in batches
+TABLE, TOKENS = "table.json", "tokens"  # files of a cached table
+
+
+@dataclass
+class Truncation:
+    """How many of how many texts were cut to fit, to be reported."""
+
+    cut: int = 0
+    of: int = 0
+
+    def count(self, was_cut: bool) -> None:
+        self.cut += was_cut
+        self.of += 1
+
+    def __str__(self) -> str:
+        return f"{self.cut} of {self.of}"
+
+
+@dataclass
+class PromptEncoder:
+    """Token ids of prompts and targets under given limits; the one place that puts them together.
+
+    Texts are tokenised without special tokens; a prompt is special tokens before, prefix, text, special tokens after.
+    A text that does not fit is cut at its end, so that prefix and label always stay.
+    """
+
+    tokenizer: Any
+    lengths: Lengths
+    _words: dict[str, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # The special tokens a tokenizer puts around a text: none and </s> for T5, <s> and </s> for BART.
+        bare = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        whole = self.tokenizer("a")["input_ids"]
+        start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        self.before, self.after = whole[:start], whole[start + len(bare) :]
+        self._special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+
+    def text_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts (`prompts.body`) as they stand behind a prefix and a space."""
+        return self._plain_ids([f" {text.strip()}" for text in texts])
+
+    def target_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of rationales as targets, end token last; not yet cut to `lengths.rationale`."""
+        return [[*self.before, *content, *self.after] for content in self._plain_ids([t.strip() for t in texts])]
+
+    def predict_ids(self, text_ids: TokenIds) -> list[int]:
+        """The prompt that asks for a label."""
+        return self._prompt(PREDICT_PREFIX, text_ids)
+
+    def explain_ids(self, text_ids: TokenIds, conditioning_label: str | None) -> list[int]:
+        """The prompt that asks for a rationale, given a label or (None) given none."""
+        return self._prompt(explain_prefix(conditioning_label), text_ids)
+
+    def room(self, conditioning_label: str | None = None, *, predict: bool = False) -> int:
+        """Tokens of text that fit a prompt."""
+        prefix = self._word_ids(PREDICT_PREFIX if predict else explain_prefix(conditioning_label))
+        return max(0, self.lengths.input - len(self.before) - len(prefix) - len(self.after))
+
+    def label_ids(self, label: str) -> Candidate:
+        """The target ids of a label, end token last.
+
+        Raises:
+            DataError: the label is longer than `lengths.label`.
+        """
+        ids = (*self.before, *self._word_ids(label.strip()), *self.after)
+        if len(ids) > self.lengths.label:
+            raise DataError(
+                f"the label {label[:60]!r} takes {len(ids)} tokens, over the limit of {self.lengths.label}; "
+                "raise lengths.label or shorten the label"
+            )
+        if not self.room(label):
+            raise DataError(
+                f"the label {label[:60]!r} leaves no room for the text in prompts of {self.lengths.input} tokens; "
+                "raise lengths.input or shorten the label"
+            )
+        return ids
+
+    def candidates(self, choices: Sequence[str]) -> list[Candidate]:
+        """The target ids of each choice, in their order.
+
+        Raises:
+            DataError: two choices look the same to the tokenizer, or one is too long.
+        """
+        candidates = [self.label_ids(choice) for choice in choices]
+        if len(set(candidates)) < len(candidates):
+            twin = next(c for c, ids in zip(choices, candidates, strict=True) if candidates.count(ids) > 1)
+            raise DataError(
+                f"the label {twin!r} and another have the same tokens for this base; reword one of {choices}"
+            )
+        return candidates
+
+    def _prompt(self, prefix: str, text_ids: TokenIds) -> list[int]:
+        head = [*self.before, *self._word_ids(prefix)]
+        room = max(0, self.lengths.input - len(head) - len(self.after))
+        return [*head, *np.asarray(text_ids[:room], np.int64).tolist(), *self.after]
+
+    def _word_ids(self, words: str) -> list[int]:
+        if words not in self._words:
+            if len(self._words) >= WORDS_KEPT:
+                self._words.clear()  # labels of open sets are without number
+            self._words[words] = self._plain_ids([words])[0]
+        return self._words[words]
+
+    def _plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        # A "</s>" written in a note must not become the token that ends the prompt: such tokens are left out.
+        return [
+            ids if self._special.isdisjoint(ids) else [id for id in ids if id not in self._special] for ids in encoded
+        ]
+
+
+class TokenTable(Sequence[np.ndarray]):
+    """Rows of token ids in one flat file beside their offsets, both read by memory map."""
+
+    def __init__(self, path: Path) -> None:
+        self._offsets = np.memmap(_offsets_path(path), np.int64, mode="r")
+        empty = not self._offsets[-1]  # an empty file cannot be mapped
+        self._tokens = np.zeros(0, np.int32) if empty else np.memmap(path, np.int32, mode="r")
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._tokens[self._offsets[index] : self._offsets[index + 1]]
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of each row, (rows,)."""
+        return np.diff(self._offsets).astype(np.int32)
+
+    def lengths_of(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """Tokens of these rows, in their order."""
+        return np.asarray(self._offsets[rows + 1] - self._offsets[rows])
+
+    @classmethod
+    def write(cls, path: Path, rows: Iterable[Sequence[int]]) -> TokenTable:
+        """Write rows one after another, and their offsets, and open the table they form."""
+        position = 0
+        with path.open("wb") as tokens, _offsets_path(path).open("wb") as offsets:
+            offsets.write(np.int64(0).tobytes())
+            for row in rows:
+                position += len(row)
+                tokens.write(np.asarray(row, np.int32).tobytes())
+                offsets.write(np.int64(position).tobytes())
+        return cls(path)
+
+
+def _offsets_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.offsets")
+
+
+class TokenCache:
+    """Token tables by what they were made of, each in a folder of its own, so that a text is tokenised once.
+
+    A table is known by the hash of the data file, the tokenizer, the prompt version, and what it holds under which
+    limit. One whose files are not those that were written is made again.
+    """
+
+    def __init__(self, folder: Path, tokenizer: Any) -> None:
+        self.folder = folder
+        self.common = {"tokenizer": tokenizer_hash(tokenizer), "prompt_version": PROMPT_VERSION}
+
+    def table(
+        self, identity: Mapping[str, Any], rows: Callable[[Truncation], Iterable[Sequence[int]]]
+    ) -> tuple[TokenTable, Truncation]:
+        """The table of this identity and how many of its rows were cut; `rows` is read where there is none yet."""
+        identity = {**identity, **self.common}
+        folder = self.folder / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
+        if (cut := self._intact(folder)) is None:
+            cut = Truncation()
+            with new_folder(folder, TABLE, force=folder.exists()) as partial:
+                TokenTable.write(partial / TOKENS, rows(cut))
+                description = {
+                    "identity": identity,
+                    "cut": [cut.cut, cut.of],
+                    "sha256": {file.name: sha256_file(file) for file in partial.iterdir()},
+                }
+                (partial / TABLE).write_text(json.dumps(description, indent=2), "utf-8")
+        return TokenTable(folder / TOKENS), cut
+
+    @staticmethod
+    def _intact(folder: Path) -> Truncation | None:
+        try:
+            description = json.loads((folder / TABLE).read_text("utf-8"))
+            if all(sha256_file(folder / name) == digest for name, digest in description["sha256"].items()):
+                return Truncation(*description["cut"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return None
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """A hash that two tokenizers share if they make the same ids."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return hashlib.sha256(f"{type(tokenizer).__name__} {tokenizer.all_special_tokens} {content}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Example:
+    """One record as token ids: `rationale` is empty where the wanted source wrote none."""
+
+    id: str
+    text: np.ndarray
+    rationale: np.ndarray
+    label: str
+    choices: tuple[str, ...]
+
+
+class SplitFeatures(Sequence[Example]):
+    """A split's records as `Example`s; texts and labels are tokenised once, rationales once per source.
+
+    Raises:
+        DataError: a label, or a record's own choice, is too long or looks like another to the tokenizer.
+    """
+
+    def __init__(
+        self, records: JsonlRecords, data_hash: str, labels: LabelSet, encoder: PromptEncoder, cache: TokenCache
+    ) -> None:
+        self.records, self.data_hash, self.labels, self.encoder, self.cache = records, data_hash, labels, encoder, cache
+        # Nothing is stored that no prompt has room for; each prompt then cuts to its own room.
+        widest = max(encoder.room(), encoder.room(predict=True))
+        self.texts, self.cut_texts = self._table("texts", widest, encoder.text_ids, _body)
+        limits = encoder.lengths
+        self.targets, _ = cache.table(
+            self._identity("labels", [limits.label, limits.input]), lambda _: self._label_rows()
+        )
+        self.rationales: TokenTable | None = None
+        self.cut_rationales = Truncation()
+
+    def with_source(self, source: str | None) -> SplitFeatures:
+        """The same texts with the rationales of a source as targets; without any for None."""
+        features = copy(self)
+        features.rationales, features.cut_rationales = None, Truncation()
+        if source is not None:
+            # A cut rationale has no end token: the model is not taught to stop in mid-sentence (ours).
+            features.rationales, features.cut_rationales = self._table(
+                f"rationales of {source}",
+                self.encoder.lengths.rationale,
+                self.encoder.target_ids,
+                lambda record: record.rationales.get(source),
+            )
+        return features
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: Any) -> Any:
+        record = self.records[index]
+        assert record.label is not None, "datasets hold labelled records only"
+        return Example(
+            record.id,
+            self.texts[index],
+            self.rationales[index] if self.rationales is not None else np.zeros(0, np.int32),
+            record.label,
+            record.choices_or(self.labels),
+        )
+
+    def target_lengths_of(self, rows: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Target tokens of these records' labels and of their rationales."""
+        rationales = self.rationales.lengths_of(rows) if self.rationales is not None else np.zeros(len(rows), np.int64)
+        return self.targets.lengths_of(rows), rationales
+
+    @property
+    def rationale_lengths(self) -> NDArray[np.int32]:
+        """Target tokens of each record's rationale, 0 where it has none, (records,)."""
+        return self.rationales.lengths if self.rationales is not None else np.zeros(len(self), np.int32)
+
+    @property
+    def with_rationale(self) -> NDArray[np.int64]:
+        """Indices of the records that have a rationale of the wanted source, in order."""
+        return np.flatnonzero(self.rationale_lengths)
+
+    @property
+    def prompt_lengths(self) -> NDArray[np.int32]:
+        """Tokens of each record's longest prompt, that of a rationale given the longest label, (records,)."""
+        widest = int(self.targets.lengths.max()) + len(self.encoder.explain_ids([], ""))
+        return np.asarray(np.minimum(self.texts.lengths + np.int32(widest), np.int32(self.encoder.lengths.input)))
+
+    def _identity(self, what: str, limit: Any) -> dict[str, Any]:
+        return {"data": self.data_hash, "labels": list(self.labels.values), "what": what, "limit": limit}
+
+    def _table(
+        self,
+        what: str,
+        limit: int,
+        tokenise: Callable[[Sequence[str]], list[list[int]]],
+        text_of: Callable[[Record], str | None],
+    ) -> tuple[TokenTable, Truncation]:
+        def rows(cut: Truncation) -> Iterator[list[int]]:
+            for ids in _batched(self.records, tokenise, text_of, f"tokenising {self.records.path.stem} {what}"):
+                if ids:
+                    cut.count(len(ids) > limit)
+                yield ids[:limit]
+
+        return self.cache.table(self._identity(what, limit), rows)
+
+    def _label_rows(self) -> Iterator[Candidate]:
+        self.encoder.candidates(self.labels.values)
+        for record in self.records:
+            assert record.label is not None, "datasets hold labelled records only"
+            if record.choices is not None:
+                self.encoder.candidates(record.choices)
+            yield self.encoder.label_ids(record.label)
+
+
+def _body(record: Record) -> str:
+    return body(record.text, record.choices)
+
+
+def _batched(
+    records: Sequence[Record],
+    tokenise: Callable[[Sequence[str]], list[list[int]]],
+    text_of: Callable[[Record], str | None],
+    description: str,
+) -> Iterator[list[int]]:
+    """Token ids of each record's text in order, empty where it has none, tokenised in batches."""
+    stream = iter(records)
+    with ProgressBar(description, len(records)) as bar:
+        while batch := [text_of(record) for record in islice(stream, TOKENISED_AT_ONCE)]:
+            ids = iter(tokenise([text for text in batch if text]) if any(batch) else [])
+            for text in batch:
+                yield next(ids) if text else []
+            bar.advance(len(batch))

@@ -1,0 +1,246 @@
+"""The loss of one stage on one batch, and its gradient: forward passes, conditioning labels, what was counted.
+
+    loss_t = alpha_t · L_label + (1 - alpha_t) · L_rationale
+
+Conditioning labels are scored, not generated, from the encoder states of the predict forward and for the drawn rows
+only. Each task's gradient is taken as soon as its loss is there, so that one task's activations are held at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from reason2decide.method.losses import IGNORED, joint_loss, token_mean_cross_entropy
+from reason2decide.method.methods import Stage
+from reason2decide.method.schedules import alpha_at, sampling_probability_at, takes_predicted_label
+from reason2decide.model.label_scores import best_labels, on_device, score_labels
+from reason2decide.training.dropout import FastDropout
+from reason2decide.training.features import Example, PromptEncoder
+
+
+@dataclass(frozen=True)
+class TargetTokens:
+    """Target tokens of each task in a whole optimizer step, over all its batches and processes."""
+
+    label: int
+    rationale: int
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Prompts and targets of one forward pass, padded to the longest of each, on the device."""
+
+    input_ids: Tensor  # (rows, longest prompt)
+    attention_mask: Tensor  # (rows, longest prompt), 1 where there is text
+    target_ids: Tensor  # (rows, longest target), `IGNORED` where there is none
+    tokens: int  # without padding
+
+    @property
+    def size(self) -> int:
+        """Tokens with padding."""
+        return self.input_ids.numel() + self.target_ids.numel()
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What one batch adds to its step: shares of the two mean losses, and counts."""
+
+    label_loss: Tensor
+    rationale_loss: Tensor
+    explained: int = 0  # rows with a rationale
+    drawn: int = 0  # of these, shown the model's own label
+    drawn_wrong: int = 0  # of these, where it is not the gold one
+    tokens: int = 0
+    padded_tokens: int = 0
+
+
+class Objective:
+    """One stage's loss over one model.
+
+    Args:
+        model: what is trained; `forward` runs it (itself, or a compiled form of it).
+        scorer: gives the model that scores labels: the same, or a whole copy where weights are sharded. All processes
+            call it equally often.
+        steps: of the stage, which its schedules are shares of.
+        conditioning_dropout: whether y^ is predicted as the step runs, dropout on (as the authors' code does), or by
+            an encoder and decoder without dropout, which takes an encoder pass of its own over the drawn rows.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        encoder: PromptEncoder,
+        stage: Stage,
+        *,
+        forward: Any,
+        scorer: Callable[[], Any],
+        steps: int,
+        seed: int,
+        device: torch.device,
+        fast_dropout: bool,
+        bfloat16: bool,
+        conditioning_dropout: bool,
+    ) -> None:
+        self.model, self.encoder, self.stage, self.forward, self.scorer = model, encoder, stage, forward, scorer
+        self.warmup_steps, self.ramp_steps = stage.warmup_steps(steps), stage.ramp_steps(steps)
+        self.seed, self.device, self.conditioning_dropout = seed, device, conditioning_dropout
+        self._fast_dropout = fast_dropout
+        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
+
+    def alpha(self, step: int) -> float:
+        """alpha_t of this stage."""
+        return alpha_at(step, alpha=self.stage.alpha, warmup_steps=self.warmup_steps)
+
+    def sampling_probability(self, step: int) -> float:
+        """pi_t of this stage."""
+        return sampling_probability_at(
+            step, cap=self.stage.sampling_cap, warmup_steps=self.warmup_steps, ramp_steps=self.ramp_steps
+        )
+
+    # ---- training
+
+    def backward(self, examples: Sequence[Example], step: int, tokens: TargetTokens) -> Tally:
+        """Add this batch's share of the gradient of the step's loss (paper, "Stage 2 loss") to the parameters'."""
+        with self.computing():
+            return self._backward(examples, step, tokens)
+
+    def _backward(self, examples: Sequence[Example], step: int, tokens: TargetTokens) -> Tally:
+        alpha, zero = self.alpha(step), torch.zeros((), device=self.device)
+        label_loss, rationale_loss, seen, padded = zero, zero, 0, 0
+        drawn: list[int] = []
+        read_predicted: Callable[[], list[int]] = list
+        if self.stage.learns_labels:
+            predict = self.predict_batch(examples)
+            label_loss, states = self.label_loss(predict, tokens.label)
+            drawn, read_predicted = self._predict_conditioning(examples, step, predict, states)
+            torch.autograd.backward(joint_loss(label_loss, zero, alpha))
+            seen, padded = predict.tokens, predict.size
+        wrong = explained = 0
+        if self.stage.learns_rationales:
+            labels = [example.label for example in examples]
+            for row, best in zip(drawn, read_predicted(), strict=True):
+                labels[row] = examples[row].choices[best]
+                wrong += labels[row] != examples[row].label
+            explain, explained = self.explain_batch(examples, labels)
+            rationale_loss = self.rationale_loss(explain, tokens.rationale)
+            torch.autograd.backward(joint_loss(zero, rationale_loss, alpha))
+            seen, padded = seen + explain.tokens, padded + explain.size
+        return Tally(label_loss.detach(), rationale_loss.detach(), explained, len(drawn), wrong, seen, padded)
+
+    def _predict_conditioning(
+        self, examples: Sequence[Example], step: int, predict: Padded, states: Tensor
+    ) -> tuple[list[int], Callable[[], list[int]]]:
+        """The rows whose y~ is y^ (paper, "y~"), and a function that waits for their y^; no gradient."""
+        pi = self.sampling_probability(step)
+        if self.stage.explain != "conditioned" or pi == 0:
+            return [], list
+        scorer = self.scorer()
+        rows = [
+            row
+            for row, example in enumerate(examples)
+            if len(example.rationale) and takes_predicted_label(pi, self.seed, step, example.id)
+        ]
+        if not rows:
+            return [], list
+        index = on_device(torch.tensor(rows), self.device)
+        mask = predict.attention_mask[index]
+        with torch.no_grad(), _scoring(scorer, dropout=self.conditioning_dropout):
+            if self.conditioning_dropout:
+                states = states[index].detach()
+            else:
+                states = scorer.get_encoder()(input_ids=predict.input_ids[index], attention_mask=mask).last_hidden_state
+            candidates = [self.encoder.candidates(examples[row].choices) for row in rows]
+            return rows, best_labels(score_labels(scorer, states, mask, candidates))
+
+    # ---- passes
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """The precision of forward passes, and dropout that a CPU can afford."""
+        with self._autocast, FastDropout() if self._fast_dropout else contextlib.nullcontext():
+            yield
+
+    def predict_batch(self, examples: Sequence[Example]) -> Padded:
+        """The prompts that ask for a label, and the gold labels."""
+        return self._padded(
+            [self.encoder.predict_ids(example.text) for example in examples],
+            [self.encoder.label_ids(example.label) for example in examples],
+        )
+
+    def explain_batch(self, examples: Sequence[Example], labels: Sequence[str]) -> tuple[Padded, int]:
+        """The prompts that ask for a rationale (given `labels` where the stage conditions on one), and how many.
+
+        Without any rationale one row without targets stands in, so that every process runs equally many passes.
+        """
+        rows = [row for row, example in enumerate(examples) if len(example.rationale)]
+        given = [labels[row] if self.stage.explain == "conditioned" else None for row in rows or [0]]
+        prompts = [
+            self.encoder.explain_ids(examples[row].text, label) for row, label in zip(rows or [0], given, strict=True)
+        ]
+        return self._padded(prompts, [examples[row].rationale for row in rows] or [[IGNORED]]), len(rows)
+
+    def label_loss(self, batch: Padded, tokens: int, model: Any = None) -> tuple[Tensor, Tensor]:
+        """L_pred (paper), and the encoder's states (rows, longest prompt, width)."""
+        output = self._forward(batch, model)
+        return token_mean_cross_entropy(output.logits, batch.target_ids, tokens), output.encoder_last_hidden_state
+
+    def rationale_loss(self, batch: Padded, tokens: int, model: Any = None) -> Tensor:
+        """L_expl (paper), or the Stage 1 loss where prompts are unconditioned."""
+        return token_mean_cross_entropy(self._forward(batch, model).logits, batch.target_ids, tokens)
+
+    def _forward(self, batch: Padded, model: Any) -> Any:
+        # Decoder inputs rather than `labels`: the model would compute a loss of its own that nobody reads.
+        return (model or self.forward)(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels=batch.target_ids),
+            use_cache=False,
+        )
+
+    def _padded(self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int] | np.ndarray]) -> Padded:
+        """Both padded on the right."""
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        input_ids = _stacked(prompts, self.encoder.tokenizer.pad_token_id)
+        attention_mask = (torch.arange(input_ids.shape[1])[None] < lengths[:, None]).long()
+        target_ids = _stacked(targets, IGNORED)
+        tokens = int(lengths.sum()) + int((target_ids != IGNORED).sum())
+        if self.device.type == "cuda":
+            input_ids, attention_mask, target_ids = (
+                tensor.pin_memory() for tensor in (input_ids, attention_mask, target_ids)
+            )
+        return Padded(
+            on_device(input_ids, self.device),
+            on_device(attention_mask, self.device),
+            on_device(target_ids, self.device),
+            tokens,
+        )
+
+
+def _stacked(rows: Sequence[Sequence[int] | np.ndarray], padding: int) -> Tensor:
+    return pad_sequence(
+        [torch.from_numpy(np.asarray(row, np.int64)) for row in rows], batch_first=True, padding_value=padding
+    )
+
+
+@contextlib.contextmanager
+def _scoring(model: Any, *, dropout: bool) -> Iterator[None]:
+    """The model as label scoring needs it: with or without dropout, and with the caches that checkpointing forbids."""
+    checkpointing = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    was_training = model.training
+    for module in checkpointing:
+        module.gradient_checkpointing = False
+    model.train(dropout)
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        for module in checkpointing:
+            module.gradient_checkpointing = True

@@ -1,0 +1,420 @@
+"""One stage of any method, from its first step or a checkpoint to its best weights.
+
+A step is what the paper writes: the batches' gradients, one clipped update. Around it stand validation, early stopping,
+checkpoints, the log, and signals that ask to stop.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from reason2decide.console import ProgressBar
+from reason2decide.errors import ConfigError, DivergedError, Interrupted
+from reason2decide.files import link_or_copy, new_file
+from reason2decide.method.methods import Stage
+from reason2decide.method.schedules import dropout_seed, learning_rate_at
+from reason2decide.model.label_scores import on_device
+from reason2decide.signals import StopSignals
+from reason2decide.training import memory
+from reason2decide.training.base import blank_copy, has_dropout, load_weights
+from reason2decide.training.batches import BatchLimit, BatchPlan
+from reason2decide.training.checkpoints import (
+    BEST,
+    MODEL,
+    OPTIMIZER,
+    Checkpoint,
+    CheckpointState,
+    remove_old_checkpoints,
+    write_checkpoint,
+)
+from reason2decide.training.config import Config
+from reason2decide.training.dropout import dropout_contexts
+from reason2decide.training.features import SplitFeatures
+from reason2decide.training.lora import add_adapters, merge_adapters
+from reason2decide.training.objective import Objective, Tally, TargetTokens
+from reason2decide.training.optimizers import clip_gradients, new_optimizer
+from reason2decide.training.processes import (
+    Processes,
+    WholeCopy,
+    load_optimizer_state,
+    shard,
+    whole_optimizer_state,
+    whole_weights,
+)
+from reason2decide.training.run_log import RunLog
+from reason2decide.training.validation import validate
+
+LOG_TOGETHER = 10  # ours: steps whose rows are written at once, so that the device is not waited for at each
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What all stages of a run share."""
+
+    config: Config
+    run: Path
+    processes: Processes
+    log: RunLog
+    signals: StopSignals
+    identity: Mapping[str, Any]
+    versions: Mapping[str, str]
+    bfloat16: bool
+
+
+@dataclass(frozen=True)
+class _StepRow:
+    """What a step gave, its tensors still on the device."""
+
+    step: int
+    values: Tensor  # the sums of this process's `Tally`s, float64, (7,)
+    gradient_norm: Tensor
+    learning_rate: float
+    seconds: float
+
+
+def batch_limit(config: Config, stage: Stage, features: SplitFeatures) -> BatchLimit:
+    """How large a batch of this stage may be: as many records as configured, or as fit `batch_tokens`."""
+    tokens = config.of("batch_tokens", stage.name)
+    return BatchLimit(config.of("batch_size", stage.name) if tokens is None else len(features), tokens)
+
+
+def batch_plan(config: Config, stage: Stage, features: SplitFeatures, processes: int) -> BatchPlan:
+    """The batches of this stage.
+
+    Raises:
+        ConfigError: as `BatchPlan`.
+    """
+    # A record without a rationale has nothing to teach a stage that learns rationales only.
+    rows = np.arange(len(features)) if stage.learns_labels else features.with_rationale
+    if config.train_records is not None:
+        rows = rows[np.isin(rows, drawn_records(len(features), config.train_records, config.seed))]
+    targets = np.maximum(features.targets.lengths if stage.learns_labels else 0, features.rationale_lengths)
+    return BatchPlan(
+        rows,
+        features.prompt_lengths[rows],
+        targets[rows],
+        batch_limit(config, stage, features),
+        batches_per_step=config.of("gradient_accumulation", stage.name) * processes,
+        processes=processes,
+        seed=config.seed,
+        name_of=lambda row: features.records[row].id,
+    )
+
+
+def drawn_records(records: int, wanted: int, seed: int) -> NDArray[np.integer[Any]]:
+    """Which of the records a smaller training split holds (ours): of two sizes the smaller is part of the larger.
+
+    Raises:
+        ConfigError: more are wanted than there are.
+    """
+    if wanted > records:
+        raise ConfigError(f"train_records = {wanted}, but the training split has {records} records; ask for fewer")
+    return np.random.default_rng(seed).permutation(records)[:wanted]
+
+
+class StageTrainer:
+    """Trains one `Stage`: loss_t = alpha_t · L_label + (1 - alpha_t) · L_rationale, whatever the method.
+
+    Losses are means over the target tokens of the whole optimizer step, each task counting its own. The best
+    checkpoint is sought only after warm-up and ramp have ended, and so does early stopping.
+
+    Args:
+        model: the base or the stage before, whole, on the CPU; it becomes this trainer's.
+        finished: summaries of the stages before, for checkpoints.
+        checkpoint: to go on from.
+    """
+
+    def __init__(
+        self,
+        context: RunContext,
+        stage: Stage,
+        model: Any,
+        train: SplitFeatures,
+        validation: SplitFeatures,
+        plan: BatchPlan,
+        *,
+        finished: Mapping[str, Any],
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        config, processes = context.config, context.processes
+        self.context, self.stage, self.finished = context, stage, finished
+        self.config, self.processes, self.device = config, processes, processes.device
+        self.features, self.validation = train, validation
+        self.steps: int = config.of("steps", stage.name)
+        self.step = self.validated_step = self.best_step = self.worse_in_a_row = 0
+        self.stopped = False
+        self.selection: str = stage.selection
+        self.best_value: float | None = None
+        self.best_weights = context.run / stage.name / BEST
+        self._pending: list[_StepRow] = []
+        self._note = ""
+        self._last_checkpoint = -1
+
+        self.limit = batch_limit(config, stage, train)
+        self.plan = plan
+        self.adapted = add_adapters(model, config.lora) if config.lora else None
+        if checkpoint is not None:
+            load_weights(model, checkpoint.tensors(MODEL))
+        self.model, scorer = self._placed(model)
+        if config.gradient_checkpointing:
+            again = {"context_fn": dropout_contexts} if self.device.type == "cpu" else {}
+            self.model.activation_checkpointing_enable({"use_reentrant": False, **again})
+        self.optimizer = new_optimizer(self.model, config)
+        self.objective = Objective(
+            self.model,
+            train.encoder,
+            stage,
+            forward=torch.compile(self.model, dynamic=True) if config.compile else self.model,
+            scorer=scorer,
+            steps=self.steps,
+            seed=config.seed,
+            device=self.device,
+            fast_dropout=self.device.type == "cpu" and has_dropout(model) and not config.compile,
+            bfloat16=context.bfloat16,
+            conditioning_dropout=config.conditioning_dropout,
+        )
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    # ---- preparation
+
+    def _placed(self, model: Any) -> tuple[Any, Any]:
+        """The model on its device, sharded where that is asked for, and what gives the one that scores labels."""
+        if self.device.type == "cpu":
+            # With dropout, attention's own CPU kernels fall back to slower ones than the plain form.
+            model.set_attn_implementation("eager" if has_dropout(model) else "sdpa")
+        model.train()
+        if not (self.config.fsdp and self.processes.count > 1):
+            model.to(self.device)
+            return model, lambda: model
+        copy = WholeCopy(model)
+        copy.model.to(self.device)
+        sharded = shard(model)
+        return sharded, lambda: copy.refresh(sharded)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.state
+        load_optimizer_state(self.model, self.optimizer, checkpoint.tensors(OPTIMIZER))
+        self.step, self.validated_step, self.stopped = state.step, state.validated_step, state.stopped
+        self.selection, self.best_value, self.best_step = state.selection, state.best_value, state.best_step
+        self.worse_in_a_row = state.worse_in_a_row
+        self._last_checkpoint = state.step
+        if self.processes.is_main and (checkpoint.path / BEST).exists():
+            self.best_weights.unlink(missing_ok=True)
+            link_or_copy(checkpoint.path / BEST, self.best_weights)
+
+    # ---- the loop
+
+    def train(self) -> Any:
+        """Train to the end or until validation has stopped improving; return a whole model with the best weights.
+
+        Raises:
+            DivergedError: a loss or the gradient became infinite or not a number.
+            Interrupted: a signal asked to stop; a checkpoint was written.
+        """
+        estimate = memory.announce(self.stage.name, self.objective, self.optimizer, self.features, self.plan.widest())
+        every = self.config.evaluate_every_of(self.stage.name), self.config.checkpoint_every_of(self.stage.name)
+        with ProgressBar(self.stage.name, self.steps, "steps") as bar:
+            bar.advance(self.step)
+            while True:
+                due = self.step % every[0] == 0 or self.step == self.steps
+                if due and self.validated_step < self.step:
+                    self._validate()
+                at_end = self.stopped or self.step == self.steps
+                if self.step and (self.step % every[1] == 0 or at_end):
+                    self._checkpoint()
+                if at_end:
+                    break
+                self._stop_if_asked()
+                self.train_step()
+                bar.advance(note=self._note)
+        memory.report_peak(self.stage.name, self.device, estimate)
+        return self._best_model()
+
+    def train_step(self) -> None:
+        """One optimizer step: the gradients of its batches, one clipped update (paper, "Stage 2 loss")."""
+        started, step = time.perf_counter(), self.step
+        batches = self.plan.step(step)
+        rows = np.concatenate(batches)
+        tokens = TargetTokens(*(int(lengths.sum()) for lengths in self.features.target_lengths_of(rows)))
+        torch.manual_seed(dropout_seed(self.config.seed, self.stage.name, step, self.processes.rank))
+        tallies = [
+            self.objective.backward([self.features[row] for row in batch.tolist()], step, tokens)
+            for batch in batches[self.processes.rank :: self.processes.count]
+        ]
+        self.processes.sum_gradients(self.model)
+        norm = clip_gradients(self.model, self.config.max_grad_norm)
+        rate = self._learning_rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self._pending.append(_StepRow(step, _summed(tallies), norm, rate, time.perf_counter() - started))
+        if len(self._pending) >= LOG_TOGETHER:
+            self._write_rows()
+
+    def _learning_rate(self, step: int) -> float:
+        warmup = int(self.config.of("learning_rate_warmup", self.stage.name) * self.steps)
+        return learning_rate_at(
+            step, peak=self.config.of("learning_rate", self.stage.name), warmup_steps=warmup, steps=self.steps
+        )
+
+    # ---- the log
+
+    def _write_rows(self) -> None:
+        """Write a row for each step since the last time; wait for the device, and the other processes, once."""
+        rows, self._pending = self._pending, []
+        if not rows:
+            return
+        sums = self.processes.sum(torch.stack([row.values for row in rows])).tolist()
+        norms = torch.stack([row.gradient_norm for row in rows]).tolist()
+        for row, values, norm in zip(rows, sums, norms, strict=True):
+            label_loss, rationale_loss, explained, drawn, wrong, tokens, padded = values
+            self._require_finite(
+                row.step, {"label loss": label_loss, "rationale loss": rationale_loss, "gradient norm": norm}
+            )
+            alpha = self.objective.alpha(row.step)
+            content = {"loss": alpha * label_loss + (1 - alpha) * rationale_loss}
+            if self.stage.learns_labels:
+                content["label_loss"] = label_loss
+            if self.stage.learns_rationales:
+                content["rationale_loss"] = rationale_loss
+            content |= {"alpha": alpha, "sampling_probability": self.objective.sampling_probability(row.step)}
+            if self.stage.explain == "conditioned":
+                content |= {"drawn_share": drawn / max(explained, 1), "drawn_wrong_share": wrong / max(drawn, 1)}
+            content |= {
+                "learning_rate": row.learning_rate,
+                "grad_norm": norm,
+                "tokens_per_second": tokens / row.seconds,
+                "padding_share": 1 - tokens / padded,
+                "peak_memory_bytes": float(memory.peak_bytes(self.device)),
+            }
+            self._log({"event": "train", "step": row.step + 1, **content})
+            self._note = f"loss {content['loss']:.3f}"
+
+    def _log(self, row: Mapping[str, Any]) -> None:
+        if self.processes.is_main:
+            self.context.log.write(self.stage.name, row)
+
+    def _require_finite(self, step: int, values: Mapping[str, float]) -> None:
+        bad = [f"the {what} is {value}" for what, value in values.items() if not math.isfinite(value)]
+        if bad:
+            ids = [self.features.records[row].id for batch in self.plan.step(step) for row in batch.tolist()]
+            raise DivergedError(
+                f"{self.stage.name}: {' and '.join(bad)} at step {step + 1}, whose records are {', '.join(ids)}; train "
+                "again with a smaller learning_rate or a longer learning_rate_warmup, or look at these records"
+            )
+
+    # ---- validation, checkpoints, the end
+
+    def _validate(self) -> None:
+        """Measure on the validation split; keep the best weights and count towards stopping."""
+        self._write_rows()
+        # Several processes have unlike numbers of batches; they stop between steps only.
+        between = self._stop_if_asked if self.processes.count == 1 else None
+        metrics = validate(self.objective, self.validation, self.limit, self.processes, between)
+        if not math.isfinite(metrics["loss"]):
+            raise DivergedError(
+                f"{self.stage.name}: the validation loss is {metrics['loss']} after step {self.step}; train again with "
+                "a smaller learning_rate or a longer learning_rate_warmup"
+            )
+        self.validated_step = self.step
+        self._log({"event": "validation", "step": self.step, **metrics})
+        if self.step < self.objective.warmup_steps + self.objective.ramp_steps:
+            return
+        # Where each record has its own choices there is no macro-F1: accuracy picks the checkpoint (ours).
+        self.selection = self.stage.selection if self.stage.selection in metrics else "accuracy"
+        value, sign = metrics[self.selection], -1 if self.selection == "rationale_loss" else 1
+        if self.best_value is None or sign * value > sign * self.best_value:
+            self.best_value, self.best_step, self.worse_in_a_row = value, self.step, 0
+            weights = whole_weights(self.model)
+            if self.processes.is_main:
+                with new_file(self.best_weights, force=True) as file:
+                    save_file(weights, file)
+        else:
+            self.worse_in_a_row += 1
+            self.stopped = self.worse_in_a_row >= self.stage.patience
+
+    def _checkpoint(self) -> Path | None:
+        """Write a checkpoint unless this step has one; return its path."""
+        self._write_rows()
+        if self._last_checkpoint == self.step:
+            return None
+        model, optimizer = whole_weights(self.model), whole_optimizer_state(self.model, self.optimizer)
+        path = None
+        if self.processes.is_main:
+            state = CheckpointState(
+                stage=self.stage.name,
+                step=self.step,
+                validated_step=self.validated_step,
+                stopped=self.stopped,
+                selection=self.selection,
+                best_value=self.best_value,
+                best_step=self.best_step,
+                worse_in_a_row=self.worse_in_a_row,
+                finished=self.finished,
+                identity=self.context.identity,
+                versions=self.context.versions,
+            )
+            best = self.best_weights if self.best_value is not None else None
+            path = write_checkpoint(self.context.run, state, model, optimizer, best)
+            remove_old_checkpoints(self.context.run, self.stage.name, self.config.keep_checkpoints)
+        self.processes.wait()
+        self._last_checkpoint = self.step
+        return path
+
+    def _stop_if_asked(self) -> None:
+        """Raise `Interrupted` where a signal asked to stop, with a checkpoint written."""
+        received = self.context.signals.received
+        if self.processes.count > 1:
+            # All must stop at the same step; they agree where they meet anyway.
+            if self.step % LOG_TOGETHER:
+                return
+            received = max((number for number in self.processes.gather(received) if number), default=None)
+        if received is not None:
+            if not self.step:
+                raise Interrupted(received, f"{self.stage.name} had not begun")
+            self._checkpoint()
+            raise Interrupted(received, f"saved {self.stage.name} at step {self.step}")
+
+    def _best_model(self) -> Any:
+        self.processes.wait()  # until the main process has written the weights
+        model = blank_copy(self.model)
+        adapted = add_adapters(model, self.config.lora) if self.config.lora else None
+        load_weights(model, load_file(self.best_weights))
+        return merge_adapters(adapted) if adapted is not None else model
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the bundle says of the stage."""
+        return {
+            "steps": self.step,
+            "selection": self.selection,
+            "best_step": self.best_step,
+            "best_value": self.best_value,
+            "records": len(self.plan.rows),
+            "records_with_rationale": int(np.isin(self.plan.rows, self.features.with_rationale).sum()),
+            "cut_texts": str(self.features.cut_texts),
+            "cut_rationales": str(self.features.cut_rationales),
+        }
+
+
+def _summed(tallies: Sequence[Tally]) -> Tensor:
+    """The sum of each quantity of the tallies in their order, float64, (7,), on the device."""
+    losses = torch.stack([torch.stack([tally.label_loss, tally.rationale_loss]) for tally in tallies]).double().sum(0)
+    counts = torch.tensor(
+        [[t.explained, t.drawn, t.drawn_wrong, t.tokens, t.padded_tokens] for t in tallies], dtype=torch.float64
+    )
+    return torch.cat([losses, on_device(counts.sum(0), losses.device)])

@@ -1,0 +1,1 @@
+"""One command from end to end: evaluate, experiment, compare, the demo."""

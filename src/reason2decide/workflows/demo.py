@@ -1,0 +1,79 @@
+"""`r2d demo`: simulated calls, the paper's method on a small base, its results, and three calls decided on screen."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from reason2decide.console import say
+from reason2decide.data.records import Record
+from reason2decide.data.sources.triage_simulator import SYNTHETIC_NOTICE, simulate
+from reason2decide.evaluation.measure import Settings
+from reason2decide.evaluation.slices import Column
+from reason2decide.files import require_absent
+from reason2decide.model.predictor import Predictor
+from reason2decide.training.config import parse_config
+from reason2decide.training.run import train
+from reason2decide.workflows.evaluate import evaluate_bundle
+
+# Ours, found by trial on two cores (docs/results.md); a base of millions of parameters wants the paper's settings.
+TRAINING_CALLS = 12_000
+SETTINGS = {
+    "method": "r2d",
+    "base": "tiny",
+    "rationale_source": "llm",
+    "steps": {"stage1": 900, "stage2": 1000},
+    "batch_size": 16,
+    "learning_rate": {"stage1": 1.5e-3, "stage2": 7e-4},
+    "learning_rate_warmup": 0.05,
+    "dropout": 0.0,
+    "evaluate_every": 100,
+    "lengths": {"input": 256, "rationale": 96},
+}
+
+PROBED_CALLS = 100  # ours: on how many the model is asked more about its rationales, to keep the demo short
+
+CALLS = (
+    "34 yo F calls about sore throat for 2 days. it is mild. pt denies trouble breathing. drinks enough water and tea.",
+    "29 yo F c/o watery diarrhea x 3 d. now very severe. no black stools. drinks enough water and tea today.",
+    "5 mo F with fever since last night. now has trouble waking up. mother is worried and fears an emergency.",
+)
+
+
+def demo(out: Path, *, force: bool = False) -> None:
+    """Simulate, train, evaluate, report and decide, all within the folder `out`.
+
+    Raises:
+        OutputError: `out` exists and `force` is false.
+    """
+    started = time.monotonic()
+    require_absent(out, force=force)
+    say(SYNTHETIC_NOTICE)
+    dataset = simulate(out / "dataset", train=TRAINING_CALLS, force=force)
+    config = parse_config({**SETTINGS, "dataset": str(dataset.path)}, "the demo's configuration")
+    bundle = train(config, out / "run", force=force)
+    settings = Settings(slices=(Column("sex"), Column("age_years", (18.0, 65.0)), Column("unseen_combination")))
+    results = evaluate_bundle(bundle, dataset.path, out / "results", settings, probed=PROBED_CALLS, force=force)
+    predictor = Predictor.load(bundle)
+    predictions = list(predictor.predict(Record(str(i), text) for i, text in enumerate(CALLS, 1)))
+    console = Console(highlight=False)
+    for name in ("macro_f1", "under_triage", "bleu", "consistency"):
+        metric = results.metrics[name]
+        assert metric.value is not None
+        console.print(f"{name:<12} {metric.value:.3f}  (95 % interval {metric.low:.3f} to {metric.high:.3f})")
+    for text, prediction in zip(CALLS, predictions, strict=True):
+        assert prediction.probabilities is not None
+        console.print(f"\ncall      {text}", markup=False)
+        console.print(
+            f"decision  {prediction.predicted_label} ({prediction.probabilities[prediction.predicted_label]:.0%})"
+        )
+        console.print(f"reason    {prediction.rationale}", markup=False)
+    minutes = (time.monotonic() - started) / 60
+    console.print(f"\nreport    {out / 'results' / 'report.html'}  ({minutes:.1f} minutes in all)")
+    r2d, model = sys.argv[0], out / "model"
+    console.print(
+        f"serve     {r2d} export {bundle} --out {model} && {r2d} serve demo={model}", markup=False, soft_wrap=True
+    )

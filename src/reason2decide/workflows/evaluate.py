@@ -1,0 +1,245 @@
+"""From a bundle, or from anybody's predictions, to a folder of results: decide, ask, measure, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from reason2decide.console import say, track, warn
+from reason2decide.data.predictions import Prediction, read_predictions
+from reason2decide.data.records import Dataset, JsonlRecords
+from reason2decide.errors import DataError, UserError
+from reason2decide.evaluation.asking import PROBED_RECORDS, probe_model, probe_simulators
+from reason2decide.evaluation.examples import align
+from reason2decide.evaluation.measure import DEFAULT_SETTINGS, Evaluation, Origin, Settings, evaluate
+from reason2decide.evaluation.metrics import NotComputed
+from reason2decide.evaluation.probes import Probe, read_probes, write_probes
+from reason2decide.evaluation.readers import Simulators
+from reason2decide.evaluation.results import PREDICTIONS, PROBES, RESULTS, STATISTICS, Results, save_statistics
+from reason2decide.files import new_folder, require_absent
+from reason2decide.model.bundle import read_training_log
+from reason2decide.model.calibration import Calibration, label_distribution, log_probabilities
+from reason2decide.model.manifest import Manifest
+from reason2decide.model.predictor import Predictor
+from reason2decide.report import render_report, write_report_files
+from reason2decide.report.model_card import model_card
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A system's decisions on one split, and what is known of the system."""
+
+    system: str
+    predictions: Sequence[Prediction]
+    settings: Settings
+    calibration: Calibration | None = None
+    probes: Sequence[Probe] | None = None
+    training_log: Sequence[Mapping[str, Any]] = ()
+    manifest: Manifest | None = None
+    card_answers: Mapping[str, str] = field(default_factory=dict)
+
+
+def evaluate_bundle(
+    bundle: Path,
+    dataset_path: Path,
+    out: Path,
+    settings: Settings = DEFAULT_SETTINGS,
+    *,
+    split: str = "test",
+    probed: int = PROBED_RECORDS,
+    card_answers: Mapping[str, str] = {},
+    force: bool = False,
+) -> Results:
+    """Decide the records of a split with a bundle, and write the results folder `out` (`results.py` lists its files).
+
+    Args:
+        settings: without a `rationale_source` that of the model's last stage is taken.
+        probed: of how many records the model is asked more, to measure its rationales by; 0 asks nothing.
+        card_answers: what the model card cannot know by itself (`model_card.read_answers`).
+
+    Raises:
+        DataError: the dataset, its split, its labels or the source do not fit.
+        BundleError: as `bundle.load_bundle`.
+        OutputError: `out` exists and `force` is false.
+    """
+    dataset, records = _opened(dataset_path, split, out, settings, force=force)
+    predictor = Predictor.load(bundle)
+    manifest = predictor.bundle.manifest
+    _require_same_labels(manifest, dataset)
+    if settings.rationale_source is None and manifest.rationale_source in dataset.info.rationale_sources:
+        settings = replace(settings, rationale_source=manifest.rationale_source)
+
+    predictions = list(track(predictor.predict(records), f"deciding {split}", len(records)))
+    if predictor.cut_texts.cut:
+        warn(f"{predictor.cut_texts} texts were cut to the model's {manifest.lengths.input} tokens")
+    probes = None
+    if probed and predictor.explains:
+        say(f"asking the model about its rationales, for at most {probed} records")
+        probes = probe_model(predictor, records, predictions, seed=settings.seed, limit=probed)
+    decided = Decided(
+        f"{manifest.method} ({manifest.base})",
+        predictions,
+        settings,
+        predictor.bundle.calibration,
+        probes,
+        read_training_log(bundle),
+        manifest,
+        card_answers,
+    )
+    return _measure(decided, dataset, records, split, out, force=force)
+
+
+def evaluate_predictions(
+    file: Path,
+    dataset_path: Path,
+    out: Path,
+    settings: Settings = DEFAULT_SETTINGS,
+    *,
+    split: str = "test",
+    system: str | None = None,
+    validation_predictions: Path | None = None,
+    force: bool = False,
+) -> Results:
+    """Measure anybody's `predictions.jsonl` and write the results folder `out`.
+
+    Probes that lie beside the file (`probes.jsonl`) are used, so that results of ours can be measured again.
+
+    Args:
+        settings: without a `rationale_source` the dataset's is taken where it has a single one.
+        system: its name; the file's by default.
+        validation_predictions: of the same system on the validation split: fits temperature, threshold and sets.
+
+    Raises:
+        DataError: the dataset, its split or the predictions do not fit.
+        OutputError: `out` exists and `force` is false.
+    """
+    dataset, records = _opened(dataset_path, split, out, settings, force=force)
+    sources = dataset.info.rationale_sources
+    if settings.rationale_source is None and len(sources) == 1:
+        settings = replace(settings, rationale_source=sources[0])
+    predictions, calibration = read_predictions(file), None
+    if validation_predictions is not None:
+        calibration = fit_calibration(read_predictions(validation_predictions), dataset)
+        predictions = [_calibrated(own, calibration.temperature) for own in predictions]
+    beside = file.parent / PROBES
+    probes = read_probes(beside) if beside.is_file() else None
+    decided = Decided(system or file.stem, predictions, settings, calibration, probes)
+    return _measure(decided, dataset, records, split, out, force=force)
+
+
+def fit_calibration(predictions: Sequence[Prediction], dataset: Dataset) -> Calibration:
+    """What a system's predictions on the validation split say of its probabilities.
+
+    Raises:
+        DataError: they do not fit the validation split, or have no probabilities.
+    """
+    examples = align(predictions, dataset.split("validation"), dataset.info.labels, None, "validation")
+    pairs = zip(examples.records, examples.predictions, strict=True)
+    given = [(record, own.probabilities) for record, own in pairs if own.probabilities is not None]
+    if not given:
+        raise DataError("the predictions on validation have no probabilities, so nothing can be calibrated by them")
+    scores = [log_probabilities(own) for _, own in given]
+    return Calibration.fit(scores, [list(own).index(record.label or "") for record, own in given])
+
+
+def _calibrated(prediction: Prediction, temperature: float) -> Prediction:
+    if prediction.probabilities is None:
+        return prediction
+    p = label_distribution(log_probabilities(prediction.probabilities), temperature)
+    return replace(prediction, probabilities=dict(zip(prediction.probabilities, p.tolist(), strict=True)))
+
+
+def _opened(path: Path, split: str, out: Path, settings: Settings, *, force: bool) -> tuple[Dataset, JsonlRecords]:
+    require_absent(out, RESULTS, force=force)
+    dataset = Dataset.open(path)
+    dataset.verify()
+    if settings.rationale_source is not None:
+        dataset.require_source(settings.rationale_source)
+    return dataset, dataset.split(split)
+
+
+def _measure(
+    decided: Decided, dataset: Dataset, records: JsonlRecords, split: str, out: Path, *, force: bool
+) -> Results:
+    probes, unasked = _with_simulators(decided, dataset, records)
+    evaluation = evaluate(
+        decided.predictions,
+        records,
+        dataset.info.labels,
+        Origin(dataset.info.name, dataset.hashes[split], split, decided.system),
+        decided.settings,
+        calibration=decided.calibration,
+        probes=probes,
+    )
+    results = replace(evaluation.results, notes=(*evaluation.results.notes, *unasked))
+    evaluation = replace(evaluation, results=results)
+    with new_folder(out, RESULTS, force=force) as folder:
+        with (folder / PREDICTIONS).open("w", encoding="utf-8") as stream:
+            for prediction in decided.predictions:
+                stream.write(json.dumps(prediction.to_json(), ensure_ascii=False) + "\n")
+        if decided.probes is not None:
+            write_probes(folder / PROBES, decided.probes)
+        (folder / RESULTS).write_text(json.dumps(results.to_json(), indent=2, ensure_ascii=False), "utf-8")
+        save_statistics(folder / STATISTICS, evaluation.statistics, evaluation.group_of)
+        if decided.manifest is not None:
+            (folder / "model_card.md").write_text(model_card(decided.manifest, results, decided.card_answers), "utf-8")
+        _report(folder, evaluation, decided)
+    say(f"results: {out / RESULTS}, report: {out / 'report.html'}")
+    return results
+
+
+def _report(folder: Path, evaluation: Evaluation, decided: Decided) -> None:
+    results = evaluation.results
+    html = render_report(
+        evaluation,
+        training_log=decided.training_log,
+        columns=decided.settings.slices,
+        title=f"{decided.manifest.method if decided.manifest else decided.system} on {results.dataset}",
+        description=_description(decided.manifest) if decided.manifest else {"System": decided.system},
+    )
+    (folder / "report.html").write_text(html, "utf-8")
+    write_report_files(folder, evaluation, training_log=decided.training_log)
+
+
+def _with_simulators(
+    decided: Decided, dataset: Dataset, records: JsonlRecords
+) -> tuple[Sequence[Probe] | None, tuple[str, ...]]:
+    """The probes with what simulators answer, and why these could not be asked."""
+    source = decided.settings.rationale_source
+    if source is None or all(own.rationale is None for own in decided.predictions):
+        return decided.probes, ()
+    if "train" not in dataset.hashes:
+        return decided.probes, ("simulators: not asked: the dataset has no training split",)
+    try:
+        say(f"training simulators on the {source} rationales of the training split")
+        simulators = Simulators.fit(dataset.split("train"), dataset.info.labels, source)
+    except (NotComputed, UserError) as reason:
+        return decided.probes, (f"simulators: not asked: {reason}",)
+    by_id = {own.id: own for own in decided.predictions}
+    predictions = [by_id[record.id] for record in records if record.id in by_id]
+    probe_of = {probe.id: probe for probe in decided.probes or ()}
+    answered = [record for record in records if record.id in by_id]
+    probes = [probe_of.get(record.id) or Probe(record.id) for record in answered]
+    return probe_simulators(simulators, answered, predictions, probes), ()
+
+
+def _require_same_labels(manifest: Manifest, dataset: Dataset) -> None:
+    if manifest.labels.values != dataset.info.labels.values:
+        raise DataError(
+            f"the model decides between {list(manifest.labels.values)}, the dataset {dataset.path} between "
+            f"{list(dataset.info.labels.values)}; evaluate on a dataset with the same labels in the same order"
+        )
+
+
+def _description(manifest: Manifest) -> dict[str, str]:
+    sources = manifest.rationale_sources
+    return {
+        "Method": manifest.method,
+        "Base": manifest.base,
+        "Trained on": str(manifest.dataset["name"]),
+        "Rationale sources": ", ".join(f"{stage}: {own}" for stage, own in sources.items()) or "none",
+        "Created": manifest.created,
+    }

@@ -1,0 +1,244 @@
+"""An experiment as data: a training configuration, the axes that vary, and the cells of their product.
+
+name = "methods"
+reference = "sft"                      # the system that others are compared with
+[training]                             # as in a training configuration; a table by stage may name
+dataset = "data"                       # the stages of all methods
+steps = {stage1 = 500, stage2 = 500, sft = 1000, dss = 1000}
+[grid]                                 # every combination is a cell; seeds are averaged, other axes name systems
+method = ["r2d", "sft", "dss"]
+seed = [0, 1, 2]
+[evaluation]                           # as the options of `r2d evaluate`
+rationale_source = "llm"
+[[results]]                            # systems from elsewhere: folders that `r2d evaluate` wrote
+name = "zero-shot"
+folders = ["results/zero-shot"]
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reason2decide.errors import ConfigError
+from reason2decide.method.methods import METHODS
+from reason2decide.training.config import Config, apply_override, parse_config, resolve_paths
+
+AXES = ("method", "base", "rationale_source", "train_records", "seed")
+
+
+class EvaluationOptions(BaseModel):
+    """How every cell is evaluated: options of `r2d evaluate`, by their names with underscores."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    split: str = "test"
+    rationale_source: str | None = None
+    slice: tuple[str, ...] = ()
+    costs: str | None = None
+    error_rate: float | None = None
+    miscoverage: float | None = None
+    bertscore_encoder: str | None = None
+    bertscore_layer: int | None = None
+    bertscore_baseline: str | None = None
+    bertscore_idf: bool = False
+    probed: int | None = None
+    interval: str | None = None
+    resamples: int | None = None
+
+    def arguments(self) -> list[str]:
+        """As the command line takes them."""
+        found: list[str] = []
+        for key, value in self.model_dump().items():
+            option = f"--{key.replace('_', '-')}"
+            if isinstance(value, bool):
+                found += [option] if value else []
+            elif isinstance(value, tuple):
+                found += [part for item in value for part in (option, item)]
+            elif value is not None:
+                found += [option, str(value)]
+        return found
+
+
+class OtherResults(BaseModel):
+    """A system that was evaluated elsewhere: one results folder a seed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    folders: tuple[Path, ...] = Field(min_length=1)
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    reference: str | dict[str, Any]
+    training: dict[str, Any]
+    grid: dict[str, list[Any]]
+    evaluation: EvaluationOptions = EvaluationOptions()
+    results: tuple[OtherResults, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its evaluation: `system` is the name shared with its other seeds, `point` its axes' values."""
+
+    name: str
+    system: str
+    point: Mapping[str, Any]
+    config: Config
+
+
+@dataclass(frozen=True)
+class Family:
+    """Systems that are compared with one of them; `name` is what they have in common, empty for a single family."""
+
+    name: str
+    reference: str
+    systems: Mapping[str, Sequence[Cell]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A name, the cells and the families they are compared in, how they are evaluated, and systems from elsewhere."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    families: tuple[Family, ...]
+    evaluation: EvaluationOptions
+    others: tuple[OtherResults, ...]
+
+
+def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file, with `a.b=c` overrides; relative paths start at the file.
+
+    Raises:
+        ConfigError: the file is missing or no TOML; a key is unknown; an axis, or a cell's configuration, is wrong.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} is not a file; expected an experiment in TOML")
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    training = content.get("training")
+    if isinstance(training, dict):
+        resolve_paths(training, path.parent)
+    for base in (content.get("grid") or {}).get("base", ()):
+        if isinstance(base, str) and base.startswith(("./", "../")):
+            bases = content["grid"]["base"]
+            bases[bases.index(base)] = str((path.parent / base).resolve())
+    for other in content.get("results", ()):
+        if isinstance(other, dict) and isinstance(other.get("folders"), list):
+            other["folders"] = [str((path.parent / folder).resolve()) for folder in other["folders"]]
+    for override in overrides:
+        apply_override(content, override)
+    return parse_experiment(content, str(path))
+
+
+def parse_experiment(content: Mapping[str, Any], where: str) -> Experiment:
+    """Check an experiment's content and form its cells; `where` begins the message of what is wrong.
+
+    Raises:
+        ConfigError: as `load_experiment`.
+    """
+    try:
+        file = _File.model_validate(dict(content))
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in p['loc'])}: {p['msg'][0].lower()}{p['msg'][1:]}" for p in error.errors()
+        ]
+        raise ConfigError(f"{where}:\n" + "\n".join(f"  - {line}" for line in lines)) from None
+    for axis, values in file.grid.items():
+        if axis not in AXES:
+            near = difflib.get_close_matches(axis, AXES, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(f"{where}: grid.{axis} is no axis; {hint}axes are {', '.join(AXES)}")
+        if not values or any(values.count(value) > 1 for value in values):
+            raise ConfigError(f"{where}: grid.{axis} = {values}: expected different values, at least one")
+    axes = [axis for axis in AXES if axis in file.grid]
+    naming = [axis for axis in axes if axis != "seed" and len(file.grid[axis]) > 1] or axes[:1]
+    cells = []
+    for combination in itertools.product(*(file.grid[axis] for axis in axes)):
+        point = dict(zip(axes, combination, strict=True))
+        system = " ".join(_word(axis, point[axis]) for axis in naming if axis in point)
+        name = f"{system} seed {point['seed']}" if "seed" in point else system
+        own = {**file.training, **point}
+        config = parse_config(_for_method(own), f"{where}, cell {name!r}")
+        cells.append(Cell(slug(name), system, point, config))
+    names = [cell.name for cell in cells]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{where}: two cells have the name {max(names, key=names.count)!r}; reword the axes' values")
+    families = _families(file, cells, where)
+    return Experiment(file.name, tuple(cells), tuple(families), file.evaluation, file.results)
+
+
+def _families(file: _File, cells: Sequence[Cell], where: str) -> list[Family]:
+    """All systems in one family where the reference is named; else those that differ in the reference's axes only."""
+    if isinstance(file.reference, str):
+        systems = _by_system(cells)
+        known = {*systems, *(other.name for other in file.results)}
+        if file.reference not in known:
+            raise ConfigError(f"{where}: reference = {file.reference!r} is no system; choose one of {sorted(known)}")
+        return [Family("", file.reference, systems)]
+    for axis, value in file.reference.items():
+        if value not in file.grid.get(axis, []):
+            raise ConfigError(f"{where}: reference.{axis} = {value!r} is not in grid.{axis} = {file.grid.get(axis)}")
+    common: dict[str, list[Cell]] = {}
+    for cell in cells:
+        rest = [axis for axis in cell.point if axis not in (*file.reference, "seed") and len(file.grid[axis]) > 1]
+        common.setdefault(" ".join(_word(axis, cell.point[axis]) for axis in rest), []).append(cell)
+    return [
+        Family(
+            name,
+            next(c.system for c in own if all(c.point[axis] == v for axis, v in file.reference.items())),
+            _by_system(own),
+        )
+        for name, own in common.items()
+    ]
+
+
+def _by_system(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.system, []).append(cell)
+    return found
+
+
+def slug(name: str) -> str:
+    """A name that folders may have."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
+
+
+def _for_method(content: dict[str, Any]) -> dict[str, Any]:
+    """A configuration for one method: tables by stage lose the stages that only other methods have."""
+    method = METHODS.get(str(content.get("method")))
+    if method is None:
+        return content
+    own = {stage.name for stage in method.stages}
+    foreign = {stage.name for other in METHODS.values() for stage in other.stages} - own
+    found = {}
+    for key, value in content.items():
+        if isinstance(value, dict) and set(value) & foreign:
+            value = {stage: setting for stage, setting in value.items() if stage not in foreign}
+        if value != {} and not (key == "rationale_source" and not any(s.learns_rationales for s in method.stages)):
+            found[key] = value
+    return found
+
+
+def _word(axis: str, value: Any) -> str:
+    """A value of an axis in one word."""
+    if axis == "train_records":
+        return f"n={value}"
+    if isinstance(value, dict):
+        return ">".join(str(own) for own in value.values())
+    return Path(value).name if axis == "base" else str(value)

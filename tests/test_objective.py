@@ -1,0 +1,220 @@
+"""The equation is held: every step's gradient against one built by hand, record by record, from the paper's formulas.
+
+By hand means: whole prompts as strings, one plain forward pass a record without padding, and the formulas of
+`docs/paper_map.md` written out again. The program's side is `train` itself, cut into batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from toy import LABELS, run
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from reason2decide.data.records import Dataset, Record
+from reason2decide.training import objective, trainer
+
+STEPS, WARMUP, RAMP, ALPHA, CAP, SEED = 6, 2, 3, 0.7, 0.9, 0
+Step = tuple[dict[str, Tensor], dict[str, Tensor]]  # weights before the step, and its gradient
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
+    """What every optimizer step of a run starts from and what gradient it takes, recorded as the run goes."""
+    recorded: list[Step] = []
+    clip_gradients = trainer.clip_gradients
+
+    def record(model: Any, max_norm: float) -> Tensor:
+        named = dict(model.named_parameters())
+        weights = {name: value.detach().clone() for name, value in named.items()}
+        gradient = {
+            name: torch.zeros_like(value) if value.grad is None else value.grad.clone() for name, value in named.items()
+        }
+        recorded.append((weights, gradient))
+        return clip_gradients(model, max_norm)
+
+    monkeypatch.setattr(trainer, "clip_gradients", record)
+    return recorded
+
+
+class ByHand:
+    """A model as transformers loads it, its weights replaced, read one record at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def tokens(self, target: str) -> int:
+        return len(self.tokenizer(target).input_ids)
+
+    def nll(self, prompt: str, target: str) -> Tensor:
+        """-log P(target | prompt), summed over the target's tokens."""
+        ids = {key: torch.tensor([self.tokenizer(text).input_ids]) for key, text in (("x", prompt), ("y", target))}
+        loss: Tensor = self.model(input_ids=ids["x"], labels=ids["y"]).loss
+        return loss * self.tokens(target)
+
+    def predicted(self, text: str) -> str:
+        """y^ = argmax P(y | x)."""
+        with torch.no_grad():
+            return min(LABELS.values, key=lambda label: float(self.nll(f"predict: {text}", label)))
+
+    def gradient(self, weights: dict[str, Tensor], loss: Any) -> dict[str, Tensor]:
+        self.model.load_state_dict(weights, strict=False)
+        self.model.zero_grad()
+        loss().backward()
+        return {
+            name: torch.zeros_like(value) if value.grad is None else value.grad
+            for name, value in self.model.named_parameters()
+        }
+
+
+def drawn(pi: float, step: int, record_id: str) -> bool:
+    """Whether y~ is y^: the hash of (seed, step, record id), as 64 bits after the point, is under pi."""
+    digest = hashlib.blake2b(f"{SEED}/{step}/{record_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64 < pi
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """|one - other| / |other| over all parameters together."""
+    assert one.keys() == other.keys()
+    difference = sum(float((one[name] - other[name]).double().square().sum()) for name in one)
+    size = sum(float(value.double().square().sum()) for value in other.values())
+    return float((difference / size) ** 0.5)
+
+
+def train_on_everything(dataset: Dataset, out: Path, **changes: Any) -> Path:
+    """A run whose every step takes all 48 records, in four batches of unlike numbers of tokens."""
+    return run(dataset, out, steps=STEPS, batch_size=12, gradient_accumulation=4, dropout=0.0, seed=SEED, **changes)
+
+
+def test_a_stage_2_step_is_the_papers_equation(dataset: Dataset, tmp_path: Path, steps: list[Step]) -> None:
+    """alpha_t · mean L_pred + (1 - alpha_t) · mean L_expl, y~ in the explain prompt, means over the step's tokens."""
+    bundle = train_on_everything(
+        dataset,
+        tmp_path / "run",
+        method="r2d-no-stage1",
+        warmup_share=WARMUP / STEPS,
+        ramp_share=RAMP / STEPS,
+        sampling_cap=CAP,
+        alpha=ALPHA,
+    )
+    hand, records = ByHand(bundle / "model"), list(dataset.split("train"))
+    explained = [record for record in records if "llm" in record.rationales]
+    assert len(steps) == STEPS and 0 < len(explained) < len(records)
+    wrong = 0
+    for step in (1, 3, 4, 5):  # half of alpha and no sampling; then pi = 1/3, 2/3 and the cap
+        weights, gradient = steps[step]
+        alpha = min(ALPHA, ALPHA * step / WARMUP)
+        pi = 0.0 if step < WARMUP else min(CAP, (step - WARMUP) / RAMP)
+
+        def loss(step: int = step, alpha: float = alpha, pi: float = pi) -> Tensor:
+            nonlocal wrong
+            label_nll = rationale_nll = torch.zeros(())
+            for record in records:
+                assert record.label is not None
+                label_nll = label_nll + hand.nll(f"predict: {record.text}", record.label)
+            for record in explained:
+                assert record.label is not None
+                shown = hand.predicted(record.text) if drawn(pi, step, record.id) else record.label
+                wrong += shown != record.label
+                prompt = f"given label: {shown}, explain: {record.text}"
+                rationale_nll = rationale_nll + hand.nll(prompt, record.rationales["llm"])
+            label_tokens = sum(hand.tokens(str(record.label)) for record in records)
+            rationale_tokens = sum(hand.tokens(record.rationales["llm"]) for record in explained)
+            return alpha * label_nll / label_tokens + (1 - alpha) * rationale_nll / rationale_tokens
+
+        assert distance(gradient, hand.gradient(weights, loss)) < 1e-5, step
+    assert wrong > 20  # else this would not tell y^ from y*
+
+
+def test_stage_1_learns_rationales_without_a_label(dataset: Dataset, tmp_path: Path, steps: list[Step]) -> None:
+    bundle = train_on_everything(dataset, tmp_path / "run", method="r2d")
+    hand = ByHand(bundle / "model")
+    explained = [record for record in dataset.split("train") if "llm" in record.rationales]
+    weights, gradient = steps[0]
+
+    def loss() -> Tensor:
+        nll = sum((hand.nll(f"explain: {r.text}", r.rationales["llm"]) for r in explained), torch.zeros(()))
+        return nll / sum(hand.tokens(r.rationales["llm"]) for r in explained)
+
+    # 36 of the 48 records have a rationale: the step takes all of them, in three batches of 12.
+    assert len(explained) == 36
+    assert distance(gradient, hand.gradient(weights, loss)) < 1e-5
+
+
+@pytest.mark.parametrize("method", ["sft", "dss"])
+def test_the_baselines_are_the_same_equation(method: str, dataset: Dataset, tmp_path: Path, steps: list[Step]) -> None:
+    """sft: L_pred alone. dss: half of each, and its explain prompt knows no label."""
+    bundle = train_on_everything(dataset, tmp_path / "run", method=method)
+    hand, records = ByHand(bundle / "model"), list(dataset.split("train"))
+
+    def mean(pairs: list[tuple[str, str]]) -> Tensor:
+        total = sum((hand.nll(prompt, target) for prompt, target in pairs), torch.zeros(()))
+        return total / sum(hand.tokens(target) for _, target in pairs)
+
+    def loss() -> Tensor:
+        label_loss = mean([(f"predict: {record.text}", str(record.label)) for record in records])
+        if method == "sft":
+            return label_loss
+        explained = [record for record in records if "llm" in record.rationales]
+        return 0.5 * label_loss + 0.5 * mean([(f"explain: {r.text}", r.rationales["llm"]) for r in explained])
+
+    for weights, gradient in steps[:2]:
+        assert distance(gradient, hand.gradient(weights, loss)) < 1e-5
+
+
+@pytest.mark.parametrize("dropout", [True, False])
+def test_predicted_labels_take_no_gradient(
+    dropout: bool, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No graph is kept of the scores that y^ is the best of, whether they are taken with dropout or without."""
+    scored: list[Tensor] = []
+    best_labels = objective.best_labels
+
+    def record(scores: list[Tensor]) -> Any:
+        scored.extend(scores)
+        return best_labels(scores)
+
+    monkeypatch.setattr(objective, "best_labels", record)
+    train_on_everything(dataset, tmp_path / "run", method="r2d-no-stage1", ramp_share=0.1, conditioning_dropout=dropout)
+    assert len(scored) > 100
+    assert not any(own.requires_grad for own in scored)
+
+
+def test_without_conditioning_dropout_the_model_shows_what_it_would_decide(
+    dataset: Dataset, tmp_path: Path, steps: list[Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """y^ with dropout off is the argmax of the model in evaluation mode, though the step itself drops half."""
+    shown: list[dict[str, str]] = []
+    explain_batch = objective.Objective.explain_batch
+
+    def record(self: Any, examples: Any, labels: Any) -> Any:
+        if len(examples) == 48:  # a step; validation has fewer
+            shown.append({example.id: label for example, label in zip(examples, labels, strict=True)})
+        return explain_batch(self, examples, labels)
+
+    monkeypatch.setattr(objective.Objective, "explain_batch", record)
+    bundle = run(
+        dataset,
+        tmp_path / "run",
+        method="r2d-no-stage1",
+        steps=STEPS,
+        batch_size=48,
+        dropout=0.5,
+        conditioning_dropout=False,
+        evaluate_every=STEPS,
+        warmup_share=0.0,
+        ramp_share=0.0,
+    )
+    hand = ByHand(bundle / "model")
+    texts: dict[str, Record] = {record.id: record for record in dataset.split("train")}
+    for step in range(STEPS):
+        hand.model.load_state_dict(steps[step][0], strict=False)
+        own = [id for id in texts if "llm" in texts[id].rationales and drawn(CAP, step, id)]
+        assert len(own) > 20
+        assert {id: shown[step][id] for id in own} == {id: hand.predicted(texts[id].text) for id in own}
