@@ -26,7 +26,7 @@ from bert_score import BERTScorer
 from transformers import AutoConfig, AutoTokenizer
 
 from reason2decide.console import set_quiet
-from reason2decide.data.sources.triage_simulator import simulate
+from reason2decide.data.sources.synthetic_calls import synthesize_calls
 from reason2decide.evaluation.metrics.bertscore import BertScore
 
 Pairs = tuple[list[str], list[str]]
@@ -34,7 +34,7 @@ Pairs = tuple[list[str], list[str]]
 
 def simulated(count: int) -> Pairs:
     with tempfile.TemporaryDirectory() as folder:
-        records = list(simulate(Path(folder) / "calls", train=1, validation=1, test=2 * count).split("test"))
+        records = list(synthesize_calls(Path(folder) / "calls", train=1, validation=1, test=2 * count).split("test"))
     both = [r.rationales for r in records if {"llm", "nurse_refined"} <= r.rationales.keys()][:count]
     return [own["llm"] for own in both], [own["nurse_refined"] for own in both]
 

@@ -19,9 +19,9 @@ from reason2decide.data.records import Dataset, Record
 from reason2decide.method.prompts import body
 from reason2decide.model.bundle import load_bundle
 from reason2decide.model.label_scores import best_labels, score_labels
+from reason2decide.model.prompt_encoder import PromptEncoder
 from reason2decide.training.base import has_dropout
 from reason2decide.training.dropout import FastDropout
-from reason2decide.training.features import PromptEncoder
 
 BATCH = 32
 

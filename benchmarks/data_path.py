@@ -22,10 +22,11 @@ from pathlib import Path
 
 from reason2decide.console import set_quiet
 from reason2decide.data.records import Dataset, Record, write_dataset
-from reason2decide.data.sources.triage_simulator import simulate
+from reason2decide.data.sources.synthetic_calls import synthesize_calls
+from reason2decide.model.prompt_encoder import PromptEncoder
 from reason2decide.training.base import load_base
 from reason2decide.training.config import parse_config
-from reason2decide.training.features import PromptEncoder, SplitFeatures, TokenCache
+from reason2decide.training.features import SplitFeatures, TokenCache
 from reason2decide.training.trainer import batch_plan
 
 SIMULATED, STEPS, BATCH = 4000, 2000, 16
@@ -99,7 +100,7 @@ def main() -> None:
         return
     print("records | tokenising s | opening s | planning s | 2,000 steps s | own memory MB | grown by MB | mapped MB")
     with tempfile.TemporaryDirectory() as name:
-        calls = list(simulate(Path(name) / "calls", train=SIMULATED).split("train"))
+        calls = list(synthesize_calls(Path(name) / "calls", train=SIMULATED).split("train"))
         for size in args.sizes:
             folder = Path(name) / str(size)
             info = Dataset.open(Path(name) / "calls").info

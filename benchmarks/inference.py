@@ -89,25 +89,25 @@ class Plain:
 class Ours:
     """An engine behind the protocol."""
 
-    def __init__(self, backend: Any) -> None:
-        self.backend, self.times = backend, list[float]()
-        if hasattr(backend, "_read"):
-            read = backend._read
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.times = engine, list[float]()
+        if hasattr(engine, "_read"):
+            read = engine._read
 
             def timed(*arguments: Any) -> Any:
                 self.times.append(time.perf_counter())
                 return read(*arguments)
 
-            backend._read = timed
+            engine._read = timed
 
     def distribution(self, prompt: list[int], labels: list[tuple[int, ...]]) -> np.ndarray:
-        return np.asarray(self.backend.score_labels([prompt], [labels])[0])
+        return np.asarray(self.engine.score_labels([prompt], [labels])[0])
 
     def write(self, prompts: list[list[int]], tokens: int) -> None:
-        self.backend.generate(prompts, tokens)
+        self.engine.generate(prompts, tokens)
 
     def decide(self, prompts: list[list[int]], labels: list[tuple[int, ...]]) -> None:
-        self.backend.score_labels(prompts, [labels] * len(prompts))
+        self.engine.score_labels(prompts, [labels] * len(prompts))
 
 
 def engine(name: str, folder: Path, device: str = "cpu") -> Plain | Ours:
@@ -115,18 +115,18 @@ def engine(name: str, folder: Path, device: str = "cpu") -> Plain | Ours:
     if name == "plain":
         return Plain(folder, device)
     if name in TORCH:
-        from reason2decide.model.engines.torch import TorchBackend
+        from reason2decide.model.engines.torch import TorchEngine
 
-        torch_backend = TorchBackend(Plain(folder, device).model.bfloat16(), Tokenizer())
-        torch_backend._end = None
+        torch_engine = TorchEngine(Plain(folder, device).model.bfloat16(), Tokenizer())
+        torch_engine._end = None
         if name == "bfloat16 static":
-            keep_caches_in_place(torch_backend.model)
-        return Ours(torch_backend)
-    from reason2decide.model.engines.onnx import OnnxBackend
+            keep_caches_in_place(torch_engine.model)
+        return Ours(torch_engine)
+    from reason2decide.model.engines.onnx import OnnxEngine
 
-    backend = OnnxBackend(folder / name, threads=2)
-    backend.engine = replace(backend.engine, end=-1)
-    return Ours(backend)
+    engine = OnnxEngine(folder / name, threads=2)
+    engine.file = replace(engine.file, end=-1)
+    return Ours(engine)
 
 
 def keep_caches_in_place(model: Any) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
-from reason2decide.evaluation.metrics import METRICS, Accuracy, Examples, MacroF1, NotComputed
+from reason2decide.errors import NotComputed
+from reason2decide.evaluation.metrics import METRICS, Accuracy, Examples, MacroF1
 from reason2decide.evaluation.statistics import bootstrap, bootstrap_all, interval
 
 

@@ -20,13 +20,13 @@ from pathlib import Path
 from rouge_score.rouge_scorer import RougeScorer
 
 from reason2decide.data.predictions import Prediction
-from reason2decide.data.sources.triage_simulator import simulate
+from reason2decide.data.sources.synthetic_calls import synthesize_calls
 from reason2decide.evaluation.asking import probe_simulators
 from reason2decide.evaluation.metrics import Examples
 from reason2decide.evaluation.metrics.rouge import RougeL
-from reason2decide.evaluation.metrics.simulated_truth import CitedTrue
 from reason2decide.evaluation.metrics.simulation import Las
 from reason2decide.evaluation.metrics.support import Support
+from reason2decide.evaluation.metrics.synthetic_truth import CitedTrue
 from reason2decide.evaluation.probes import Probe
 from reason2decide.evaluation.readers import Simulators
 
@@ -34,7 +34,7 @@ from reason2decide.evaluation.readers import Simulators
 def main() -> None:
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     with tempfile.TemporaryDirectory() as folder:
-        dataset = simulate(Path(folder) / "data", train=20_000, validation=1, test=10_000)
+        dataset = synthesize_calls(Path(folder) / "data", train=20_000, validation=1, test=10_000)
         train, test = list(dataset.split("train")), list(dataset.split("test"))
     long = [
         replace(record, text=" ".join(train[(i + k * 997) % len(train)].text for k in range(5)))

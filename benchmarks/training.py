@@ -32,11 +32,13 @@ from transformers import LogitsProcessor, T5Config, T5ForConditionalGeneration
 from reason2decide.console import set_quiet
 from reason2decide.data.records import Dataset, Record
 from reason2decide.method.prompts import PREDICT_PREFIX, explain_prefix, join
+from reason2decide.model.hub import silence_transformers
+from reason2decide.model.prompt_encoder import PromptEncoder
 from reason2decide.signals import StopSignals
 from reason2decide.training import memory
-from reason2decide.training.base import set_dropout, silence_transformers, train_tokenizer
+from reason2decide.training.base import set_dropout, train_tokenizer
 from reason2decide.training.config import Config, parse_config
-from reason2decide.training.features import PromptEncoder, SplitFeatures, TokenCache
+from reason2decide.training.features import SplitFeatures, TokenCache
 from reason2decide.training.processes import Processes
 from reason2decide.training.run_log import RunLog
 from reason2decide.training.trainer import RunContext, StageTrainer, batch_plan

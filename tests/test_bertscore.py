@@ -29,8 +29,8 @@ from transformers import (
 
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
-from reason2decide.errors import DataError
-from reason2decide.evaluation.metrics import Examples, NotComputed, bertscore
+from reason2decide.errors import DataError, NotComputed
+from reason2decide.evaluation.metrics import Examples, bertscore
 from reason2decide.evaluation.metrics.bertscore import BertScore
 from reason2decide.evaluation.statistics import bootstrap
 

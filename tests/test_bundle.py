@@ -17,10 +17,11 @@ from tiny_models import build
 from reason2decide.data.records import LabelSet
 from reason2decide.errors import BundleError, MissingExtraError
 from reason2decide.files import sha256_file
-from reason2decide.model.bundle import load_bundle, save_bundle
+from reason2decide.model.bundle import load_bundle
 from reason2decide.model.calibration import Calibration
 from reason2decide.model.manifest import Manifest, read_manifest
-from reason2decide.training.config import Lengths
+from reason2decide.model.prompt_encoder import Lengths
+from reason2decide.training.save import save_bundle
 
 MANIFEST = Manifest(
     method="r2d",

@@ -15,6 +15,7 @@ from reason2decide.data.check import CheckReport, check_dataset
 from reason2decide.data.near_duplicates import THRESHOLD, signature
 from reason2decide.data.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
 from reason2decide.errors import BaseModelError, DataError
+from reason2decide.model.hub import token_counter
 
 INFO = DatasetInfo("calls", "triage", LabelSet(("home", "doctor")), ("nurse",))
 VOCABULARY = [f"word{i}" for i in range(2000)]
@@ -171,11 +172,11 @@ def test_the_command_prints_the_report_and_exits_with_one(tmp_path: Path) -> Non
     assert isinstance(runner.invoke(app, ["data", "check", str(tmp_path)]).exception, DataError)
 
 
-def test_the_simulate_command_says_that_it_is_synthetic(tmp_path: Path) -> None:
+def test_the_synthesize_command_says_that_it_is_synthetic(tmp_path: Path) -> None:
     runner = CliRunner()
-    assert "no clinical advice" in " ".join(runner.invoke(app, ["data", "simulate", "--help"]).stdout.split())
+    assert "not clinical advice" in " ".join(runner.invoke(app, ["data", "synthesize", "--help"]).stdout.split())
     sizes = ["--train", "40", "--validation", "10", "--test", "10"]
-    result = runner.invoke(app, ["data", "simulate", "--out", str(tmp_path / "d"), *sizes])
+    result = runner.invoke(app, ["data", "synthesize", "--out", str(tmp_path / "d"), *sizes])
     assert result.exit_code == 0 and "clinical advice" in result.stderr
     assert len(Dataset.open(tmp_path / "d").split("train")) == 40
 
@@ -189,12 +190,12 @@ def test_lengths_in_tokens_of_a_base(tmp_path: Path) -> None:
     whole.post_processor = tokenizers.processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
     base = tmp_path / "base"
     transformers.PreTrainedTokenizerFast(tokenizer_object=whole, unk_token="<unk>").save_pretrained(base)
-    report = check_dataset(dataset(tmp_path / "d"), base=str(base))
-    assert report.lengths["text"]["max"] == 61 and report.length_unit == f"tokens of {base}"
+    report = check_dataset(dataset(tmp_path / "d"), count=token_counter(str(base)), unit="tokens of the base")
+    assert report.lengths["text"]["max"] == 61 and report.length_unit == "tokens of the base"
     with pytest.raises(BaseModelError, match="neither a folder nor a downloaded model"):
-        check_dataset(tmp_path / "d", base=str(tmp_path / "absent"))
+        token_counter(str(tmp_path / "absent"))
     with pytest.raises(BaseModelError, match="made from the training split"):
-        check_dataset(tmp_path / "d", base="tiny")
+        token_counter("tiny")
 
 
 def test_train_is_streamed(tmp_path: Path) -> None:

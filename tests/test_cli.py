@@ -61,7 +61,7 @@ def test_help_is_quick_and_needs_no_torch() -> None:
     heavy = "assert not {'torch', 'transformers', 'numpy', 'sacrebleu', 'matplotlib'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code + heavy], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert all(command in done.stdout for command in ("train", "predict", "evaluate", "pretrain", "demo", "data"))
+    assert all(command in done.stdout for command in ("train", "predict", "evaluate", "demo", "data"))
     assert time.monotonic() - started < 20  # a hang, not a speed: the half second is measured in benchmarks/startup.py
 
 

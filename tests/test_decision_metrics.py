@@ -14,8 +14,8 @@ from sklearn.metrics import cohen_kappa_score, f1_score, log_loss, matthews_corr
 
 from reason2decide.data.predictions import NO_ANSWER, Prediction
 from reason2decide.data.records import LabelSet, Record
-from reason2decide.errors import DataError
-from reason2decide.evaluation.metrics import Examples, NotComputed
+from reason2decide.errors import DataError, NotComputed
+from reason2decide.evaluation.metrics import Examples
 from reason2decide.evaluation.metrics.calibration import (
     Aurc,
     Brier,

@@ -14,8 +14,8 @@ from tiny_models import ARCHITECTURES, build
 from reason2decide.data.records import DatasetInfo, LabelSet, Record, write_dataset
 from reason2decide.errors import DataError
 from reason2decide.method.prompts import PREDICT_PREFIX, body, explain_prefix, join
-from reason2decide.training.config import Lengths
-from reason2decide.training.features import PromptEncoder, SplitFeatures, TokenCache, TokenTable
+from reason2decide.model.prompt_encoder import Lengths, PromptEncoder
+from reason2decide.training.features import SplitFeatures, TokenCache, TokenTable
 
 TEXTS = ["Pt is 34 yo c/o chest pain", "  Fever,\n cough & rash?  ", "(no) 3 d", "ok"]
 LABELS = LabelSet(("home care", "see a doctor"))

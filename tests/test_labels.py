@@ -16,9 +16,8 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 import reason2decide.model.label_scores as labels_module
 from reason2decide.model.calibration import label_distribution
-from reason2decide.model.engines.torch import TorchBackend
-from reason2decide.training.config import Lengths
-from reason2decide.training.features import PromptEncoder
+from reason2decide.model.engines.torch import TorchEngine
+from reason2decide.model.prompt_encoder import Lengths, PromptEncoder
 
 LABEL_SETS: list[list[str]] = [
     ["yes", "no", "maybe"],
@@ -30,9 +29,9 @@ TEXTS = ["Pt is 34 yo c/o chest pain x 3 d, denies SOB.", "Fever.", "no rash " *
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def engine(request: pytest.FixtureRequest) -> tuple[TorchBackend, PromptEncoder]:
+def loaded(request: pytest.FixtureRequest) -> tuple[TorchEngine, PromptEncoder]:
     model, tokenizer = build(request.param)
-    return TorchBackend(model, tokenizer), PromptEncoder(tokenizer, Lengths())
+    return TorchEngine(model, tokenizer), PromptEncoder(tokenizer, Lengths())
 
 
 def brute_force(model: Any, prompt: list[int], target: tuple[int, ...]) -> float:
@@ -43,29 +42,29 @@ def brute_force(model: Any, prompt: list[int], target: tuple[int, ...]) -> float
     return float(logits.double().log_softmax(-1)[range(len(target)), list(target)].sum())
 
 
-def test_scores_equal_brute_force(engine: tuple[TorchBackend, PromptEncoder]) -> None:
+def test_scores_equal_brute_force(loaded: tuple[TorchEngine, PromptEncoder]) -> None:
     """One batch whose texts differ in length and whose records differ in their candidates."""
-    backend, encoder = engine
+    engine, encoder = loaded
     prompts = [encoder.predict_ids(ids) for ids in encoder.text_ids(TEXTS)]
     candidates = [encoder.candidates(choices) for choices in LABEL_SETS]
-    scores = backend.score_labels(prompts, candidates)
+    scores = engine.score_labels(prompts, candidates)
     for prompt, own, found in zip(prompts, candidates, scores, strict=True):
-        expected = [brute_force(backend.model, prompt, candidate) for candidate in own]
+        expected = [brute_force(engine.model, prompt, candidate) for candidate in own]
         # Relative, since the totals of long labels reach -100; probabilities then agree to 1e-5.
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(label_distribution(found), label_distribution(np.array(expected)), atol=1e-5)
 
 
 def test_scores_do_not_depend_on_the_batch_or_on_chunks(
-    engine: tuple[TorchBackend, PromptEncoder], monkeypatch: pytest.MonkeyPatch
+    loaded: tuple[TorchEngine, PromptEncoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend, encoder = engine
+    engine, encoder = loaded
     prompts = [encoder.predict_ids(ids) for ids in encoder.text_ids(TEXTS)]
     candidates = [encoder.candidates(LABEL_SETS[2])] * len(prompts)
-    together = backend.score_labels(prompts, candidates)
+    together = engine.score_labels(prompts, candidates)
     monkeypatch.setattr(labels_module, "BYTES_PER_FORWARD", 1)
     for index in reversed(range(len(prompts))):
-        alone = backend.score_labels([prompts[index]], [candidates[index]])[0]
+        alone = engine.score_labels([prompts[index]], [candidates[index]])[0]
         np.testing.assert_allclose(alone, together[index], rtol=1e-5, atol=1e-5)
 
 
@@ -73,10 +72,10 @@ def test_scores_do_not_depend_on_the_batch_or_on_chunks(
 @given(st.lists(st.lists(st.integers(3, 8), min_size=0, max_size=4).map(tuple), min_size=2, max_size=12, unique=True))
 def test_any_trie_of_candidates(contents: list[tuple[int, ...]]) -> None:
     """Candidates over six tokens share prefixes in every way; one may be the end token alone."""
-    backend = _shared_backend()
+    engine = _shared_engine()
     candidates = [(*content, 1) for content in contents]
-    found = backend.score_labels([[5, 6, 7, 1]], [candidates])[0]
-    expected = [brute_force(backend.model, [5, 6, 7, 1], candidate) for candidate in candidates]
+    found = engine.score_labels([[5, 6, 7, 1]], [candidates])[0]
+    expected = [brute_force(engine.model, [5, 6, 7, 1], candidate) for candidate in candidates]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -84,9 +83,9 @@ def test_exhaustive_candidates_have_total_probability_one() -> None:
     """Over a vocabulary of 12, the end token alone and all pairs that begin otherwise are everything there is."""
     torch.manual_seed(0)
     config = T5Config(vocab_size=12, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, decoder_start_token_id=0)
-    backend = TorchBackend(T5ForConditionalGeneration(config), build("t5")[1])
+    engine = TorchEngine(T5ForConditionalGeneration(config), build("t5")[1])
     everything = [(1,), *((first, second) for first in range(12) if first != 1 for second in range(12))]
-    assert np.exp(backend.score_labels([[5, 6, 1]], [everything])[0]).sum() == pytest.approx(1, abs=1e-5)
+    assert np.exp(engine.score_labels([[5, 6, 1]], [everything])[0]).sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_distribution_by_hand() -> None:
@@ -96,50 +95,50 @@ def test_distribution_by_hand() -> None:
     np.testing.assert_allclose(label_distribution(scores - 5000), [0.25, 0.75])
 
 
-_BACKENDS: list[TorchBackend] = []
+_BACKENDS: list[TorchEngine] = []
 
 
-def _shared_backend() -> TorchBackend:
+def _shared_engine() -> TorchEngine:
     if not _BACKENDS:
-        _BACKENDS.append(TorchBackend(*build("t5")))
+        _BACKENDS.append(TorchEngine(*build("t5")))
     return _BACKENDS[0]
 
 
 def test_memory_does_not_grow_with_the_number_of_labels() -> None:
     """The copied caches of one forward stay within the bound: 200 labels are read in as many parts as it takes."""
-    backend = _shared_backend()
+    engine = _shared_engine()
     rows: list[int] = []
-    original = backend.model.forward
+    original = engine.model.forward
 
     def watch(*arguments: Any, **settings: Any) -> Any:
         rows.append(len(settings["decoder_input_ids"]))
         return original(*arguments, **settings)
 
-    backend.model.forward = watch
+    engine.model.forward = watch
     candidates = [(first, second, 1) for first in range(3, 17) for second in range(3, 17)]
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(labels_module, "BYTES_PER_FORWARD", 2**20)
-            found = backend.score_labels([[5, 6, 7, 1]], [candidates])[0]
+            found = engine.score_labels([[5, 6, 7, 1]], [candidates])[0]
     finally:
-        backend.model.forward = original
-    assert max(rows) <= 2**20 // (4 * labels_module.LABEL_TOKENS * backend.model.config.vocab_size)
-    np.testing.assert_allclose(found, backend.score_labels([[5, 6, 7, 1]], [candidates])[0], rtol=1e-5)
+        engine.model.forward = original
+    assert max(rows) <= 2**20 // (4 * labels_module.LABEL_TOKENS * engine.model.config.vocab_size)
+    np.testing.assert_allclose(found, engine.score_labels([[5, 6, 7, 1]], [candidates])[0], rtol=1e-5)
 
 
 def test_what_a_batch_holds_goes_with_its_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Encoder states and caches are too large to wait for the garbage collector."""
-    backend, held = _shared_backend(), []
+    engine, held = _shared_engine(), []
 
-    class Remembered(labels_module._Decoder):
+    class Remembered(labels_module._CachedDecoder):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             held.append(weakref.ref(self))
 
-    monkeypatch.setattr(labels_module, "_Decoder", Remembered)
+    monkeypatch.setattr(labels_module, "_CachedDecoder", Remembered)
     gc.disable()
     try:
-        backend.score_labels([[3, 4, 1]], [[(3, 4, 1), (3, 5, 1), (4, 1)]])
+        engine.score_labels([[3, 4, 1]], [[(3, 4, 1), (3, 5, 1), (4, 1)]])
         assert [decoder() for decoder in held] == [None]
     finally:
         gc.enable()
@@ -148,6 +147,6 @@ def test_what_a_batch_holds_goes_with_its_scores(monkeypatch: pytest.MonkeyPatch
 def test_a_bases_own_generation_settings_are_left_out() -> None:
     """BART's forced end token would replace the last word of a rationale at the length limit."""
     model, tokenizer = build("bart")
-    free = TorchBackend(*build("bart")).generate([[5, 6, 7]], 4)
+    free = TorchEngine(*build("bart")).generate([[5, 6, 7]], 4)
     model.generation_config.forced_eos_token_id = tokenizer.eos_token_id
-    assert TorchBackend(model, tokenizer).generate([[5, 6, 7]], 4) == free and len(free[0]) == 4
+    assert TorchEngine(model, tokenizer).generate([[5, 6, 7]], 4) == free and len(free[0]) == 4

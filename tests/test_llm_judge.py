@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from reason2decide.cli import judge as judge_command
 from reason2decide.data.predictions import Prediction, read_predictions
 from reason2decide.data.records import DatasetInfo, LabelSet, Record, write_dataset
-from reason2decide.errors import DataError, OutputError
+from reason2decide.errors import DataError, NotComputed, OutputError
 from reason2decide.evaluation.agreement import cohen_kappa, krippendorff_alpha
-from reason2decide.evaluation.metrics import Examples, NotComputed
+from reason2decide.evaluation.metrics import Examples
 from reason2decide.evaluation.metrics.judged import JudgeComplete, JudgeCorrect, JudgeGrounded, signed
 from reason2decide.evaluation.probes import Probe, read_probes, write_probes
 from reason2decide.llm.client.calls import Answer, TokenLogprob, Usage
@@ -25,9 +25,9 @@ from reason2decide.llm.client.client import Client
 from reason2decide.llm.client.endpoint import Endpoint, EndpointError
 from reason2decide.llm.client.limits import Limits
 from reason2decide.llm.client.log import CallLog
-from reason2decide.llm.judge.judgements import Asked, chosen_by_hash, merge_into_probes, read_human
+from reason2decide.llm.judge.judgements import JudgedSplit, chosen_by_hash, merge_into_probes, read_human
 from reason2decide.llm.judge.pairwise import Pair, Pairwise
-from reason2decide.llm.judge.pointwise import Case, Judge, Pointwise, Work, expected_level
+from reason2decide.llm.judge.pointwise import Judge, JudgedCase, Pointwise, Work, expected_level
 from reason2decide.llm.judge.rubric import RubricError, load_rubric
 from reason2decide.llm.judge.run import compare_predictions, judge_predictions
 from reason2decide.llm.prompt_files import load_prompt
@@ -89,7 +89,7 @@ def write_predictions(path, rationales, label=None):
 @pytest.fixture
 def asked(folder, tmp_path):
     predictions = write_predictions(tmp_path / "system" / "predictions.jsonl", [rationale(i) for i in range(24)])
-    return Asked(predictions, folder / "data", resamples=200)
+    return JudgedSplit(predictions, folder / "data", resamples=200)
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_scores_are_the_rules_own(server, log, asked, tmp_path):
 
 
 def test_judges_are_blind_and_only_correct_shows_the_expert(server, log):
-    case = Case("r", "TEXT", Work("DECISION", "RATIONALE"), "REFERENCE")
+    case = JudgedCase("r", "TEXT", Work("DECISION", "RATIONALE"), "REFERENCE")
     client = judge_for(server, log).client
     for call in pointwise().calls(client, [case]):
         system, user = (message["content"] for message in call.messages)
@@ -265,7 +265,7 @@ def test_a_sample_is_the_same_for_all_and_larger_ones_hold_it(server, log, asked
     few, more = chosen_by_hash(ids, 6), chosen_by_hash(ids[::-1], 12)
     assert few < more and len(few) == 6 and chosen_by_hash(ids, None) == set(ids)
     result = judge_predictions(
-        Asked(asked.predictions, asked.dataset, records=6), [judge_for(server, log)], pointwise("grounded"),
+        JudgedSplit(asked.predictions, asked.dataset, records=6), [judge_for(server, log)], pointwise("grounded"),
         tmp_path / "out",
     )  # fmt: skip
     assert {own["id"] for own in judgements(tmp_path / "out")} == few
@@ -359,7 +359,7 @@ def test_pairs_in_both_orders(server, log, asked, folder, tmp_path, dialect):
     assert values["verdicts"] == counts and counts["own"] and counts["other"]
     assert values["flips"]["value"] == 0 and values["first_favoured"] == 0.5
     # The other way round everything is.
-    swapped = Asked(against, asked.dataset, resamples=200)
+    swapped = JudgedSplit(against, asked.dataset, resamples=200)
     mirrored = compare_predictions(swapped, asked.predictions, judges, form, tmp_path / "mirrored")
     assert mirrored["criteria"]["grounded"]["win_rate"]["value"] == pytest.approx(1 - values["win_rate"]["value"])
     assert server.counts()["total"] == 2 * 16  # the same calls
@@ -519,7 +519,7 @@ def means_with(injection, place, server, log, model, dialect="chat"):
         if i % 8 != 7:
             text = f"{record.text}\n{injection}" if place == "text" else record.text
             own = f"{rationale(i)}\n{injection}" if place == "rationale" else rationale(i)
-            cases.append(Case(record.id, text, Work(record.label, own), ""))
+            cases.append(JudgedCase(record.id, text, Work(record.label, own), ""))
     judge, form = judge_for(server, log, model, dialect=dialect), pointwise("grounded")
     found = [
         one

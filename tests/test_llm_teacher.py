@@ -27,10 +27,10 @@ from reason2decide.llm.client.log import CallLog
 from reason2decide.llm.client.structured import InvalidAnswer, strict_schema, validated
 from reason2decide.llm.prompt_files import load_prompt, prompt_names
 from reason2decide.llm.settling import share
-from reason2decide.llm.teach.gates import GATES, Case, additions, failed_gates, instructions, named_labels, numbers
+from reason2decide.llm.teach.gates import GATES, GatedCase, additions, failed_gates, instructions, named_labels, numbers
 
 TEXT = "54F with high fever of 38,5 for three days, BP 120/80, 1,200 ml drunk. Denies chest pain."
-CASE = Case(TEXT, "see a doctor", LABELS.values, instructions(load_prompt("rationalize")))
+CASE = GatedCase(TEXT, "see a doctor", LABELS.values, instructions(load_prompt("rationalize")))
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +133,12 @@ def test_labels_that_are_named(text, choices, named):
 
 
 def test_a_label_within_its_own_is_its_own():
-    assert failed_gates("fever, so home care", Case("fever", "home care", ("care", "home care"))) == []
-    assert failed_gates("fever, so home care", Case("fever", "care", ("care", "home care"))) == ["another_label"]
+    assert failed_gates("fever, so home care", GatedCase("fever", "home care", ("care", "home care"))) == []
+    assert failed_gates("fever, so home care", GatedCase("fever", "care", ("care", "home care"))) == ["another_label"]
     # Numbers of a label may be cited, whatever the text says.
     assert (
-        failed_gates("fever, within 24 hours", Case("fever", "see within 24 hours", ("see within 24 hours", "x"))) == []
+        failed_gates("fever, within 24 hours", GatedCase("fever", "see within 24 hours", ("see within 24 hours", "x")))
+        == []
     )
 
 
@@ -149,7 +150,7 @@ def test_numbers_have_one_form():
 
 @given(st.text(), st.text())
 def test_gates_take_any_text(rationale, text):
-    failed = failed_gates(rationale, Case(text, "a b", ("a b", "c")))
+    failed = failed_gates(rationale, GatedCase(text, "a b", ("a b", "c")))
     assert set(failed) <= set(GATES) and (bool(rationale.strip()) or "empty" in failed)
 
 

@@ -13,8 +13,9 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
+from reason2decide.errors import NotComputed
 from reason2decide.evaluation import metrics
-from reason2decide.evaluation.metrics import METRICS, Accuracy, Bleu, Chrf, Examples, MacroF1, NotComputed
+from reason2decide.evaluation.metrics import METRICS, Accuracy, Bleu, Chrf, Examples, MacroF1
 
 LABELS = ("home", "clinic", "hospital")
 words = st.sampled_from(["fever", "no", "cough", "three", "days", "pain", "chest", "denies", "Chest."])

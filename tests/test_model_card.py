@@ -13,13 +13,14 @@ from markdown_it import MarkdownIt
 
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
+from reason2decide.data.words import escaped
 from reason2decide.errors import ConfigError
 from reason2decide.evaluation.measure import Origin, Settings, evaluate
 from reason2decide.evaluation.slices import Column
 from reason2decide.model.calibration import Calibration
 from reason2decide.model.manifest import Manifest
-from reason2decide.report.model_card import SMALLEST_CELL, SOURCE_ATTRIBUTES, escaped, model_card, read_answers
-from reason2decide.training.config import Lengths
+from reason2decide.model.prompt_encoder import Lengths
+from reason2decide.report.model_card import SMALLEST_CELL, SOURCE_ATTRIBUTES, model_card, read_answers
 
 LABELS = LabelSet(("home care", "see a doctor"), ordinal=True, urgent="last")
 HASHES = {"train": "aa" * 32, "validation": "bb" * 32, "test": "cc" * 32}

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import build
-from toy import LABELS
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from reason2decide.data.records import Record
-from reason2decide.model.bundle import save_bundle
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.model.calibration import Calibration
 from reason2decide.model.manifest import Manifest
 from reason2decide.model.predictor import Predictor
-from reason2decide.training.config import Lengths
+from reason2decide.model.prompt_encoder import Lengths
+from reason2decide.training.save import save_bundle
 
+LABELS = LabelSet(("no rash", "no cough", "no fever"))  # of like lengths: texts decide between them
 TEMPERATURE = 2.5
 OUTCOMES = np.array([0.9, 0.6])
 LENGTHS = Lengths(input=128, rationale=12, label=40)
@@ -35,10 +35,13 @@ TEXTS = [
 
 def new_bundle(folder: Path, method: str) -> Path:
     """An untrained model whose labels and rationales vary with the prompt, and a temperature that changes much."""
-    model, tokenizer = build("bart")
+    model, tokenizer = build("t5")
+    for name, weight in model.named_parameters():
+        if "layer_norm" not in name and "shared" not in name:
+            weight.data *= 3  # prompts differ more in what follows
     log = folder / "log.jsonl"
     log.write_text("")
-    manifest = Manifest(method, "bart", LABELS, LENGTHS, {}, {"name": "made up", "records": {}}, {}, {}, "2026-01-01")
+    manifest = Manifest(method, "t5", LABELS, LENGTHS, {}, {"name": "made up", "sha256": {}}, {}, {}, "2026-01-01")
     save_bundle(
         folder / "bundle",
         manifest,
@@ -96,7 +99,7 @@ def records(bundle: Path) -> list[Record]:
         found.append(Record(f"case {index}", text, LABELS.values[best - 1], {"llm": "A gold reason."}))
         written = {plain.continuation(f"given label: {label}, explain: {text}") for label in LABELS.values}
         assert len(written) > 1, "this model's rationales must tell which label they were asked for"
-    assert len({LABELS.values.index(str(record.label)) for record in found}) > 1
+    assert len({record.label for record in found}) > 1
     return found
 
 

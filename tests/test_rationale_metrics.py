@@ -15,9 +15,10 @@ from sklearn.metrics import matthews_corrcoef
 
 from reason2decide.data.predictions import NO_ANSWER, Prediction
 from reason2decide.data.records import LabelSet, Record
-from reason2decide.data.sources.triage_simulator import simulate
-from reason2decide.data.words import MASK, STOP_WORDS, mask_label_words, words_of
-from reason2decide.evaluation.metrics import Examples, NotComputed
+from reason2decide.data.sources.synthetic_calls import synthesize_calls
+from reason2decide.data.words import MASK, STOP_WORDS, mask_label_words, sentences, stem, words_of
+from reason2decide.errors import NotComputed
+from reason2decide.evaluation.metrics import Examples
 from reason2decide.evaluation.metrics.counterfactual import PhiCct, SwapChange, SwapFollows
 from reason2decide.evaluation.metrics.rouge import RougeL, common_subsequence
 from reason2decide.evaluation.metrics.self_consistency import (
@@ -26,7 +27,6 @@ from reason2decide.evaluation.metrics.self_consistency import (
     Sufficiency,
     SufficiencyMasked,
 )
-from reason2decide.evaluation.metrics.simulated_truth import CitedFalse, CitedTrue, DecidingOmitted, citations
 from reason2decide.evaluation.metrics.simulation import (
     Las,
     RationaleQuality,
@@ -35,7 +35,8 @@ from reason2decide.evaluation.metrics.simulation import (
     SimulatedSufficiency,
     SimulatedSufficiencyMasked,
 )
-from reason2decide.evaluation.metrics.support import Support, cited_spans, sentence_support, sentences, stem
+from reason2decide.evaluation.metrics.support import Support, cited_spans, sentence_support
+from reason2decide.evaluation.metrics.synthetic_truth import CitedFalse, CitedTrue, DecidingOmitted, citations
 from reason2decide.evaluation.probes import Probe
 
 LABELS = LabelSet(("home", "clinic"))
@@ -454,7 +455,7 @@ def test_truth_by_hand():
 
 def test_truth_says_why_it_is_not_computed():
     for metric in TRUTH:
-        with pytest.raises(NotComputed, match="r2d data simulate"):
+        with pytest.raises(NotComputed, match="r2d data synthesize"):
             metric.statistics(examples(("home", "home", "chest pain", {})))
     record, prediction = call("Nothing is cited.")
     for metric, reason in ((CitedTrue(), "all 1 rationales cite"), (DecidingOmitted(), "all 1 calls have no red flag")):
@@ -465,7 +466,7 @@ def test_truth_says_why_it_is_not_computed():
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory):
     out = tmp_path_factory.mktemp("calls") / "data"
-    return simulate(out, train=1, validation=1, test=600, label_noise=0.2)
+    return synthesize_calls(out, train=1, validation=1, test=600, label_noise=0.2)
 
 
 @pytest.mark.parametrize(("source", "omitted"), [("llm", {0.0}), ("nurse", None), ("nurse_refined", None)])

@@ -20,7 +20,7 @@ from reason2decide.evaluation.slices import Column
 from reason2decide.report import render_comparison, write_comparison_files, write_report_files
 from reason2decide.report.comparison_page import metric_table, p_value
 from reason2decide.report.drawing import LIGHT
-from reason2decide.report.tables import LATEX, Table, evaluation_tables, latex_escaped
+from reason2decide.report.tables import LATEX, ReportTable, evaluation_tables, latex_escaped
 
 
 def test_files_have_the_light_colours_of_the_page(tmp_path):
@@ -69,7 +69,7 @@ def test_tables_hold_what_results_do(tmp_path):
 
 
 def test_latex_by_hand():
-    table = Table("t", ("label", "f1", "p_holm"), (("[a]_b & c", 0.12345, 0.0001), ("d", -0.5, None)), "f1")
+    table = ReportTable("t", ("label", "f1", "p_holm"), (("[a]_b & c", 0.12345, 0.0001), ("d", -0.5, None)), "f1")
     assert table.latex().splitlines()[1:] == [
         r"\begin{tabular}{lrr}",
         r"\toprule",

@@ -12,7 +12,7 @@ from serving import SCREENING, TEXT, TRIAGE
 from transformers.decision.template_utils import Question
 
 from reason2decide.data.records import LabelSet
-from reason2decide.serve.answers import choice_confidence, error_body, expected_level, score_confidence
+from reason2decide.serve.answers import choice_confidence, error_body, score_confidence, score_of
 from reason2decide.serve.questions import Asked, Wanted, decisions_asked, systemone_asked, wanted
 from reason2decide.serve.served_model import Decision
 from reason2decide.serve.wire import DecisionsRequest, InputItem, Refused, SystemOneRequest, input_text, state_text
@@ -50,7 +50,7 @@ def test_confidence_by_hand() -> None:
     assert choice_confidence([0.2, 0.5, 0.3]) == pytest.approx((0.5 - 1 / 3) / (2 / 3))
     # Levels 0, 1, 2 about the most probable, 1: E|level - 1| = 0.5; under a uniform about the middle: 2/3.
     assert score_confidence([0.2, 0.5, 0.3]) == pytest.approx(1 - 0.5 / (2 / 3))
-    assert expected_level([0.2, 0.5, 0.3]) == pytest.approx(1.1)
+    assert score_of([0.2, 0.5, 0.3]) == pytest.approx(1.1)
 
 
 def test_confidence_ends() -> None:
@@ -67,7 +67,7 @@ def test_confidence_is_what_transformers_computes(probabilities: list[float]) ->
     for kind, confidence in ours.items():
         theirs = Question("q", kind, None, options, options, options).answer(probabilities)  # type: ignore[arg-type]
         assert confidence == pytest.approx(theirs["confidence"], abs=1e-9)
-    assert expected_level(probabilities) == pytest.approx(theirs["score"])
+    assert score_of(probabilities) == pytest.approx(theirs["score"])
 
 
 # ---- Choice
@@ -116,7 +116,7 @@ def test_score_over_the_labels_in_their_order_or_the_reverse(order: int) -> None
     theirs = decisions({"type": "score", "levels": [{"label": label} for label in levels]}, TRIAGE)
     described = systemone({"type": "score", "criteria": [f"{label}: words" for label in levels]}, TRIAGE)
     for asked in (theirs, described, systemone({"type": "score", "criteria": levels}, TRIAGE)):
-        assert expected_level(list(asked.distribution(DECISION).values())) == pytest.approx(1.1 if order == 1 else 0.9)
+        assert score_of(list(asked.distribution(DECISION).values())) == pytest.approx(1.1 if order == 1 else 0.9)
     assert described.legend == tuple(f"{label}: words" for label in levels)
 
 

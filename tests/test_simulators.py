@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.data.words import WORD, mask_label_words
+from reason2decide.errors import NotComputed
 from reason2decide.evaluation import readers as simulators
-from reason2decide.evaluation.metrics.base import NotComputed
 from reason2decide.evaluation.readers import ITERATIONS, STRENGTH, Simulators
 
 LABELS = LabelSet(("home care", "clinic", "hospital"))

@@ -72,3 +72,7 @@ def require(module: str, extra: str, needed_by: str = "this") -> ModuleType:
         if error.name and error.name.split(".")[0] == module.split(".")[0]:
             raise MissingExtraError(module, extra, needed_by) from None
         raise
+
+
+class NotComputed(Reason2DecideError):
+    """A metric has no value on these examples; the message is the reason, told to the reader in the results."""

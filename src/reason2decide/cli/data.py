@@ -1,4 +1,4 @@
-"""`r2d data ...`: import, check and simulate datasets."""
+"""`r2d data ...`: import, check and synthesize datasets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from reason2decide.data.sources.table import Columns
     from reason2decide.data.sources.writing import Imported
 
-data_app = typer.Typer(help="Import, check and simulate datasets.", no_args_is_help=True)
+data_app = typer.Typer(help="Import, check and synthesize datasets.", no_args_is_help=True)
 MANY_LABELS = 200  # ours: the largest common label set that scoring is tested with
 LABELS_SHOWN = 10  # ours: of free-text labels there may be thousands
 
@@ -171,7 +171,12 @@ def check_command(
     """Report counts, balance, lengths and duplicates; exit with 1 if something would make a result invalid."""
     from reason2decide.data.check import check_dataset
 
-    report = check_dataset(dataset, base=base)
+    if base is None:
+        report = check_dataset(dataset)
+    else:
+        from reason2decide.model.hub import token_counter
+
+        report = check_dataset(dataset, count=token_counter(base), unit=f"tokens of {base}")
     if as_json:
         typer.echo(json.dumps(report.to_json(), ensure_ascii=False, indent=1))
     else:
@@ -180,8 +185,8 @@ def check_command(
         raise typer.Exit(1)
 
 
-@data_app.command("simulate")
-def simulate_command(
+@data_app.command("synthesize")
+def synthesize_command(
     out: Out,
     train: Annotated[int, typer.Option(help="Calls to train on.")] = 4000,
     validation: Annotated[int, typer.Option(help="Calls to validate on.")] = 500,
@@ -190,32 +195,14 @@ def simulate_command(
     label_noise: Annotated[float, typer.Option(help="Share of labels moved to an adjacent one.")] = 0.05,
     force: Force = False,
 ) -> None:
-    """Simulate nurse-line calls. SYNTHETIC: made up to test software, and no clinical advice."""
-    from reason2decide.data.sources.triage_simulator import SYNTHETIC_NOTICE, simulate
+    """Write synthetic nurse-line calls: made up to test software, not clinical advice."""
+    from reason2decide.data.sources.synthetic_calls import SYNTHETIC_NOTICE, synthesize_calls
     from reason2decide.data.sources.writing import Imported
 
-    dataset = simulate(
+    dataset = synthesize_calls(
         out, train=train, validation=validation, test=test, seed=seed, label_noise=label_noise, force=force
     )
     _summarize(Imported(dataset, (SYNTHETIC_NOTICE,)))
-
-
-@data_app.command("simulate-notes")
-def simulate_notes_command(
-    out: Annotated[Path, typer.Option("--out", help="The text file to write, a note a line.")],
-    count: Annotated[int, typer.Option(min=1, help="How many notes.")] = 60_000,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
-    force: Force = False,
-) -> None:
-    """Simulate unlabelled notes to pre-train on, in training wordings only. SYNTHETIC, and no clinical advice."""
-    from reason2decide.console import track
-    from reason2decide.data.sources.triage_simulator import SYNTHETIC_NOTICE, simulate_notes
-    from reason2decide.files import new_file
-
-    with new_file(out, force=force) as partial, partial.open("w", encoding="utf-8") as stream:
-        for note in track(simulate_notes(count, seed), "simulating", count, "notes"):
-            stream.write(note + "\n")
-    say(SYNTHETIC_NOTICE)
 
 
 def _columns(

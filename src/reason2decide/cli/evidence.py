@@ -157,7 +157,7 @@ def compare_command(
     if set_ or dry_run or jobs > 1:
         raise ConfigError("--set, --jobs and --dry-run go with an experiment file; these are results folders")
     from reason2decide.evaluation.comparison import load_system
-    from reason2decide.workflows.cells import write_comparison
+    from reason2decide.workflows.compare import write_comparison
 
     systems = [load_system(str(path), [path]) for path in paths]
     _print_comparison(write_comparison(systems, reference or str(paths[0]), out, "Comparison", resamples=resamples))

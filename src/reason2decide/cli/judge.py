@@ -69,7 +69,7 @@ def judge_command(
     force: Force = False,
 ) -> None:
     """Have language models judge rationales by a rubric, or compare those of two systems; with their agreement."""
-    from reason2decide.llm.judge.judgements import Asked
+    from reason2decide.llm.judge.judgements import JudgedSplit
     from reason2decide.llm.judge.pairwise import Pairwise
     from reason2decide.llm.judge.pointwise import Pointwise
     from reason2decide.llm.judge.rubric import load_rubric
@@ -80,7 +80,7 @@ def judge_command(
         raise ConfigError("--human goes with scores, not with --against; give one of the two")
     own_rubric = load_rubric(options.prompts)
     chosen = own_rubric.chosen(criteria)
-    asked = Asked(predictions, dataset, split, rationale_source, records, resamples, seed)
+    asked = JudgedSplit(predictions, dataset, split, rationale_source, records, resamples, seed)
     with connect(options, out, _dialect(dialect)) as client:
         judges = _judges(client, options, judge or [])
         kind = "judge" if against is None else "judge_pairwise"

@@ -1,4 +1,4 @@
-"""`r2d train`, `predict`, `export`, `pretrain` and `demo`."""
+"""`r2d train`, `predict`, `export` and `demo`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ def register(app: typer.Typer) -> None:
     app.command("train")(train_command)
     app.command("predict")(predict_command)
     app.command("export")(export_command)
-    app.command("pretrain")(pretrain_command)
     app.command("demo")(demo_command)
 
 
@@ -164,38 +163,6 @@ def export_command(
         + (f", macro-F1 {0 - parity.macro_f1_loss:+.4f}" if parity.macro_f1_loss is not None else "")
         + (f", BLEU {0 - parity.bleu_loss:+.2f}" if parity.bleu_loss is not None else "")
     )
-
-
-def pretrain_command(
-    texts: Annotated[list[Path], typer.Argument(help="Texts: files with one a line, or records as .jsonl.")],
-    out: Annotated[Path, typer.Option(help="Folder for the model; give it as `base` of a configuration.")],
-    base: Annotated[str, typer.Option(help="Where to start: `tiny` (from scratch), a T5 folder or hub name.")] = "tiny",
-    vocabulary_from: Annotated[
-        list[Path] | None,
-        typer.Option(help="Records (.jsonl) whose labels and rationales the tokenizer of `tiny` should know too."),
-    ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 10_000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts per step.")] = 64,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Peak of AdamW's rate.")] = 1e-3,
-    input_length: Annotated[int, typer.Option(min=16, help="Longer texts are cut to so many tokens.")] = 512,
-    noise_density: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of tokens to hide (T5: 0.15).")] = 0.15,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    half: Annotated[bool, typer.Option("--half", help="Save bfloat16 weights, at half the size.")] = False,
-    force: Force = False,
-) -> None:
-    """Pre-train a base on unlabelled notes by T5 span corruption, before `r2d train`."""
-    require_training()
-    from reason2decide.training.pretrain import PretrainSettings, pretrain
-
-    settings = PretrainSettings(
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        noise_density=noise_density,
-        input_length=input_length,
-        seed=seed,
-    )
-    pretrain(texts, base, out, settings, vocabulary_from=vocabulary_from or (), half=half, force=force)
 
 
 def demo_command(

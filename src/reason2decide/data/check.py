@@ -20,13 +20,21 @@ from reason2decide.console import ProgressBar
 from reason2decide.data.near_duplicates import NearDuplicates
 from reason2decide.data.records import SPLITS, Dataset, Record, require_label
 from reason2decide.data.sources.splitting import content_key
-from reason2decide.errors import BaseModelError, DataError, require
+from reason2decide.errors import DataError
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 EXAMPLES = 3  # ours: how many ids a message shows
 AT_ONCE = 256  # ours: texts per call of a tokenizer
 # Words that data sets put where the label was, and T5's and BERT's own masks.
 MASK_TOKEN = re.compile(r"\[(?:LABEL|ANSWER|MASK|MASKED|BLANK|PREDICTION|OPTION|CHOICE)\]|<mask>|<extra_id_\d+>", re.I)
+
+
+Count = Callable[[Sequence[str]], list[int]]
+
+
+def count_words(texts: Sequence[str]) -> list[int]:
+    """The words of each text, as white space parts them."""
+    return [len(text.split()) for text in texts]
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ class _Found:
         return f"{', '.join(self.examples)}{', ...' if self.count > len(self.examples) else ''}"
 
 
-def check_dataset(path: Path, *, base: str | None = None) -> CheckReport:
+def check_dataset(path: Path, *, count: Count = count_words, unit: str = "words") -> CheckReport:
     """Read a dataset once, one record at a time, and report what it holds.
 
     The splits to be measured on are read first, and train is held against them, so that memory grows with validation
@@ -111,14 +119,13 @@ def check_dataset(path: Path, *, base: str | None = None) -> CheckReport:
 
     Args:
         path: the dataset folder.
-        base: a model whose tokenizer measures lengths; None counts words.
+        count, unit: how long texts are, and what that counts: words, or the tokens of a model (`hub.token_counter`).
 
     Raises:
         DataError: the folder or a line of it cannot be read at all.
-        BaseModelError: the base's tokenizer cannot be loaded.
     """
     dataset = Dataset.open(path)
-    check = _Check(dataset, _token_counter(base) if base else _count_words)
+    check = _Check(dataset, count)
     try:
         dataset.verify()
     except DataError as error:
@@ -130,7 +137,7 @@ def check_dataset(path: Path, *, base: str | None = None) -> CheckReport:
             while batch := list(islice(records, AT_ONCE)):
                 check.take(split, batch)
                 bar.advance(len(batch))
-    return check.report(f"tokens of {base}" if base else "words")
+    return check.report(unit)
 
 
 class _Check:
@@ -278,29 +285,3 @@ def _quantiles(counts: Counter[int]) -> dict[str, int]:
     reached = np.cumsum([counts[length] for length in lengths.tolist()])
     ranks = {name: min(int(np.ceil(share * reached[-1])), int(reached[-1])) for name, share in QUANTILES.items()}
     return {name: int(lengths[np.searchsorted(reached, rank)]) for name, rank in ranks.items()}
-
-
-def _count_words(texts: Sequence[str]) -> list[int]:
-    return [len(text.split()) for text in texts]
-
-
-def _token_counter(base: str) -> Callable[[Sequence[str]], list[int]]:
-    transformers = require("transformers", "train")
-    require("torch", "train")
-    from reason2decide.training.base import SCRATCH
-
-    if base == SCRATCH:
-        raise BaseModelError(f"the tokenizer of {base!r} is made from the training split; leave --base out")
-    try:
-        # What is here already: to look at data, nothing is downloaded.
-        tokenizer = transformers.AutoTokenizer.from_pretrained(base, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise BaseModelError(
-            f"the tokenizer of {base!r} is neither a folder nor a downloaded model ({str(error).splitlines()[0]}); "
-            "give a folder, download it first, or leave --base out to see words"
-        ) from None
-
-    def count(texts: Sequence[str]) -> list[int]:
-        return [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]] if texts else []
-
-    return count

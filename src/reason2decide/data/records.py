@@ -260,7 +260,7 @@ class Dataset:
         toml_path = path / "dataset.toml"
         if not path.is_dir():
             raise DataError(
-                f"{path} is not a folder; expected a dataset made by `r2d data import` or `r2d data simulate`"
+                f"{path} is not a folder; expected a dataset made by `r2d data import` or `r2d data synthesize`"
             )
         if not toml_path.is_file():
             present = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
@@ -371,3 +371,6 @@ def require_label(record: Record, labels: LabelSet) -> None:
     if record.label not in choices:
         shown = ", ".join(repr(choice) for choice in choices[:8]) + (", ..." if len(choices) > 8 else "")
         raise DataError(f"record {record.id!r} has the label {record.label!r}, which is outside its set: {shown}")
+
+
+YES, NO = ("yes", "true"), ("no", "false")  # ours: the labels, in any case, of a yes/no question

@@ -40,3 +40,52 @@ def mask_label_words(text: str, labels: Iterable[str]) -> str:
     """
     hidden = _masked_words(tuple(labels))
     return WORD.sub(lambda word: MASK if word.group().casefold() in hidden else word.group(), text)
+
+
+SENTENCE_END = re.compile(r"[.!?;]+(?=\s|$)|\n")
+
+
+SUFFIX = re.compile(r"(?<=\w{3})(?:ing|ed|es|(?<!s)s|e)$")
+
+
+Span = tuple[int, int]
+
+
+def stem(word: str) -> str:
+    """A word in lower case without its ending, the first of -ing, -ed, -es, -s (not -ss), -e that leaves three letters.
+
+    A doubled last letter becomes one, so that "stopped" and "stop" meet. Ours: cruder than Porter's, in one line.
+    """
+    bare = SUFFIX.sub("", word.casefold())
+    return bare[:-1] if len(bare) > 3 and bare[-1] == bare[-2] else bare
+
+
+def sentences(text: str) -> list[Span]:
+    """The sentences of a text as (start, end), without white space around them; see the module for the rule."""
+    ends = [match.end() for match in SENTENCE_END.finditer(text)]
+    spans = zip([0, *ends], [*ends, len(text)], strict=True)
+    trimmed = ((end - len(text[start:end].lstrip()), start + len(text[start:end].rstrip())) for start, end in spans)
+    return [(start, end) for start, end in trimmed if start < end]
+
+
+_NEVER_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # controls, and what turns text around
+
+
+_MARKUP = re.compile(r"[\\`*_\[\]~#$]|^[-+=]")
+
+
+_LIST_NUMBER = re.compile(r"^(\d+)([.)])")
+
+
+# "|" too, since no parser takes an entity for a cell's end.
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"})
+
+
+def escaped(text: str) -> str:
+    """Text as Markdown that shows it and nothing else: in a line, at its beginning, in a heading or a table's cell.
+
+    White space, line breaks and control characters included, becomes single spaces. Web addresses stay, and
+    viewers may link them. Source: CommonMark 0.31.2; tables and `~` of GitHub Flavored Markdown, `$` of its formulas.
+    """
+    shown = " ".join(_NEVER_SHOWN.sub(" ", text).split())
+    return _LIST_NUMBER.sub(r"\1\\\2", _MARKUP.sub(r"\\\g<0>", shown)).translate(_ENTITIES)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from reason2decide import __version__
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
+from reason2decide.errors import NotComputed
 from reason2decide.evaluation.examples import align, group_indices
 from reason2decide.evaluation.metrics import (
     METRICS,
@@ -22,7 +23,6 @@ from reason2decide.evaluation.metrics import (
     Examples,
     ExpectedCost,
     Metric,
-    NotComputed,
     SelectiveError,
     SufficientStatistics,
     confusion_matrix,

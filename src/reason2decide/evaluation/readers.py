@@ -14,8 +14,7 @@ from typing import Any
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.data.words import WORD, mask_label_words
-from reason2decide.errors import require
-from reason2decide.evaluation.metrics.base import NotComputed
+from reason2decide.errors import NotComputed, require
 
 MOST_RECORDS = 20_000  # ours: learnt from at most; bags of words gain little from more
 MOST_FEATURES = 50_000  # ours: of the most frequent words and pairs, by which memory is bounded

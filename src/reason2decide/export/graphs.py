@@ -1,8 +1,8 @@
-"""An encoder-decoder of transformers as two ONNX graphs, which ONNX Runtime runs without torch (`backends/onnx.py`).
+"""An encoder-decoder of transformers as two ONNX graphs, which `model/engines/onnx.py` runs without torch.
 
     encoder.onnx   token ids of one text -> the keys and values that each decoder layer attends to ("cross")
     decoder.onnx   next tokens, what was read before ("past"), cross -> log-probabilities, past and these ("present")
-    engine.json    what the engine must know besides (`backends.onnx.Engine`)
+    engine.json    what the engine must know besides (`model/engines/onnx.py`, `EngineFile`)
 
 The decoder has a batch axis of its own for cross: the rows of a text, one after another, share its keys and values
 without copies. The library's own layers are traced; only their attention function is ours, so an architecture needs no
@@ -29,7 +29,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from reason2decide.errors import BaseModelError, UserError, require
 from reason2decide.export.quantization import by_block, by_token
 from reason2decide.export.shapes import simplify_shapes
-from reason2decide.model.engines.onnx import ENGINE_FILE, ENGINE_FORMAT, HIDDEN, Engine
+from reason2decide.model.engines.onnx import ENGINE_FILE, ENGINE_FORMAT, HIDDEN, EngineFile
 
 ATTENTION = "reason2decide_export"  # the name our attention function has in transformers
 OPSET = 18  # the first whose ReduceMax takes its axes as an input; ONNX Runtime 1.15 and later read it
@@ -91,7 +91,7 @@ def export_graphs(model: Any, tokenizer: Any, folder: Path, weights: str) -> Non
     _require_supported(model.config)
     require("onnx", "export")
     with _tracing(model), torch.no_grad(), tempfile.TemporaryDirectory(dir=folder) as scratch:
-        encoder, decoder = _Encoder(model), _Decoder(model)
+        encoder, decoder = _EncoderGraph(model), _DecoderGraph(model)
         cross = encoder(torch.ones(1, 1, dtype=torch.long))
         _, heads, _, width = cross[0].shape
         names = [f"{what}_{layer}" for layer in range(len(cross) // 2) for what in ("keys", "values")]
@@ -101,7 +101,7 @@ def export_graphs(model: Any, tokenizer: Any, folder: Path, weights: str) -> Non
         outputs = ["log_probs", *(f"present_{name}" for name in names)]
         inputs = [_decoder_inputs(sizes, names, heads, width) for sizes in SIZES]
         _export(decoder, inputs, outputs, Path(scratch), folder / "decoder.onnx", WEIGHTS[weights].decoder)
-    engine = Engine(
+    engine = EngineFile(
         format=ENGINE_FORMAT,
         weights=weights,
         architecture=model.config.model_type,
@@ -210,7 +210,7 @@ def _flat(cache: Cache) -> tuple[Tensor, ...]:
     return tuple(tensor for layer in cache.layers for tensor in (layer.keys, layer.values))
 
 
-class _Encoder(nn.Module):
+class _EncoderGraph(nn.Module):
     """Token ids (1, length) to the keys and values of all decoder layers, each (1, heads, length, width).
 
     The decoder is called on one token for the keys and values it makes of the text; what else it computes is not in
@@ -233,7 +233,7 @@ class _Encoder(nn.Module):
         return _flat(cross)
 
 
-class _Decoder(nn.Module):
+class _DecoderGraph(nn.Module):
     """Next tokens (rows, tokens) to log-probabilities (rows, tokens, vocabulary) and the grown past.
 
     `hidden` (texts, length) is 1 where a text is padded. `caches` are keys and values layer by layer, first the past

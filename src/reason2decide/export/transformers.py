@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.console import say
+from reason2decide.data.records import NO, YES
 from reason2decide.errors import BundleError
 from reason2decide.files import new_folder, require_absent, sha256_file
 from reason2decide.model.bundle import ModelBundle, load_bundle
-from reason2decide.serve.questions import NO, YES
 
 SOURCE = Path(__file__).parent / "transformers_decision"  # files to copy, never imported
 CODE, DECISION = "modeling_reason2decide.py", "decision.json"

@@ -27,7 +27,7 @@ from reason2decide.llm.answers import Decided, decided_schema
 from reason2decide.llm.client.calls import Answer, AnyCall, Call, DecisionCall, Question
 from reason2decide.llm.client.client import Client
 from reason2decide.llm.prompt_files import Prompt, load_prompt
-from reason2decide.llm.settling import announce, counts_in_words, host, in_words, logged, settle, share
+from reason2decide.llm.settling import announce_cost, counts_in_words, host, in_words, logged, settle, share
 from reason2decide.llm.teach.gates import MAX_WORDS
 from reason2decide.workflows.evaluate import evaluate_predictions
 
@@ -253,7 +253,7 @@ def zero_shot(
                 require_label(record, labels)
                 yield from rival.calls(record, labels)
 
-    expected = announce(client, calls())
+    expected = announce_cost(client, calls())
     if dry_run:
         return None
     failed = settle(client, calls(), f"asking {client.endpoint.model}", expected.calls + expected.cached)

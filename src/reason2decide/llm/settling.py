@@ -16,7 +16,7 @@ from reason2decide.llm.client.calls import Answer, AnyCall, Failure
 from reason2decide.llm.client.client import Client
 
 
-def announce(client: Client, calls: Iterable[AnyCall]) -> Estimate:
+def announce_cost(client: Client, calls: Iterable[AnyCall]) -> Estimate:
     """Say what these calls are likely to take, and where texts go if they leave this machine; nothing is sent."""
     found = client.estimate(calls)
     read, written = found.tokens.input_tokens, found.tokens.output_tokens

@@ -16,17 +16,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reason2decide.errors import BundleError, require
-from reason2decide.files import new_folder
 from reason2decide.model.calibration import Calibration
-from reason2decide.model.manifest import MANIFEST, Manifest, read_manifest, write_manifest
-from reason2decide.report.model_card import model_card
-from reason2decide.training.run_log import read_rows, write_summary
-
-if TYPE_CHECKING:
-    from reason2decide.training.features import PromptEncoder
+from reason2decide.model.hub import first_line, silence_transformers
+from reason2decide.model.manifest import Manifest, read_manifest
+from reason2decide.model.prompt_encoder import PromptEncoder
 
 CALIBRATION = "calibration.json"
 
@@ -48,27 +44,6 @@ class ModelBundle(Bundle):
     model: Any
 
 
-def save_bundle(
-    out: Path,
-    manifest: Manifest,
-    model: Any,
-    tokenizer: Any,
-    calibration: Calibration,
-    *,
-    config_toml: str,
-    training_log: Path,
-) -> None:
-    """Write a bundle, complete or not at all, in place of one that stands there."""
-    with new_folder(out, MANIFEST, force=True) as folder:
-        model.save_pretrained(folder / "model")
-        tokenizer.save_pretrained(folder / "model")
-        (folder / CALIBRATION).write_text(json.dumps(calibration.to_json()), "utf-8")
-        (folder / "config.toml").write_text(config_toml, "utf-8")
-        write_summary(folder / "training_log.jsonl", read_rows(training_log))
-        (folder / "README.md").write_text(model_card(manifest), "utf-8")
-        write_manifest(folder, manifest)
-
-
 def load_bundle(path: Path, manifest: Manifest | None = None) -> ModelBundle:
     """Load a bundle's model and tokenizer; `manifest` is its own where that was read and checked already.
 
@@ -83,11 +58,8 @@ def load_bundle(path: Path, manifest: Manifest | None = None) -> ModelBundle:
     needed_by = f"{path} is a bundle, not exported (`r2d export` does that where torch is), so it"
     torch = require("torch", "train", needed_by)
     transformers = require("transformers", "train", needed_by)
-    from reason2decide.training.base import silence_transformers
-    from reason2decide.training.features import PromptEncoder
 
     silence_transformers()
-
     folder = path / "model"
     try:
         model = transformers.AutoModelForSeq2SeqLM.from_pretrained(
@@ -95,8 +67,7 @@ def load_bundle(path: Path, manifest: Manifest | None = None) -> ModelBundle:
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever a foreign folder makes the library raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BundleError(f"the model of {path} cannot be loaded: {reason}") from None
+        raise BundleError(f"the model of {path} cannot be loaded: {first_line(error)}") from None
     encoder = PromptEncoder(tokenizer, manifest.lengths)
     return ModelBundle(path, manifest, _calibration(path), encoder, model.eval())
 
@@ -109,7 +80,6 @@ def load_export(path: Path, manifest: Manifest) -> Bundle:
         MissingExtraError: the package tokenizers is not installed.
     """
     from reason2decide.model.plain_tokenizer import PlainTokenizer
-    from reason2decide.training.features import PromptEncoder
 
     encoder = PromptEncoder(PlainTokenizer(path / "model"), manifest.lengths)
     return Bundle(path, manifest, _calibration(path), encoder)

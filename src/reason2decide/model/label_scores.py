@@ -62,7 +62,7 @@ def score_labels(
     first = np.cumsum([0, *map(len, candidates)])  # of each text, among the candidates of all
     places: list[int] = []
     parts: list[Tensor] = []  # log-probability of some tokens of the candidate at the same index of `places`
-    decode = _Decoder(model, encoder_states, attention_mask)
+    decode = _CachedDecoder(model, encoder_states, attention_mask)
     roots = [_Node(text, text, tuple(range(len(own)))) for text, own in enumerate(candidates)]
     for text, candidate, part in _score(decode, candidates, roots, *decode.start(), 0):
         places.append(int(first[text]) + candidate)
@@ -73,7 +73,7 @@ def score_labels(
 
 
 def _score(
-    decode: _Decoder,
+    decode: _CachedDecoder,
     candidates: Sequence[Sequence[Candidate]],
     nodes: list[_Node],
     cache: EncoderDecoderCache,
@@ -134,7 +134,7 @@ def _branches(nodes: list[_Node], candidates: Sequence[Sequence[Candidate]], dep
     return branches
 
 
-class _Decoder:
+class _CachedDecoder:
     """The decoder over a fixed set of encoded texts, moved forward one token for all rows or several for a tail."""
 
     def __init__(self, model: Any, encoder_states: Tensor, attention_mask: Tensor) -> None:

@@ -13,7 +13,7 @@ from reason2decide.errors import BundleError, DataError
 from reason2decide.files import sha256_file
 from reason2decide.method.methods import METHODS, Explain
 from reason2decide.method.prompts import PROMPT_VERSION
-from reason2decide.training.config import Lengths
+from reason2decide.model.prompt_encoder import Lengths
 
 BUNDLE_FORMAT = 2
 MANIFEST = "manifest.json"

@@ -15,9 +15,9 @@ from reason2decide.errors import DataError
 from reason2decide.method.prompts import body
 from reason2decide.model.bundle import Bundle, load_bundle, load_export
 from reason2decide.model.calibration import label_distribution
-from reason2decide.model.engines import Backend
+from reason2decide.model.engines import Engine
 from reason2decide.model.manifest import read_manifest
-from reason2decide.training.features import Truncation
+from reason2decide.model.prompt_encoder import Truncation
 
 READ_AHEAD = 256  # ours: records sorted by length at a time, so that batches hold little padding
 BATCH_SIZE = 32  # ours
@@ -26,8 +26,8 @@ BATCH_SIZE = 32  # ours
 class Predictor:
     """Decides and explains with a loaded bundle or export; `cut_texts` counts the texts that were too long."""
 
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
-        self.bundle, self.backend = bundle, backend
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        self.bundle, self.engine = bundle, engine
         self.cut_texts = Truncation()
 
     @classmethod
@@ -39,13 +39,13 @@ class Predictor:
         """
         manifest = read_manifest(path)
         if manifest.engine is not None:
-            from reason2decide.model.engines.onnx import OnnxBackend
+            from reason2decide.model.engines.onnx import OnnxEngine
 
-            return cls(load_export(path, manifest), OnnxBackend(path / "model"))
+            return cls(load_export(path, manifest), OnnxEngine(path / "model"))
         bundle = load_bundle(path, manifest)
-        from reason2decide.model.engines.torch import TorchBackend
+        from reason2decide.model.engines.torch import TorchEngine
 
-        return cls(bundle, TorchBackend(bundle.model, bundle.encoder.tokenizer))
+        return cls(bundle, TorchEngine(bundle.model, bundle.encoder.tokenizer))
 
     def choices(self, record: Record) -> tuple[str, ...]:
         """The labels a record may be given.
@@ -102,7 +102,7 @@ class Predictor:
             self.cut_texts.count(len(ids) > encoder.room(predict=True))
 
         def scores(rows: Sequence[int]) -> Sequence[Any]:
-            return self.backend.score_labels(
+            return self.engine.score_labels(
                 [prompts[row] for row in rows], [encoder.candidates(choices[row]) for row in rows]
             )
 
@@ -119,7 +119,7 @@ class Predictor:
         prompts = [encoder.explain_ids(ids, label) for ids, label in zip(self._text_ids(records), given, strict=True)]
         written = _in_batches(
             prompts,
-            lambda rows: self.backend.generate([prompts[row] for row in rows], encoder.lengths.rationale),
+            lambda rows: self.engine.generate([prompts[row] for row in rows], encoder.lengths.rationale),
         )
         return [encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
 
@@ -128,8 +128,8 @@ class Predictor:
         encoder = self.bundle.encoder
         given = label if self.bundle.manifest.explain == "conditioned" else None
         ids: list[int] = []
-        written = ""
-        for token in self.backend.stream(
+        written = text = ""
+        for token in self.engine.stream(
             encoder.explain_ids(self._text_ids([record])[0], given), encoder.lengths.rationale
         ):
             ids.append(token)
@@ -138,6 +138,8 @@ class Predictor:
             if len(text) > len(written) and text.startswith(written) and not text.endswith("\ufffd"):
                 yield text[len(written) :]
                 written = text
+        if len(text) > len(written) and text.startswith(written):  # the limit came in the middle of a character
+            yield text[len(written) :]
 
     def _text_ids(self, records: Sequence[Record]) -> list[list[int]]:
         return self.bundle.encoder.text_ids([body(record.text, record.choices) for record in records])

@@ -7,11 +7,11 @@ card claims nothing that nobody measured.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
+from reason2decide.data.words import escaped
 from reason2decide.evaluation.slices import LENGTH
 from reason2decide.method.methods import METHODS
 from reason2decide.report.source_attributes import KEYS, SOURCE_ATTRIBUTES, SourceAttribute, read_answers
@@ -31,12 +31,6 @@ Standing = Literal["none", "test", "seen", "other"]
 SMALLEST_CELL = 11
 # ours: where these differ between groups of patients, some of them are harmed
 FAIRNESS = ("accuracy", "macro_f1", "under_triage", "over_triage", "ece", "deferred")
-
-_NEVER_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # controls, and what turns text around
-_MARKUP = re.compile(r"[\\`*_\[\]~#$]|^[-+=]")
-_LIST_NUMBER = re.compile(r"^(\d+)([.)])")
-# "|" too, since no parser takes an entity for a cell's end.
-_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"})
 
 
 def model_card(manifest: Manifest, results: Results | None = None, answers: Mapping[str, str] = {}) -> str:
@@ -309,16 +303,6 @@ _FILLS: dict[str, Fill] = {
 
 
 # ---- Markdown
-
-
-def escaped(text: str) -> str:
-    """Text as Markdown that shows it and nothing else: in a line, at its beginning, in a heading or a table's cell.
-
-    White space, line breaks and control characters included, becomes single spaces. Web addresses stay, and
-    viewers may link them. Source: CommonMark 0.31.2; tables and `~` of GitHub Flavored Markdown, `$` of its formulas.
-    """
-    shown = " ".join(_NEVER_SHOWN.sub(" ", text).split())
-    return _LIST_NUMBER.sub(r"\1\\\2", _MARKUP.sub(r"\\\g<0>", shown)).translate(_ENTITIES)
 
 
 def _heading(name: str) -> str:

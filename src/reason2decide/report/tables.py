@@ -38,7 +38,7 @@ Cell = str | int | float | None
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """A table: the name of its file, the heads of its columns, and rows of cells, None where there is no value.
 
     LaTeX gets numbers rounded as those of `metric`, or where that is None of the metric that a row's first cell names,
@@ -92,35 +92,39 @@ def _line(cells: Sequence[str]) -> str:
     return " & ".join(map(latex_escaped, cells)) + r" \\"
 
 
-def evaluation_tables(results: Results) -> list[Table]:
+def evaluation_tables(results: Results) -> list[ReportTable]:
     """Metrics, scores by label, confusion, calibration, and a table for each column sliced by, as far as there are."""
     value_header = ("metric", "value", "low", "high", "n")
-    tables = [Table("metrics", value_header, tuple((name, *_cells(own)) for name, own in results.metrics.items()))]
+    tables = [
+        ReportTable("metrics", value_header, tuple((name, *_cells(own)) for name, own in results.metrics.items()))
+    ]
     if results.per_label:
         header = ("label", "precision", "recall", "f1", "support")
         rows = tuple((label, *(own[key] for key in header[1:])) for label, own in results.per_label.items())
-        tables.append(Table("labels", header, rows, "f1"))
+        tables.append(ReportTable("labels", header, rows, "f1"))
         rows = tuple(
             (label, *row, missing)
             for label, row, missing in zip(
                 results.confusion_labels, results.confusion_matrix, results.unanswered, strict=True
             )
         )
-        tables.append(Table("confusion", ("gold", *results.confusion_labels, "(no answer)"), rows))
+        tables.append(ReportTable("confusion", ("gold", *results.confusion_labels, "(no answer)"), rows))
     if results.calibration and results.calibration.before:
         before = results.calibration.before
         scaled = tuple((name, before[name], results.metrics[name].value) for name in before)
-        tables.append(Table("calibration", ("metric", "before", "after"), scaled))
+        tables.append(ReportTable("calibration", ("metric", "before", "after"), scaled))
     for i, (column, slices) in enumerate(results.slices.items(), 1):
         # A number, not the column's name, which may hold what no file name can.
-        tables.append(Table(f"slices_{i}", ("metric", column, "records", *value_header[1:]), _slice_rows(slices)))
+        tables.append(ReportTable(f"slices_{i}", ("metric", column, "records", *value_header[1:]), _slice_rows(slices)))
     return tables
 
 
-def comparison_tables(comparison: Comparison) -> list[Table]:
+def comparison_tables(comparison: Comparison) -> list[ReportTable]:
     """A table for each metric: every system's value, and its difference from the reference."""
     names = {name: None for values in comparison.values.values() for name in values}
-    return [Table(f"comparison_{name}", COMPARISON_HEADER, _comparison_rows(comparison, name), name) for name in names]
+    return [
+        ReportTable(f"comparison_{name}", COMPARISON_HEADER, _comparison_rows(comparison, name), name) for name in names
+    ]
 
 
 COMPARISON_HEADER = (

@@ -10,7 +10,7 @@ from reason2decide.evaluation.comparison import Comparison
 from reason2decide.evaluation.measure import Evaluation
 from reason2decide.report.drawing import Format, Plot
 from reason2decide.report.plots import calibration_plots, confusion_plot, forest_plot
-from reason2decide.report.tables import Table, comparison_tables, evaluation_tables
+from reason2decide.report.tables import ReportTable, comparison_tables, evaluation_tables
 from reason2decide.report.training_plots import training_plots
 
 FORMATS: tuple[Format, ...] = ("svg", "png")
@@ -37,7 +37,7 @@ def write_comparison_files(folder: Path, comparison: Comparison) -> None:
     _write(folder, [plot for name in metrics for plot in forest_plot(comparison, name)], comparison_tables(comparison))
 
 
-def _write(folder: Path, plots: Sequence[Plot], tables: Sequence[Table]) -> None:
+def _write(folder: Path, plots: Sequence[Plot], tables: Sequence[ReportTable]) -> None:
     if plots:
         (folder / "plots").mkdir(exist_ok=True)
     (folder / "tables").mkdir(exist_ok=True)

@@ -51,7 +51,7 @@ class ScoreAnswer(_Extras):
     probabilities: dict[str, float]
 
 
-class Usage(BaseModel):
+class TokenUsage(BaseModel):
     """Tokens of the text before any cut, and of the rationales."""
 
     input_tokens: int
@@ -61,7 +61,7 @@ class Usage(BaseModel):
 class SystemOneReply(BaseModel):
     model: str
     answers: dict[str, NoulAnswer | ChoiceAnswer | ScoreAnswer]
-    usage: Usage
+    usage: TokenUsage
     rationales: dict[str, str] | None = None
 
 
@@ -107,7 +107,7 @@ class OutputDetails(BaseModel):
     reasoning_tokens: int
 
 
-class DecisionsUsage(Usage):
+class DecisionsUsage(TokenUsage):
     total_tokens: int
     input_tokens_details: InputDetails
     output_tokens_details: OutputDetails
@@ -126,7 +126,7 @@ class ExplainReply(BaseModel):
     model: str
     label: str
     rationale: str
-    usage: Usage
+    usage: TokenUsage
     probabilities: dict[str, float] | None = None
 
 
@@ -197,7 +197,7 @@ def score_confidence(probabilities: Sequence[float]) -> float:
     return max(0.0, 1 - distance / uniform)
 
 
-def expected_level(probabilities: Sequence[float]) -> float:
+def score_of(probabilities: Sequence[float]) -> float:
     """E[level], levels counted from 0."""
     return sum(level * p for level, p in enumerate(probabilities))
 
@@ -228,7 +228,7 @@ def systemone_reply(
             levels = list(found.values())
             answer = {
                 "type": "score",
-                "score": expected_level(levels),
+                "score": score_of(levels),
                 "legend": {str(level): words for level, words in enumerate(question.legend)},
                 "confidence": score_confidence(levels),
                 "probabilities": {str(level): p for level, p in enumerate(levels)},
@@ -268,7 +268,7 @@ def decisions_reply(
             answer = {
                 "type": "score",
                 "name": question.name,
-                "score": expected_level(list(found.values())),
+                "score": score_of(list(found.values())),
                 "confidence": score_confidence(list(found.values())),
                 "probabilities": [
                     {"value": level, "label": label, "probability": p} for level, (label, p) in enumerate(found.items())

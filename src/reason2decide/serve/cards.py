@@ -13,7 +13,7 @@ from uuid import uuid4
 from pydantic import BaseModel
 
 from reason2decide.data.records import LabelSet
-from reason2decide.report.model_card import escaped
+from reason2decide.data.words import escaped
 from reason2decide.serve.fhir import FhirText
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reason2decide.data.records import LabelSet
+from reason2decide.data.records import NO, YES, LabelSet
 from reason2decide.serve.served_model import Decision
 from reason2decide.serve.wire import (
     ChoiceQuestion,
@@ -31,8 +31,6 @@ from reason2decide.serve.wire import (
     Refused,
     SystemOneRequest,
 )
-
-YES, NO = ("yes", "true"), ("no", "false")  # ours: the labels, in any case, of a yes/no question
 
 
 @dataclass(frozen=True)

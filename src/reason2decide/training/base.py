@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,14 +20,12 @@ from transformers import (
     T5ForConditionalGeneration,
     set_seed,
 )
-from transformers.utils import logging as transformers_logging
 
 from reason2decide.errors import BaseModelError
 from reason2decide.method.prompts import PREDICT_PREFIX, explain_prefix, join
+from reason2decide.model.hub import SCRATCH, first_line, require_model
 from reason2decide.training.config import Encoder
 
-SCRATCH = "tiny"  # a small T5 from scratch, its tokenizer trained on the training split
-HUB_TIMEOUT_SECONDS = 5.0  # ours: to learn that a hub cannot be reached, not to download from it
 TINY_VOCABULARY = 3000  # ours: small enough that embeddings are under half of the parameters
 DROPOUT_KEYS = (
     "dropout_rate",
@@ -39,12 +36,6 @@ DROPOUT_KEYS = (
     "attention_probs_dropout_prob",
 )
 SENTINELS = 100  # T5's <extra_id_0> ... <extra_id_99>, for span corruption
-
-
-def silence_transformers() -> None:
-    """Leave progress and messages to us: the library's own bars and advice would stand between ours."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
 
 
 def load_base(
@@ -151,7 +142,7 @@ def has_dropout(model: Any) -> bool:
 
 
 def _pretrained(name: str) -> tuple[Any, Any]:
-    _require_there(name)
+    require_model(name, "base")
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if not config.is_encoder_decoder:
@@ -164,7 +155,7 @@ def _pretrained(name: str) -> tuple[Any, Any]:
     except BaseModelError:
         raise
     except Exception as error:  # whatever a damaged or foreign folder makes the library raise
-        raise BaseModelError(f"the base {name!r} cannot be loaded: {_reason(error)}") from None
+        raise BaseModelError(f"the base {name!r} cannot be loaded: {first_line(error)}") from None
     if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
         raise BaseModelError(f"the tokenizer of {name!r} has no padding or end token; add them and save it again")
     return model, tokenizer
@@ -175,7 +166,7 @@ def _from_encoder(name: str, seed: int) -> tuple[Any, Any]:
 
     Its attention from decoder to text is new. The classification token starts the decoder, the separator ends it.
     """
-    _require_there(name)
+    require_model(name, "base")
     set_seed(seed)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
@@ -184,7 +175,7 @@ def _from_encoder(name: str, seed: int) -> tuple[Any, Any]:
         )
     except Exception as error:
         raise BaseModelError(
-            f"the base {{encoder = {name!r}}} cannot become an encoder-decoder: {_reason(error)}"
+            f"the base {{encoder = {name!r}}} cannot become an encoder-decoder: {first_line(error)}"
         ) from None
     start, end, pad = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
     if None in (start, end, pad):
@@ -193,35 +184,6 @@ def _from_encoder(name: str, seed: int) -> tuple[Any, Any]:
     for config in (model.config, model.generation_config):
         config.decoder_start_token_id, config.eos_token_id, config.pad_token_id = start, end, pad
     return model, tokenizer
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _require_there(name: str) -> None:
-    if Path(name).is_dir():
-        if not (Path(name) / "config.json").is_file():
-            raise BaseModelError(f"the folder {name} holds no model (no config.json); give one saved by transformers")
-    elif name.startswith((".", "/")) or name.count("/") > 1:
-        raise BaseModelError(f"the base {name!r} is not a folder; give a folder, a hub name, or tiny")
-    else:
-        _require_reachable(name)
-
-
-def _require_reachable(name: str) -> None:
-    """Raise within seconds if a hub name is neither cached nor reachable, rather than retry for minutes."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
-        return
-    try:
-        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=HUB_TIMEOUT_SECONDS, retry_on_errors=False)
-    except Exception as error:
-        raise BaseModelError(
-            f"the base {name!r} is neither a folder here nor reachable on the hub ({type(error).__name__}); "
-            "check the name and the connection, or give the folder of a downloaded model, or tiny"
-        ) from None
 
 
 def set_dropout(model: Any, rate: float) -> None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from reason2decide.errors import ConfigError
 from reason2decide.method.methods import METHODS, Stage, method_named
+from reason2decide.model.prompt_encoder import Lengths
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Optimizer = Literal["adamw", "adafactor"]
@@ -35,20 +36,6 @@ PerStageInt = Annotated[dict[str, Annotated[int, Field(ge=1)]], BeforeValidator(
 PerStageShare = Annotated[dict[str, Annotated[float, Field(ge=0, le=1)]], BeforeValidator(_spread)]
 PerStagePositive = Annotated[dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(_spread)]
 PerStageText = Annotated[dict[str, str], BeforeValidator(_spread)]
-
-
-class Lengths(BaseModel):
-    """Limits in tokens, end token included; longer ones are cut, counted and reported."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    input: int = Field(
-        1024, ge=16, description="prompt with its text; the text is cut, never the label (authors' code)"
-    )
-    rationale: int = Field(256, ge=2, description="rationale, as target and when generated (authors' code)")
-    label: int = Field(
-        50, ge=2, description="label; a longer one is refused, since it could never be right (authors' code)"
-    )
 
 
 class Encoder(BaseModel):

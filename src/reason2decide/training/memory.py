@@ -19,7 +19,7 @@ from reason2decide.training.objective import Objective
 GIB = 2**30
 
 
-def announce(
+def announce_memory(
     stage: str, objective: Objective, optimizer: torch.optim.Optimizer, features: SplitFeatures, widest: Rows
 ) -> int:
     """Say how much memory a stage will take, and return it in bytes.

@@ -22,8 +22,9 @@ from reason2decide.method.losses import IGNORED, joint_loss, token_mean_cross_en
 from reason2decide.method.methods import Stage
 from reason2decide.method.schedules import alpha_at, sampling_probability_at, takes_predicted_label
 from reason2decide.model.label_scores import best_labels, on_device, score_labels
+from reason2decide.model.prompt_encoder import PromptEncoder
 from reason2decide.training.dropout import FastDropout
-from reason2decide.training.features import Example, PromptEncoder
+from reason2decide.training.features import Example
 
 
 @dataclass(frozen=True)

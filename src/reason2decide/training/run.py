@@ -30,10 +30,11 @@ from reason2decide.data.records import Dataset, JsonlRecords
 from reason2decide.errors import CheckpointError, ConfigError, DataError, OutputError
 from reason2decide.files import link_or_copy, locked, new_folder, remove_leftovers
 from reason2decide.method.methods import Stage
-from reason2decide.model.bundle import save_bundle
+from reason2decide.model.hub import silence_transformers
 from reason2decide.model.manifest import Manifest
+from reason2decide.model.prompt_encoder import PromptEncoder, Truncation, tokenizer_hash
 from reason2decide.signals import StopSignals
-from reason2decide.training.base import load_base, silence_transformers
+from reason2decide.training.base import load_base
 from reason2decide.training.checkpoints import (
     MANIFEST,
     Checkpoint,
@@ -42,10 +43,11 @@ from reason2decide.training.checkpoints import (
     require_same_run,
 )
 from reason2decide.training.config import Config
-from reason2decide.training.features import PromptEncoder, SplitFeatures, TokenCache, Truncation, tokenizer_hash
+from reason2decide.training.features import SplitFeatures, TokenCache
 from reason2decide.training.lora import require_targets
 from reason2decide.training.processes import Processes
 from reason2decide.training.run_log import RunLog, keep_rows
+from reason2decide.training.save import save_bundle
 from reason2decide.training.trainer import RunContext, StageTrainer, batch_plan
 from reason2decide.training.validation import calibrate
 

@@ -223,7 +223,9 @@ class StageTrainer:
             DivergedError: a loss or the gradient became infinite or not a number.
             Interrupted: a signal asked to stop; a checkpoint was written.
         """
-        estimate = memory.announce(self.stage.name, self.objective, self.optimizer, self.features, self.plan.widest())
+        estimate = memory.announce_memory(
+            self.stage.name, self.objective, self.optimizer, self.features, self.plan.widest()
+        )
         every = self.config.evaluate_every_of(self.stage.name), self.config.checkpoint_every_of(self.stage.name)
         with ProgressBar(self.stage.name, self.steps, "steps") as bar:
             bar.advance(self.step)

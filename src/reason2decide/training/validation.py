@@ -15,7 +15,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from reason2decide.data.predictions import Prediction
-from reason2decide.evaluation.metrics import Accuracy, Examples, MacroF1, NotComputed
+from reason2decide.errors import NotComputed
+from reason2decide.evaluation.metrics import Accuracy, Examples, MacroF1
 from reason2decide.method.losses import joint_loss
 from reason2decide.model.calibration import Calibration
 from reason2decide.model.label_scores import best_labels, score_labels

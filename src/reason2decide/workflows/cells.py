@@ -23,13 +23,13 @@ from pathlib import Path
 from reason2decide.console import say, warn
 from reason2decide.data.records import Dataset
 from reason2decide.errors import ConfigError, DataError, Interrupted, Reason2DecideError
-from reason2decide.evaluation.comparison import Comparison, System, compare, load_system
+from reason2decide.evaluation.comparison import Comparison, System, load_system
 from reason2decide.evaluation.results import RESULTS
 from reason2decide.evaluation.statistics import RESAMPLES
 from reason2decide.files import new_file
-from reason2decide.report import render_comparison, write_comparison_files
 from reason2decide.signals import StopSignals
 from reason2decide.training.config import load_config
+from reason2decide.workflows.compare import write_comparison
 from reason2decide.workflows.experiment import Cell, Experiment, slug
 
 POLL_SECONDS = 0.2
@@ -270,27 +270,3 @@ def _compare(experiment: Experiment, out: Path, state: _State, resamples: int) -
             continue  # too few cells are left; that they failed is what must be told
         comparisons.append(found)
     return comparisons
-
-
-def write_comparison(
-    systems: Sequence[System], reference: str, out: Path, title: str, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Comparison:
-    """Compare systems and write `comparison.json`, `report.html`, tables and plots into the folder `out`.
-
-    Raises:
-        DataError: as `comparison.compare`.
-    """
-    comparison = compare(systems, reference, resamples=resamples, seed=seed)
-    for warning in comparison.warnings:
-        warn(warning)
-    out.mkdir(parents=True, exist_ok=True)
-    contents = {
-        "comparison.json": json.dumps(comparison.to_json(), indent=2, ensure_ascii=False),
-        "report.html": render_comparison(comparison, title=title),
-    }
-    for name, content in contents.items():
-        with new_file(out / name, force=True) as partial:
-            partial.write_text(content, "utf-8")
-    write_comparison_files(out, comparison)
-    say(f"comparison: {out / 'comparison.json'}, report: {out / 'report.html'}")
-    return comparison

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from reason2decide.console import say
 from reason2decide.data.records import Record
-from reason2decide.data.sources.triage_simulator import SYNTHETIC_NOTICE, simulate
+from reason2decide.data.sources.synthetic_calls import SYNTHETIC_NOTICE, synthesize_calls
 from reason2decide.evaluation.measure import Settings
 from reason2decide.evaluation.slices import Column
 from reason2decide.files import require_absent
@@ -52,7 +52,7 @@ def demo(out: Path, *, force: bool = False) -> None:
     started = time.monotonic()
     require_absent(out, force=force)
     say(SYNTHETIC_NOTICE)
-    dataset = simulate(out / "dataset", train=TRAINING_CALLS, force=force)
+    dataset = synthesize_calls(out / "dataset", train=TRAINING_CALLS, force=force)
     config = parse_config({**SETTINGS, "dataset": str(dataset.path)}, "the demo's configuration")
     bundle = train(config, out / "run", force=force)
     settings = Settings(slices=(Column("sex"), Column("age_years", (18.0, 65.0)), Column("unseen_combination")))

@@ -11,11 +11,10 @@ from typing import Any
 from reason2decide.console import say, track, warn
 from reason2decide.data.predictions import Prediction, read_predictions
 from reason2decide.data.records import Dataset, JsonlRecords
-from reason2decide.errors import DataError, UserError
+from reason2decide.errors import DataError, NotComputed, UserError
 from reason2decide.evaluation.asking import PROBED_RECORDS, probe_model, probe_simulators
 from reason2decide.evaluation.examples import align
 from reason2decide.evaluation.measure import DEFAULT_SETTINGS, Evaluation, Origin, Settings, evaluate
-from reason2decide.evaluation.metrics import NotComputed
 from reason2decide.evaluation.probes import Probe, read_probes, write_probes
 from reason2decide.evaluation.readers import Simulators
 from reason2decide.evaluation.results import PREDICTIONS, PROBES, RESULTS, STATISTICS, Results, save_statistics
@@ -29,7 +28,7 @@ from reason2decide.report.model_card import model_card
 
 
 @dataclass(frozen=True)
-class Decided:
+class Decisions:
     """A system's decisions on one split, and what is known of the system."""
 
     system: str
@@ -79,7 +78,7 @@ def evaluate_bundle(
     if probed and predictor.explains:
         say(f"asking the model about its rationales, for at most {probed} records")
         probes = probe_model(predictor, records, predictions, seed=settings.seed, limit=probed)
-    decided = Decided(
+    decided = Decisions(
         f"{manifest.method} ({manifest.base})",
         predictions,
         settings,
@@ -126,7 +125,7 @@ def evaluate_predictions(
         predictions = [_calibrated(own, calibration.temperature) for own in predictions]
     beside = file.parent / PROBES
     probes = read_probes(beside) if beside.is_file() else None
-    decided = Decided(system or file.stem, predictions, settings, calibration, probes)
+    decided = Decisions(system or file.stem, predictions, settings, calibration, probes)
     return _measure(decided, dataset, records, split, out, force=force)
 
 
@@ -162,7 +161,7 @@ def _opened(path: Path, split: str, out: Path, settings: Settings, *, force: boo
 
 
 def _measure(
-    decided: Decided, dataset: Dataset, records: JsonlRecords, split: str, out: Path, *, force: bool
+    decided: Decisions, dataset: Dataset, records: JsonlRecords, split: str, out: Path, *, force: bool
 ) -> Results:
     probes, unasked = _with_simulators(decided, dataset, records)
     evaluation = evaluate(
@@ -191,7 +190,7 @@ def _measure(
     return results
 
 
-def _report(folder: Path, evaluation: Evaluation, decided: Decided) -> None:
+def _report(folder: Path, evaluation: Evaluation, decided: Decisions) -> None:
     results = evaluation.results
     html = render_report(
         evaluation,
@@ -205,7 +204,7 @@ def _report(folder: Path, evaluation: Evaluation, decided: Decided) -> None:
 
 
 def _with_simulators(
-    decided: Decided, dataset: Dataset, records: JsonlRecords
+    decided: Decisions, dataset: Dataset, records: JsonlRecords
 ) -> tuple[Sequence[Probe] | None, tuple[str, ...]]:
     """The probes with what simulators answer, and why these could not be asked."""
     source = decided.settings.rationale_source

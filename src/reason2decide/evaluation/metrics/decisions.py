@@ -8,15 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from reason2decide.data.predictions import NO_ANSWER
-from reason2decide.evaluation.metrics.base import (
-    Examples,
-    Floats,
-    Integers,
-    Metric,
-    NotComputed,
-    SufficientStatistics,
-    ratio,
-)
+from reason2decide.errors import NotComputed
+from reason2decide.evaluation.metrics.base import Examples, Floats, Integers, Metric, SufficientStatistics, ratio
 
 
 def label_indices(examples: Examples) -> tuple[Integers, Integers]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from reason2decide.evaluation.metrics.base import Examples, Metric, NotComputed, SufficientStatistics
+from reason2decide.errors import NotComputed
+from reason2decide.evaluation.metrics.base import Examples, Metric, SufficientStatistics
 from reason2decide.evaluation.metrics.rationales import Ratio, pooled, probes_of, require_rationales, told
 from reason2decide.evaluation.probes import Probe
 

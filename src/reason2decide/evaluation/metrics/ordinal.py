@@ -16,16 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason2decide.data.records import LabelSet
-from reason2decide.errors import DataError
-from reason2decide.evaluation.metrics.base import (
-    Examples,
-    Floats,
-    Integers,
-    Metric,
-    NotComputed,
-    SufficientStatistics,
-    ratio,
-)
+from reason2decide.errors import DataError, NotComputed
+from reason2decide.evaluation.metrics.base import Examples, Floats, Integers, Metric, SufficientStatistics, ratio
 from reason2decide.evaluation.metrics.decisions import pooled_cells
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reason2decide.evaluation.metrics.base import Examples, Integers, NotComputed
+from reason2decide.errors import NotComputed
+from reason2decide.evaluation.metrics.base import Examples, Integers
 
 
 @dataclass(frozen=True)

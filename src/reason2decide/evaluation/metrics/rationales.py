@@ -10,15 +10,8 @@ import numpy as np
 
 from reason2decide.data.predictions import NO_ANSWER, Prediction
 from reason2decide.data.records import Record
-from reason2decide.evaluation.metrics.base import (
-    Examples,
-    Floats,
-    Integers,
-    Metric,
-    NotComputed,
-    SufficientStatistics,
-    ratio,
-)
+from reason2decide.errors import NotComputed
+from reason2decide.evaluation.metrics.base import Examples, Floats, Integers, Metric, SufficientStatistics, ratio
 from reason2decide.evaluation.probes import Probe
 
 

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from reason2decide.data.predictions import NO_ANSWER, Prediction
 from reason2decide.data.records import Record
-from reason2decide.evaluation.metrics.base import Examples, Floats, Metric, NotComputed, SufficientStatistics, ratio
+from reason2decide.errors import NotComputed
+from reason2decide.evaluation.metrics.base import Examples, Floats, Metric, SufficientStatistics, ratio
 from reason2decide.evaluation.metrics.rationales import (
     ReadOut,
     has_rationale,
@@ -16,6 +17,7 @@ from reason2decide.evaluation.metrics.rationales import (
     require_rationales,
 )
 from reason2decide.evaluation.probes import Probe
+from reason2decide.evaluation.readers import SIGNATURE
 
 NOBODY = (
     "no simulator read the rationales; evaluate with the dataset's train split, where simulators learn from its gold "
@@ -175,6 +177,4 @@ class Las(_Gain):
 
 
 def _settings() -> str:
-    from reason2decide.evaluation.readers import SIGNATURE  # here, since simulators raise the metrics' `NotComputed`
-
     return SIGNATURE

@@ -6,34 +6,12 @@ words are its words without stop words, stemmed; it is supported if at least hal
 
 from __future__ import annotations
 
-import re
-
-from reason2decide.data.words import STOP_WORDS, WORD
-from reason2decide.evaluation.metrics.base import Examples, NotComputed, SufficientStatistics
+from reason2decide.data.words import STOP_WORDS, WORD, Span, sentences, stem
+from reason2decide.errors import NotComputed
+from reason2decide.evaluation.metrics.base import Examples, SufficientStatistics
 from reason2decide.evaluation.metrics.rationales import Ratio, has_rationale, pooled, require_rationales, told
 
 NEEDED = 0.5  # ours: share of a sentence's content words that must occur in the text
-SENTENCE_END = re.compile(r"[.!?;]+(?=\s|$)|\n")
-SUFFIX = re.compile(r"(?<=\w{3})(?:ing|ed|es|(?<!s)s|e)$")
-
-Span = tuple[int, int]
-
-
-def stem(word: str) -> str:
-    """A word in lower case without its ending, the first of -ing, -ed, -es, -s (not -ss), -e that leaves three letters.
-
-    A doubled last letter becomes one, so that "stopped" and "stop" meet. Ours: cruder than Porter's, in one line.
-    """
-    bare = SUFFIX.sub("", word.casefold())
-    return bare[:-1] if len(bare) > 3 and bare[-1] == bare[-2] else bare
-
-
-def sentences(text: str) -> list[Span]:
-    """The sentences of a text as (start, end), without white space around them; see the module for the rule."""
-    ends = [match.end() for match in SENTENCE_END.finditer(text)]
-    spans = zip([0, *ends], [*ends, len(text)], strict=True)
-    trimmed = ((end - len(text[start:end].lstrip()), start + len(text[start:end].rstrip())) for start, end in spans)
-    return [(start, end) for start, end in trimmed if start < end]
 
 
 def sentence_support(text: str, rationale: str) -> list[tuple[int, int, bool]]:

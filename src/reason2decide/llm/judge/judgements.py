@@ -27,14 +27,14 @@ from reason2decide.evaluation.results import MetricValue
 from reason2decide.evaluation.statistics import LEVEL, RESAMPLES, bootstrap, percentile_interval
 from reason2decide.files import new_file
 from reason2decide.llm.judge.pairwise import Pair, Pairwise
-from reason2decide.llm.judge.pointwise import NO_DECISION, Case, Judge, Pointwise, Work
+from reason2decide.llm.judge.pointwise import NO_DECISION, Judge, JudgedCase, Pointwise, Work
 from reason2decide.llm.judge.rubric import LEVELS, Criterion
 
 Scores = Mapping[str, tuple[float, float]]  # id -> (a score on the scale, the expected one)
 
 
 @dataclass(frozen=True)
-class Asked:
+class JudgedSplit:
     """Which predictions are judged, and how intervals are made."""
 
     predictions: Path
@@ -49,7 +49,7 @@ class Asked:
 class Sample:
     """The records that are judged, with their predictions; everything about them that no judge answers."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: JudgedSplit) -> None:
         self.asked = asked
         self.dataset = Dataset.open(asked.dataset)
         self.dataset.verify()
@@ -71,10 +71,10 @@ class Sample:
         """What an expert decided and wrote."""
         return Work(record.label or "", record.rationales.get(self.source or "", "")).in_words()
 
-    def cases(self) -> list[Case]:
+    def cases(self) -> list[JudgedCase]:
         """The chosen records and what the system made of them."""
         return [
-            Case(record.id, record.text, _work(prediction), self.reference(record))
+            JudgedCase(record.id, record.text, _work(prediction), self.reference(record))
             for record, prediction in self._chosen(self.examples)
         ]
 
@@ -144,7 +144,7 @@ class Sample:
             f"source:{self.source or 'none'}",
             f"records:{self.asked.records or 'all'}",
             f"judges:{'+'.join(judge.in_words() for judge in judges)}",
-            f"prompts:{versions(form, judges)}",
+            f"prompts:{judge_versions(form, judges)}",
             f"settings:{settings}",
             f"ci:percentile-bootstrap-{100 * LEVEL:.0f}",
             f"unit:{'record' if self.group_of is None else 'group'}",
@@ -165,8 +165,8 @@ def _work(prediction: Prediction) -> Work:
     return Work(decision, prediction.rationale or "")
 
 
-def versions(form: Pointwise | Pairwise, judges: Sequence[Judge]) -> str:
-    """The versions of the words that these judges are asked in."""
+def judge_versions(form: Pointwise | Pairwise, judges: Sequence[Judge]) -> str:
+    """The judge_versions of the words that these judges are asked in."""
     return "+".join(dict.fromkeys(form.version(judge.client.endpoint.dialect) for judge in judges))
 
 

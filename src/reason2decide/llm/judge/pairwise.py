@@ -52,7 +52,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Preference:
     """One judge's verdict on one pair by one criterion in one order; no text.
 
     `expected` is what the own answer won: 1, a half for a tie, or by the probabilities of these. Both are None where
@@ -116,30 +116,30 @@ class Pairwise:
         messages = self.chat.messages(shown, {"question": criterion.question})
         return Call(f"{order} {criterion.name} {pair.id}", messages, PairVerdict, self.settings, self.version("chat"))
 
-    def read(self, judge: str, call: AnyCall, outcome: Answer | Failure) -> list[Comparison]:
+    def read(self, judge: str, call: AnyCall, outcome: Answer | Failure) -> list[Preference]:
         """What a judge said, or that it failed."""
         order = next(own for own in ORDERS if call.id.startswith(f"{own} "))
         means, rest = _MEANS[order], call.id.removeprefix(f"{order} ")
         if isinstance(call, Call):
             criterion, id_ = rest.split(" ", 1)
             if isinstance(outcome, Failure):
-                return [Comparison(id_, criterion, judge, order, None, None, outcome.key, outcome.kind)]
+                return [Preference(id_, criterion, judge, order, None, None, outcome.key, outcome.kind)]
             assert isinstance(outcome.parsed, PairVerdict)
             better = means[outcome.parsed.better]
-            return [Comparison(id_, criterion, judge, order, better, WORTH[better], outcome.key)]
+            return [Preference(id_, criterion, judge, order, better, WORTH[better], outcome.key)]
         found = []
         for name, options in distributions(call, outcome).items():
             if isinstance(options, str):
-                found.append(Comparison(rest, name, judge, order, None, None, outcome.key, options))
+                found.append(Preference(rest, name, judge, order, None, None, outcome.key, options))
             else:
                 better = means[max(options, key=options.__getitem__)]
                 expected = sum(p * WORTH[means[option]] for option, p in options.items())
-                found.append(Comparison(rest, name, judge, order, better, expected, outcome.key))
+                found.append(Preference(rest, name, judge, order, better, expected, outcome.key))
         return found
 
 
-def equal_pairs(pairs: Iterable[Pair], criteria: Iterable[Criterion]) -> list[Comparison]:
+def equal_pairs(pairs: Iterable[Pair], criteria: Iterable[Criterion]) -> list[Preference]:
     """A tie by each criterion for the pairs of equal answers."""
     names = [own.name for own in criteria]
     equal = [pair.id for pair in pairs if pair.equal]
-    return [Comparison(id_, name, None, None, "tie", WORTH["tie"], None) for id_ in equal for name in names]
+    return [Preference(id_, name, None, None, "tie", WORTH["tie"], None) for id_ in equal for name in names]

@@ -60,7 +60,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Case:
+class JudgedCase:
     """Work on a text, and what an expert decided and wrote about it."""
 
     id: str
@@ -113,7 +113,7 @@ class Pointwise:
         prompt = self.chat if dialect == "chat" else self.decision
         return f"{prompt.full_version}+rubric/{self.rubric_version}"
 
-    def fitting(self, client: Client, cases: Iterable[Case], *, ask: bool) -> Pointwise:
+    def fitting(self, client: Client, cases: Iterable[JudgedCase], *, ask: bool) -> Pointwise:
         """This, or this without log-probabilities where the server refuses those.
 
         The log knows that it does if the first call without them was answered; else it is asked, if it may be.
@@ -132,7 +132,7 @@ class Pointwise:
     def _plain(call: Call) -> Call:
         return replace(call, settings={k: v for k, v in call.settings.items() if k not in TOKEN_PROBABILITIES})
 
-    def calls(self, client: Client, cases: Iterable[Case]) -> Iterator[AnyCall]:
+    def calls(self, client: Client, cases: Iterable[JudgedCase]) -> Iterator[AnyCall]:
         """What a judge is asked, one call a criterion or, of a decision model, one a case."""
         dialect = client.endpoint.dialect
         for case in cases:
@@ -148,7 +148,7 @@ class Pointwise:
                     self.version(dialect),
                 )
 
-    def _chat(self, case: Case, criterion: Criterion) -> Call:
+    def _chat(self, case: JudgedCase, criterion: Criterion) -> Call:
         data = {
             "text": case.text,
             "decision": case.work.decision,
@@ -223,7 +223,7 @@ def _mean(weights: Mapping[str, float]) -> float:
     return math.fsum(int(level) * weight for level, weight in weights.items()) / total if total else math.nan
 
 
-def without_rationale(cases: Sequence[Case], criteria: Sequence[Criterion]) -> list[Judgement]:
+def without_rationale(cases: Sequence[JudgedCase], criteria: Sequence[Criterion]) -> list[Judgement]:
     """The lowest level by each criterion for the cases that have no rationale."""
     lowest = LEVELS[0]
     return [

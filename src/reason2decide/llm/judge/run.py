@@ -23,18 +23,25 @@ from reason2decide.console import say, track, warn
 from reason2decide.evaluation.results import PROBES
 from reason2decide.files import new_folder, require_absent, sha256_file
 from reason2decide.llm.client.calls import Answer
-from reason2decide.llm.judge.judgements import Asked, Sample, Scores, merge_into_probes, read_human, versions
-from reason2decide.llm.judge.pairwise import ORDERS, WORTH, Better, Comparison, Pairwise, equal_pairs
+from reason2decide.llm.judge.judgements import (
+    JudgedSplit,
+    Sample,
+    Scores,
+    judge_versions,
+    merge_into_probes,
+    read_human,
+)
+from reason2decide.llm.judge.pairwise import ORDERS, WORTH, Better, Pairwise, Preference, equal_pairs
 from reason2decide.llm.judge.pointwise import Judge, Judgement, Pointwise, without_rationale
 from reason2decide.llm.judge.rubric import Criterion
-from reason2decide.llm.settling import announce, counts_in_words, host, share
+from reason2decide.llm.settling import announce_cost, counts_in_words, host, share
 
 JUDGE, JUDGEMENTS = "judge.json", "judgements.jsonl"
 HUMAN, MEAN = "human", "mean"  # raters that no judge may be named after
 
 
 def judge_predictions(
-    asked: Asked,
+    asked: JudgedSplit,
     judges: Sequence[Judge],
     form: Pointwise,
     out: Path,
@@ -62,7 +69,7 @@ def judge_predictions(
     cases = sample.cases()
     shown = [case for case in cases if case.work.explains]
     for judge in judges:
-        announce(judge.client, form.fitting(judge.client, shown, ask=False).calls(judge.client, shown))
+        announce_cost(judge.client, form.fitting(judge.client, shown, ask=False).calls(judge.client, shown))
     if dry_run:
         return None
 
@@ -109,7 +116,7 @@ def judge_predictions(
 
 
 def compare_predictions(
-    asked: Asked,
+    asked: JudgedSplit,
     against: Path,
     judges: Sequence[Judge],
     form: Pairwise,
@@ -131,7 +138,7 @@ def compare_predictions(
     pairs = sample.pairs(against)
     shown = [pair for pair in pairs if not pair.equal]
     for judge in judges:
-        announce(judge.client, form.calls(judge.client, shown))
+        announce_cost(judge.client, form.calls(judge.client, shown))
     if dry_run:
         return None
 
@@ -166,7 +173,7 @@ def _calls_of_a_case(judge: Judge, criteria: Sequence[Criterion]) -> int:
 
 def _judged_by(sample: Sample, form: Pointwise, judges: Sequence[Judge]) -> dict[str, str]:
     """Who judged, for the probes: what the scores by a criterion depend on, as `metrics.judged` signs with it."""
-    common = f"{'+'.join(judge.in_words() for judge in judges)},{versions(form, judges)}"
+    common = f"{'+'.join(judge.in_words() for judge in judges)},{judge_versions(form, judges)}"
     source = sample.source or "none"
     return {own.name: f"{common},source {source}" if own.reference else common for own in form.criteria}
 
@@ -203,9 +210,9 @@ def _beside_people(
     return {name: sample.agreement({HUMAN: own, name: scores}) for name, scores in raters.items()}
 
 
-def _pairwise(sample: Sample, found: Sequence[Comparison], judges: Sequence[Judge]) -> dict[str, Any]:
+def _pairwise(sample: Sample, found: Sequence[Preference], judges: Sequence[Judge]) -> dict[str, Any]:
     """What the comparisons by one criterion come to."""
-    answered: dict[tuple[str, str], list[Comparison]] = {}
+    answered: dict[tuple[str, str], list[Preference]] = {}
     for one in found:
         if one.judge is not None and one.better is not None:
             answered.setdefault((one.id, one.judge), []).append(one)
@@ -234,14 +241,14 @@ def _pairwise(sample: Sample, found: Sequence[Comparison], judges: Sequence[Judg
     return result
 
 
-def _verdict(both_orders: Sequence[Comparison]) -> Better:
+def _verdict(both_orders: Sequence[Preference]) -> Better:
     """Who does better in both orders; a tie where they do not agree."""
     one, other = (own.better for own in both_orders)
     return one if one is not None and one == other else "tie"
 
 
 def _judges(
-    judges: Sequence[Judge], found: Iterable[Judgement | Comparison], served: Mapping[str, set[str]]
+    judges: Sequence[Judge], found: Iterable[Judgement | Preference], served: Mapping[str, set[str]]
 ) -> dict[str, Any]:
     """Who the judges were, and what they failed at; also said."""
     failures: dict[str, Counter[str]] = {judge.name: Counter() for judge in judges}
@@ -263,7 +270,7 @@ def _judges(
     }
 
 
-def _write(out: Path, result: Mapping[str, Any], found: Iterable[Judgement | Comparison], *, force: bool) -> None:
+def _write(out: Path, result: Mapping[str, Any], found: Iterable[Judgement | Preference], *, force: bool) -> None:
     with new_folder(out, JUDGE, force=force) as folder:
         with (folder / JUDGEMENTS).open("w", encoding="utf-8") as stream:
             stream.writelines(json.dumps(one.to_json(), ensure_ascii=False) + "\n" for one in found)

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from reason2decide.data.words import STOP_WORDS, WORD, words_of
-from reason2decide.evaluation.metrics.support import stem
+from reason2decide.data.words import STOP_WORDS, WORD, stem, words_of
 from reason2decide.llm.prompt_files import Prompt
 
 MAX_WORDS = 150  # ours: a student's 256 tokens (the authors' limit for rationales) are about 180 English words
@@ -48,7 +47,7 @@ _FRAMING = frozenset(stem(word) for word in _FRAMING_WORDS.split())
 
 
 @dataclass(frozen=True)
-class Case:
+class GatedCase:
     """What a rationale is held against: the text it is about, the decision it argues for, what could be decided.
 
     `instructions` are the prompt's own words, without data.
@@ -61,48 +60,48 @@ class Case:
     max_words: int = MAX_WORDS
 
 
-def failed_gates(rationale: str, case: Case) -> list[str]:
+def failed_gates(rationale: str, case: GatedCase) -> list[str]:
     """The gates that a rationale fails, by name, in their order; the first is the reason that is told."""
     return [name for name, fails in GATES.items() if fails(rationale, case)]
 
 
-def is_empty(rationale: str, case: Case) -> bool:
+def is_empty(rationale: str, case: GatedCase) -> bool:
     """It has no word."""
     return WORD.search(rationale) is None
 
 
-def is_refusal(rationale: str, case: Case) -> bool:
+def is_refusal(rationale: str, case: GatedCase) -> bool:
     """The model speaks of itself, and declines."""
     return _REFUSAL.search(" ".join(rationale.casefold().replace("\u2019", "'").split())) is not None
 
 
-def is_too_long(rationale: str, case: Case) -> bool:
+def is_too_long(rationale: str, case: GatedCase) -> bool:
     """It has more than `max_words` words."""
     return len(words_of(rationale)) > case.max_words
 
 
-def leaks_mask_token(rationale: str, case: Case) -> bool:
+def leaks_mask_token(rationale: str, case: GatedCase) -> bool:
     """It holds a place holder: [LABEL], [MASK], ___, a slot of a prompt, a fence. A student would print it."""
     return _MASK.search(rationale) is not None
 
 
-def copies_prompt(rationale: str, case: Case) -> bool:
+def copies_prompt(rationale: str, case: GatedCase) -> bool:
     """It repeats `COPIED_WORDS` words in a row of the instructions."""
     return not _runs([rationale]).isdisjoint(_instruction_runs(case.instructions))
 
 
-def states_another_label(rationale: str, case: Case) -> bool:
+def states_another_label(rationale: str, case: GatedCase) -> bool:
     """It names a label that it does not argue for, be it to contrast; see `named_labels`."""
     return bool(named_labels(rationale, case.choices) - {case.label})
 
 
-def cites_what_is_not_there(rationale: str, case: Case) -> bool:
+def cites_what_is_not_there(rationale: str, case: GatedCase) -> bool:
     """It has no content word of the text, so it is about something else, or a number that the text has not."""
     known = numbers(case.text).union(_spelt_numbers(case.text), *map(numbers, case.choices))
     return not _content_stems(rationale) & _content_stems(case.text) or bool(_cited_numbers(rationale) - known)
 
 
-GATES: Mapping[str, Callable[[str, Case], bool]] = {
+GATES: Mapping[str, Callable[[str, GatedCase], bool]] = {
     "empty": is_empty,
     "refusal": is_refusal,
     "too_long": is_too_long,

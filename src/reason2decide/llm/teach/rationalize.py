@@ -13,7 +13,7 @@ from reason2decide.llm.answers import Decided, Written, decided_schema
 from reason2decide.llm.client.calls import Answer, Call
 from reason2decide.llm.prompt_files import load_prompt
 from reason2decide.llm.settling import share
-from reason2decide.llm.teach.gates import MAX_WORDS, Case, failed_gates, instructions
+from reason2decide.llm.teach.gates import MAX_WORDS, GatedCase, failed_gates, instructions
 from reason2decide.llm.teach.source_writing import Reading, SourceWriter
 
 
@@ -70,7 +70,7 @@ class Teacher(SourceWriter):
             self._hits.append((record.group or f"id:{record.id}", label == record.label))
         rationale = written.rationale.strip()
         choices = record.choices_or(labels)
-        failed = failed_gates(rationale, Case(record.text, label, choices, self._instructions, self.max_words))
+        failed = failed_gates(rationale, GatedCase(record.text, label, choices, self._instructions, self.max_words))
         if self.only_right and label != record.label:
             failed.append("teacher_wrong")
         return Reading(None, failed[0], notes) if failed else Reading(rationale, notes=notes)

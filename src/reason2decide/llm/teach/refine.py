@@ -10,7 +10,7 @@ from reason2decide.data.records import LabelSet, Record
 from reason2decide.llm.answers import Written
 from reason2decide.llm.client.calls import Answer, Call
 from reason2decide.llm.prompt_files import load_prompt
-from reason2decide.llm.teach.gates import MAX_WORDS, Case, additions, failed_gates, instructions
+from reason2decide.llm.teach.gates import MAX_WORDS, GatedCase, additions, failed_gates, instructions
 from reason2decide.llm.teach.source_writing import Reading, SourceWriter
 
 
@@ -54,7 +54,7 @@ class Editor(SourceWriter):
         assert isinstance(written, Written)
         note, rationale = record.rationales[self.original], written.rationale.strip()
         choices = record.choices_or(labels)
-        case = Case(record.text, record.label or "", choices, self._instructions, self.max_words)
+        case = GatedCase(record.text, record.label or "", choices, self._instructions, self.max_words)
         # What the note cites was there for its writer; what the editor adds is flagged.
         forgiven = {"not_in_text", *failed_gates(note, case)}
         for gate in failed_gates(rationale, case):

@@ -17,7 +17,7 @@ from reason2decide.files import new_folder, require_absent
 from reason2decide.llm.client.calls import Answer, Call, Failure
 from reason2decide.llm.client.client import Client
 from reason2decide.llm.prompt_files import Prompt
-from reason2decide.llm.settling import announce, counts_in_words, host, logged, settle
+from reason2decide.llm.settling import announce_cost, counts_in_words, host, logged, settle
 from reason2decide.llm.teach.gates import GATES
 
 FAILURES = "rationale_failures.jsonl"
@@ -111,7 +111,7 @@ def write_source(
                 if call is not None:
                     yield call
 
-    expected = announce(client, calls())
+    expected = announce_cost(client, calls())
     if dry_run:
         return None
     failed = settle(client, calls(), f"writing {writer.source}", expected.calls + expected.cached)

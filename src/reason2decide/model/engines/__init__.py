@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from reason2decide.method.prompts import Candidate
 
 
-class Backend(Protocol):
+class Engine(Protocol):
     """What the predictor needs of an engine. Prompts and targets are token ids, special tokens included."""
 
     def score_labels(

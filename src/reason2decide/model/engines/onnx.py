@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from reason2decide.errors import BundleError, require
 from reason2decide.method.prompts import Candidate
-from reason2decide.model.engines.beams import Beams
 from reason2decide.model.label_trie import Branch, branches
 
 ENGINE_FILE, ENGINE_FORMAT = "engine.json", 1
@@ -28,7 +27,7 @@ BYTES_PER_FORWARD = 2**27  # ours: caches and log-probabilities of one forward's
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineFile:
     """What `engine.json` says: token ids, the decoder's layers, heads and width of a head, and which file is what."""
 
     format: int
@@ -45,7 +44,7 @@ class Engine:
     decoder: str
 
 
-def read_engine(folder: Path) -> Engine:
+def read_engine(folder: Path) -> EngineFile:
     """Read what an exported folder says of itself.
 
     Raises:
@@ -60,7 +59,7 @@ def read_engine(folder: Path) -> Engine:
             raise BundleError(
                 f"{folder} has export format {content['format']}, this program reads {ENGINE_FORMAT}; export it again"
             )
-        return Engine(**content)
+        return EngineFile(**content)
     except (ValueError, KeyError, TypeError):
         raise BundleError(f"{path} is not what an export writes; export the bundle again") from None
 
@@ -82,7 +81,7 @@ class _Read:
     tokens: Candidate
 
 
-class OnnxBackend:
+class OnnxEngine:
     """Runs an exported encoder-decoder on the CPU.
 
     Args:
@@ -96,10 +95,10 @@ class OnnxBackend:
 
     def __init__(self, folder: Path, threads: int = 0) -> None:
         self._ort = require("onnxruntime", "serve")
-        self.folder, self.engine = folder, read_engine(folder)
-        self._special = frozenset(self.engine.special)
-        self._encoder = self._session(folder / self.engine.encoder, threads, spinning=False)
-        self._decoder = self._session(folder / self.engine.decoder, threads, spinning=True)
+        self.folder, self.file = folder, read_engine(folder)
+        self._special = frozenset(self.file.special)
+        self._encoder = self._session(folder / self.file.encoder, threads, spinning=False)
+        self._decoder = self._session(folder / self.file.decoder, threads, spinning=True)
         caches = [value.name for value in self._decoder.get_inputs()[2:]]
         self._past_names, self._cross_names = caches[: len(caches) // 2], caches[len(caches) // 2 :]
         self._encoder_outputs = [value.name for value in self._encoder.get_outputs()]
@@ -114,22 +113,18 @@ class OnnxBackend:
         """
         return [self._score(self._encode(prompt), own) for prompt, own in zip(prompts, candidates, strict=True)]
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int, num_beams: int = 1) -> list[list[int]]:
-        """Continuation of each prompt, without special tokens, at most `max_tokens` long.
+    def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
+        """Greedy continuation of each prompt, without special tokens, at most `max_tokens` long.
 
         Args:
             prompts: token ids; texts of like lengths are best batched together.
             max_tokens: the end token counts too.
-            num_beams: 1 is greedy; more is beam search by mean log-probability per token, as transformers has it.
         """
         texts = [self._encode(prompt) for prompt in prompts]
-        if num_beams > 1:
-            written = self._search(texts, max_tokens, num_beams)
-        else:
-            written = [[] for _ in texts]
-            for step in self._greedy(texts, max_tokens):
-                for text, token in step:
-                    written[text].append(token)
+        written: list[list[int]] = [[] for _ in texts]
+        for step in self._greedy(texts, max_tokens):
+            for text, token in step:
+                written[text].append(token)
         return [[token for token in row if token not in self._special] for row in written]
 
     def stream(self, prompt: Sequence[int], max_tokens: int) -> Iterator[int]:
@@ -172,12 +167,12 @@ class OnnxBackend:
         return self._ort.OrtValue.ortvalue_from_numpy(array)
 
     def _nothing_read(self, rows: int) -> list[Any]:
-        empty = self._value(np.zeros((rows, self.engine.heads, 0, self.engine.width), np.float32))
-        return [empty] * (2 * self.engine.layers)
+        empty = self._value(np.zeros((rows, self.file.heads, 0, self.file.width), np.float32))
+        return [empty] * (2 * self.file.layers)
 
     def _score(self, text: _Text, candidates: Sequence[Candidate]) -> NDArray[np.float64]:
         scores = np.zeros(len(candidates))
-        start = np.array([[self.engine.start]])
+        start = np.array([[self.file.start]])
         log_probs, past = self._read(start, self._shown(text), self._nothing_read(1), text.cross)
         self._follow(text, [(0, branch) for branch in branches(candidates)], past, log_probs[:, 0], 1, scores)
         return scores
@@ -228,8 +223,8 @@ class OnnxBackend:
         reads = sorted((read for read in reads if read.tokens), key=lambda read: -len(read.tokens))
         while reads:
             tokens = len(reads[0].tokens)
-            cache = 2 * self.engine.layers * self.engine.heads * self.engine.width * (2 * past + tokens)
-            size = max(1, BYTES_PER_FORWARD // (4 * (cache + 2 * tokens * self.engine.vocabulary)))
+            cache = 2 * self.file.layers * self.file.heads * self.file.width * (2 * past + tokens)
+            size = max(1, BYTES_PER_FORWARD // (4 * (cache + 2 * tokens * self.file.vocabulary)))
             yield reads[:size]
             reads = reads[size:]
 
@@ -239,42 +234,26 @@ class OnnxBackend:
 
     def _greedy(self, texts: Sequence[_Text], max_tokens: int) -> Iterator[list[tuple[int, int]]]:
         """At each step the token of every text that has not ended, as (text, token); the end token is its last."""
-        batch = _Batch(self, texts, 1)
+        batch = _Batch(self, texts)
         alive = np.arange(len(texts))
-        tokens = np.full(len(texts), self.engine.start)
+        tokens = np.full(len(texts), self.file.start)
         for _ in range(max_tokens):
             tokens = batch.read(tokens).argmax(-1)
             yield list(zip(alive.tolist(), tokens.tolist(), strict=True))
-            going_on = np.flatnonzero(tokens != self.engine.end)
+            going_on = np.flatnonzero(tokens != self.file.end)
             if not len(going_on):
                 return
             if len(going_on) < len(alive):
                 order = batch.keep(going_on)
                 alive, tokens = alive[order], tokens[order]
 
-    def _search(self, texts: Sequence[_Text], max_tokens: int, num_beams: int) -> list[list[int]]:
-        """The best hypothesis of each text by beam search."""
-        batch = _Batch(self, texts, num_beams)
-        found = [Beams(num_beams, self.engine.start, self.engine.end, max_tokens) for _ in texts]
-        alive = list(found)
-        while alive:
-            log_probs = batch.read(np.concatenate([beams.tokens for beams in alive]))
-            parents = []
-            for text, (beams, own) in enumerate(zip(alive, np.split(log_probs, len(alive)), strict=True)):
-                parents.append(text * num_beams + beams.advance(own))
-            batch.reorder(np.concatenate(parents))
-            going_on = np.array([text for text, beams in enumerate(alive) if not beams.done], np.intp)
-            if len(going_on) < len(alive):
-                alive = [alive[text] for text in batch.keep(going_on)]
-        return [beams.best for beams in found]
-
 
 class _Batch:
-    """Texts read on together, each by the same number of rows, which share its keys and values."""
+    """Texts read on together, a row each."""
 
-    def __init__(self, backend: OnnxBackend, texts: Sequence[_Text], rows_per_text: int) -> None:
-        self._backend, self._rows_per_text = backend, rows_per_text
-        self._past = backend._nothing_read(len(texts) * rows_per_text)
+    def __init__(self, engine: OnnxEngine, texts: Sequence[_Text]) -> None:
+        self._engine = engine
+        self._past = engine._nothing_read(len(texts))
         longest = max(text.length for text in texts)
         self._hidden = np.ones((len(texts), longest), np.float32)
         for row, text in enumerate(texts):
@@ -282,7 +261,7 @@ class _Batch:
         if len(texts) == 1:
             self._arrays = [value.numpy() for value in texts[0].cross]
         else:
-            shape = (len(texts), backend.engine.heads, longest, backend.engine.width)
+            shape = (len(texts), engine.file.heads, longest, engine.file.width)
             self._arrays = [np.zeros(shape, np.float32) for _ in texts[0].cross]
             for row, text in enumerate(texts):
                 for array, value in zip(self._arrays, text.cross, strict=True):
@@ -291,12 +270,8 @@ class _Batch:
 
     def read(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Read one token per row (rows,): log-probabilities of the next one (rows, vocabulary)."""
-        log_probs, self._past = self._backend._read(tokens[:, None], self._mask, self._past, self._cross)
+        log_probs, self._past = self._engine._read(tokens[:, None], self._mask, self._past, self._cross)
         return log_probs[:, 0]
-
-    def reorder(self, rows: NDArray[np.intp]) -> None:
-        """Continue from the named rows, repeats allowed."""
-        self._past = self._backend._rows(self._past, rows.tolist())
 
     def keep(self, texts: NDArray[np.intp]) -> NDArray[np.intp]:
         """Drop all texts but the named ones; returns these in their new order.
@@ -310,10 +285,10 @@ class _Batch:
         for array in (self._hidden, *self._arrays):
             array[moved] = array[order[moved]]
         self._hidden, self._arrays = self._hidden[:count], [array[:count] for array in self._arrays]
-        self.reorder((order[:, None] * self._rows_per_text + np.arange(self._rows_per_text)).ravel())
+        self._past = self._engine._rows(self._past, order.tolist())
         self._share()
         return order
 
     def _share(self) -> None:
-        self._mask = self._backend._value(self._hidden)
-        self._cross = [self._backend._value(array) for array in self._arrays]
+        self._mask = self._engine._value(self._hidden)
+        self._cross = [self._engine._value(array) for array in self._arrays]

@@ -16,7 +16,7 @@ from reason2decide.method.prompts import Candidate
 from reason2decide.model.label_scores import score_labels
 
 
-class TorchBackend:
+class TorchEngine:
     """Runs an encoder-decoder of transformers, in float32, on a GPU where there is one."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from functools import cache
 
 from reason2decide.data.records import Record
-from reason2decide.data.sources.triage_simulator.rules import Finding, Risk, load_rules
-from reason2decide.evaluation.metrics.base import Examples, NotComputed, SufficientStatistics
+from reason2decide.data.sources.synthetic_calls.rules import Risk, Symptom, load_rules
+from reason2decide.data.words import sentences
+from reason2decide.errors import NotComputed
+from reason2decide.evaluation.metrics.base import Examples, SufficientStatistics
 from reason2decide.evaluation.metrics.rationales import Ratio, has_rationale, pooled, require_rationales, told
-from reason2decide.evaluation.metrics.support import sentences
 
 FACTS = ("present", "risks", "facts")  # the keys of `meta` that are read here
 DECIDING = ("red_flags", "risk")  # kinds of facts that are findings or risks; the others are complaint and course
@@ -43,7 +44,7 @@ def _wordings() -> tuple[re.Pattern[str], dict[str, str]]:
     """A pattern of all wordings, longest first, and the id each stands for."""
     rules = load_rules()
     ids: dict[str, str] = {}
-    items: list[Finding | Risk] = [*rules.findings.values(), *rules.risks.values()]
+    items: list[Symptom | Risk] = [*rules.findings.values(), *rules.risks.values()]
     for item in items:
         ids[item.text.removeprefix("a ").casefold()] = item.id
         ids[item.short.casefold()] = item.id
@@ -92,7 +93,7 @@ class _AgainstTheTruth(Ratio):
             NotComputed: not simulated calls, no rationale, or nothing to count in any.
         """
         if not all(set(FACTS) <= record.meta.keys() for record in examples.records):
-            raise NotComputed("records carry no facts to compare with; only those of `r2d data simulate` do")
+            raise NotComputed("records carry no facts to compare with; only those of `r2d data synthesize` do")
         require_rationales(examples)
         counted = {
             i: row

@@ -1,4 +1,4 @@
-"""A simulated nurse line: synthetic telephone triage calls with labels, three rationales and the facts behind them.
+"""Synthetic calls to a nurse line: telephone triage with labels, three rationales and the facts behind them.
 
 SYNTHETIC, and no clinical advice: the rules in `triage_rules.toml` are made up to test software with. They exist
 because no triage data with human rationales is public. The way of one call: `facts.draw_call` draws what is true of
@@ -14,9 +14,9 @@ from pathlib import Path
 from random import Random
 
 from reason2decide.data.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
-from reason2decide.data.sources.triage_simulator.facts import Decision, decide, draw_call
-from reason2decide.data.sources.triage_simulator.rules import load_rules, rules_text
-from reason2decide.data.sources.triage_simulator.wording import NoteWriter, llm_rationale, nurse_rationales
+from reason2decide.data.sources.synthetic_calls.facts import RuledLevel, decide, draw_call
+from reason2decide.data.sources.synthetic_calls.rules import load_rules, rules_text
+from reason2decide.data.sources.synthetic_calls.wording import NoteWriter, llm_rationale, nurse_rationales
 from reason2decide.errors import DataError
 from reason2decide.files import require_absent
 
@@ -27,7 +27,7 @@ SYNTHETIC_NOTICE = (
 RATIONALE_SOURCES = ("llm", "nurse", "nurse_refined")
 
 
-def simulate(
+def synthesize_calls(
     out: Path,
     *,
     train: int = 4000,
@@ -37,7 +37,7 @@ def simulate(
     label_noise: float = 0.05,
     force: bool = False,
 ) -> Dataset:
-    """Write a dataset of simulated calls to the folder `out`; the same arguments give the same bytes.
+    """Write a dataset of synthetic calls to the folder `out`; the same arguments give the same bytes.
 
     `label_noise` is the share of records, in every split, whose label is an adjacent one; their rationales argue for
     the label given, and `meta["true_label"]` keeps what the rules say. Sizes, rates and rules are ours.
@@ -55,12 +55,12 @@ def simulate(
     require_absent(out, force=force)
     rules = load_rules()
     info = DatasetInfo(
-        name="triage-simulator",
+        name="synthetic-calls",
         task="triage",
         labels=LabelSet(rules.labels, ordinal=True, urgent="last"),
         rationale_sources=RATIONALE_SOURCES,
         provenance={
-            "source": "the triage simulator of reason2decide",
+            "source": "the synthetic calls of reason2decide",
             "notice": SYNTHETIC_NOTICE,
             "seed": seed,
             "label_noise": float(label_noise),
@@ -72,22 +72,6 @@ def simulate(
     drawn = {split: list(_records(split, counts[split], seed, label_noise, texts)) for split in ("test", "validation")}
     splits = {"train": _records("train", train, seed, label_noise, texts), **drawn}
     return write_dataset(out, info, {split: splits[split] for split in counts}, force=force)
-
-
-def simulate_notes(count: int, seed: int) -> Iterator[str]:
-    """Iterate over `count` unlabelled notes for pre-training, with nothing in them that is kept for the test split.
-
-    Raises:
-        DataError: a count below 1.
-    """
-    if count < 1:
-        raise DataError(f"{count} notes were asked for; expected at least 1")
-    return (_note(Random(f"{seed}/notes/{index}")) for index in range(count))
-
-
-def _note(rng: Random) -> str:
-    rules = load_rules()
-    return NoteWriter(rng, rules, unseen=False).write(draw_call(rng, rules, held_out=False))
 
 
 def _records(split: str, count: int, seed: int, label_noise: float, texts: set[str]) -> Iterator[Record]:
@@ -142,7 +126,7 @@ def _record(split: str, index: int, attempt: int, seed: int, label_noise: float)
     )
 
 
-def _noisy(rng: Random, decision: Decision, label_noise: float, labels: int) -> int:
+def _noisy(rng: Random, decision: RuledLevel, label_noise: float, labels: int) -> int:
     """The decision's level, or by the chance of `label_noise` an adjacent one."""
     if rng.random() >= label_noise:
         return decision.level

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from reason2decide.data.sources.triage_simulator.facts import Call, Decision, Fact
-from reason2decide.data.sources.triage_simulator.rules import Phrases, Rules
+from reason2decide.data.sources.synthetic_calls.facts import Fact, RuledLevel, SyntheticCall
+from reason2decide.data.sources.synthetic_calls.rules import Phrases, Rules
 
 # Rates are ours.
 UNSEEN_WORDING_RATE = 0.15
@@ -24,7 +24,7 @@ class NoteWriter:
         self.rng, self.rules, self.unseen = rng, rules, unseen
         self.unseen_wordings = 0
 
-    def write(self, call: Call) -> str:
+    def write(self, call: SyntheticCall) -> str:
         """The note of a call: an opening, then its other sentences in any order."""
         sentences = self._findings(call) + self._risks(call)
         sentences.append(self._pick(self.rules.severity[call.severity]))
@@ -38,13 +38,13 @@ class NoteWriter:
         self.rng.shuffle(sentences)
         return ". ".join([opening, *sentences]) + "."
 
-    def _opening(self, call: Call) -> str:
+    def _opening(self, call: SyntheticCall) -> str:
         complaint = self.rules.complaints[call.complaint]
         onset = self.rules.onset["recent" if call.recent else "longer"]
         who = f"{call.age} {call.age_unit} {call.sex}"
         return self._sentence("opening", who=who, x=self._pick(complaint.phrases), onset=self._pick(onset))
 
-    def _findings(self, call: Call) -> list[str]:
+    def _findings(self, call: SyntheticCall) -> list[str]:
         sentences = [self._sentence("present", x=self._names([id], "and")) for id in call.present]
         if call.denied:
             sentences.append(self._sentence("denied", x=self._names(call.denied, "or")))
@@ -54,7 +54,7 @@ class NoteWriter:
                 sentences.append(self._sentence(how, x=self._names([id], "and"), relative=relative))
         return sentences
 
-    def _risks(self, call: Call) -> list[str]:
+    def _risks(self, call: SyntheticCall) -> list[str]:
         risks = [self.rules.risks[id] for id in call.risks]
         sentences = [self._pick(risk.phrases) for risk in risks if risk.phrases.train]
         for id, how in call.absent_risks:
@@ -69,7 +69,7 @@ class NoteWriter:
         return self.rng.sample(fillers, len(fillers))
 
     def _names(self, ids: Sequence[str], last: str) -> str:
-        return join([self._pick(self.rules.findings[id].phrases) for id in ids], last)
+        return sentence_of([self._pick(self.rules.findings[id].phrases) for id in ids], last)
 
     def _sentence(self, kind: str, **slots: str) -> str:
         return self._with_typos(self._pick(self.rules.sentences[kind])).format(**slots)
@@ -92,7 +92,7 @@ class NoteWriter:
         return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
 
 
-def llm_rationale(call: Call, decision: Decision, label: int, rules: Rules) -> str:
+def llm_rationale(call: SyntheticCall, decision: RuledLevel, label: int, rules: Rules) -> str:
     """Every deciding fact, the red flags denied, and the urgency of `label`, in sentences that the facts alone fix."""
     style = rules.rationale["styles"][rules.group_of(call.complaint).style]
     complaint, *others = decision.facts
@@ -100,11 +100,13 @@ def llm_rationale(call: Call, decision: Decision, label: int, rules: Rules) -> s
     first = style["complaint"].format(x=complaint.text, level=level)
     reasons = _reasons(style, others) or [style["nothing"]]
     denied = [rules.findings[id].text for id in rules.findings if id in call.denied][:DENIED_IN_RATIONALE]
-    said = [style["denied"].format(x=join(denied, "or"))] if denied else []
+    said = [style["denied"].format(x=sentence_of(denied, "or"))] if denied else []
     return " ".join([first, *reasons, *said, rules.rationale["urgency"][label]])
 
 
-def nurse_rationales(rng: Random, call: Call, decision: Decision, label: int, rules: Rules) -> tuple[str, str] | None:
+def nurse_rationales(
+    rng: Random, call: SyntheticCall, decision: RuledLevel, label: int, rules: Rules
+) -> tuple[str, str] | None:
     """What the nurse jotted down, some of it left out, and the same in sentences; nothing if she wrote nothing."""
     if rng.random() < NURSE_MISSING_RATE:
         return None
@@ -125,7 +127,9 @@ def nurse_rationales(rng: Random, call: Call, decision: Decision, label: int, ru
 def _reasons(words: dict[str, str], facts: Sequence[Fact]) -> list[str]:
     """One sentence a kind of fact, in the order the rules apply."""
     kinds = dict.fromkeys(fact.kind for fact in facts)
-    return [words[kind].format(x=join([fact.text for fact in facts if fact.kind == kind], "and")) for kind in kinds]
+    return [
+        words[kind].format(x=sentence_of([fact.text for fact in facts if fact.kind == kind], "and")) for kind in kinds
+    ]
 
 
 def _short(fact: Fact, rules: Rules) -> str:
@@ -134,6 +138,6 @@ def _short(fact: Fact, rules: Rules) -> str:
     return rules.risks[fact.id].short if fact.kind == "risk" else fact.text
 
 
-def join(items: Sequence[str], last: str) -> str:
+def sentence_of(items: Sequence[str], last: str) -> str:
     """'a, b and c' for the items and the last word between them."""
     return f"{', '.join(items[:-1])} {last} {items[-1]}" if len(items) > 1 else "".join(items)

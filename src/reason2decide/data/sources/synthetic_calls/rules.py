@@ -19,7 +19,7 @@ class Phrases:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Symptom:
     """Something a patient may have; a red flag if it demands at least some level."""
 
     id: str
@@ -71,7 +71,7 @@ class Rules:
 
     labels: tuple[str, ...]
     groups: Mapping[str, Group]
-    findings: Mapping[str, Finding]
+    findings: Mapping[str, Symptom]
     risks: Mapping[str, Risk]
     complaints: Mapping[str, Complaint]
     onset: Mapping[str, Phrases]
@@ -101,7 +101,7 @@ def load_rules() -> Rules:
     content = tomllib.loads(rules_text())
     labels = tuple(content["labels"])
     findings = {
-        id: Finding(
+        id: Symptom(
             id,
             item["text"],
             item.get("short", item["text"]),

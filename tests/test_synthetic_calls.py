@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reason2decide.data.records import SPLITS, Dataset, Record
-from reason2decide.data.sources.triage_simulator import SYNTHETIC_NOTICE, simulate, simulate_notes
-from reason2decide.data.sources.triage_simulator.facts import Call, Mention, decide, draw_call
-from reason2decide.data.sources.triage_simulator.rules import Phrases, load_rules
-from reason2decide.data.sources.triage_simulator.wording import NoteWriter, llm_rationale
+from reason2decide.data.sources.synthetic_calls import SYNTHETIC_NOTICE, synthesize_calls
+from reason2decide.data.sources.synthetic_calls.facts import Mention, SyntheticCall, decide, draw_call
+from reason2decide.data.sources.synthetic_calls.rules import Phrases, load_rules
+from reason2decide.data.sources.synthetic_calls.wording import NoteWriter, llm_rationale
 from reason2decide.errors import DataError, OutputError
 
 RULES = load_rules()
@@ -25,7 +25,7 @@ RULES = load_rules()
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return simulate(tmp_path_factory.mktemp("simulated") / "data", train=1500, validation=300, test=900)
+    return synthesize_calls(tmp_path_factory.mktemp("simulated") / "data", train=1500, validation=300, test=900)
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,10 @@ def level_by_hand(meta: dict[str, Any]) -> str:
     return RULES.labels[min(level, 4)]
 
 
-def call(complaint: str, **facts: Any) -> Call:
+def call(complaint: str, **facts: Any) -> SyntheticCall:
     plain: dict[str, Any] = {"sex": "F", "age": 40, "age_unit": "yo", "severity": "moderate", "recent": False}
     plain |= {"risks": (), "present": (), "absent": (), "absent_risks": ()}
-    return Call(complaint=complaint, **{**plain, **facts})
+    return SyntheticCall(complaint=complaint, **{**plain, **facts})
 
 
 def level(complaint: str, **facts: Any) -> str:
@@ -105,20 +105,20 @@ def test_rules_are_whole() -> None:
 
 
 def test_same_seed_same_bytes(tmp_path: Path) -> None:
-    first = simulate(tmp_path / "a", train=40, validation=20, test=20, seed=3)
-    again = simulate(tmp_path / "b", train=40, validation=20, test=20, seed=3)
+    first = synthesize_calls(tmp_path / "a", train=40, validation=20, test=20, seed=3)
+    again = synthesize_calls(tmp_path / "b", train=40, validation=20, test=20, seed=3)
     for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "dataset.toml"):
         assert (first.path / name).read_bytes() == (again.path / name).read_bytes()
-    larger = simulate(tmp_path / "c", train=60, validation=20, test=20, seed=3)
+    larger = synthesize_calls(tmp_path / "c", train=60, validation=20, test=20, seed=3)
     assert {**larger.hashes, "train": ""} == {**first.hashes, "train": ""}
     assert list(larger.split("train"))[:40] == list(first.split("train"))
-    other = simulate(tmp_path / "d", train=40, validation=20, test=20, seed=4)
+    other = synthesize_calls(tmp_path / "d", train=40, validation=20, test=20, seed=4)
     assert not set(other.hashes.values()) & set(first.hashes.values())
 
 
 def test_noise_changes_labels_alone(tmp_path: Path) -> None:
-    clean = simulate(tmp_path / "clean", train=200, validation=5, test=5, label_noise=0).split("train")
-    noisy = simulate(tmp_path / "noisy", train=200, validation=5, test=5, label_noise=0.3).split("train")
+    clean = synthesize_calls(tmp_path / "clean", train=200, validation=5, test=5, label_noise=0).split("train")
+    noisy = synthesize_calls(tmp_path / "noisy", train=200, validation=5, test=5, label_noise=0.3).split("train")
     assert [record.text for record in clean] == [record.text for record in noisy]
     assert [record.label for record in clean] == [record.meta["true_label"] for record in noisy]
     assert 0.2 < sum(record.meta["noisy"] for record in noisy) / 200 < 0.4
@@ -210,7 +210,6 @@ def test_nurse_says_no_more_than_the_facts(records: dict[str, list[Record]]) -> 
 def test_test_wordings_are_kept_for_the_test(records: dict[str, list[Record]]) -> None:
     held_out = [fixed_parts(wording) for phrases in all_phrases() for wording in phrases.test]
     learned = [record.text for split in ("train", "validation") for record in records[split]]
-    learned += simulate_notes(1000, seed=0)
     everything = "\n".join(learned)
     assert [wording for wording in held_out if wording in everything] == []
     assert {record.meta["unseen_wordings"] for split in ("train", "validation") for record in records[split]} == {0}
@@ -251,21 +250,15 @@ def test_texts_are_as_long_as_asked_and_differ(records: dict[str, list[Record]])
 )
 def test_bad_arguments(tmp_path: Path, arguments: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"expected a share|at least 1"):
-        simulate(tmp_path / "out", **arguments)
+        synthesize_calls(tmp_path / "out", **arguments)
     assert not list(tmp_path.iterdir())
 
 
-def test_notes_for_pretraining() -> None:
-    assert list(simulate_notes(20, 1)) == list(simulate_notes(30, 1))[:20] != list(simulate_notes(20, 2))
-    with pytest.raises(DataError, match="0 notes"):
-        simulate_notes(0, 1)
-
-
 def test_existing_output_is_kept(tmp_path: Path) -> None:
-    simulate(tmp_path / "out", train=2, validation=2, test=2)
+    synthesize_calls(tmp_path / "out", train=2, validation=2, test=2)
     with pytest.raises(OutputError):
-        simulate(tmp_path / "out", train=2, validation=2, test=2)
-    simulate(tmp_path / "out", train=2, validation=2, test=2, force=True)
+        synthesize_calls(tmp_path / "out", train=2, validation=2, test=2)
+    synthesize_calls(tmp_path / "out", train=2, validation=2, test=2, force=True)
 
 
 @settings(max_examples=150, deadline=None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
-from reason2decide.data.sources.triage_simulator.rules import Complaint, Rules
+from reason2decide.data.sources.synthetic_calls.rules import Complaint, Rules
 
 # All rates are ours. They are set so that the labels are as unbalanced as on a nurse line, and so that most red flags a
 # note names are not the patient's: counting words then misleads, reading does not.
@@ -33,7 +33,7 @@ class Mention(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class SyntheticCall:
     """All that is true of one call; findings and risks are ids of the rules."""
 
     complaint: str
@@ -64,14 +64,14 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class RuledLevel:
     """The level a call gets, an index into the labels, and the facts that decide it, in the order they apply."""
 
     level: int
     facts: tuple[Fact, ...]
 
 
-def decide(call: Call, rules: Rules) -> Decision:
+def decide(call: SyntheticCall, rules: Rules) -> RuledLevel:
     """Apply the rules at the head of `triage_rules.toml`.
 
     The facts are the complaint, the gravest red flags, and whatever else moved the level; the rest is not a reason.
@@ -96,10 +96,10 @@ def decide(call: Call, rules: Rules) -> Decision:
         if id in rules.group_of(call.complaint).risks and level < top:
             level += 1
             facts.append(Fact("risk", id, rules.risks[id].text, "one level up"))
-    return Decision(level, tuple(facts))
+    return RuledLevel(level, tuple(facts))
 
 
-def draw_call(rng: Random, rules: Rules, *, held_out: bool) -> Call:
+def draw_call(rng: Random, rules: Rules, *, held_out: bool) -> SyntheticCall:
     """Draw a call; complaint-risk combinations held out of training occur only if `held_out`."""
     complaint = rules.complaints[rng.choice(list(rules.complaints))]
     risks = _draw_risks(rng, rules, complaint, held_out=held_out)
@@ -114,7 +114,7 @@ def draw_call(rng: Random, rules: Rules, *, held_out: bool) -> Call:
         # A baby has no past to speak of.
         how = "someone_else" if age_unit == "mo" else rng.choice(("someone_else", "past"))
         absent += [Mention(id, how) for id in _draw_flags(rng, rules, flags, used, 1)]
-    return Call(
+    return SyntheticCall(
         complaint=complaint.id,
         sex=sex,
         age=age,

@@ -1,0 +1,151 @@
+"""Prompts and targets as token ids under given limits: the same in training and at use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from reason2decide.errors import DataError
+from reason2decide.method.prompts import PREDICT_PREFIX, Candidate, explain_prefix
+
+TokenIds = Sequence[int] | NDArray[np.int32]
+
+
+WORDS_KEPT = 10_000  # ours: token ids of labels and prefixes that are kept
+
+
+@dataclass
+class Truncation:
+    """How many of how many texts were cut to fit, to be reported."""
+
+    cut: int = 0
+    of: int = 0
+
+    def count(self, was_cut: bool) -> None:
+        self.cut += was_cut
+        self.of += 1
+
+    def __str__(self) -> str:
+        return f"{self.cut} of {self.of}"
+
+
+@dataclass
+class PromptEncoder:
+    """Token ids of prompts and targets under given limits; the one place that puts them together.
+
+    Texts are tokenised without special tokens; a prompt is special tokens before, prefix, text, special tokens after.
+    A text that does not fit is cut at its end, so that prefix and label always stay.
+    """
+
+    tokenizer: Any
+    lengths: Lengths
+    _words: dict[str, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # The special tokens a tokenizer puts around a text: none and </s> for T5, <s> and </s> for BART.
+        bare = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        whole = self.tokenizer("a")["input_ids"]
+        start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        self.before, self.after = whole[:start], whole[start + len(bare) :]
+        self._special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+
+    def text_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts (`prompts.body`) as they stand behind a prefix and a space."""
+        return self._plain_ids([f" {text.strip()}" for text in texts])
+
+    def target_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of rationales as targets, end token last; not yet cut to `lengths.rationale`."""
+        return [[*self.before, *content, *self.after] for content in self._plain_ids([t.strip() for t in texts])]
+
+    def predict_ids(self, text_ids: TokenIds) -> list[int]:
+        """The prompt that asks for a label."""
+        return self._prompt(PREDICT_PREFIX, text_ids)
+
+    def explain_ids(self, text_ids: TokenIds, conditioning_label: str | None) -> list[int]:
+        """The prompt that asks for a rationale, given a label or (None) given none."""
+        return self._prompt(explain_prefix(conditioning_label), text_ids)
+
+    def room(self, conditioning_label: str | None = None, *, predict: bool = False) -> int:
+        """Tokens of text that fit a prompt."""
+        prefix = self._word_ids(PREDICT_PREFIX if predict else explain_prefix(conditioning_label))
+        return max(0, self.lengths.input - len(self.before) - len(prefix) - len(self.after))
+
+    def label_ids(self, label: str) -> Candidate:
+        """The target ids of a label, end token last.
+
+        Raises:
+            DataError: the label is longer than `lengths.label`.
+        """
+        ids = (*self.before, *self._word_ids(label.strip()), *self.after)
+        if len(ids) > self.lengths.label:
+            raise DataError(
+                f"the label {label[:60]!r} takes {len(ids)} tokens, over the limit of {self.lengths.label}; "
+                "raise lengths.label or shorten the label"
+            )
+        if not self.room(label):
+            raise DataError(
+                f"the label {label[:60]!r} leaves no room for the text in prompts of {self.lengths.input} tokens; "
+                "raise lengths.input or shorten the label"
+            )
+        return ids
+
+    def candidates(self, choices: Sequence[str]) -> list[Candidate]:
+        """The target ids of each choice, in their order.
+
+        Raises:
+            DataError: two choices look the same to the tokenizer, or one is too long.
+        """
+        candidates = [self.label_ids(choice) for choice in choices]
+        if len(set(candidates)) < len(candidates):
+            twin = next(c for c, ids in zip(choices, candidates, strict=True) if candidates.count(ids) > 1)
+            raise DataError(
+                f"the label {twin!r} and another have the same tokens for this base; reword one of {choices}"
+            )
+        return candidates
+
+    def _prompt(self, prefix: str, text_ids: TokenIds) -> list[int]:
+        head = [*self.before, *self._word_ids(prefix)]
+        room = max(0, self.lengths.input - len(head) - len(self.after))
+        return [*head, *np.asarray(text_ids[:room], np.int64).tolist(), *self.after]
+
+    def _word_ids(self, words: str) -> list[int]:
+        if words not in self._words:
+            if len(self._words) >= WORDS_KEPT:
+                self._words.clear()  # labels of open sets are without number
+            self._words[words] = self._plain_ids([words])[0]
+        return self._words[words]
+
+    def _plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        # A "</s>" written in a note must not become the token that ends the prompt: such tokens are left out.
+        return [
+            ids if self._special.isdisjoint(ids) else [id for id in ids if id not in self._special] for ids in encoded
+        ]
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """A hash that two tokenizers share if they make the same ids."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return hashlib.sha256(f"{type(tokenizer).__name__} {tokenizer.all_special_tokens} {content}".encode()).hexdigest()
+
+
+class Lengths(BaseModel):
+    """Limits in tokens, end token included; longer ones are cut, counted and reported."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: int = Field(
+        1024, ge=16, description="prompt with its text; the text is cut, never the label (authors' code)"
+    )
+    rationale: int = Field(256, ge=2, description="rationale, as target and when generated (authors' code)")
+    label: int = Field(
+        50, ge=2, description="label; a longer one is refused, since it could never be right (authors' code)"
+    )

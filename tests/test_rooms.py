@@ -1,0 +1,114 @@
+"""The rooms of the package: lower ones never import higher ones, and no modules import each other in a circle.
+
+Every import counts, wherever it stands: at the top of a module, inside a function, or for a type checker only.
+"""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import reason2decide
+
+PACKAGE = Path(reason2decide.__file__).parent
+# From the ground up; a room may import what stands before it. `docs/architecture.md` says what each is for.
+ROOMS = (
+    "ground",
+    "method",
+    "data",
+    "model",
+    "serve",
+    "evaluation",
+    "report",
+    "training",
+    "export",
+    "workflows",
+    "llm",
+    "api",
+    "cli",
+)
+GROUND = ("errors", "files", "console", "signals", "")  # modules of the package's own folder; "" is its version
+ONLY = {"serve": {"ground", "data", "model"}}  # HTTP serves what a model decides, and knows nothing else
+
+
+def module_name(file: Path) -> str:
+    """The dotted name below the package; the package itself is empty."""
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(file): file for file in PACKAGE.rglob("*.py") if "transformers_decision" not in file.parts}
+
+
+def imports(module: str) -> Iterator[str]:
+    """The modules of the package that a module imports."""
+    for node in ast.walk(ast.parse(FILES[module].read_text("utf-8"))):
+        match node:
+            case ast.Import():
+                names = [alias.name for alias in node.names]
+            case ast.ImportFrom(level=0, module=str(origin)):
+                # `from package import name`: the name is a module, or something that the package defines.
+                names = [
+                    longer if (longer := f"{origin}.{alias.name}").removeprefix("reason2decide.") in FILES else origin
+                    for alias in node.names
+                ]
+            case ast.ImportFrom():
+                pytest.fail(f"{module} has a relative import; this test, and readers, want whole names")
+            case _:
+                continue
+        for name in names:
+            if name.split(".")[0] == "reason2decide":
+                yield name.removeprefix("reason2decide").removeprefix(".")
+
+
+def room(module: str) -> str:
+    """The room a module stands in."""
+    first = module.split(".")[0]
+    if first in GROUND:
+        return "ground"
+    return {"__main__": "cli"}.get(first, first)
+
+
+GRAPH = {module: set(imports(module)) - {module} for module in FILES}
+
+
+def test_every_module_stands_in_a_room() -> None:
+    assert {room(module) for module in FILES} == set(ROOMS)
+
+
+def test_no_room_imports_a_higher_one() -> None:
+    upward = [
+        f"{module} imports {other}"
+        for module, others in GRAPH.items()
+        for other in sorted(others)
+        if ROOMS.index(room(other)) > ROOMS.index(room(module))
+        or (room(module) in ONLY and room(other) not in ONLY[room(module)] | {room(module)})
+    ]
+    assert not upward, "\n" + "\n".join(upward)
+
+
+def test_no_two_classes_share_a_name() -> None:
+    places = defaultdict(list)
+    for module, file in FILES.items():
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(module)
+    assert not {name: modules for name, modules in places.items() if len(modules) > 1}
+
+
+def test_no_circle_of_imports() -> None:
+    try:
+        list(graphlib.TopologicalSorter(GRAPH).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(f"these import each other: {' -> '.join(error.args[1])}")
+
+
+def test_the_room_table_of_the_docs_is_this_one() -> None:
+    page = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text("utf-8")
+    rows = [line.split("|")[1].strip().strip("`").rstrip("/") for line in page.splitlines() if line.startswith("| `")]
+    assert [name for name in rows if name in ROOMS] == [name for name in ROOMS if name not in ("ground", "api")]
