@@ -42,11 +42,14 @@ def warn(message: str) -> None:
 
 
 class ProgressBar:
-    """A bar with rate and time left in a terminal, a plain line every ten seconds elsewhere, nothing when quiet."""
+    """A bar with rate and time left in a terminal, a plain line every ten seconds elsewhere, nothing when quiet.
 
-    def __init__(self, description: str, total: int | None, unit: str = "records") -> None:
+    `done` units were done before: they are shown as done, and neither rate nor time left counts them.
+    """
+
+    def __init__(self, description: str, total: int | None, unit: str = "records", done: int = 0) -> None:
         self.description, self.total, self.unit = description, total, unit
-        self.done = 0
+        self.done = self._done_before = done
         self._started = self._last_line = time.monotonic()
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -63,7 +66,7 @@ class ProgressBar:
                 console=stderr,
             )
             self._bar.start()
-            self._task = self._bar.add_task(self.description, total=self.total, rate="", note="")
+            self._task = self._bar.add_task(self.description, total=self.total, completed=self.done, rate="", note="")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,7 +77,7 @@ class ProgressBar:
         """Count `count` more units as done; `note` is shown at the end of the line."""
         self.done += count
         now = time.monotonic()
-        rate = self.done / max(now - self._started, 1e-9)
+        rate = (self.done - self._done_before) / max(now - self._started, 1e-9)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, rate=f"{rate:.1f} {self.unit}/s", note=note)
         elif now - self._last_line >= PLAIN_EVERY_SECONDS:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from torch import Tensor
 from torch.nn import functional
 
+Loss = TypeVar("Loss", float, Tensor)
 IGNORED = -100  # target ids that carry no loss (padding, rows without the task's target)
 
 
@@ -24,6 +27,6 @@ def token_mean_cross_entropy(logits: Tensor, target_ids: Tensor, num_tokens: int
     return total / max(num_tokens, 1)
 
 
-def joint_loss(label_loss: Tensor, rationale_loss: Tensor, alpha: float) -> Tensor:
+def joint_loss(label_loss: Loss, rationale_loss: Loss, alpha: float) -> Loss:
     """alpha_t · L_label + (1 - alpha_t) · L_rationale: the one loss every method here is (paper, "Stage 2 loss")."""
     return alpha * label_loss + (1 - alpha) * rationale_loss

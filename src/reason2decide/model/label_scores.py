@@ -19,6 +19,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from reason2decide.method.prompts import Candidate
+from reason2decide.model.padding import on_device, padded
 
 BYTES_PER_FORWARD = 2**28  # ours: what the copied caches of one forward's rows may take, whatever the number of labels
 LABEL_TOKENS = 8  # ours: tokens of a label, to estimate its logits by
@@ -43,11 +44,12 @@ class _Branch:
     candidates: tuple[int, ...]
 
 
-@torch.no_grad()
 def score_labels(
     model: Any, encoder_states: Tensor, attention_mask: Tensor, candidates: Sequence[Sequence[Candidate]]
 ) -> list[Tensor]:
-    """Total log-probability of each candidate's tokens given each text; no gradient, dropout as the model's mode is.
+    """Total log-probability of each candidate's tokens given each text.
+
+    Gradient and dropout are as the caller and the model's mode have them; nobody here takes a gradient.
 
     Args:
         model: an encoder-decoder of transformers.
@@ -119,11 +121,6 @@ def best_labels(scores: Sequence[Tensor]) -> Callable[[], list[int]]:
     return read
 
 
-def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device, without waiting for what the device is doing."""
-    return tensor.to(device, non_blocking=True)
-
-
 def _branches(nodes: list[_Node], candidates: Sequence[Sequence[Candidate]], depth: int) -> list[_Branch]:
     branches = []
     for node in nodes:
@@ -168,17 +165,12 @@ class _CachedDecoder:
 
         Targets are padded on the right: attention is causal, so padding changes nothing before it.
         """
-        device, longest = self.states.device, max(map(len, targets))
-        ids = torch.zeros(len(targets), longest, dtype=torch.long)
-        real = torch.zeros(len(targets), longest, dtype=torch.bool)
-        for index, target in enumerate(targets):
-            ids[index, : len(target)] = torch.tensor(target)
-            real[index, : len(target)] = True
-        ids, real = on_device(ids, device), on_device(real, device)
+        device = self.states.device
+        ids, real = padded(targets, 0, device)
         copy = _rows_of(cache, on_device(torch.tensor(rows), device))
         logits, _ = self._forward(copy, on_device(torch.tensor(texts), device), ids[:, :-1])
         log_probs = logits.gather(-1, ids[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
-        return list(log_probs.masked_fill(~real[:, 1:], 0.0).sum(-1).unbind())
+        return list(log_probs.masked_fill(real[:, 1:] == 0, 0.0).sum(-1).unbind())
 
     def chunks(self, branches: list[_Branch]) -> Iterator[list[_Branch]]:
         """The branches cut so that one forward's copied keys and values, and its logits, stay within the bound."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import Record
@@ -76,9 +77,10 @@ class Predictor:
         """
         stream = iter(records)
         while ahead := list(islice(stream, read_ahead)):
-            distributions = self.distributions(ahead)
+            texts = self._text_ids(ahead)
+            distributions = self._distributions(texts, ahead)
             labels = [max(own, key=own.__getitem__) for own in distributions]
-            rationales: Sequence[str | None] = self.rationales(ahead, labels) if self.explains else [None] * len(ahead)
+            rationales: Sequence[str | None] = self._rationales(texts, labels) if self.explains else [None] * len(ahead)
             for record, label, own, rationale in zip(ahead, labels, distributions, rationales, strict=True):
                 yield Prediction(record.id, label, own, rationale)
 
@@ -93,10 +95,14 @@ class Predictor:
         Raises:
             DataError: as `predict`.
         """
+        return self._distributions(self._text_ids(records), records, calibrated)
+
+    def _distributions(
+        self, texts: Sequence[Sequence[int]], records: Sequence[Record], calibrated: bool = True
+    ) -> list[dict[str, float]]:
         encoder = self.bundle.encoder
         temperature = self.bundle.calibration.temperature if calibrated else 1.0
         choices = [self.choices(record) for record in records]
-        texts = self._text_ids(records)
         prompts = [encoder.predict_ids(ids) for ids in texts]
         for ids in texts:
             self.cut_texts.count(len(ids) > encoder.room(predict=True))
@@ -106,7 +112,7 @@ class Predictor:
                 [prompts[row] for row in rows], [encoder.candidates(choices[row]) for row in rows]
             )
 
-        found = _in_batches(prompts, scores)
+        found = in_batches(list(map(len, prompts)), scores)
         return [
             dict(zip(own, label_distribution(values, temperature).tolist(), strict=True))
             for own, values in zip(choices, found, strict=True)
@@ -114,11 +120,14 @@ class Predictor:
 
     def rationales(self, records: Sequence[Record], labels: Sequence[str]) -> list[str]:
         """The rationale of each record, given its label; a method that conditions on nothing disregards the label."""
+        return self._rationales(self._text_ids(records), labels)
+
+    def _rationales(self, texts: Sequence[Sequence[int]], labels: Sequence[str]) -> list[str]:
         encoder = self.bundle.encoder
-        given = labels if self.bundle.manifest.explain == "conditioned" else [None] * len(records)
-        prompts = [encoder.explain_ids(ids, label) for ids, label in zip(self._text_ids(records), given, strict=True)]
-        written = _in_batches(
-            prompts,
+        given = labels if self.bundle.manifest.explain == "conditioned" else [None] * len(texts)
+        prompts = [encoder.explain_ids(ids, label) for ids, label in zip(texts, given, strict=True)]
+        written = in_batches(
+            list(map(len, prompts)),
             lambda rows: self.engine.generate([prompts[row] for row in rows], encoder.lengths.rationale),
         )
         return [encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
@@ -145,11 +154,14 @@ class Predictor:
         return self.bundle.encoder.text_ids([body(record.text, record.choices) for record in records])
 
 
-def _in_batches(prompts: Sequence[Sequence[int]], run: Callable[[Sequence[int]], Sequence[Any]]) -> list[Any]:
-    """What `run` gives for each prompt, in their order; it gets the indices of `BATCH_SIZE` of like lengths a time."""
-    order = np.argsort([len(prompt) for prompt in prompts], kind="stable").tolist()
+def in_batches(lengths: Sequence[int] | NDArray[Any], run: Callable[[Sequence[int]], Sequence[Any]]) -> list[Any]:
+    """What `run` gives for each prompt of these lengths, in their order.
+
+    `run` gets the indices of `BATCH_SIZE` prompts of like lengths at a time, and gives a value for each.
+    """
+    order = np.argsort(lengths, kind="stable").tolist()
     results: dict[int, Any] = {}
     for begin in range(0, len(order), BATCH_SIZE):
         rows = order[begin : begin + BATCH_SIZE]
         results |= zip(rows, run(rows), strict=True)
-    return [results[row] for row in range(len(prompts))]
+    return [results[row] for row in range(len(lengths))]

@@ -29,12 +29,12 @@ TABLE, TOKENS = "table.json", "tokens"  # files of a cached table
 
 
 class TokenTable(Sequence[np.ndarray]):
-    """Rows of token ids in one flat file beside their offsets, both read by memory map."""
+    """Rows of token ids, or of the bytes of texts, in one flat file beside their offsets, both read by memory map."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, dtype: type[np.integer[Any]] = np.int32) -> None:
         self._offsets = np.memmap(_offsets_path(path), np.int64, mode="r")
         empty = not self._offsets[-1]  # an empty file cannot be mapped
-        self._tokens = np.zeros(0, np.int32) if empty else np.memmap(path, np.int32, mode="r")
+        self._tokens: NDArray[Any] = np.zeros(0, dtype) if empty else np.memmap(path, dtype, mode="r")
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -52,16 +52,16 @@ class TokenTable(Sequence[np.ndarray]):
         return np.asarray(self._offsets[rows + 1] - self._offsets[rows])
 
     @classmethod
-    def write(cls, path: Path, rows: Iterable[Sequence[int]]) -> TokenTable:
+    def write(cls, path: Path, rows: Iterable[Sequence[int]], dtype: type[np.integer[Any]] = np.int32) -> TokenTable:
         """Write rows one after another, and their offsets, and open the table they form."""
         position = 0
         with path.open("wb") as tokens, _offsets_path(path).open("wb") as offsets:
             offsets.write(np.int64(0).tobytes())
             for row in rows:
                 position += len(row)
-                tokens.write(np.asarray(row, np.int32).tobytes())
+                tokens.write(row if isinstance(row, bytes) else np.asarray(row, dtype).tobytes())
                 offsets.write(np.int64(position).tobytes())
-        return cls(path)
+        return cls(path, dtype)
 
 
 def _offsets_path(path: Path) -> Path:
@@ -80,7 +80,10 @@ class TokenCache:
         self.common = {"tokenizer": tokenizer_hash(tokenizer), "prompt_version": PROMPT_VERSION}
 
     def table(
-        self, identity: Mapping[str, Any], rows: Callable[[Truncation], Iterable[Sequence[int]]]
+        self,
+        identity: Mapping[str, Any],
+        rows: Callable[[Truncation], Iterable[Sequence[int]]],
+        dtype: type[np.integer[Any]] = np.int32,
     ) -> tuple[TokenTable, Truncation]:
         """The table of this identity and how many of its rows were cut; `rows` is read where there is none yet."""
         identity = {**identity, **self.common}
@@ -88,14 +91,14 @@ class TokenCache:
         if (cut := self._intact(folder)) is None:
             cut = Truncation()
             with new_folder(folder, TABLE, force=folder.exists()) as partial:
-                TokenTable.write(partial / TOKENS, rows(cut))
+                TokenTable.write(partial / TOKENS, rows(cut), dtype)
                 description = {
                     "identity": identity,
                     "cut": [cut.cut, cut.of],
                     "sha256": {file.name: sha256_file(file) for file in partial.iterdir()},
                 }
                 (partial / TABLE).write_text(json.dumps(description, indent=2), "utf-8")
-        return TokenTable(folder / TOKENS), cut
+        return TokenTable(folder / TOKENS, dtype), cut
 
     @staticmethod
     def _intact(folder: Path) -> Truncation | None:
@@ -137,6 +140,8 @@ class SplitFeatures(Sequence[Example]):
         self.targets, _ = cache.table(
             self._identity("labels", [limits.label, limits.input]), lambda _: self._label_rows()
         )
+        # What a step must know of a record besides tokens, so that its JSON is not parsed again: three rows a record.
+        self._keys, _ = cache.table(self._identity("keys", None), lambda _: _keys(records), np.uint8)
         self.rationales: TokenTable | None = None
         self.cut_rationales = Truncation()
 
@@ -158,15 +163,18 @@ class SplitFeatures(Sequence[Example]):
         return len(self.records)
 
     def __getitem__(self, index: Any) -> Any:
-        record = self.records[index]
-        assert record.label is not None, "datasets hold labelled records only"
+        label, choices = (self._keys[3 * index + place].tobytes().decode() for place in (1, 2))
         return Example(
-            record.id,
+            self.id_of(index),
             self.texts[index],
             self.rationales[index] if self.rationales is not None else np.zeros(0, np.int32),
-            record.label,
-            record.choices_or(self.labels),
+            label,
+            tuple(json.loads(choices)) if choices else self.labels.values,
         )
+
+    def id_of(self, row: int) -> str:
+        """The id of a record."""
+        return str(self._keys[3 * row].tobytes(), "utf-8")
 
     def target_lengths_of(self, rows: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Target tokens of these records' labels and of their rationales."""
@@ -214,6 +222,13 @@ class SplitFeatures(Sequence[Example]):
             if record.choices is not None:
                 self.encoder.candidates(record.choices)
             yield self.encoder.label_ids(record.label)
+
+
+def _keys(records: Iterable[Record]) -> Iterator[bytes]:
+    """The id, the gold label and the choices of its own (as JSON, or nothing) of each record."""
+    for record in records:
+        choices = "" if record.choices is None else json.dumps(record.choices)
+        yield from (text.encode() for text in (record.id, record.label or "", choices))
 
 
 def _body(record: Record) -> str:

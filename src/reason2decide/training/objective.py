@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from reason2decide.method.losses import IGNORED, joint_loss, token_mean_cross_entropy
 from reason2decide.method.methods import Stage
 from reason2decide.method.schedules import alpha_at, sampling_probability_at, takes_predicted_label
-from reason2decide.model.label_scores import best_labels, on_device, score_labels
+from reason2decide.model.label_scores import best_labels, score_labels
+from reason2decide.model.padding import on_device, padded
 from reason2decide.model.prompt_encoder import PromptEncoder
 from reason2decide.training.dropout import FastDropout
 from reason2decide.training.features import Example
@@ -136,6 +136,7 @@ class Objective:
             seen, padded = seen + explain.tokens, padded + explain.size
         return Tally(label_loss.detach(), rationale_loss.detach(), explained, len(drawn), wrong, seen, padded)
 
+    @torch.no_grad()
     def _predict_conditioning(
         self, examples: Sequence[Example], step: int, predict: Padded, states: Tensor
     ) -> tuple[list[int], Callable[[], list[int]]]:
@@ -153,9 +154,9 @@ class Objective:
             return [], list
         index = on_device(torch.tensor(rows), self.device)
         mask = predict.attention_mask[index]
-        with torch.no_grad(), _scoring(scorer, dropout=self.conditioning_dropout):
+        with _scoring(scorer, dropout=self.conditioning_dropout):
             if self.conditioning_dropout:
-                states = states[index].detach()
+                states = states[index]
             else:
                 states = scorer.get_encoder()(input_ids=predict.input_ids[index], attention_mask=mask).last_hidden_state
             candidates = [self.encoder.candidates(examples[row].choices) for row in rows]
@@ -208,27 +209,10 @@ class Objective:
 
     def _padded(self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int] | np.ndarray]) -> Padded:
         """Both padded on the right."""
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        input_ids = _stacked(prompts, self.encoder.tokenizer.pad_token_id)
-        attention_mask = (torch.arange(input_ids.shape[1])[None] < lengths[:, None]).long()
-        target_ids = _stacked(targets, IGNORED)
-        tokens = int(lengths.sum()) + int((target_ids != IGNORED).sum())
-        if self.device.type == "cuda":
-            input_ids, attention_mask, target_ids = (
-                tensor.pin_memory() for tensor in (input_ids, attention_mask, target_ids)
-            )
-        return Padded(
-            on_device(input_ids, self.device),
-            on_device(attention_mask, self.device),
-            on_device(target_ids, self.device),
-            tokens,
-        )
-
-
-def _stacked(rows: Sequence[Sequence[int] | np.ndarray], padding: int) -> Tensor:
-    return pad_sequence(
-        [torch.from_numpy(np.asarray(row, np.int64)) for row in rows], batch_first=True, padding_value=padding
-    )
+        input_ids, attention_mask = padded(prompts, self.encoder.tokenizer.pad_token_id, self.device)
+        target_ids, _ = padded(targets, IGNORED, self.device)
+        tokens = sum(map(len, prompts)) + sum(len(target) for target in targets if target[0] != IGNORED)
+        return Padded(input_ids, attention_mask, target_ids, tokens)
 
 
 @contextlib.contextmanager

@@ -22,9 +22,10 @@ from torch import Tensor
 from reason2decide.console import ProgressBar
 from reason2decide.errors import ConfigError, DivergedError, Interrupted
 from reason2decide.files import link_or_copy, new_file
+from reason2decide.method.losses import joint_loss
 from reason2decide.method.methods import Stage
 from reason2decide.method.schedules import dropout_seed, learning_rate_at
-from reason2decide.model.label_scores import on_device
+from reason2decide.model.padding import on_device
 from reason2decide.signals import StopSignals
 from reason2decide.training import memory
 from reason2decide.training.base import blank_copy, has_dropout, load_weights
@@ -108,7 +109,7 @@ def batch_plan(config: Config, stage: Stage, features: SplitFeatures, processes:
         batches_per_step=config.of("gradient_accumulation", stage.name) * processes,
         processes=processes,
         seed=config.seed,
-        name_of=lambda row: features.records[row].id,
+        name_of=features.id_of,
     )
 
 
@@ -227,8 +228,7 @@ class StageTrainer:
             self.stage.name, self.objective, self.optimizer, self.features, self.plan.widest()
         )
         every = self.config.evaluate_every_of(self.stage.name), self.config.checkpoint_every_of(self.stage.name)
-        with ProgressBar(self.stage.name, self.steps, "steps") as bar:
-            bar.advance(self.step)
+        with ProgressBar(self.stage.name, self.steps, "steps", done=self.step) as bar:
             while True:
                 due = self.step % every[0] == 0 or self.step == self.steps
                 if due and self.validated_step < self.step:
@@ -288,7 +288,7 @@ class StageTrainer:
                 row.step, {"label loss": label_loss, "rationale loss": rationale_loss, "gradient norm": norm}
             )
             alpha = self.objective.alpha(row.step)
-            content = {"loss": alpha * label_loss + (1 - alpha) * rationale_loss}
+            content = {"loss": joint_loss(label_loss, rationale_loss, alpha)}
             if self.stage.learns_labels:
                 content["label_loss"] = label_loss
             if self.stage.learns_rationales:
@@ -313,7 +313,7 @@ class StageTrainer:
     def _require_finite(self, step: int, values: Mapping[str, float]) -> None:
         bad = [f"the {what} is {value}" for what, value in values.items() if not math.isfinite(value)]
         if bad:
-            ids = [self.features.records[row].id for batch in self.plan.step(step) for row in batch.tolist()]
+            ids = [self.features.id_of(row) for batch in self.plan.step(step) for row in batch.tolist()]
             raise DivergedError(
                 f"{self.stage.name}: {' and '.join(bad)} at step {step + 1}, whose records are {', '.join(ids)}; train "
                 "again with a smaller learning_rate or a longer learning_rate_warmup, or look at these records"

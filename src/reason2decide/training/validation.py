@@ -6,22 +6,25 @@ A checkpoint is picked by losses with gold conditioning labels, accuracy and mac
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
+from numpy.typing import NDArray
 
 from reason2decide.data.predictions import Prediction
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import NotComputed
 from reason2decide.evaluation.metrics import Accuracy, Examples, MacroF1
 from reason2decide.method.losses import joint_loss
 from reason2decide.model.calibration import Calibration
+from reason2decide.model.engines.torch import TorchEngine
 from reason2decide.model.label_scores import best_labels, score_labels
+from reason2decide.model.predictor import in_batches
 from reason2decide.training.batches import BatchLimit, cut
-from reason2decide.training.features import SplitFeatures
+from reason2decide.training.features import Example, SplitFeatures
 from reason2decide.training.objective import Objective
 from reason2decide.training.processes import Processes
 
@@ -69,37 +72,40 @@ def validate(
     tokens = {"label_loss": features.targets.lengths.sum(), "rationale_loss": features.rationale_lengths.sum()}
     learnt = {"label_loss": stage.learns_labels, "rationale_loss": stage.learns_rationales}
     metrics = {key: totals[key] / int(tokens[key]) for key in totals if learnt[key] and tokens[key]}
-    label_loss, rationale_loss = (torch.tensor(metrics.get(key, 0.0), dtype=torch.float64) for key in totals)
-    metrics["loss"] = float(joint_loss(label_loss, rationale_loss, stage.alpha))
+    metrics["loss"] = joint_loss(metrics.get("label_loss", 0.0), metrics.get("rationale_loss", 0.0), stage.alpha)
     if stage.learns_labels:
         decided = sorted(item for part in processes.gather(found) for item in part)
-        records = [features.records[row] for row, _ in decided]
-        predictions = [Prediction(record.id, label) for record, (_, label) in zip(records, decided, strict=True)]
-        judged = Examples(records, predictions, features.labels)
-        for metric in (Accuracy(), MacroF1()):
-            with contextlib.suppress(NotComputed):
-                metrics[metric.name] = float(metric.aggregate(metric.statistics(judged).total()))
+        metrics |= _scores([features[row] for row, _ in decided], [label for _, label in decided], features.labels)
     return metrics
 
 
-CALIBRATED_AT_ONCE = 32  # ours: records a batch
+def _scores(examples: Sequence[Example], predicted: Sequence[str], labels: LabelSet) -> dict[str, float]:
+    """Accuracy, and macro-F1 where labels are common to all records."""
+    judged = Examples(
+        [Record(example.id, "", example.label, choices=example.choices) for example in examples],
+        [Prediction(example.id, label) for example, label in zip(examples, predicted, strict=True)],
+        labels,
+    )
+    scores = {}
+    for metric in (Accuracy(), MacroF1()):
+        with contextlib.suppress(NotComputed):
+            scores[metric.name] = float(metric.aggregate(metric.statistics(judged).total()))
+    return scores
 
 
-@torch.no_grad()
-def calibrate(model: Any, features: SplitFeatures, device: torch.device) -> Calibration:
-    """Fit the probabilities of a finished model, which runs as it will at use: in float32, without dropout."""
+def calibrate(model: Any, features: SplitFeatures) -> Calibration:
+    """Fit the probabilities of a finished model, scored by the engine that runs it at use."""
     encoder = features.encoder
-    model.to(device).eval()
-    scores, gold = [], []
-    order = np.argsort(features.prompt_lengths, kind="stable").tolist()
-    for begin in range(0, len(order), CALIBRATED_AT_ONCE):
-        examples = [features[row] for row in order[begin : begin + CALIBRATED_AT_ONCE]]
-        prompts = [torch.tensor(encoder.predict_ids(example.text)) for example in examples]
-        input_ids = pad_sequence(prompts, batch_first=True, padding_value=encoder.tokenizer.pad_token_id).to(device)
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        mask = (torch.arange(input_ids.shape[1], device=device)[None] < lengths[:, None]).long()
-        states = model.get_encoder()(input_ids=input_ids, attention_mask=mask).last_hidden_state
-        found = score_labels(model, states, mask, [encoder.candidates(example.choices) for example in examples])
-        scores += [own.cpu().numpy().astype(np.float64) for own in found]
-        gold += [example.choices.index(example.label) for example in examples]
-    return Calibration.fit(scores, gold)
+    engine = TorchEngine(model, encoder.tokenizer)
+    gold = np.zeros(len(features), int)
+
+    def scores(rows: Sequence[int]) -> list[NDArray[np.float64]]:
+        examples = [features[row] for row in rows]
+        gold[rows] = [example.choices.index(example.label) for example in examples]
+        return engine.score_labels(
+            [encoder.predict_ids(example.text) for example in examples],
+            [encoder.candidates(example.choices) for example in examples],
+        )
+
+    found = in_batches(features.prompt_lengths, scores)
+    return Calibration.fit(found, gold.tolist())

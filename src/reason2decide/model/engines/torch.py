@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
 
 from reason2decide.method.prompts import Candidate
 from reason2decide.model.label_scores import score_labels
+from reason2decide.model.padding import padded
 
 
 class TorchEngine:
@@ -24,8 +24,6 @@ class TorchEngine:
         self.model = model.to(self.device).eval()
         self.pad_token_id = tokenizer.pad_token_id
         self._special = set(tokenizer.all_special_ids)
-        # Nothing of a base's own generation settings (beams, penalties, forced tokens) but its start and end tokens.
-        self.model.generation_config = GenerationConfig()
         self._start = model.config.decoder_start_token_id
         self._end = tokenizer.eos_token_id
 
@@ -44,6 +42,8 @@ class TorchEngine:
     def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
         """Greedy continuation of each prompt, without special tokens, at most `max_tokens` long."""
         input_ids, attention_mask = self._padded(prompts)
+        # Nothing of a base's own generation settings (beams, penalties, forced tokens) but its start and end tokens.
+        self.model.generation_config = GenerationConfig()
         settings = GenerationConfig(
             max_new_tokens=max_tokens,
             do_sample=False,
@@ -77,8 +77,4 @@ class TorchEngine:
                 yield token
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        lengths = torch.tensor([len(row) for row in rows])
-        tensors = [torch.tensor(list(row), dtype=torch.long) for row in rows]
-        input_ids = pad_sequence(tensors, batch_first=True, padding_value=self.pad_token_id)
-        mask = (torch.arange(input_ids.shape[1])[None] < lengths[:, None]).long()
-        return input_ids.to(self.device), mask.to(self.device)
+        return padded(rows, self.pad_token_id, self.device)

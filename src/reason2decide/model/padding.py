@@ -1,0 +1,34 @@
+"""Rows of token ids as one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+
+def padded(
+    rows: Sequence[Sequence[int] | NDArray[np.integer]], padding: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Rows padded on the right, on the device; what the device is doing is not waited for.
+
+    Returns:
+        ids (rows, longest), int64, and mask (rows, longest), int64: 1 where there is a token of the row.
+    """
+    ids = pad_sequence(
+        [torch.from_numpy(np.asarray(row, np.int64)) for row in rows], batch_first=True, padding_value=padding
+    )
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
+    if device.type == "cuda":
+        ids, mask = ids.pin_memory(), mask.pin_memory()
+    return on_device(ids, device), on_device(mask, device)
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device, without waiting for what the device is doing."""
+    return tensor.to(device, non_blocking=True)

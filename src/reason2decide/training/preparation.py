@@ -1,0 +1,183 @@
+"""Everything that a training reads before it writes: the dataset, the base, token tables, the batches of each stage.
+
+What cannot be trained is refused here, so that a mistake leaves no run folder behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reason2decide.console import say, warn
+from reason2decide.data.records import Dataset, JsonlRecords
+from reason2decide.errors import ConfigError, DataError
+from reason2decide.model.prompt_encoder import PromptEncoder, Truncation, tokenizer_hash
+from reason2decide.training.base import load_base
+from reason2decide.training.batches import BatchPlan
+from reason2decide.training.config import Config
+from reason2decide.training.features import SplitFeatures, TokenCache
+from reason2decide.training.lora import require_targets
+from reason2decide.training.processes import Processes
+from reason2decide.training.trainer import batch_plan
+
+TOKENS = ".tokens"  # the token cache of a dataset folder
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What stages train on and with.
+
+    `train` and `validation` have no rationales yet: `with_source` gives those of `sources[stage]`. `identity` is all
+    that decides what is learnt: a run goes on from a checkpoint of the same identity only.
+    """
+
+    dataset: Dataset
+    sources: Mapping[str, str]
+    model: Any
+    tokenizer: Any
+    train: SplitFeatures
+    validation: SplitFeatures
+    plans: Mapping[str, BatchPlan]
+    bfloat16: bool
+    identity: Mapping[str, Any]
+
+    def features(self, stage: str) -> tuple[SplitFeatures, SplitFeatures]:
+        """The training and validation split with the rationales that a stage learns from."""
+        source = self.sources.get(stage)
+        return self.train.with_source(source), self.validation.with_source(source)
+
+
+@contextlib.contextmanager
+def prepared(config: Config, processes: Processes) -> Iterator[Prepared]:
+    """Read and check all that a configuration names; token tables are there as long as the context.
+
+    Raises:
+        ConfigError, DataError, BaseModelError: the configuration, its data or its base cannot be used.
+    """
+    bfloat16 = _use_bfloat16(config.precision)  # refuses what this machine cannot do before anything is read
+    if config.lora and config.fsdp:
+        raise ConfigError("lora and fsdp together are not supported; adapters are small: leave fsdp out")
+    dataset = Dataset.open(config.dataset)
+    dataset.verify()
+    sources = {
+        stage.name: config.of("rationale_source", stage.name) for stage in config.stages() if stage.learns_rationales
+    }
+    records = {name: dataset.split(name) for name in ("train", "validation")}
+    for source in set(sources.values()):
+        dataset.require_source(source)
+        for split in records.values():
+            _require_rationales(split, source)
+    _require_several_labels(records["train"])
+
+    say(f"base {config.base_name}; method {config.method}; dataset {dataset.info.name}")
+    model, tokenizer = load_base(config.base, texts=lambda: _texts(dataset), seed=config.seed, dropout=config.dropout)
+    _require_positions(model, config)
+    if config.lora:
+        require_targets(model, config.lora)
+    encoder = PromptEncoder(tokenizer, config.lengths)
+    with contextlib.ExitStack() as stack:
+        with processes.local_main_first():
+            cache = TokenCache(stack.enter_context(_cache_folder(dataset)), tokenizer)
+            train, validation = (
+                SplitFeatures(split, dataset.hashes[name], dataset.info.labels, encoder, cache)
+                for name, split in records.items()
+            )
+            for source in set(sources.values()):
+                train.with_source(source), validation.with_source(source)
+        report_cuts("texts", "input", train.cut_texts)
+        yield Prepared(
+            dataset,
+            sources,
+            model,
+            tokenizer,
+            train,
+            validation,
+            plans={
+                stage.name: batch_plan(config, stage, train.with_source(sources.get(stage.name)), processes.count)
+                for stage in config.stages()
+            },
+            bfloat16=bfloat16,
+            identity={
+                **config.identity(),
+                "data": dict(dataset.hashes),
+                "tokenizer": tokenizer_hash(tokenizer),
+                "processes": processes.count,
+                "precision": "bfloat16" if bfloat16 else "float32",
+            },
+        )
+
+
+@contextlib.contextmanager
+def _cache_folder(dataset: Dataset) -> Iterator[Path]:
+    """Where token tables are kept: beside the records they were made of, or nowhere for long."""
+    folder = dataset.path / TOKENS
+    try:
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        say(f"cannot write in {dataset.path}: its texts are tokenised for this run only")
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+        return
+    yield folder
+
+
+def _use_bfloat16(precision: str) -> bool:
+    has_it = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bfloat16" and not has_it:
+        raise ConfigError("precision = 'bfloat16' needs a GPU that has it, and none was found; use 'auto' or 'float32'")
+    return has_it if precision == "auto" else precision == "bfloat16"
+
+
+def _texts(dataset: Dataset) -> Iterator[str]:
+    """Everything of the training split that a tokenizer should know: texts, labels, rationales.
+
+    Those of all sources, so that runs that learn from other ones have the same base.
+    """
+    yield from dataset.info.labels.values
+    for record in dataset.split("train"):
+        yield record.text
+        yield record.label or ""
+        yield from record.rationales.values()
+
+
+def _require_several_labels(records: JsonlRecords) -> None:
+    labels = set()
+    for record in records:
+        labels.add(record.label)
+        if len(labels) > 1:
+            return
+    raise ConfigError(f"every record of {records.path} has the label {labels.pop()!r}; a decision needs two")
+
+
+def _require_rationales(records: JsonlRecords, source: str) -> None:
+    if not any(source in record.rationales for record in records):
+        raise DataError(
+            f"no record of {records.path} has a rationale of source {source!r}; import the data with another --split, "
+            "or name another rationale_source"
+        )
+
+
+def _require_positions(model: Any, config: Config) -> None:
+    """Refuse lengths over what a base with learnt positions (BART, BERT) can read; T5's positions are relative."""
+    parts = {"input": model.get_encoder().config, "rationale": model.get_decoder().config}
+    for key, part in parts.items():
+        limit = getattr(part, "max_position_embeddings", None)
+        if limit is not None and getattr(config.lengths, key) > limit:
+            raise ConfigError(
+                f"lengths.{key} is {getattr(config.lengths, key)}, but the base {config.base_name!r} has {limit} "
+                f"positions; set lengths.{key} to at most {limit}"
+            )
+
+
+def report_cuts(what: str, key: str, cuts: Truncation) -> None:
+    """Warn of what was cut, and name the limit that would keep it whole."""
+    if cuts.cut:
+        warn(f"{cuts} {what} of the training split were cut; raise lengths.{key} to keep them whole")

@@ -1,0 +1,172 @@
+"""The folder of a run: whose it is, where to go on from, what it says of itself.
+
+RUN/
+  run.json                   versions, data hashes, what was started when
+  config.toml                the configuration, defaults included
+  log.jsonl                  every step's losses, schedules and speed, and every validation
+  STAGE/best.safetensors     the best weights of each stage
+  STAGE/checkpoint-STEP/     where to go on from (`checkpoints.py`)
+  bundle/                    the result
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reason2decide import __version__
+from reason2decide.console import say, warn
+from reason2decide.data.records import Dataset
+from reason2decide.errors import CheckpointError, OutputError
+from reason2decide.files import link_or_copy, locked, new_folder, remove_leftovers
+from reason2decide.training.checkpoints import (
+    MANIFEST,
+    Checkpoint,
+    newest_checkpoint,
+    read_checkpoint,
+    require_same_run,
+)
+from reason2decide.training.config import Config
+from reason2decide.training.processes import Processes
+from reason2decide.training.run_log import keep_rows
+
+AUTO = "auto"  # resume from the newest intact checkpoint, or start where there is none
+LOCK = ".lock"
+BUNDLE, CONFIG, LOG, RUN = "bundle", "config.toml", "log.jsonl", "run.json"
+
+
+def require_free(out: Path, *, resuming: bool, force: bool) -> None:
+    """Refuse a path that holds anything but a run, and a run unless it is to be gone on with or replaced."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file; give the path of a folder for the run")
+    if not out.exists() or all(path.name == LOCK for path in out.iterdir()):
+        return
+    if not (out / RUN).exists():
+        raise OutputError(f"{out} holds files but no run (it has no run.json); give another path")
+    if not (resuming or force):
+        hint = "is complete" if (out / BUNDLE).exists() else "was broken off: --resume auto goes on with it"
+        raise OutputError(f"the run {out} exists already and {hint}; give another path, or --force to replace it")
+
+
+def require_checkpoint_of(run: Path, path: Path) -> None:
+    if path.resolve().parent.parent != run.resolve():
+        raise CheckpointError(
+            f"{path} is not a checkpoint of the run {run}; expected {run / 'STAGE' / 'checkpoint-STEP'}, or auto"
+        )
+    read_checkpoint(path)
+
+
+@contextlib.contextmanager
+def run_folder(out: Path, *, force: bool) -> Iterator[None]:
+    """Hold the run folder for this training alone; with `force`, emptied."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot create {out}: {error.strerror}") from None
+    with locked(out / LOCK, f"another training is at work in {out}; let it end, or give another path"):
+        if force:
+            for path in out.iterdir():
+                if path.name != LOCK:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for folder in (out, *(path for path in out.iterdir() if path.is_dir())):
+            remove_leftovers(folder)
+        yield
+
+
+def chosen_checkpoint(config: Config, run: Path, resume: str | None, processes: Processes) -> Checkpoint | None:
+    """The checkpoint to go on from, chosen by the main process, read by each."""
+    if resume is None:
+        return None
+    found: Path | None = Path(resume)
+    if resume == AUTO:
+        found = None
+        if processes.is_main:
+            checkpoint, passed_over = newest_checkpoint(run, [stage.name for stage in config.stages()])
+            for problem in passed_over:
+                warn(f"passed over: {problem}")
+            found = checkpoint.path if checkpoint else None
+            say(f"resuming from {found}" if found else f"no checkpoint in {run} to resume from: starting afresh")
+        found = processes.gather(found)[0]
+    return read_checkpoint(found) if found is not None else None
+
+
+def take_over(other: Path, config: Config, run: Path, identity: Mapping[str, Any]) -> None:
+    """Link the first stage of another run, which has ended, into this one, unless this one has begun.
+
+    Raises:
+        CheckpointError: that stage has not ended, or it is not what this run's would be.
+    """
+    first = config.stages()[0].name
+    if next(run.glob("*/checkpoint-*"), None) is not None:
+        return
+    checkpoint, _ = newest_checkpoint(other, [first])
+    if checkpoint is None or not _has_ended(config, checkpoint) or len(config.stages()) == 1:
+        raise CheckpointError(f"{other} has no finished {first} that is followed by another stage in this run")
+    require_same_run(checkpoint, identity)
+    with new_folder(run / first / checkpoint.path.name, MANIFEST, force=False) as folder:
+        for file in checkpoint.path.iterdir():
+            link_or_copy(file, folder / file.name)
+    shutil.copy(other / LOG, run / LOG)
+
+
+def _has_ended(config: Config, checkpoint: Checkpoint) -> bool:
+    """Whether nothing of the checkpoint's stage is left to train."""
+    return checkpoint.state.stopped or checkpoint.state.step == config.of("steps", checkpoint.state.stage)
+
+
+def is_complete(config: Config, checkpoint: Checkpoint, run: Path) -> bool:
+    is_last = checkpoint.state.stage == config.stages()[-1].name
+    return is_last and _has_ended(config, checkpoint) and (run / BUNDLE / "manifest.json").exists()
+
+
+def forget_after(checkpoint: Checkpoint | None, config: Config, log: Path) -> None:
+    """Drop from the log what came after the checkpoint."""
+    state = checkpoint.state if checkpoint else None
+
+    def keep(row: Mapping[str, Any]) -> bool:
+        if state is None or row["stage"] != state.stage:
+            return state is not None and row["stage"] in state.finished
+        return bool(row["step"] <= (state.step if row["event"] == "train" else state.validated_step))
+
+    keep_rows(log, keep)
+
+
+def describe_run(run: Path, config: Config, dataset: Dataset, checkpoint: Checkpoint | None) -> None:
+    now, file = datetime.now(UTC).isoformat(timespec="seconds"), run / RUN
+    description: dict[str, Any] = {
+        "started": now,
+        "versions": versions(),
+        "dataset": {"name": dataset.info.name, "sha256": dict(dataset.hashes)},
+        "device": _device(),
+    }
+    if checkpoint is not None and file.exists():
+        description = json.loads(file.read_text("utf-8"))
+        going_on = {"at": now, "from": f"{checkpoint.state.stage} step {checkpoint.state.step}", "versions": versions()}
+        description["resumed"] = [*description.get("resumed", []), going_on]
+    file.write_text(json.dumps(description, indent=2), "utf-8")
+    (run / CONFIG).write_text(config.to_toml(), "utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes, for the record."""
+    packages = ("torch", "transformers", "tokenizers", "numpy")
+    found = {"reason2decide": __version__, "python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
