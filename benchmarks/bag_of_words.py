@@ -15,11 +15,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 
-from reason2decide.data.records import Dataset
+from reason2decide.data.records import DatasetFolder
 
 
 def main() -> None:
-    dataset = Dataset.open(Path(sys.argv[1]))
+    dataset = DatasetFolder.open(Path(sys.argv[1]))
     labels = list(dataset.info.labels.values)
     split = {name: list(dataset.split(name)) for name in ("train", "validation", "test")}
     gold = {name: [record.label for record in records] for name, records in split.items()}

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from reason2decide.data.records import Dataset, Record
+from reason2decide.data.records import DatasetFolder, Record
 from reason2decide.method.prompts import body
 from reason2decide.model.bundle import load_bundle
 from reason2decide.model.label_scores import best_labels, score_labels
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--split", default="validation")
     parser.add_argument("--passes", type=int, default=5, help="predictions with dropout, each with its own masks")
     args = parser.parse_args()
-    bundle, dataset = load_bundle(args.bundle), Dataset.open(args.dataset)
+    bundle, dataset = load_bundle(args.bundle), DatasetFolder.open(args.dataset)
     model, records = bundle.model, list(dataset.split(args.split))
     assert has_dropout(model), "this bundle's model has no dropout; train one with dropout first"
     model.set_attn_implementation("eager")

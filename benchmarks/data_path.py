@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reason2decide.console import set_quiet
-from reason2decide.data.records import Dataset, Record, write_dataset
+from reason2decide.data.records import DatasetFolder, Record, write_dataset
 from reason2decide.data.sources.synthetic_calls import synthesize_calls
 from reason2decide.model.prompt_encoder import PromptEncoder
 from reason2decide.training.base import load_base
@@ -46,7 +46,7 @@ def repeated(records: list[Record], size: int) -> Iterator[Record]:
 
 def measure(folder: Path) -> dict[str, float]:
     """One size, in a process of its own."""
-    dataset = Dataset.open(folder)
+    dataset = DatasetFolder.open(folder)
     few = list(itertools.islice(dataset.split("train"), SIMULATED))
     _, tokenizer = load_base("tiny", texts=lambda: (record.text for record in few), seed=0)
     config = parse_config(
@@ -103,7 +103,7 @@ def main() -> None:
         calls = list(synthesize_calls(Path(name) / "calls", train=SIMULATED).split("train"))
         for size in args.sizes:
             folder = Path(name) / str(size)
-            info = Dataset.open(Path(name) / "calls").info
+            info = DatasetFolder.open(Path(name) / "calls").info
             write_dataset(folder, info, {"train": repeated(calls, size)})
             done = subprocess.run(
                 [sys.executable, __file__, "--one", str(folder)], capture_output=True, text=True, check=True

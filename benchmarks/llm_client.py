@@ -26,11 +26,11 @@ import openai
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from llm_server import LlmServer, running
 
-from reason2decide.llm.client.calls import Answer, Call
+from reason2decide.llm.client.calls import Call, ModelAnswer
 from reason2decide.llm.client.client import Client
 from reason2decide.llm.client.endpoint import Endpoint
-from reason2decide.llm.client.limits import Limits
 from reason2decide.llm.client.log import CallLog
+from reason2decide.llm.settings import Limits
 
 CALLS, CONCURRENCY, DELAY, RUNS = 1000, 64, 0.05, 7
 IDEAL = CALLS / CONCURRENCY * DELAY
@@ -57,7 +57,7 @@ def whole_runs(server: LlmServer, log: CallLog) -> None:
     for run in range(RUNS + 1):
         client = Client(Endpoint(server.base_url, "rules"), log, Limits(concurrency=CONCURRENCY))
         started, before, server_before = time.perf_counter(), time.process_time(), processor_seconds(server.process.pid)
-        answered = sum(isinstance(outcome, Answer) for _, outcome in client.run(calls(run, CALLS)))
+        answered = sum(isinstance(outcome, ModelAnswer) for _, outcome in client.run(calls(run, CALLS)))
         wall.append(time.perf_counter() - started)
         ours.append((time.process_time() - before) / CALLS * 1000)
         theirs.append((processor_seconds(server.process.pid) - server_before) / CALLS * 1000)
@@ -71,7 +71,7 @@ def whole_runs(server: LlmServer, log: CallLog) -> None:
     print(f"server         {spread(theirs[1:], ' ms')} of processor time a call")
     started = time.perf_counter()
     client = Client(Endpoint(server.base_url, "rules"), log, Limits(concurrency=CONCURRENCY))
-    assert all(outcome.cached for _, outcome in client.run(calls(0, CALLS)) if isinstance(outcome, Answer))
+    assert all(outcome.cached for _, outcome in client.run(calls(0, CALLS)) if isinstance(outcome, ModelAnswer))
     print(f"again, logged  {time.perf_counter() - started:.3f} s")
 
 

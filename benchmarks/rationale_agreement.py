@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from reason2decide.data.predictions import read_predictions
-from reason2decide.data.records import Dataset
+from reason2decide.data.records import DatasetFolder
 
 
 def last_sentence(rationale: str) -> str:
@@ -21,7 +21,7 @@ def last_sentence(rationale: str) -> str:
 
 
 def main() -> None:
-    records = {record.id: record for record in Dataset.open(Path(sys.argv[1])).split("test")}
+    records = {record.id: record for record in DatasetFolder.open(Path(sys.argv[1])).split("test")}
     label_of = {last_sentence(record.rationales["llm"]): record.label for record in records.values()}
     assert len(label_of) == len(set(label_of.values())), "each urgency sentence stands for one label"
     print("| results | all | decided right | decided wrong |\n|---|---|---|---|")

@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LogitsProcessor, T5Config, T5ForConditionalGeneration
 
 from reason2decide.console import set_quiet
-from reason2decide.data.records import Dataset, Record
+from reason2decide.data.records import DatasetFolder, Record
 from reason2decide.method.prompts import PREDICT_PREFIX, explain_prefix, join
 from reason2decide.model.hub import silence_transformers
 from reason2decide.model.prompt_encoder import PromptEncoder
@@ -108,7 +108,7 @@ def new_model(args: argparse.Namespace, tokenizer: Any) -> Any:
 
 
 def new_engine(
-    model: Any, tokenizer: Any, dataset: Dataset, args: argparse.Namespace, folder: Path, **changes: Any
+    model: Any, tokenizer: Any, dataset: DatasetFolder, args: argparse.Namespace, folder: Path, **changes: Any
 ) -> StageTrainer:
     """A trainer of Stage 2 whose schedules have reached their ends."""
     config: Config = parse_config(
@@ -148,7 +148,9 @@ def seconds(step: Callable[[], None], times: int, device: str) -> float:
     return time.perf_counter() - started
 
 
-def compare(args: argparse.Namespace, tokenizer: Any, dataset: Dataset, records: list[Record], folder: Path) -> None:
+def compare(
+    args: argparse.Namespace, tokenizer: Any, dataset: DatasetFolder, records: list[Record], folder: Path
+) -> None:
     """Both in turns, for a model that ends its labels and one that does not."""
     engine = new_engine(new_model(args, tokenizer), tokenizer, dataset, args, folder)
     for ends in (3, MOST_LABEL_TOKENS + 1):
@@ -172,7 +174,7 @@ def compare(args: argparse.Namespace, tokenizer: Any, dataset: Dataset, records:
         del plain
 
 
-def parts(args: argparse.Namespace, tokenizer: Any, dataset: Dataset, folder: Path) -> None:
+def parts(args: argparse.Namespace, tokenizer: Any, dataset: DatasetFolder, folder: Path) -> None:
     """Seconds of each part of a step, the floor that its arithmetic sets, and what dropout costs."""
     taken: dict[str, float] = defaultdict(float)
     inside: list[str] = []
@@ -250,7 +252,7 @@ def matrix_product_ceiling(args: argparse.Namespace) -> float:
     return 2 * rows * shape["d_model"] * shape["d_ff"] / best
 
 
-def conditioning(args: argparse.Namespace, tokenizer: Any, dataset: Dataset, folder: Path) -> None:
+def conditioning(args: argparse.Namespace, tokenizer: Any, dataset: DatasetFolder, folder: Path) -> None:
     """What predicting y^ with and without dropout costs, as shares of one step's time, in turns."""
     trainers = {
         dropout: new_engine(new_model(args, tokenizer), tokenizer, dataset, args, folder, conditioning_dropout=dropout)
@@ -291,7 +293,7 @@ def main() -> None:
     args.bfloat16 = args.device == "cuda"
     silence_transformers()
     set_quiet(True)
-    dataset = Dataset.open(args.dataset)
+    dataset = DatasetFolder.open(args.dataset)
     records = list(dataset.split("train"))
     tokenizer = train_tokenizer(words(records), VOCABULARY - 256)
     with tempfile.TemporaryDirectory() as name:

@@ -7,7 +7,7 @@ import pytest
 from forks import Forks, Group
 from toy import write_toy
 
-from reason2decide.data.records import Dataset
+from reason2decide.data.records import DatasetFolder
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +34,6 @@ def forks(group: Group) -> Forks:
 
 
 @pytest.fixture(scope="session")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> DatasetFolder:
     """The toy dataset, to read only."""
     return write_toy(tmp_path_factory.mktemp("data") / "toy")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from reason2decide.llm.client.calls import Answer, Call
+from reason2decide.llm.client.calls import Call, ModelAnswer
 from reason2decide.llm.client.client import Client
 from reason2decide.llm.client.endpoint import Endpoint
-from reason2decide.llm.client.limits import Limits
 from reason2decide.llm.client.log import CallLog
+from reason2decide.llm.settings import Limits
 
 CONCURRENCY = 4
 
@@ -20,8 +20,8 @@ def calls(count: int) -> Iterator[Call]:
 
 
 def answer_all(base_url: str, path: Path, count: int, concurrency: int = CONCURRENCY) -> None:
-    """Answer `count` calls; the exit code is 0 if each was answered once."""
+    """ModelAnswer `count` calls; the exit code is 0 if each was answered once."""
     with CallLog(path) as log:
         client = Client(Endpoint(base_url, "rules"), log, Limits(concurrency=concurrency))
-        answered = [call.id for call, outcome in client.run(calls(count)) if isinstance(outcome, Answer)]
+        answered = [call.id for call, outcome in client.run(calls(count)) if isinstance(outcome, ModelAnswer)]
     raise SystemExit(sorted(answered, key=int) != [str(i) for i in range(count)])

@@ -11,7 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 from reason2decide.cli import main
-from reason2decide.data.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
 
 LABELS = LabelSet(("home care", "see a doctor", "call an ambulance"))
 FINDINGS = ("mild rash", "high fever", "chest pain")
@@ -31,7 +31,7 @@ def write_calls(
     change: Callable[[Record], Record] = lambda own: own,
     labels: LabelSet = LABELS,
     counts: tuple[int, int, int] = (24, 12, 12),
-) -> Dataset:
+) -> DatasetFolder:
     """The calls, each changed as told."""
     ends = [0, counts[0], counts[0] + counts[1], sum(counts)]
     splits = {

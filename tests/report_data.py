@@ -11,8 +11,8 @@ from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.data.words import STOP_WORDS
 from reason2decide.evaluation.comparison import Comparison, Difference, SystemValue
-from reason2decide.evaluation.measure import Evaluation, Origin, Settings, evaluate
-from reason2decide.evaluation.slices import Column
+from reason2decide.evaluation.measure import Evaluation, Origin, evaluate
+from reason2decide.evaluation.settings import Settings
 from reason2decide.model.calibration import Calibration
 from reason2decide.report import render_report
 
@@ -20,7 +20,7 @@ LABELS = ("home care", "see a doctor", "call an ambulance")
 MARKUP = "<script>document.title = 'taken over'</script><b>bold</b> & \"quoted\""
 # What could end a script, open a comment, turn the page's direction, or is no character at all.
 HOSTILE = MARKUP + "</script><!--<script>--> ]]> </template> \u202e\u05d0\u05d1 \x00\x01\ufffe \ud83d {{ 7*7 }} ${7*7}"
-SEX = Column("sex")
+SEX = "sex"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from reason2decide.cli import app
 from reason2decide.data.check import CheckReport, check_dataset
 from reason2decide.data.near_duplicates import THRESHOLD, signature
-from reason2decide.data.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
 from reason2decide.errors import BaseModelError, DataError
 from reason2decide.model.hub import token_counter
 
@@ -178,7 +178,7 @@ def test_the_synthesize_command_says_that_it_is_synthetic(tmp_path: Path) -> Non
     sizes = ["--train", "40", "--validation", "10", "--test", "10"]
     result = runner.invoke(app, ["data", "synthesize", "--out", str(tmp_path / "d"), *sizes])
     assert result.exit_code == 0 and "clinical advice" in result.stderr
-    assert len(Dataset.open(tmp_path / "d").split("train")) == 40
+    assert len(DatasetFolder.open(tmp_path / "d").split("train")) == 40
 
 
 def test_lengths_in_tokens_of_a_base(tmp_path: Path) -> None:

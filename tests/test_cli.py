@@ -15,8 +15,8 @@ from forks import Ended, Forks
 from toy import run as train_toy
 from toy import settings
 
-from reason2decide import __version__
-from reason2decide.data.records import Dataset
+from reason2decide.data.records import DatasetFolder
+from reason2decide.version import __version__
 
 SERVER: list[Forks] = []
 R2D = [sys.executable, "-c", "from reason2decide.cli import main; main()"]
@@ -42,11 +42,11 @@ def refused(*arguments: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def bundle(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(dataset: DatasetFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_toy(dataset, tmp_path_factory.mktemp("cli") / "run")
 
 
-def toml(dataset: Dataset, folder: Path, **changes: object) -> Path:
+def toml(dataset: DatasetFolder, folder: Path, **changes: object) -> Path:
     import tomli_w
 
     file = folder / "train.toml"
@@ -75,7 +75,7 @@ def test_explain_lists_every_key() -> None:
     assert done.returncode == 0 and "sampling_cap" in done.stdout and "(paper: 0.9 in stage2)" in done.stdout
 
 
-def test_train_evaluate_predict(dataset: Dataset, tmp_path: Path) -> None:
+def test_train_evaluate_predict(dataset: DatasetFolder, tmp_path: Path) -> None:
     """The whole road through the program: a bundle, its results and report, a decision on a new case."""
     config = toml(dataset, tmp_path, steps=2)
     assert r2d("--quiet", "train", config, "--out", tmp_path / "run", "--set", "seed=3").returncode == 0
@@ -138,7 +138,7 @@ def test_predict_from_csv_and_standard_input(bundle: Path, tmp_path: Path) -> No
     assert [json.loads(line)["id"] for line in piped.stdout.splitlines()] == ["1", "2"]
 
 
-def test_mistakes_of_each_command(bundle: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_mistakes_of_each_command(bundle: Path, dataset: DatasetFolder, tmp_path: Path) -> None:
     config = toml(dataset, tmp_path)
     assert "did you mean 'learning_rate'?" in refused(
         "train", config, "--out", tmp_path / "r", "--set", "learing_rate=1"
@@ -161,7 +161,7 @@ def test_mistakes_of_each_command(bundle: Path, dataset: Dataset, tmp_path: Path
     assert sorted(item.name for item in tmp_path.iterdir()) == ["empty.jsonl", "train.toml"]
 
 
-def test_offline_hub_name_fails_in_seconds(dataset: Dataset, tmp_path: Path) -> None:
+def test_offline_hub_name_fails_in_seconds(dataset: DatasetFolder, tmp_path: Path) -> None:
     """With nothing listening where the hub should be, the answer comes within seconds and names what to do."""
     config = toml(dataset, tmp_path, base="google/flan-t5-small")
     started = time.monotonic()
@@ -177,7 +177,9 @@ def test_offline_hub_name_fails_in_seconds(dataset: Dataset, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("extra", ["train", "report"])
-def test_a_missing_extra_is_named_with_its_install(extra: str, tmp_path: Path, bundle: Path, dataset: Dataset) -> None:
+def test_a_missing_extra_is_named_with_its_install(
+    extra: str, tmp_path: Path, bundle: Path, dataset: DatasetFolder
+) -> None:
     """A process in which the extra's module cannot be found, as on a base install."""
     module = {"train": "torch", "report": "matplotlib"}[extra]
     code = f"import sys; sys.modules['{module}'] = None; from reason2decide.cli import main; main()"
@@ -204,7 +206,7 @@ def test_a_full_disk_says_so(bundle: Path, tmp_path: Path) -> None:
     assert done.returncode == 2 and "disk is full" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_force_replaces_a_run_only_when_nothing_is_left_to_refuse(dataset: Dataset, tmp_path: Path) -> None:
+def test_force_replaces_a_run_only_when_nothing_is_left_to_refuse(dataset: DatasetFolder, tmp_path: Path) -> None:
     config = toml(dataset, tmp_path, steps=2)
     assert r2d("--quiet", "train", config, "--out", tmp_path / "run").returncode == 0
     before = (tmp_path / "run" / "bundle" / "manifest.json").read_bytes()
@@ -215,7 +217,7 @@ def test_force_replaces_a_run_only_when_nothing_is_left_to_refuse(dataset: Datas
     assert sorted(item.name for item in tmp_path.iterdir()) == ["run", "train.toml"]
 
 
-def test_a_loss_that_is_no_number_names_step_and_records(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_names_step_and_records(dataset: DatasetFolder, tmp_path: Path) -> None:
     config = toml(dataset, tmp_path, steps=4)
     message = refused("train", config, "--out", tmp_path / "run", "--set", "learning_rate=1e30")
     assert "at step 2, whose records are r" in message and "smaller learning_rate" in message

@@ -11,7 +11,7 @@ from forks import Forks
 from toy import LABELS
 from toy import run as train_toy
 
-from reason2decide.data.records import Dataset
+from reason2decide.data.records import DatasetFolder
 from reason2decide.evaluation.probes import read_probes
 from reason2decide.evaluation.results import load_statistics, read_results
 
@@ -20,12 +20,12 @@ FILES = {"predictions.jsonl", "results.json", "statistics.npz", "report.html", "
 
 
 @pytest.fixture(scope="module")
-def bundle(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(dataset: DatasetFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Long enough that it writes words, the same ones mostly.
     return train_toy(dataset, tmp_path_factory.mktemp("evaluate") / "run", steps=60, dropout=0.0)
 
 
-def predicted(dataset: Dataset, split: str, **fields: Any) -> str:
+def predicted(dataset: DatasetFolder, split: str, **fields: Any) -> str:
     """Predictions of a system that is always right and quite sure."""
     lines = []
     for record in dataset.split(split):
@@ -40,7 +40,7 @@ def predicted(dataset: Dataset, split: str, **fields: Any) -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_a_bundle(forks: Forks, bundle: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_bundle(forks: Forks, bundle: Path, dataset: DatasetFolder, tmp_path: Path) -> None:
     out = tmp_path / "results"
     options = ("--slice", "length", "--bertscore-encoder", "minilm", "--probed", 5, "--interval", "bca")
     ended = forks.run("evaluate", bundle, dataset.path, "--out", out, *QUICK, *options)
@@ -73,7 +73,9 @@ def test_a_bundle(forks: Forks, bundle: Path, dataset: Dataset, tmp_path: Path) 
     assert read_results(again).metrics["selective_error"].value is None
 
 
-def test_anybodys_predictions_calibrated_by_their_validation(forks: Forks, dataset: Dataset, tmp_path: Path) -> None:
+def test_anybodys_predictions_calibrated_by_their_validation(
+    forks: Forks, dataset: DatasetFolder, tmp_path: Path
+) -> None:
     for split in ("validation", "test"):
         (tmp_path / f"{split}.jsonl").write_text(predicted(dataset, split))
     arguments = ("--predictions", tmp_path / "test.jsonl", dataset.path, *QUICK)
@@ -91,7 +93,7 @@ def test_anybodys_predictions_calibrated_by_their_validation(forks: Forks, datas
     assert found.metrics["selective_error"].value == 0 and found.metrics["deferred"].value == 0
 
 
-def test_costs_slices_and_error_rates(forks: Forks, dataset: Dataset, tmp_path: Path) -> None:
+def test_costs_slices_and_error_rates(forks: Forks, dataset: DatasetFolder, tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text(predicted(dataset, "test"))
     names = ",".join(LABELS.values)
     rows = "\n".join(
@@ -131,7 +133,7 @@ def test_costs_slices_and_error_rates(forks: Forks, dataset: Dataset, tmp_path: 
     ],
 )
 def test_mistakes_end_with_one_line_and_leave_nothing(
-    arguments: list[str], message: str, forks: Forks, bundle: Path, dataset: Dataset, tmp_path: Path
+    arguments: list[str], message: str, forks: Forks, bundle: Path, dataset: DatasetFolder, tmp_path: Path
 ) -> None:
     (tmp_path / "p.jsonl").write_text(predicted(dataset, "test"))
     (tmp_path / "outside.jsonl").write_text(predicted(dataset, "test", predicted_label="go home"))
@@ -145,7 +147,7 @@ def test_mistakes_end_with_one_line_and_leave_nothing(
     assert "Traceback" not in ended.stderr and not out.exists()
 
 
-def test_a_missing_encoder_is_told_and_the_rest_goes_on(forks: Forks, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_missing_encoder_is_told_and_the_rest_goes_on(forks: Forks, dataset: DatasetFolder, tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text(predicted(dataset, "test"))
     arguments = ("--predictions", tmp_path / "p.jsonl", dataset.path, "--out", tmp_path / "out", *QUICK)
     ended = forks.run("evaluate", *arguments, "--bertscore-encoder", tmp_path / "nowhere")
@@ -156,7 +158,7 @@ def test_a_missing_encoder_is_told_and_the_rest_goes_on(forks: Forks, dataset: D
     assert "accuracy" in ended.stdout
 
 
-def test_no_answers_and_no_rationales(forks: Forks, dataset: Dataset, tmp_path: Path) -> None:
+def test_no_answers_and_no_rationales(forks: Forks, dataset: DatasetFolder, tmp_path: Path) -> None:
     ids = [record.id for record in dataset.split("test")]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({"id": i, "predicted_label": ""}) + "\n" for i in ids))
     ended = forks.run(

@@ -11,8 +11,9 @@ from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import DataError
 from reason2decide.evaluation.comparison import compare, load_system, signature_differences
-from reason2decide.evaluation.measure import Origin, Settings, evaluate
+from reason2decide.evaluation.measure import Origin, evaluate
 from reason2decide.evaluation.results import RESULTS, STATISTICS, load_statistics, read_results, save_statistics
+from reason2decide.evaluation.settings import Settings
 
 LABELS = LabelSet(("home", "clinic"), ordinal=True, urgent="last")
 N = 120
@@ -37,7 +38,7 @@ def write(folder: Path, right: np.ndarray, *, groups: bool = False, rationales: 
         for i, r in enumerate(records)
     ]
     where = Origin(**{"dataset": "calls", "sha256": "ab" * 32, "split": "test", "system": folder.name, **origin})
-    evaluation = evaluate(predictions, records, LABELS, where, Settings("nurse", resamples=100))
+    evaluation = evaluate(predictions, records, LABELS, where, Settings(rationale_source="nurse", resamples=100))
     folder.mkdir()
     import json
 

@@ -15,7 +15,7 @@ import pytest
 from forks import Forks, Group
 from toy import record, settings
 
-from reason2decide.data.records import Dataset, DatasetInfo, LabelSet, write_dataset
+from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, write_dataset
 from reason2decide.model.manifest import read_manifest
 
 STEPS = {"stage1": 12, "stage2": 16}
@@ -31,7 +31,7 @@ RUN = {
 
 
 @pytest.fixture(scope="module")
-def config(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def config(dataset: DatasetFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import tomli_w
 
     file = tmp_path_factory.mktemp("crashes") / "train.toml"

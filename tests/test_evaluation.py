@@ -11,9 +11,9 @@ from reason2decide.data.predictions import NO_ANSWER, Prediction
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import DataError
 from reason2decide.evaluation.examples import group_indices
-from reason2decide.evaluation.measure import Origin, Settings, evaluate
+from reason2decide.evaluation.measure import Origin, evaluate
 from reason2decide.evaluation.results import Results
-from reason2decide.evaluation.slices import Column
+from reason2decide.evaluation.settings import Settings
 from reason2decide.model.calibration import Calibration
 
 LABELS = LabelSet(("home", "clinic"))
@@ -223,7 +223,7 @@ def test_calibration_before_and_after_and_what_was_chosen_on_validation():
 def test_slices_hold_every_metric_and_the_largest_gap():
     records = [Record(f"r{i}", "one two", "home", meta={"sex": "F" if i < 20 else "M", "age": i}) for i in range(40)]
     predictions = predictions_of(["home"] * 30 + ["clinic"] * 10)
-    results = run(predictions, records, slices=(Column("sex"), Column("age", (30.0,)), Column("length")))
+    results = run(predictions, records, slices=("sex", "age:30", "length"))
     assert [(own.value, own.n) for own in results.slices["sex"]] == [("F", 20), ("M", 20)]
     assert [own.metrics["accuracy"].value for own in results.slices["sex"]] == [1.0, 0.5]
     assert results.gaps["sex"]["accuracy"] == {"gap": 0.5, "least": "M", "most": "F"}

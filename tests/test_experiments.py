@@ -16,7 +16,7 @@ import tomli_w
 from forks import Ended, Forks
 from toy import settings
 
-from reason2decide.data.records import Dataset
+from reason2decide.data.records import DatasetFolder
 from reason2decide.errors import ConfigError
 from reason2decide.model.manifest import read_manifest
 from reason2decide.workflows.experiment import load_experiment, parse_experiment
@@ -107,7 +107,7 @@ def test_the_ready_experiments_are_experiments() -> None:
 
 
 @pytest.fixture(scope="module")
-def file(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(dataset: DatasetFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     training = settings(dataset, steps={"stage1": 3, "stage2": 3, "sft": 3})
     del training["method"]
     content = {
@@ -115,7 +115,7 @@ def file(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "reference": {"method": "sft"},
         "training": training,
         "grid": {"method": ["sft", "r2d", "r2d-no-sampling"], "seed": [0, 1]},
-        "evaluation": {"resamples": 50, "probed": 4, "slice": ["length"]},
+        "evaluation": {"resamples": 50, "probed": 4, "slices": ["length"]},
     }
     path = tmp_path_factory.mktemp("experiment") / "toy.toml"
     path.write_text(tomli_w.dumps(content))

@@ -13,7 +13,7 @@ from forks import Forks
 from tiny_models import save
 from toy import run as train_toy
 
-from reason2decide.data.records import Dataset
+from reason2decide.data.records import DatasetFolder
 from reason2decide.errors import BundleError
 from reason2decide.evaluation.results import read_results
 from reason2decide.export.bundle import Parity
@@ -37,7 +37,7 @@ main()
 
 
 @pytest.fixture(scope="module")
-def bundle(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(dataset: DatasetFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_toy(dataset, tmp_path_factory.mktemp("export") / "run", steps=60, dropout=0.0)
 
 
@@ -54,7 +54,7 @@ def lines(output: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in output.splitlines()]
 
 
-def test_an_export_says_how_near_it_is(exported: Path, bundle: Path, dataset: Dataset) -> None:
+def test_an_export_says_how_near_it_is(exported: Path, bundle: Path, dataset: DatasetFolder) -> None:
     manifest = read_manifest(exported)
     assert manifest.engine is not None and manifest.engine["weights"] == "float32"
     parity = Parity(**manifest.engine["parity"])
@@ -75,7 +75,7 @@ def test_an_export_says_how_near_it_is(exported: Path, bundle: Path, dataset: Da
 
 
 def test_predict_and_evaluate_take_it_without_torch(
-    exported: Path, bundle: Path, dataset: Dataset, forks: Forks, tmp_path: Path
+    exported: Path, bundle: Path, dataset: DatasetFolder, forks: Forks, tmp_path: Path
 ) -> None:
     def r2d(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)]
@@ -114,7 +114,7 @@ def test_an_export_that_strays_is_told_with_the_next_better_weights() -> None:
     assert list(WEIGHTS)[-1] == "float32"
 
 
-def test_what_is_refused(exported: Path, bundle: Path, dataset: Dataset, forks: Forks, tmp_path: Path) -> None:
+def test_what_is_refused(exported: Path, bundle: Path, dataset: DatasetFolder, forks: Forks, tmp_path: Path) -> None:
     def refused(*arguments: object) -> str:
         ended = forks.run("export", *arguments)
         assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr
@@ -141,7 +141,7 @@ def test_what_is_refused(exported: Path, bundle: Path, dataset: Dataset, forks: 
 
 @pytest.mark.parametrize("architecture", ["t5-v1.1", "bart"])
 def test_other_architectures_through_the_program(
-    architecture: str, dataset: Dataset, forks: Forks, tmp_path: Path
+    architecture: str, dataset: DatasetFolder, forks: Forks, tmp_path: Path
 ) -> None:
     base = save(architecture, tmp_path / "base")
     trained = train_toy(dataset, tmp_path / "run", base=str(base), steps=2)

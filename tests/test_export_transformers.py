@@ -27,7 +27,7 @@ from transformers import AutoModelForDecision, AutoProcessor, DecisionConfig, De
 from transformers.utils.chat_template_utils import _compile_jinja_template
 from transformers_server import transformers_serve
 
-from reason2decide.data.records import Dataset, LabelSet, Record
+from reason2decide.data.records import DatasetFolder, LabelSet, Record
 from reason2decide.errors import BundleError, OutputError
 from reason2decide.export.transformers import CLASSES, CODE, SOURCE, export_transformers_decision
 from reason2decide.files import sha256_file
@@ -219,7 +219,7 @@ def test_the_code_imports_nothing_but_torch_and_transformers_and_is_the_one_that
     assert sha256_file(exported / CODE) == sha256_file(SOURCE / CODE)
 
 
-def test_without_permission_nothing_is_loaded(exported: Path, forks: Forks, dataset: Dataset) -> None:
+def test_without_permission_nothing_is_loaded(exported: Path, forks: Forks, dataset: DatasetFolder) -> None:
     with pytest.raises(ValueError, match="trust_remote_code"):
         AutoModelForDecision.from_pretrained(exported, trust_remote_code=False)
     # Nor by this program, which takes no such folder at all.

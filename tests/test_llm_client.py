@@ -28,13 +28,14 @@ from pydantic import BaseModel
 
 from reason2decide.errors import UserError
 from reason2decide.llm.client.budget import Budget, BudgetError, BudgetReached, Prices, bound_tokens, likely_tokens
-from reason2decide.llm.client.calls import Answer, Call, DecisionCall, Question, Usage, call_key
+from reason2decide.llm.client.calls import Call, DecisionCall, ModelAnswer, Question, Usage, call_key
 from reason2decide.llm.client.client import Client
 from reason2decide.llm.client.endpoint import Endpoint, EndpointError, RemoteEndpointError
-from reason2decide.llm.client.limits import Limits, retry_after
+from reason2decide.llm.client.limits import retry_after
 from reason2decide.llm.client.log import CallLog, CallLogError
 from reason2decide.llm.client.structured import parse_object, strict_schema, validated
 from reason2decide.llm.prompt_files import Prompt, PromptError, fence, fence_nonce, load_prompt, prompt_names
+from reason2decide.llm.settings import Limits
 
 QUICK = Limits(concurrency=4, read_timeout=0.6, deadline=4.0, attempts=3, backoff=0.01)
 BOUND = 25.0  # seconds that no fault may exceed, far above what they take
@@ -182,11 +183,11 @@ def test_a_schema_is_asked_for_strictly():
 
 
 def test_slots_are_filled_once_and_braces_are_harmless():
-    prompt = Prompt("p", "1", "Data stands behind {nonce}.", 'Given {label}: {text} Answer {"label": "..."}')
+    prompt = Prompt("p", "1", "Data stands behind {nonce}.", 'Given {label}: {text} ModelAnswer {"label": "..."}')
     system, user = prompt.messages({"text": "{label} {nonce} {} }{"}, {"label": "{text}"})
     nonce = system["content"].split()[3].rstrip(".")
     fenced = f"<<<DATA {nonce}\n{{label}} {{nonce}} {{}} }}{{\nDATA {nonce}>>>"
-    assert user["content"] == f'Given {{text}}: {fenced} Answer {{"label": "..."}}'
+    assert user["content"] == f'Given {{text}}: {fenced} ModelAnswer {{"label": "..."}}'
     assert prompt.slots() == {"label", "text"}
 
 
@@ -438,7 +439,7 @@ def test_what_always_fails_ends_as_a_recorded_failure(server, log, fault, kind, 
     assert [row["kind"] for row in log.failures()] == [kind] * 3
     # A failure is no answer: the next run asks again.
     server.faults()
-    assert all(isinstance(answer, Answer) and not answer.cached for answer in answers(client, several(3)).values())
+    assert all(isinstance(answer, ModelAnswer) and not answer.cached for answer in answers(client, several(3)).values())
 
 
 def test_a_reply_without_end_is_cut(server, log, monkeypatch):
@@ -458,7 +459,7 @@ def test_repeated_and_reordered_answers_never_reach_another_call(server, log, fa
 
 def test_waiting_as_asked_does_not_use_up_attempts_but_ends(server, log):
     server.faults(queue=[{"kind": "status", "status": 429, "headers": {"Retry-After": "0.1"}}] * 6)
-    assert isinstance(answers(client_for(server, log), several(1)).popitem()[1], Answer)
+    assert isinstance(answers(client_for(server, log), several(1)).popitem()[1], ModelAnswer)
     assert server.counts()["total"] == 7
     server.faults(always={"kind": "status", "status": 429, "headers": {"Retry-After": "0.5"}})
     failure = answers(client_for(server, log), [ask("z")])["z"]
@@ -490,7 +491,7 @@ def test_a_server_that_is_not_there_stops_the_run(log):
 def test_a_proxy_in_the_environment_does_not_get_what_stays_here(server, log, monkeypatch):
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert isinstance(answers(client_for(server, log), several(1)).popitem()[1], Answer)
+    assert isinstance(answers(client_for(server, log), several(1)).popitem()[1], ModelAnswer)
 
 
 def test_a_refused_response_format_is_spelt_out_instead_and_remembered(server, log):

@@ -20,10 +20,9 @@ from reason2decide.evaluation.agreement import cohen_kappa, krippendorff_alpha
 from reason2decide.evaluation.metrics import Examples
 from reason2decide.evaluation.metrics.judged import JudgeComplete, JudgeCorrect, JudgeGrounded, signed
 from reason2decide.evaluation.probes import Probe, read_probes, write_probes
-from reason2decide.llm.client.calls import Answer, TokenLogprob, Usage
+from reason2decide.llm.client.calls import ModelAnswer, TokenLogprob, Usage
 from reason2decide.llm.client.client import Client
 from reason2decide.llm.client.endpoint import Endpoint, EndpointError
-from reason2decide.llm.client.limits import Limits
 from reason2decide.llm.client.log import CallLog
 from reason2decide.llm.judge.judgements import JudgedSplit, chosen_by_hash, merge_into_probes, read_human
 from reason2decide.llm.judge.pairwise import Pair, Pairwise
@@ -31,6 +30,7 @@ from reason2decide.llm.judge.pointwise import Judge, JudgedCase, Pointwise, Work
 from reason2decide.llm.judge.rubric import RubricError, load_rubric
 from reason2decide.llm.judge.run import compare_predictions, judge_predictions
 from reason2decide.llm.prompt_files import load_prompt
+from reason2decide.llm.settings import Limits
 
 LABELS = LabelSet(("home care", "see a doctor", "call an ambulance"))
 SETTINGS = {"temperature": 0.0, "max_tokens": 64}
@@ -142,13 +142,13 @@ def expected(level):
 
 def test_the_expected_level_by_hand():
     def answered(*tokens):
-        return Answer("k", "", "stop", "m", Usage(), "", logprobs=tuple(tokens))
+        return ModelAnswer("k", "", "stop", "m", Usage(), "", logprobs=tuple(tokens))
 
     def token(text, *top):
         return TokenLogprob(text, dict(top).get(text, np.log(0.5)), tuple((t, p) for t, p in top))
 
     half, quarter = np.log(0.5), np.log(0.25)
-    assert expected_level(Answer("k", "", "stop", "m", Usage(), ""), 4) == 4
+    assert expected_level(ModelAnswer("k", "", "stop", "m", Usage(), ""), 4) == 4
     assert expected_level(answered(token('{"score": 4}')), 4) == 4
     # 4 with 1/2, 5 with 1/4; a quarter went to no level.
     assert expected_level(answered(token("4", ("4", half), ("5", quarter), ("x", quarter))), 4) == pytest.approx(13 / 3)

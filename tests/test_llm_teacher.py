@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from llm_server import BAD_RATIONALES, filled, running
 from llm_toy import LABELS, marked, r2d, write_calls
 
-from reason2decide.data.records import Dataset
+from reason2decide.data.records import DatasetFolder
 from reason2decide.llm.answers import decided_schema, matching_label
 from reason2decide.llm.client.client import Client
 from reason2decide.llm.client.endpoint import Endpoint
@@ -211,7 +211,7 @@ def test_rationales_for_every_split_with_their_provenance(server, calls, tmp_pat
     ended = r2d("rationalize", calls.path, "--source", "teacher", "--out", out, *at(server), "--price-output", 1)
     assert ended.code == 0, ended.err
     assert "48 calls" in ended.err and "cost" in ended.err and "wrote 48 rationales" in ended.err
-    taught = Dataset.open(out)
+    taught = DatasetFolder.open(out)
     taught.verify()
     assert taught.info.rationale_sources == ("nurse", "teacher") and taught.info.provenance["by"] == "tests"
     with CallLog(tmp_path / "taught.calls.sqlite") as log:
@@ -232,7 +232,7 @@ def test_rationales_for_every_split_with_their_provenance(server, calls, tmp_pat
     counted = server.counts()["total"]
     ended = r2d("rationalize", calls.path, "--source", "teacher", "--out", out, *at(server), "--force")
     assert ended.code == 0 and "0 calls" in ended.err and server.counts()["total"] == counted
-    assert Dataset.open(out).hashes == taught.hashes
+    assert DatasetFolder.open(out).hashes == taught.hashes
 
 
 @pytest.mark.parametrize("gate", BAD_RATIONALES)
@@ -245,7 +245,7 @@ def test_what_fails_a_gate_is_listed_and_not_written(server, tmp_path, gate):
     rows = failures(tmp_path / "out")
     assert {row["gate"] for row in rows} == {gate} and {row["split"] for row in rows} == {"train", "test"}
     assert all(int(row["id"][1:]) % 4 == 0 and set(row) == {"id", "split", "gate"} for row in rows)
-    out = Dataset.open(tmp_path / "out")
+    out = DatasetFolder.open(tmp_path / "out")
     assert [("llm" in own.rationales) for own in out.split("test")] == [
         int(own.id[1:]) % 4 > 0 for own in out.split("test")
     ]
@@ -271,7 +271,7 @@ def test_a_teacher_that_is_not_told_the_label(server, calls, tmp_path):
     run = ("rationalize", calls.path, "--source", "own", *at(server), "--without-label")
     ended = r2d(*run, "--out", tmp_path / "all")
     assert ended.code == 0, ended.err
-    taught = Dataset.open(tmp_path / "all")
+    taught = DatasetFolder.open(tmp_path / "all")
     records = [own for split in taught.hashes for own in taught.split(split)]
     expected = {own.id: filled(strict_schema(decided_schema(LABELS.values)), own.text)["label"] for own in records}
     assert {own.id: own.meta["teacher_labels"]["own"] for own in records} == expected
@@ -288,7 +288,7 @@ def test_a_teacher_that_is_not_told_the_label(server, calls, tmp_path):
     assert server.counts()["total"] == counted
     told = entry(tmp_path / "right", "own")
     assert told["written"] == 38 and told["not_written"]["teacher_wrong"] == 10
-    for own in (own for split in taught.hashes for own in Dataset.open(tmp_path / "right").split(split)):
+    for own in (own for split in taught.hashes for own in DatasetFolder.open(tmp_path / "right").split(split)):
         assert ("own" in own.rationales) == (expected[own.id] == own.label) == ("provenance" in own.meta)
         assert own.meta["teacher_labels"]["own"] == expected[own.id]
 
@@ -300,7 +300,7 @@ def test_choices_of_a_records_own(server, tmp_path):
     data = write_calls(tmp_path / "data", change, labels=type(LABELS)())
     ended = r2d("rationalize", data.path, "--out", tmp_path / "out", *at(server), "--without-label")
     assert ended.code == 0, ended.err
-    for own in Dataset.open(tmp_path / "out").split("train"):
+    for own in DatasetFolder.open(tmp_path / "out").split("train"):
         assert own.meta["teacher_labels"]["llm"] in own.choices
 
 
@@ -312,7 +312,7 @@ def test_notes_are_refined_and_additions_flagged(server, tmp_path):
     run = ("refine", data.path, "--from", "nurse", "--to", "plain", *at(server))
     ended = r2d(*run, "--out", tmp_path / "out")
     assert ended.code == 0 and "flagged 8" in ended.out, ended.err
-    out = Dataset.open(tmp_path / "out")
+    out = DatasetFolder.open(tmp_path / "out")
     for split in out.hashes:
         for own in out.split(split):
             index = int(own.id[1:])
@@ -430,7 +430,7 @@ def test_killed_at_random_points_nothing_is_lost_or_sent_twice(tmp_path):
         counts = server.counts()
     assert len(counts["calls"]) == 200 and max(counts["calls"].values()) <= 1 + kills
     assert counts["total"] - 200 <= 4 * kills  # those in flight at a kill, and no other
-    out = Dataset.open(tmp_path / "out")
+    out = DatasetFolder.open(tmp_path / "out")
     assert all("llm" in own.rationales for split in out.hashes for own in out.split(split))
     assert [own.id for split in out.hashes for own in out.split(split)] == [f"r{i}" for i in range(200)]
 

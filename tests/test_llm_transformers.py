@@ -11,11 +11,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers_server import transformers_serve
 
-from reason2decide.llm.client.calls import Answer, Call, DecisionCall, Question
+from reason2decide.llm.client.calls import Call, DecisionCall, ModelAnswer, Question
 from reason2decide.llm.client.client import Client
 from reason2decide.llm.client.endpoint import Endpoint, EndpointError
-from reason2decide.llm.client.limits import Limits
 from reason2decide.llm.client.log import CallLog
+from reason2decide.llm.settings import Limits
 
 # Each message between its role and an end token; the prompt ends where the assistant is to speak.
 TEMPLATE = (
@@ -74,7 +74,7 @@ def test_chat(served, log):
     calls = [Call(note, [{"role": "user", "content": note}], settings=settings) for note in ("fever", "cough", "rash")]
     found = {call.id: answer for call, answer in client.run(calls)}
     for answer in found.values():
-        assert isinstance(answer, Answer) and answer.finish_reason == "length"
+        assert isinstance(answer, ModelAnswer) and answer.finish_reason == "length"
         # The prompt has a token for each byte but the two of the end token: "user: fever</s>assistant: ".
         assert answer.usage.output_tokens == 12 and answer.usage.input_tokens >= len("user: rash") + 1
     again = {call.id: answer for call, answer in client.run(calls)}
@@ -101,7 +101,7 @@ def test_system_one(served, log):
         "fever": Question("yes_no", "Is there fever?"),
     }
     [(_, answer)] = client.run([DecisionCall("a", "fever since Monday", questions)])
-    assert isinstance(answer, Answer), answer
+    assert isinstance(answer, ModelAnswer), answer
     assert [list(p) for p in answer.probabilities.values()] == [
         ["home", "clinic", "hospital"],
         ["low", "middle", "high"],

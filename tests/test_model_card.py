@@ -15,8 +15,8 @@ from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.data.words import escaped
 from reason2decide.errors import ConfigError
-from reason2decide.evaluation.measure import Origin, Settings, evaluate
-from reason2decide.evaluation.slices import Column
+from reason2decide.evaluation.measure import Origin, evaluate
+from reason2decide.evaluation.settings import Settings
 from reason2decide.model.calibration import Calibration
 from reason2decide.model.manifest import Manifest
 from reason2decide.model.prompt_encoder import Lengths
@@ -55,7 +55,7 @@ def results_of(digest=HASHES["test"], columns=("sex",), values=("female", "male"
             Prediction(f"r{i}", predicted, {predicted: 0.75, (other if predicted == gold else gold): 0.25})
         )
     calibration = Calibration.fit([np.log([0.75, 0.25])] * 20, [0] * 15 + [1] * 5)
-    settings = Settings(resamples=200, slices=tuple(map(Column, columns)))
+    settings = Settings(resamples=200, slices=tuple(columns))
     origin = Origin("calls", digest, "test", "calls model")
     return evaluate(predictions, records, labels, origin, settings, calibration=calibration).results
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from toy import LABELS, run
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from reason2decide.data.records import Dataset, Record
+from reason2decide.data.records import DatasetFolder, Record
 from reason2decide.training import objective, trainer
 
 STEPS, WARMUP, RAMP, ALPHA, CAP, SEED = 6, 2, 3, 0.7, 0.9, 0
@@ -87,12 +87,12 @@ def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return float((difference / size) ** 0.5)
 
 
-def train_on_everything(dataset: Dataset, out: Path, **changes: Any) -> Path:
+def train_on_everything(dataset: DatasetFolder, out: Path, **changes: Any) -> Path:
     """A run whose every step takes all 48 records, in four batches of unlike numbers of tokens."""
     return run(dataset, out, steps=STEPS, batch_size=12, gradient_accumulation=4, dropout=0.0, seed=SEED, **changes)
 
 
-def test_a_stage_2_step_is_the_papers_equation(dataset: Dataset, tmp_path: Path, steps: list[Step]) -> None:
+def test_a_stage_2_step_is_the_papers_equation(dataset: DatasetFolder, tmp_path: Path, steps: list[Step]) -> None:
     """alpha_t · mean L_pred + (1 - alpha_t) · mean L_expl, y~ in the explain prompt, means over the step's tokens."""
     bundle = train_on_everything(
         dataset,
@@ -132,7 +132,7 @@ def test_a_stage_2_step_is_the_papers_equation(dataset: Dataset, tmp_path: Path,
     assert wrong > 20  # else this would not tell y^ from y*
 
 
-def test_stage_1_learns_rationales_without_a_label(dataset: Dataset, tmp_path: Path, steps: list[Step]) -> None:
+def test_stage_1_learns_rationales_without_a_label(dataset: DatasetFolder, tmp_path: Path, steps: list[Step]) -> None:
     bundle = train_on_everything(dataset, tmp_path / "run", method="r2d")
     hand = ByHand(bundle / "model")
     explained = [record for record in dataset.split("train") if "llm" in record.rationales]
@@ -148,7 +148,9 @@ def test_stage_1_learns_rationales_without_a_label(dataset: Dataset, tmp_path: P
 
 
 @pytest.mark.parametrize("method", ["sft", "dss"])
-def test_the_baselines_are_the_same_equation(method: str, dataset: Dataset, tmp_path: Path, steps: list[Step]) -> None:
+def test_the_baselines_are_the_same_equation(
+    method: str, dataset: DatasetFolder, tmp_path: Path, steps: list[Step]
+) -> None:
     """sft: L_pred alone. dss: half of each, and its explain prompt knows no label."""
     bundle = train_on_everything(dataset, tmp_path / "run", method=method)
     hand, records = ByHand(bundle / "model"), list(dataset.split("train"))
@@ -170,7 +172,7 @@ def test_the_baselines_are_the_same_equation(method: str, dataset: Dataset, tmp_
 
 @pytest.mark.parametrize("dropout", [True, False])
 def test_predicted_labels_take_no_gradient(
-    dropout: bool, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dropout: bool, dataset: DatasetFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No graph is kept of the scores that y^ is the best of, whether they are taken with dropout or without."""
     scored: list[Tensor] = []
@@ -187,7 +189,7 @@ def test_predicted_labels_take_no_gradient(
 
 
 def test_without_conditioning_dropout_the_model_shows_what_it_would_decide(
-    dataset: Dataset, tmp_path: Path, steps: list[Step], monkeypatch: pytest.MonkeyPatch
+    dataset: DatasetFolder, tmp_path: Path, steps: list[Step], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """y^ with dropout off is the argmax of the model in evaluation mode, though the step itself drops half."""
     shown: list[dict[str, str]] = []

@@ -17,7 +17,7 @@ from forks import Forks, Group
 from safetensors.numpy import load_file
 from toy import settings
 
-from reason2decide.data.records import Dataset
+from reason2decide.data.records import DatasetFolder
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -46,7 +46,9 @@ def rows(run: Path, event: str) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("method", ["sft", "dss", "r2d"])
-def test_layouts_and_processes_take_the_same_steps(method: str, group: Group, dataset: Dataset, tmp_path: Path) -> None:
+def test_layouts_and_processes_take_the_same_steps(
+    method: str, group: Group, dataset: DatasetFolder, tmp_path: Path
+) -> None:
     """1 x 8, 8 x 1, 2 x 4, and two processes x 4: one trajectory, to float32 rounding."""
     layouts = {"8x1": (8, 1), "1x8": (1, 8), "2x4": (2, 4), "processes": (4, 1)}
     for name, (size, accumulation) in layouts.items():
@@ -82,7 +84,7 @@ def weights(run: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def test_sharded_weights_give_the_bundle_of_one_process(forks: Forks, dataset: Dataset, tmp_path: Path) -> None:
+def test_sharded_weights_give_the_bundle_of_one_process(forks: Forks, dataset: DatasetFolder, tmp_path: Path) -> None:
     config = tmp_path / "train.toml"
     changes = {"steps": 6, "dropout": 0.0, "evaluate_every": 3, "ramp_share": 0.3, "learning_rate": 1e-4}
     config.write_text(tomli_w.dumps(settings(dataset, **changes)))
@@ -95,7 +97,7 @@ def test_sharded_weights_give_the_bundle_of_one_process(forks: Forks, dataset: D
     assert rows(tmp_path / "two", "train")[-1]["loss"] == pytest.approx(rows(tmp_path / "one", "train")[-1]["loss"])
 
 
-def test_a_run_of_two_processes_is_resumed_exactly(group: Group, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_run_of_two_processes_is_resumed_exactly(group: Group, dataset: DatasetFolder, tmp_path: Path) -> None:
     """Stopped by SIGTERM to both, with sharded weights and dropout on, and gone on with."""
     config = tmp_path / "train.toml"
     changes = {"steps": {"stage1": 24, "stage2": 10}, "checkpoint_every": 4, "evaluate_every": 5, "fsdp": True}
@@ -113,7 +115,7 @@ def test_a_run_of_two_processes_is_resumed_exactly(group: Group, dataset: Datase
     assert one.returncode == 2 and "processes was 2, now 1" in one.stderr
 
 
-def test_a_process_that_dies_ends_the_run(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_process_that_dies_ends_the_run(dataset: DatasetFolder, tmp_path: Path) -> None:
     config = tmp_path / "train.toml"
     config.write_text(tomli_w.dumps(settings(dataset, steps=100_000, batch_size=4)))
     process = start(TORCHRUN, config, "--out", tmp_path / "run")

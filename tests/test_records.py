@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reason2decide.data.records import (
-    Dataset,
+    DatasetFolder,
     DatasetInfo,
     JsonlRecords,
     LabelSet,
@@ -150,7 +150,7 @@ def test_a_dataset_is_read_as_written(tmp_path: Path) -> None:
     info = DatasetInfo("n", "t", LabelSet(("a", "b"), True, "last"), ("llm",), {"seed": 3, "files": [{"name": "f"}]})
     record = Record("1", "x\u2028y\x85é", "a", {"llm": "because"}, group="g", meta={"k": [1]})
     written = write_dataset(tmp_path / "d", info, {"train": [record], "test": [Record("2", "t", "b")]})
-    opened = Dataset.open(tmp_path / "d")
+    opened = DatasetFolder.open(tmp_path / "d")
     assert opened == written and opened.info == info
     assert list(opened.split("train")) == [record]
     opened.verify()
@@ -184,9 +184,9 @@ def test_an_existing_dataset_is_kept_until_the_new_one_is_complete(tmp_path: Pat
         write_dataset(out, YES_NO, {"train": records_of("new")})
     with pytest.raises(DataError):
         write_dataset(out, YES_NO, {"train": records_of("new", "new")}, force=True)
-    assert Dataset.open(out).split("train")[0].id == "old"
+    assert DatasetFolder.open(out).split("train")[0].id == "old"
     write_dataset(out, YES_NO, {"train": records_of("new")}, force=True)
-    assert Dataset.open(out).split("train")[0].id == "new"
+    assert DatasetFolder.open(out).split("train")[0].id == "new"
     assert list(tmp_path.iterdir()) == [out]
 
 
@@ -232,6 +232,6 @@ def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path, content: str | Non
     if content is not None:
         (tmp_path / "dataset.toml").write_text(content)
     with pytest.raises(DataError, match=message):
-        Dataset.open(tmp_path)
+        DatasetFolder.open(tmp_path)
     with pytest.raises(DataError, match="not a folder"):
-        Dataset.open(tmp_path / "absent")
+        DatasetFolder.open(tmp_path / "absent")

@@ -10,7 +10,6 @@ from report_data import CHROMIUM, HOSTILE, LABELS, MARKUP, SEX, comparison, data
 
 from reason2decide.data.predictions import NO_ANSWER, Prediction
 from reason2decide.data.records import LabelSet, Record
-from reason2decide.evaluation.slices import Column
 from reason2decide.report import render_comparison
 
 
@@ -206,7 +205,7 @@ def test_it_fits_and_follows_the_colour_scheme(opened, width, scheme):
     labels = (*LABELS, "go-to-the-emergency-department-right-now-and-do-not-drive-yourself-there")
     records, predictions, label_set = data(60, labels, MARKUP + " 54F cough " * 200 + "x" * 300)
     predictions[0] = Prediction(predictions[0].id, NO_ANSWER)
-    html = report(records, predictions, label_set, training_log=training_log(), slices=(Column("length"),))
+    html = report(records, predictions, label_set, training_log=training_log(), slices=("length",))
     with opened(html, width, color_scheme=scheme) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         ink, paper = page.evaluate(

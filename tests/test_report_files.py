@@ -16,7 +16,6 @@ from report_data import LABELS, MARKUP, calibrated, comparison, data, evaluation
 
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
-from reason2decide.evaluation.slices import Column
 from reason2decide.report import render_comparison, write_comparison_files, write_report_files
 from reason2decide.report.comparison_page import metric_table, p_value
 from reason2decide.report.drawing import LIGHT
@@ -97,7 +96,7 @@ def test_latex_prints_the_text_and_nothing_else(text):
 def test_tables_of_hostile_names_have_one_line_a_row():
     records = [Record(str(i), "t", f"a&b\\\\\n{i % 2}", {}, meta={"x/y": "p & q"}) for i in range(20)]
     labels = LabelSet(("a&b\\\\\n0", "a&b\\\\\n1"))
-    own = evaluation(records, [Prediction(r.id, r.label) for r in records], labels, None, slices=(Column("x/y"),))
+    own = evaluation(records, [Prediction(r.id, r.label) for r in records], labels, None, slices=("x/y",))
     for table in evaluation_tables(own.results):
         rows = table.latex().split("\\midrule\n")[1].split("\\bottomrule")[0].splitlines()
         assert len(rows) == len(table.rows)

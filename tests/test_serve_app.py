@@ -70,7 +70,7 @@ def models(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Serve
 
 @pytest.fixture(scope="module")
 def app(models: list[ServedModel]) -> FastAPI:
-    return create_app(models, ServeSettings(cors_origins=("https://ehr.example.org",)))
+    return create_app(models, ServeSettings(cors=("https://ehr.example.org",)))
 
 
 @pytest.fixture(scope="module")

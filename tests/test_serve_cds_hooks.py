@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from toy import LABELS, run
 
-from reason2decide.data.records import Dataset, LabelSet
+from reason2decide.data.records import DatasetFolder, LabelSet
 from reason2decide.errors import ConfigError
 from reason2decide.serve import cards, cds_hooks
 from reason2decide.serve.app import create_app
@@ -51,14 +51,14 @@ GFM = MarkdownIt("gfm-like", {"linkify": False})
 
 
 @pytest.fixture(scope="module")
-def model(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+def model(dataset: DatasetFolder, tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     """A model that has learnt the toy task: decisions are sure, and rationales sentences."""
     out = tmp_path_factory.mktemp("model") / "run"
     return ServedModel("Toy triage", run(dataset, out, method="r2d-no-stage1", steps=40, learning_rate=5e-3))
 
 
 @pytest.fixture(scope="module")
-def silent(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+def silent(dataset: DatasetFolder, tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     """A model that writes no rationales."""
     return ServedModel("silent", run(dataset, tmp_path_factory.mktemp("silent") / "run", method="sft"))
 
@@ -579,7 +579,7 @@ def protected(tmp_path_factory: pytest.TempPathFactory) -> ServeSettings:
         tokens=folder / "tokens",
         jwt_issuers=folder / "issuers.toml",
         public_url=PUBLIC,
-        cors_origins=("https://ehr.example.org",),
+        cors=("https://ehr.example.org",),
         deadline_ms=60_000,
     )
 

@@ -11,11 +11,11 @@ import typesafe_sdk
 from serving import SCREENING, TEXT, TRIAGE, Server, running, train_bundle, triage_bundle
 from typesafe_sdk import Choice, Noul, RetryPolicy, Score, TypeSafeClient
 
-from reason2decide.llm.client.calls import Answer, DecisionCall, Question
+from reason2decide.llm.client.calls import DecisionCall, ModelAnswer, Question
 from reason2decide.llm.client.client import Client
 from reason2decide.llm.client.endpoint import Dialect, Endpoint
-from reason2decide.llm.client.limits import Limits
 from reason2decide.llm.client.log import CallLog
+from reason2decide.llm.settings import Limits
 from reason2decide.serve.served_model import ServedModel
 
 HOME, DOCTOR, AMBULANCE = TRIAGE.values
@@ -150,6 +150,6 @@ def test_our_own_client(server: Server, model: ServedModel, dialect: Dialect, tm
         "urgency": Question("score", "How urgent?", options),
     }
     ((_, answer),) = client.run([DecisionCall("1", TEXT, questions)])
-    assert isinstance(answer, Answer) and answer.probabilities is not None
+    assert isinstance(answer, ModelAnswer) and answer.probabilities is not None
     for name in questions:
         assert answer.probabilities[name] == pytest.approx(dict(model.decide([TEXT])[0].probabilities), abs=1e-4)

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from reason2decide.cli import app
-from reason2decide.data.records import Dataset, Record
+from reason2decide.data.records import DatasetFolder, Record
 from reason2decide.errors import UserError
 
 
@@ -45,7 +45,7 @@ def write(path: Path, questions: list[object]) -> Path:
 
 
 def records(folder: Path) -> dict[str, Record]:
-    dataset = Dataset.open(folder)
+    dataset = DatasetFolder.open(folder)
     return {record.id: record for split in dataset.hashes for record in dataset.split(split)}
 
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from reason2decide.cli import app
-from reason2decide.data.records import Dataset, JsonlRecords, Record
+from reason2decide.data.records import DatasetFolder, JsonlRecords, Record
 from reason2decide.data.sources import pubmedqa
 from reason2decide.errors import UserError
 
@@ -45,7 +45,7 @@ def write(path: Path, decisions: list[str | None], first: int = 0) -> Path:
 def test_a_question_becomes_a_record(tmp_path: Path) -> None:
     source = write(tmp_path / "q.json", ["yes", "no", "maybe"] * 10)
     r2d(source, "--out", tmp_path / "d", "--seed", 1)
-    dataset = Dataset.open(tmp_path / "d")
+    dataset = DatasetFolder.open(tmp_path / "d")
     found = {record.id: record for split in dataset.hashes for record in dataset.split(split)}
     assert found["1"] == Record(
         "1",
@@ -65,7 +65,7 @@ def test_contexts_without_sections_and_without_rationale(tmp_path: Path) -> None
         item["QUESTION"] = f"q{i}"
     (tmp_path / "q.json").write_text(json.dumps(content))
     said = r2d(tmp_path / "q.json", "--out", tmp_path / "d")
-    record = Dataset.open(tmp_path / "d").split("test")[0]
+    record = DatasetFolder.open(tmp_path / "d").split("test")[0]
     assert record.text.endswith("\ncontext: We asked.\ncontext: It did.") and not record.rationales
     assert "rationale sources: none" in said and "labels: yes, no" in said
 
@@ -75,7 +75,7 @@ def test_test_ids_are_the_test_split_and_files_can_be_joined(tmp_path: Path) -> 
     two = write(tmp_path / "two.json", ["yes", "no"] * 20, first=100)
     (tmp_path / "ids.json").write_text(json.dumps({str(i): "yes" for i in range(20)}))
     r2d(one, two, "--test-ids", tmp_path / "ids.json", "--out", tmp_path / "d")
-    dataset = Dataset.open(tmp_path / "d")
+    dataset = DatasetFolder.open(tmp_path / "d")
     assert {record.id for record in dataset.split("test")} == {str(i) for i in range(20)}
     assert (len(dataset.split("train")), len(dataset.split("validation"))) == (54, 6)
     (tmp_path / "ids.json").write_text(json.dumps(["0", "7777"]))
@@ -142,7 +142,7 @@ def test_the_official_split(tmp_path: Path, shared_data: Path) -> None:
     folder = shared_data / "pubmedqa"
     for out in ("d", "again"):
         r2d(folder / "ori_pqal.json", "--test-ids", folder / "test_ground_truth.json", "--out", tmp_path / out)
-    dataset, again = Dataset.open(tmp_path / "d"), Dataset.open(tmp_path / "again")
+    dataset, again = DatasetFolder.open(tmp_path / "d"), DatasetFolder.open(tmp_path / "again")
     assert dataset.hashes == again.hashes
     truth = json.loads((folder / "test_ground_truth.json").read_text())
     assert {record.id: record.label for record in dataset.split("test")} == truth
@@ -155,7 +155,7 @@ def test_the_official_split(tmp_path: Path, shared_data: Path) -> None:
 
 def test_the_labelled_questions_without_test_ids(tmp_path: Path, shared_data: Path) -> None:
     r2d(shared_data / "pubmedqa" / "ori_pqal.json", "--out", tmp_path / "d")
-    dataset = Dataset.open(tmp_path / "d")
+    dataset = DatasetFolder.open(tmp_path / "d")
     assert {split: len(dataset.split(split)) for split in dataset.hashes} == {
         "train": 800,
         "validation": 100,

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from reason2decide.cli import app
-from reason2decide.data.records import Dataset, JsonlRecords, LabelSet, Record
+from reason2decide.data.defaults import SHARES
+from reason2decide.data.records import DatasetFolder, JsonlRecords, LabelSet, Record
 from reason2decide.data.sources.choices import lift_choices, match_choice
-from reason2decide.data.sources.splitting import DEFAULT_SHARES, Member, content_key, parse_shares, split_records
+from reason2decide.data.sources.splitting import Member, content_key, parse_shares, split_records
 from reason2decide.data.sources.writing import write_import
 from reason2decide.errors import DataError, UserError
 
@@ -37,13 +38,13 @@ def r2d(*arguments: object, ok: bool = True) -> str:
 
 
 def records(folder: Path) -> dict[str, Record]:
-    dataset = Dataset.open(folder)
+    dataset = DatasetFolder.open(folder)
     dataset.verify()
     return {record.id: record for split in dataset.hashes for record in dataset.split(split)}
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    dataset = Dataset.open(folder)
+    dataset = DatasetFolder.open(folder)
     return {split: len(dataset.split(split)) for split in dataset.hashes}
 
 
@@ -63,22 +64,22 @@ def cases(count: int = 30) -> list[list[str]]:
 def test_a_split_keeps_groups_whole_and_depends_on_seed_and_ids_only(seed: int) -> None:
     chance = random.Random(seed)
     drawn = [Member(f"id{i}", chance.choice("aab"), f"g{chance.randrange(20, 80)}") for i in range(200)]
-    assigned = split_records(drawn, DEFAULT_SHARES, seed)
+    assigned = split_records(drawn, SHARES, seed)
     assert set(assigned) == {one.id for one in drawn}
     places = {(one.group, assigned[one.id]) for one in drawn}
     assert len(places) == len({one.group for one in drawn})
     shuffled = chance.sample(drawn, len(drawn))
-    assert split_records(shuffled, DEFAULT_SHARES, seed) == assigned
+    assert split_records(shuffled, SHARES, seed) == assigned
     renamed = [one._replace(group=f"other {one.group}") for one in drawn]
-    assert split_records(renamed, DEFAULT_SHARES, seed) == assigned
+    assert split_records(renamed, SHARES, seed) == assigned
 
 
 @settings(max_examples=50)
 @given(st.lists(st.integers(10, 120), min_size=2, max_size=6), st.integers(0, 99))
 def test_a_split_is_stratified(counts: list[int], seed: int) -> None:
     drawn = [Member(f"{label}-{i}", str(label), f"{label}-{i}") for label, n in enumerate(counts) for i in range(n)]
-    assigned = split_records(drawn, DEFAULT_SHARES, seed)
-    for split, share in DEFAULT_SHARES.items():
+    assigned = split_records(drawn, SHARES, seed)
+    for split, share in SHARES.items():
         ids = [id_ for id_, name in assigned.items() if name == split]
         assert abs(len(ids) - share * len(drawn)) <= 2
         for label, n in enumerate(counts):
@@ -86,18 +87,18 @@ def test_a_split_is_stratified(counts: list[int], seed: int) -> None:
 
 
 def test_labels_that_occur_once_are_spread_by_the_shares() -> None:
-    assigned = split_records([Member(str(i), str(i), str(i)) for i in range(1000)], DEFAULT_SHARES, 0)
+    assigned = split_records([Member(str(i), str(i), str(i)) for i in range(1000)], SHARES, 0)
     assert Counter(assigned.values()) == {"train": 800, "validation": 100, "test": 100}
 
 
 def test_another_seed_gives_another_split() -> None:
     drawn = [Member(str(i), str(i % 2), str(i)) for i in range(100)]
-    assert split_records(drawn, DEFAULT_SHARES, 0) != split_records(drawn, DEFAULT_SHARES, 1)
+    assert split_records(drawn, SHARES, 0) != split_records(drawn, SHARES, 1)
 
 
 def test_an_empty_split_is_an_error() -> None:
     with pytest.raises(DataError, match="got none of the 4 records"):
-        split_records([Member(str(i), "a", str(i)) for i in range(4)], DEFAULT_SHARES, 0)
+        split_records([Member(str(i), "a", str(i)) for i in range(4)], SHARES, 0)
 
 
 @pytest.mark.parametrize("shares", ["0.8,0.1", "0.8,0.1,0.2", "0.9,0.1,0", "a,b,c", "nan,1,1", ""])
@@ -163,7 +164,7 @@ def test_formats_give_the_same_records(tmp_path: Path) -> None:
     }.items():
         r2d(tmp_path / name, "--out", tmp_path / f"out-{name}", *options, *more)
         assert records(tmp_path / f"out-{name}") == records(tmp_path / "out-in.csv")
-    dataset = Dataset.open(tmp_path / "out-in.csv")
+    dataset = DatasetFolder.open(tmp_path / "out-in.csv")
     assert dataset.info.labels.values == ("0", "1", "2")
     assert dataset.info.rationale_sources == ("nurse",)
     assert sum("nurse" in record.rationales for record in records(dataset.path).values()) == 20
@@ -188,7 +189,7 @@ def test_equal_texts_and_groups_stay_in_one_split(tmp_path: Path) -> None:
     r2d(tmp_path / "in.csv", "--out", tmp_path / "texts", "--text", "text", "--label", "label")
     r2d(tmp_path / "in.csv", "--out", tmp_path / "groups", "--text", "text", "--label", "label", "--group", "patient")
     for name in ("texts", "groups"):
-        dataset = Dataset.open(tmp_path / name)
+        dataset = DatasetFolder.open(tmp_path / name)
         units = {s: {r.group or r.text for r in dataset.split(s)} for s in SPLITS}
         assert sum(map(len, units.values())) == len(set.union(*units.values())) == 30
 
@@ -209,7 +210,7 @@ def test_a_declared_order_is_kept(tmp_path: Path) -> None:
     table(tmp_path / "in.csv", cases())
     options = ("--text", "text", "--label", "label", "--labels", "yes, no", "--ordinal", "--urgent", "first")
     said = r2d(tmp_path / "in.csv", "--out", tmp_path / "d", *options, "--name", "calls", "--seed", 3)
-    info = Dataset.open(tmp_path / "d").info
+    info = DatasetFolder.open(tmp_path / "d").info
     assert (info.name, info.labels.values, info.labels.ordinal, info.labels.urgent) == (
         "calls",
         ("yes", "no"),
@@ -224,7 +225,7 @@ def test_choices_come_from_a_column(tmp_path: Path) -> None:
     rows = [{"t": f"{i}", "l": "B" if i % 2 else "a ", "c": ["a", "b."] if i % 3 else "a|b."} for i in range(30)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     r2d(tmp_path / "in.jsonl", "--out", tmp_path / "d", "--text", "t", "--label", "l", "--choices", "c")
-    assert Dataset.open(tmp_path / "d").info.labels.is_open
+    assert DatasetFolder.open(tmp_path / "d").info.labels.is_open
     assert {(r.label, r.choices) for r in records(tmp_path / "d").values()} == {("a", ("a", "b.")), ("b.", ("a", "b."))}
 
 
@@ -360,13 +361,13 @@ def test_the_command_exits_with_two_and_without_a_traceback(tmp_path: Path) -> N
 def test_medreason_imports_as_it_is_and_with_choices(tmp_path: Path, shared_data: Path) -> None:
     source = shared_data / "medreason" / "val.jsonl"
     r2d(source, "--out", tmp_path / "plain")
-    plain = Dataset.open(tmp_path / "plain")
+    plain = DatasetFolder.open(tmp_path / "plain")
     assert len(records(plain.path)) == 1504 and plain.info.rationale_sources == ("llm",)
     assert sizes(plain.path) == {"train": 1204, "validation": 150, "test": 150}
     said = r2d(source, "--out", tmp_path / "choices", "--choices-in-text")
     assert "64 labels differed" in said  # and one choice by a space before it, which is cut off anyway
     lifted = records(tmp_path / "choices")
-    assert len(lifted) == 1504 and Dataset.open(tmp_path / "choices").info.labels.is_open
+    assert len(lifted) == 1504 and DatasetFolder.open(tmp_path / "choices").info.labels.is_open
     assert all(record.choices and record.label in record.choices for record in lifted.values())
     assert Counter(len(record.choices or ()) for record in lifted.values()) == {4: 1501, 3: 3}
     assert not any("Answer Choices" in record.text for record in lifted.values())
@@ -382,7 +383,7 @@ def test_ddxplus_imports_with_ordinal_severity(tmp_path: Path, shared_data: Path
     assert (
         found["validate-0"].meta["label"] == "Acute laryngitis" and len(found["validate-0"].meta["kb_findings"]) == 11
     )
-    dataset = Dataset.open(tmp_path / "d")
+    dataset = DatasetFolder.open(tmp_path / "d")
     keys = [{content_key(record) for record in dataset.split(split)} for split in SPLITS]
     assert not keys[0] & keys[1] and not keys[0] & keys[2] and not keys[1] & keys[2]
 
@@ -392,7 +393,7 @@ def test_esnli_imports_with_three_sources(tmp_path: Path, shared_data: Path) -> 
                {"first": "rationale", "second": "rationale_2", "third": "rationale_3"}.items()]  # fmt: skip
     options = ("--text", "premise,hypothesis", "--label", "label", "--id", "id", *sources)
     r2d(shared_data / "esnli" / "dev_3000.jsonl", "--out", tmp_path / "d", *options)
-    dataset = Dataset.open(tmp_path / "d")
+    dataset = DatasetFolder.open(tmp_path / "d")
     assert dataset.info.rationale_sources == ("first", "second", "third")
     assert dataset.info.labels.values == ("contradiction", "entailment", "neutral")
     found = records(tmp_path / "d")
@@ -416,7 +417,7 @@ def test_evidence_inference_keeps_articles_whole(tmp_path: Path, shared_data: Pa
     columns = ("--text", "question,passage", "--label", "label", "--id", "id", "--group", "pmcid")
     source = shared_data / "evidence_inference" / "train.jsonl"
     r2d(source, "--out", tmp_path / "d", *columns, "--rationale", "human=rationale")
-    dataset = Dataset.open(tmp_path / "d")
+    dataset = DatasetFolder.open(tmp_path / "d")
     groups = [{record.group for record in dataset.split(split)} for split in SPLITS]
     assert sum(map(len, groups)) == 727 and len(set.union(*groups)) == 727
     assert len(records(dataset.path)) == 1911

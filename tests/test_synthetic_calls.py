@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reason2decide.data.records import SPLITS, Dataset, Record
+from reason2decide.data.records import SPLITS, DatasetFolder, Record
 from reason2decide.data.sources.synthetic_calls import SYNTHETIC_NOTICE, synthesize_calls
 from reason2decide.data.sources.synthetic_calls.facts import Mention, SyntheticCall, decide, draw_call
 from reason2decide.data.sources.synthetic_calls.rules import Phrases, load_rules
@@ -24,12 +24,12 @@ RULES = load_rules()
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> DatasetFolder:
     return synthesize_calls(tmp_path_factory.mktemp("simulated") / "data", train=1500, validation=300, test=900)
 
 
 @pytest.fixture(scope="module")
-def records(dataset: Dataset) -> dict[str, list[Record]]:
+def records(dataset: DatasetFolder) -> dict[str, list[Record]]:
     return {split: list(dataset.split(split)) for split in SPLITS}
 
 
@@ -124,7 +124,7 @@ def test_noise_changes_labels_alone(tmp_path: Path) -> None:
     assert 0.2 < sum(record.meta["noisy"] for record in noisy) / 200 < 0.4
 
 
-def test_dataset_says_what_it_is(dataset: Dataset) -> None:
+def test_dataset_says_what_it_is(dataset: DatasetFolder) -> None:
     assert dataset.info.name == "triage-simulator"
     assert dataset.info.labels.ordinal and dataset.info.labels.urgent == "last"
     assert dataset.info.rationale_sources == ("llm", "nurse", "nurse_refined")

@@ -14,7 +14,7 @@ import torch
 from tiny_models import ARCHITECTURES, save
 from toy import CUES, LABELS, record, run, settings
 
-from reason2decide.data.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
 from reason2decide.errors import BaseModelError, DataError, OutputError, UserError
 from reason2decide.method.methods import METHODS
 from reason2decide.method.schedules import takes_predicted_label
@@ -27,7 +27,7 @@ from reason2decide.training.objective import Objective
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_makes_a_bundle_that_decides(method: str, dataset: Dataset, tmp_path: Path) -> None:
+def test_every_method_makes_a_bundle_that_decides(method: str, dataset: DatasetFolder, tmp_path: Path) -> None:
     bundle = run(dataset, tmp_path / "run", method=method)
     predictor = Predictor.load(bundle)
     records = dataset.split("test")
@@ -45,14 +45,14 @@ def test_every_method_makes_a_bundle_that_decides(method: str, dataset: Dataset,
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES[:-1])  # an encoder made into one has a test of its own
-def test_every_architecture_trains_from_a_folder(architecture: str, dataset: Dataset, tmp_path: Path) -> None:
+def test_every_architecture_trains_from_a_folder(architecture: str, dataset: DatasetFolder, tmp_path: Path) -> None:
     base = save(architecture, tmp_path / "base")
     bundle = run(dataset, tmp_path / "run", base=str(base))
     assert load_bundle(bundle).model.config.model_type == json.loads((base / "config.json").read_text())["model_type"]
     assert len(list(Predictor.load(bundle).predict(dataset.split("test")))) == 12
 
 
-def test_a_cue_is_learnt(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_cue_is_learnt(dataset: DatasetFolder, tmp_path: Path) -> None:
     """Not only does it run: on a task of one cue the labels become right and the rationales say the cue."""
     steps = {"stage1": 150, "stage2": 150}
     bundle = run(dataset, tmp_path / "run", steps=steps, learning_rate=3e-3, dropout=0.0, evaluate_every=50)
@@ -63,7 +63,7 @@ def test_a_cue_is_learnt(dataset: Dataset, tmp_path: Path) -> None:
     assert right >= 11 and said >= 11
 
 
-def test_same_seed_same_weights(dataset: Dataset, tmp_path: Path) -> None:
+def test_same_seed_same_weights(dataset: DatasetFolder, tmp_path: Path) -> None:
     models = [load_bundle(run(dataset, tmp_path / name)).model.state_dict() for name in ("a", "b")]
     assert all(torch.equal(value, models[1][key]) for key, value in models[0].items())
     other = load_bundle(run(dataset, tmp_path / "c", seed=1)).model.state_dict()
@@ -71,7 +71,7 @@ def test_same_seed_same_weights(dataset: Dataset, tmp_path: Path) -> None:
 
 
 def conditioning_labels(
-    dataset: Dataset, out: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any
+    dataset: DatasetFolder, out: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any
 ) -> dict[tuple[int, str], bool]:
     """Which records were drawn at which step, as the trainer itself decides it while it trains."""
     seen: dict[tuple[int, str], bool] = {}
@@ -88,7 +88,7 @@ def conditioning_labels(
 
 
 def test_draws_do_not_depend_on_batch_size_or_order(
-    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: DatasetFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where two layouts meet the same record at the same step, it is drawn in both or in neither."""
     whole = conditioning_labels(dataset, tmp_path / "a", monkeypatch, batch_size=24)
@@ -112,7 +112,7 @@ def test_few_rationales_are_enough_for_stage1(tmp_path: Path) -> None:
     assert len(rows) == 6 and all(row["rationale_loss"] > 0 for row in rows)
 
 
-def test_accumulation_is_exact(dataset: Dataset, tmp_path: Path) -> None:
+def test_accumulation_is_exact(dataset: DatasetFolder, tmp_path: Path) -> None:
     """One batch of 24 and four of 6 take the same steps: each loss is a mean over the step's tokens."""
     losses, logged = [], []
     for name, size, accumulation in (("a", 24, 1), ("b", 6, 4)):
@@ -126,7 +126,7 @@ def test_accumulation_is_exact(dataset: Dataset, tmp_path: Path) -> None:
             assert whole[key] == pytest.approx(split[key], rel=1e-3), (key, whole, split)
 
 
-def test_best_checkpoint_is_from_after_the_ramp(dataset: Dataset, tmp_path: Path) -> None:
+def test_best_checkpoint_is_from_after_the_ramp(dataset: DatasetFolder, tmp_path: Path) -> None:
     bundle = run(dataset, tmp_path / "run", steps=20, evaluate_every=1, patience=2)
     training = read_manifest(bundle).training
     # Warm-up ends at step 1 (5 % of 20), the ramp at step 13 (60 % more); patience 2 is counted from there.
@@ -139,7 +139,7 @@ def test_best_checkpoint_is_from_after_the_ramp(dataset: Dataset, tmp_path: Path
     assert training["stage1"]["best_value"] == min(row["rationale_loss"] for row in stage1)
 
 
-def test_run_folder_holds_what_repeats_it(dataset: Dataset, tmp_path: Path) -> None:
+def test_run_folder_holds_what_repeats_it(dataset: DatasetFolder, tmp_path: Path) -> None:
     bundle = run(dataset, tmp_path / "run", steps=2)
     config = parse_config(tomllib.loads((tmp_path / "run" / "config.toml").read_text()), "again")
     assert config == parse_config(settings(dataset, steps=2), "test")
@@ -162,7 +162,7 @@ def test_run_folder_holds_what_repeats_it(dataset: Dataset, tmp_path: Path) -> N
     ],
 )
 def test_mistakes_leave_nothing_behind(
-    change: dict[str, Any], error: type[UserError], expected: str, dataset: Dataset, tmp_path: Path
+    change: dict[str, Any], error: type[UserError], expected: str, dataset: DatasetFolder, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=expected):
         run(dataset, tmp_path / "run", **change)

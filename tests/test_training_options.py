@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from tiny_models import minilm, save
 from toy import run, settings, write_toy
 
-from reason2decide.data.records import Dataset
+from reason2decide.data.records import DatasetFolder
 from reason2decide.errors import BaseModelError, ConfigError
 from reason2decide.model.bundle import load_bundle, read_training_log
 from reason2decide.model.predictor import Predictor
@@ -33,7 +33,7 @@ def log(run: Path, event: str = "train", stage: str = "stage2") -> list[dict[str
     return [row for row in rows if row["event"] == event and row["stage"] == stage]
 
 
-def test_every_step_is_logged(dataset: Dataset, tmp_path: Path) -> None:
+def test_every_step_is_logged(dataset: DatasetFolder, tmp_path: Path) -> None:
     """All that the log promises, for each step, with numbers that hang together."""
     run(dataset, tmp_path / "run", steps=20, ramp_share=0.2, warmup_share=0.1, evaluate_every=10)
     rows = log(tmp_path / "run")
@@ -52,7 +52,7 @@ def test_every_step_is_logged(dataset: Dataset, tmp_path: Path) -> None:
     assert rows[0]["learning_rate"] == pytest.approx(1e-3) and rows[-1]["learning_rate"] == pytest.approx(1e-3 / 20)
 
 
-def test_tensorboard_gets_what_the_log_has(dataset: Dataset, tmp_path: Path) -> None:
+def test_tensorboard_gets_what_the_log_has(dataset: DatasetFolder, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run(dataset, tmp_path / "run", steps=3, method="sft", report_to=["tensorboard"])
@@ -65,14 +65,14 @@ def test_tensorboard_gets_what_the_log_has(dataset: Dataset, tmp_path: Path) -> 
     assert len(board.Scalars("sft/validation_macro_f1")) == 3
 
 
-def test_a_missing_tracker_is_named_with_its_install(forks: Forks, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_missing_tracker_is_named_with_its_install(forks: Forks, dataset: DatasetFolder, tmp_path: Path) -> None:
     config = tmp_path / "train.toml"
     config.write_text(tomli_w.dumps(settings(dataset, report_to=["trackio"])))
     ended = forks.run("train", config, "--out", tmp_path / "run")
     assert ended.returncode == 2 and 'pip install "reason2decide[trackio]"' in ended.stderr
 
 
-def test_a_token_budget_bounds_each_batch(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_token_budget_bounds_each_batch(dataset: DatasetFolder, tmp_path: Path) -> None:
     run(dataset, tmp_path / "run", steps=4, batch_tokens=200)
     assert len(log(tmp_path / "run")) == 4
     with pytest.raises(ConfigError, match=r"batch_tokens = 20 is smaller than one record: 'r\d+' takes \d+ tokens"):
@@ -96,7 +96,7 @@ def test_texts_are_tokenised_once_for_all_runs(tmp_path: Path) -> None:
     assert len(list(dataset.path.glob(".tokens/*"))) > len({path.parent for path in tables if path.is_file()})
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory(dataset: Dataset, tmp_path: Path) -> None:
+def test_gradient_checkpointing_changes_nothing_but_memory(dataset: DatasetFolder, tmp_path: Path) -> None:
     """Dropout on: what is computed again draws what it drew before."""
     changes = {"dropout": 0.1, "steps": 6, "ramp_share": 0.2}
     run(dataset, tmp_path / "a", **changes)
@@ -106,7 +106,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(dataset: Dataset, tmp
         assert row["drawn_wrong_share"] == other["drawn_wrong_share"]
 
 
-def test_conditioning_labels_with_and_without_dropout(dataset: Dataset, tmp_path: Path) -> None:
+def test_conditioning_labels_with_and_without_dropout(dataset: DatasetFolder, tmp_path: Path) -> None:
     """Without any dropout both settings predict the same labels; with it they take unlike ones."""
     changes = {"method": "r2d-no-stage1", "steps": 12, "warmup_share": 0.0, "ramp_share": 0.0, "batch_size": 16}
     shares = {}
@@ -119,7 +119,7 @@ def test_conditioning_labels_with_and_without_dropout(dataset: Dataset, tmp_path
     assert shares[0.5, True] != shares[0.5, False]
 
 
-def test_compiled_forward_passes(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_forward_passes(dataset: DatasetFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced as for the default compiler, whose own two minutes of C++ are left out."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     changes = {"method": "sft", "steps": 2, "dropout": 0.0, "base": str(save("t5", tmp_path / "base"))}
@@ -129,7 +129,7 @@ def test_compiled_forward_passes(dataset: Dataset, tmp_path: Path, monkeypatch: 
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
 
 
-def test_adafactor_trains_and_resumes(forks: Forks, dataset: Dataset, tmp_path: Path) -> None:
+def test_adafactor_trains_and_resumes(forks: Forks, dataset: DatasetFolder, tmp_path: Path) -> None:
     config = tmp_path / "train.toml"
     config.write_text(
         tomli_w.dumps(settings(dataset, method="sft", steps=12, optimizer="adafactor", checkpoint_every=4, patience=99))
@@ -143,7 +143,7 @@ def test_adafactor_trains_and_resumes(forks: Forks, dataset: Dataset, tmp_path: 
     assert losses[-1] < losses[0]
 
 
-def test_adapters_train_alone_and_are_merged(forks: Forks, dataset: Dataset, tmp_path: Path) -> None:
+def test_adapters_train_alone_and_are_merged(forks: Forks, dataset: DatasetFolder, tmp_path: Path) -> None:
     base = save("t5", tmp_path / "base")
     config = tmp_path / "train.toml"
     lora = {"rank": 4, "targets": ["q", "v"]}
@@ -163,13 +163,13 @@ def test_adapters_train_alone_and_are_merged(forks: Forks, dataset: Dataset, tmp
     assert all(np.array_equal(value, after[name]) for name, value in weights(tmp_path / "run").items())
 
 
-def test_adapters_that_match_nothing(dataset: Dataset, tmp_path: Path) -> None:
+def test_adapters_that_match_nothing(dataset: DatasetFolder, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no layer of the base is named 'query'; its linear layers are .*q.*"):
         run(dataset, tmp_path / "run", lora={"targets": ["query"]})
     assert not (tmp_path / "run").exists()
 
 
-def test_memory_is_told_before_and_checked_after(forks: Forks, dataset: Dataset, tmp_path: Path) -> None:
+def test_memory_is_told_before_and_checked_after(forks: Forks, dataset: DatasetFolder, tmp_path: Path) -> None:
     config = tmp_path / "train.toml"
     config.write_text(tomli_w.dumps(settings(dataset, batch_size=48)))
     said = forks.run("train", config, "--out", tmp_path / "run").stderr
@@ -178,7 +178,7 @@ def test_memory_is_told_before_and_checked_after(forks: Forks, dataset: Dataset,
     assert len(shares) == 2 and all(0.5 < share < 1.5 for share in shares)
 
 
-def test_a_clinical_encoder_becomes_a_model_that_decides_and_explains(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_clinical_encoder_becomes_a_model_that_decides_and_explains(dataset: DatasetFolder, tmp_path: Path) -> None:
     """From a real MiniLM encoder: trained, bundled, loaded, asked."""
     bundle = run(dataset, tmp_path / "run", base={"encoder": str(minilm())}, steps=2, evaluate_every=2, batch_size=4)
     model = load_bundle(bundle).model
@@ -190,7 +190,7 @@ def test_a_clinical_encoder_becomes_a_model_that_decides_and_explains(dataset: D
     assert torch.isfinite(model.decoder.get_output_embeddings().weight).all()
 
 
-def test_encoders_that_cannot_be_used(dataset: Dataset, tmp_path: Path) -> None:
+def test_encoders_that_cannot_be_used(dataset: DatasetFolder, tmp_path: Path) -> None:
     with pytest.raises(BaseModelError, match="cannot become an encoder-decoder"):
         run(dataset, tmp_path / "run", base={"encoder": str(save("t5", tmp_path / "t5"))})
     with pytest.raises(BaseModelError, match=r"base = \{encoder = "):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from reason2decide.data.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
 from reason2decide.training.config import parse_config
 from reason2decide.training.run import train
 
@@ -19,7 +19,7 @@ def record(index: int) -> Record:
     return Record(f"r{index}", f"{20 + index} yo with {CUES[label]} since {index % 5} days", label, rationales)
 
 
-def write_toy(folder: Path) -> Dataset:
+def write_toy(folder: Path) -> DatasetFolder:
     """The toy dataset; a quarter of its records have no rationale."""
     splits = {"train": range(48), "validation": range(48, 60), "test": range(60, 72)}
     return write_dataset(
@@ -29,7 +29,7 @@ def write_toy(folder: Path) -> Dataset:
     )
 
 
-def settings(dataset: Dataset, /, **changes: Any) -> dict[str, Any]:
+def settings(dataset: DatasetFolder, /, **changes: Any) -> dict[str, Any]:
     return {
         "method": "r2d",
         "base": "tiny",
@@ -43,5 +43,5 @@ def settings(dataset: Dataset, /, **changes: Any) -> dict[str, Any]:
     }
 
 
-def run(dataset: Dataset, out: Path, /, **changes: Any) -> Path:
+def run(dataset: DatasetFolder, out: Path, /, **changes: Any) -> Path:
     return train(parse_config(settings(dataset, **changes), "test"), out)

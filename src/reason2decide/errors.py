@@ -6,7 +6,9 @@ Our own mistakes are assertions, never these.
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 
 
@@ -62,6 +64,13 @@ class MissingExtraError(UserError):
             f"{needed_by} needs the Python package {module!r}, which is not installed. "
             f'Install it with: pip install "reason2decide[{extra}]"'
         )
+
+
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """What to tell of a key that a file may not have: the nearest valid one, or all of them."""
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"keys are {', '.join(known)}"
+    return f"there is no key {key!r}; {hint}"
 
 
 def require(module: str, extra: str, needed_by: str = "this") -> ModuleType:

@@ -10,12 +10,12 @@ from typing import Annotated
 
 import typer
 
-from reason2decide import __version__
 from reason2decide.cli import evidence, judge, llm, models, serve
 from reason2decide.cli.data import data_app
 from reason2decide.console import set_quiet, stderr
 from reason2decide.errors import Interrupted, Reason2DecideError, UserError
 from reason2decide.files import means_full_disk
+from reason2decide.version import __version__
 
 INTERRUPTED = 130  # 128 + SIGINT: what the command line library makes of Ctrl-C
 

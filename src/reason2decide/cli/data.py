@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reason2decide.console import say, warn
+from reason2decide.data.defaults import CALL_COUNTS, LABEL_NOISE
 from reason2decide.errors import UserError
 
 if TYPE_CHECKING:
     from reason2decide.data.check import CheckReport
-    from reason2decide.data.records import Dataset, LabelSet
+    from reason2decide.data.records import DatasetFolder, LabelSet
     from reason2decide.data.sources.table import Columns
     from reason2decide.data.sources.writing import Imported
 
@@ -188,11 +189,11 @@ def check_command(
 @data_app.command("synthesize")
 def synthesize_command(
     out: Out,
-    train: Annotated[int, typer.Option(help="Calls to train on.")] = 4000,
-    validation: Annotated[int, typer.Option(help="Calls to validate on.")] = 500,
-    test: Annotated[int, typer.Option(help="Calls to test on.")] = 1000,
+    train: Annotated[int, typer.Option(help="Calls to train on.")] = CALL_COUNTS["train"],
+    validation: Annotated[int, typer.Option(help="Calls to validate on.")] = CALL_COUNTS["validation"],
+    test: Annotated[int, typer.Option(help="Calls to test on.")] = CALL_COUNTS["test"],
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
-    label_noise: Annotated[float, typer.Option(help="Share of labels moved to an adjacent one.")] = 0.05,
+    label_noise: Annotated[float, typer.Option(help="Share of labels moved to an adjacent one.")] = LABEL_NOISE,
     force: Force = False,
 ) -> None:
     """Write synthetic nurse-line calls: made up to test software, not clinical advice."""
@@ -255,9 +256,10 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def _shares(split: str | None) -> dict[str, float]:
-    from reason2decide.data.sources.splitting import DEFAULT_SHARES, parse_shares
+    from reason2decide.data.defaults import SHARES
+    from reason2decide.data.sources.splitting import parse_shares
 
-    return parse_shares(split) if split is not None else DEFAULT_SHARES
+    return parse_shares(split) if split is not None else SHARES
 
 
 def _summarize(imported: Imported) -> None:
@@ -267,7 +269,7 @@ def _summarize(imported: Imported) -> None:
         _say_dataset(imported.dataset)
 
 
-def _say_dataset(dataset: Dataset) -> None:
+def _say_dataset(dataset: DatasetFolder) -> None:
     counts = ", ".join(f"{split} {len(dataset.split(split))}" for split in dataset.hashes)
     labels = dataset.info.labels
     shown = "each record's own choices" if labels.is_open else ", ".join(labels.values[:LABELS_SHOWN])

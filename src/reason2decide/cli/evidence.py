@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reason2decide.cli.models import Force, require_training
+from reason2decide.cli.options import with_options
 from reason2decide.errors import ConfigError, require
+from reason2decide.evaluation.settings import RESAMPLES, Settings, load_settings
 
 if TYPE_CHECKING:
     from reason2decide.evaluation.comparison import Comparison
     from reason2decide.evaluation.results import Results
-
-Resamples = Annotated[int, typer.Option(min=1, help="Bootstrap resamples for the intervals.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -24,54 +24,42 @@ def register(app: typer.Typer) -> None:
     app.command("compare")(compare_command)
 
 
+def _from_file(context: typer.Context, path: Path | None) -> Path | None:
+    """Let a file of settings stand in for the defaults of the options; what is typed still wins."""
+    if path is not None:
+        settings = load_settings(path)
+        values: dict[str, Any] = {own.name: getattr(settings, own.name) for own in fields(settings)}
+        context.default_map = {**(context.default_map or {}), **values}
+    return path
+
+
+@with_options("settings", Settings)
 def evaluate_command(
     paths: Annotated[
         list[Path], typer.Argument(metavar="[BUNDLE] DATASET", help="A bundle (or --predictions), and a dataset.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for results.json, report.html and the rest.")],
+    settings: Settings,
     predictions: Annotated[
-        Path | None, typer.Option(help="Measure this predictions.jsonl, whoever made it, in place of a bundle.")
+        Path | None, typer.Option(help="Measure this predictions.jsonl, whoever made it, instead of a bundle.")
     ] = None,
     validation_predictions: Annotated[
         Path | None, typer.Option(help="With --predictions: the same system on validation, to calibrate by.")
     ] = None,
-    system: Annotated[str | None, typer.Option(help="With --predictions: the name of the system.")] = None,
-    split: Annotated[str, typer.Option(help="Which split to decide on.")] = "test",
-    rationale_source: Annotated[
-        str | None, typer.Option(help="Whose rationales to compare with; default: those last trained on.")
-    ] = None,
-    slice_: Annotated[
-        list[str] | None,
-        typer.Option("--slice", metavar="COLUMN[:EDGE,...]", help="Every metric by a metadata column, or `length`."),
-    ] = None,
-    costs: Annotated[
-        Path | None, typer.Option(help="Costs of mistakes: a CSV with gold labels down, predicted ones across.")
-    ] = None,
-    error_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="Wanted among cases that are not deferred; chosen on validation.")
-    ] = 0.1,
-    miscoverage: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of prediction sets that may miss the gold label.")
-    ] = 0.1,
-    bertscore_encoder: Annotated[
-        str | None, typer.Option(help="For BERTScore: an encoder's folder or hub name, or `minilm`.")
-    ] = None,
-    bertscore_layer: Annotated[int | None, typer.Option(min=0, help="Its layer; default: at 3/4 of its depth.")] = None,
-    bertscore_baseline: Annotated[
-        Path | None, typer.Option(help="A baseline file in bert-score's format, to rescale by.")
-    ] = None,
-    bertscore_idf: Annotated[
-        bool, typer.Option("--bertscore-idf", help="Weigh BERTScore's tokens by how rare they are.")
-    ] = False,
-    probed: Annotated[
-        int, typer.Option(min=0, help="Of how many records a bundle is asked more about its rationales.")
-    ] = 500,
+    system: Annotated[str | None, typer.Option(help="With --predictions: name of the system.")] = None,
     card_answers: Annotated[
-        Path | None, typer.Option(help="With a bundle: what the model card cannot know by itself, in TOML.")
+        Path | None, typer.Option(help="With a bundle: TOML of what the model card cannot know by itself.")
     ] = None,
-    interval: Annotated[str, typer.Option(help="percentile or bca.")] = "percentile",
-    resamples: Resamples = 1000,
-    seed: Seed = 0,
+    settings_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--settings",
+            metavar="FILE",
+            is_eager=True,
+            callback=_from_file,
+            help="TOML of the options below; options given here win.",
+        ),
+    ] = None,
     force: Force = False,
 ) -> None:
     """Measure a bundle, or anybody's predictions, on a split: metrics with 95 % intervals, and a report to read."""
@@ -81,46 +69,23 @@ def evaluate_command(
         raise ConfigError(f"{len(paths)} paths were given ({', '.join(map(str, paths))}); expected {expected}")
     if predictions is None and (validation_predictions is not None or system is not None):
         raise ConfigError("--validation-predictions and --system go with --predictions; a bundle has both of its own")
-    if interval not in ("percentile", "bca"):
-        raise ConfigError(f"--interval {interval!r}: expected percentile or bca")
     require("matplotlib", "report")
-    from reason2decide.data.records import Dataset
-    from reason2decide.evaluation.measure import Settings
-    from reason2decide.evaluation.metrics import BertScore
-    from reason2decide.evaluation.metrics.ordinal import read_costs
-    from reason2decide.evaluation.slices import Column
     from reason2decide.report.model_card import read_answers
-
-    method: Literal["percentile", "bca"] = "bca" if interval == "bca" else "percentile"
-    settings = Settings(
-        rationale_source=rationale_source,
-        resamples=resamples,
-        seed=seed,
-        interval=method,
-        slices=tuple(Column.parse(text) for text in slice_ or ()),
-        error_rate=error_rate,
-        miscoverage=miscoverage,
-        costs=read_costs(costs, Dataset.open(paths[-1]).info.labels) if costs is not None else None,
-        bertscore=BertScore(bertscore_encoder, layer=bertscore_layer, idf=bertscore_idf, baseline=bertscore_baseline),
-    )
-    from reason2decide.workflows.evaluate import evaluate_bundle, evaluate_predictions
+    from reason2decide.workflows.evaluate import evaluate_bundle, evaluate_file
 
     if predictions is not None:
-        results = evaluate_predictions(
+        results = evaluate_file(
             predictions,
             paths[0],
             out,
             settings,
-            split=split,
             system=system,
-            validation_predictions=validation_predictions,
+            validation_file=validation_predictions,
             force=force,
         )
     else:
         answers = read_answers(card_answers) if card_answers is not None else {}
-        results = evaluate_bundle(
-            paths[0], paths[1], out, settings, split=split, probed=probed, card_answers=answers, force=force
-        )
+        results = evaluate_bundle(paths[0], paths[1], out, settings, card_answers=answers, force=force)
     print_results(results)
 
 
@@ -137,7 +102,7 @@ def compare_command(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at work at the same time.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run and what it costs.")] = False,
-    resamples: Resamples = 1000,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples for the intervals.")] = RESAMPLES,
 ) -> None:
     """Run an experiment's cells and compare them, or compare results that are there: differences, intervals, tests."""
     from reason2decide.workflows.experiment import load_experiment

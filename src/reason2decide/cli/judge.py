@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from reason2decide.cli.evidence import Resamples, Seed
-from reason2decide.cli.llm import LlmOptions, connect, with_llm_options
+from reason2decide.cli.llm import LlmOptions, connect
 from reason2decide.cli.models import Force
+from reason2decide.cli.options import with_options
 from reason2decide.errors import ConfigError
+from reason2decide.evaluation.settings import DEFAULT_SETTINGS, RESAMPLES
 
 if TYPE_CHECKING:
     from reason2decide.llm.client.client import Client
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
-    app.command("judge")(with_llm_options(judge_command))
+    app.command("judge")(with_options("options", LlmOptions)(judge_command))
 
 
 def _print_rubric(wanted: bool) -> None:
@@ -64,8 +65,8 @@ def judge_command(
     rubric: Annotated[
         bool, typer.Option("--rubric", callback=_print_rubric, is_eager=True, help="Print the rubric and exit.")
     ] = False,
-    resamples: Resamples = 1000,
-    seed: Seed = 0,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples for the intervals.")] = RESAMPLES,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = DEFAULT_SETTINGS.seed,
     force: Force = False,
 ) -> None:
     """Have language models judge rationales by a rubric, or compare those of two systems; with their agreement."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reason2decide.cli.models import Force
+from reason2decide.cli.options import with_options
 from reason2decide.errors import ConfigError, require
+from reason2decide.evaluation.settings import DEFAULT_SETTINGS, RESAMPLES, Settings
+from reason2decide.llm.settings import MAX_WORDS, Limits
 
 if TYPE_CHECKING:
     from reason2decide.llm.client.client import Client
@@ -58,14 +60,14 @@ class LlmOptions:
     model: Model
     api_key_variable: ApiKeyVariable = None
     allow_remote: AllowRemote = False
-    concurrency: Concurrency = 16
-    requests_per_minute: RequestsPerMinute = None
-    tokens_per_minute: TokensPerMinute = None
+    concurrency: Concurrency = Limits.concurrency
+    requests_per_minute: RequestsPerMinute = Limits.requests_per_minute
+    tokens_per_minute: TokensPerMinute = Limits.tokens_per_minute
     max_calls: MaxCalls = None
     max_cost: MaxCost = None
     price_input: PriceInput = 0.0
     price_output: PriceOutput = 0.0
-    timeout: Timeout = 60.0
+    timeout: Timeout = Limits.read_timeout
     prompts: PromptsFolder = None
     log: LogFile = None
     dry_run: DryRun = False
@@ -76,31 +78,6 @@ class LlmOptions:
     def settings(self) -> dict[str, Any]:
         """The settings that go into a chat call."""
         return {} if self.server_settings else {"temperature": self.temperature, "max_tokens": self.max_tokens}
-
-
-def with_llm_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that has the common options on the command line and gets them as its parameter `options`."""
-    types = get_type_hints(LlmOptions, include_extras=True)
-    own = inspect.signature(command, eval_str=True)
-    shared = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default if field.name not in ("base_url", "model") else inspect.Parameter.empty,
-            annotation=types[field.name],
-        )
-        for field in fields(LlmOptions)
-    ]
-    kept = [p.replace(kind=p.KEYWORD_ONLY) for name, p in own.parameters.items() if name != "options"]
-
-    def gathered(**values: Any) -> None:
-        options = LlmOptions(**{parameter.name: values.pop(parameter.name) for parameter in shared})
-        command(**values, options=options)
-
-    gathered.__doc__ = command.__doc__
-    gathered.__annotations__ = {parameter.name: parameter.annotation for parameter in (*kept, *shared)}
-    gathered.__signature__ = own.replace(parameters=[*kept, *shared])  # type: ignore[attr-defined]
-    return gathered
 
 
 @contextlib.contextmanager
@@ -115,8 +92,8 @@ def connect(options: LlmOptions, out: Path, dialect: Dialect = "chat") -> Iterat
     from reason2decide.llm.client.budget import Budget, Prices
     from reason2decide.llm.client.client import Client
     from reason2decide.llm.client.endpoint import Endpoint
-    from reason2decide.llm.client.limits import Limits
     from reason2decide.llm.client.log import CallLog
+    from reason2decide.llm.settings import Limits
     from reason2decide.llm.settling import report_spent
 
     endpoint = Endpoint(options.base_url, options.model, options.api_key_variable, dialect, options.allow_remote)
@@ -125,7 +102,7 @@ def connect(options: LlmOptions, out: Path, dialect: Dialect = "chat") -> Iterat
         requests_per_minute=options.requests_per_minute,
         tokens_per_minute=options.tokens_per_minute,
         read_timeout=options.timeout,
-        deadline=5 * options.timeout,  # the proportion of the client's own defaults
+        deadline=options.timeout * Limits.deadline / Limits.read_timeout,  # in proportion
     )
     prices = Prices(options.price_input, options.price_output)
     budget = Budget(prices, max_calls=options.max_calls, max_cost=options.max_cost)
@@ -143,7 +120,7 @@ def connect(options: LlmOptions, out: Path, dialect: Dialect = "chat") -> Iterat
 
 
 Out = Annotated[Path, typer.Option(help="The dataset folder to write.")]
-DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset folder.")]
+DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset folder.")]
 Splits = Annotated[list[str] | None, typer.Option("--split", help="A split to write for; repeat. Default: all.")]
 MaxWords = Annotated[int, typer.Option(min=1, help="Words that a rationale may have.")]
 
@@ -152,14 +129,14 @@ llm_app = typer.Typer(help="What is sent to language models.", no_args_is_help=T
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
-    app.command("rationalize")(with_llm_options(rationalize_command))
-    app.command("refine")(with_llm_options(refine_command))
-    app.command("zero-shot")(with_llm_options(zero_shot_command))
+    app.command("rationalize")(with_options("options", LlmOptions)(rationalize_command))
+    app.command("refine")(with_options("options", LlmOptions)(refine_command))
+    app.command("zero-shot")(with_options("options", LlmOptions)(zero_shot_command))
     app.add_typer(llm_app, name="llm")
 
 
 def rationalize_command(
-    dataset: DatasetFolder,
+    dataset: DatasetArgument,
     out: Out,
     options: LlmOptions,
     source: Annotated[str, typer.Option(help="The name of the new rationale source.")] = "llm",
@@ -170,7 +147,7 @@ def rationalize_command(
     only_right: Annotated[
         bool, typer.Option("--only-right", help="With --without-label: only where it decides as the gold label says.")
     ] = False,
-    max_words: MaxWords = 150,
+    max_words: MaxWords = MAX_WORDS,
     force: Force = False,
 ) -> None:
     """Let a language model write rationales: a new source beside those of the dataset."""
@@ -193,7 +170,7 @@ def rationalize_command(
 
 
 def refine_command(
-    dataset: DatasetFolder,
+    dataset: DatasetArgument,
     out: Out,
     options: LlmOptions,
     from_: Annotated[str, typer.Option("--from", metavar="SOURCE", help="Whose rationales to write again.")] = "nurse",
@@ -202,15 +179,15 @@ def refine_command(
     drop_flagged: Annotated[
         bool, typer.Option("--drop-flagged", help="Leave out those to which the model added words or numbers.")
     ] = False,
-    max_words: MaxWords = 150,
+    max_words: MaxWords = MAX_WORDS,
     force: Force = False,
 ) -> None:
     """Let a language model turn terse rationales into readable ones, and flag what it adds."""
-    from reason2decide.data.records import Dataset
+    from reason2decide.data.records import DatasetFolder
     from reason2decide.llm.teach.refine import Editor
     from reason2decide.llm.teach.source_writing import write_source
 
-    Dataset.open(dataset).require_source(from_)
+    DatasetFolder.open(dataset).require_source(from_)
     editor = Editor(
         from_, to, drop_flagged=drop_flagged, max_words=max_words, sampling=options.settings(), prompts=options.prompts
     )
@@ -221,18 +198,18 @@ def refine_command(
 
 
 def zero_shot_command(
-    dataset: DatasetFolder,
+    dataset: DatasetArgument,
     out: Annotated[Path, typer.Option(help="The results folder to write.")],
     options: LlmOptions,
-    split: Annotated[str, typer.Option(help="Which split to decide on.")] = "test",
+    split: Annotated[str, typer.Option(help="Split to decide on.")] = DEFAULT_SETTINGS.split,
     dialect: Annotated[str, typer.Option(help="chat; or systemone or decisions, which give probabilities.")] = "chat",
     few_shot: Annotated[int, typer.Option(min=0, help="With chat: examples of the training split to show.")] = 0,
     orders: Annotated[
         int, typer.Option(min=1, max=2, help="Of a decision model's options: 2 asks in reverse too.")
     ] = 2,
     rationale_source: Annotated[str | None, typer.Option(help="Whose rationales to show and to compare with.")] = None,
-    max_words: MaxWords = 150,
-    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples for the intervals.")] = 1000,
+    max_words: MaxWords = MAX_WORDS,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples for the intervals.")] = RESAMPLES,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap, and of the draw of examples.")] = 0,
     force: Force = False,
 ) -> None:
@@ -241,10 +218,9 @@ def zero_shot_command(
         raise ConfigError(f"--dialect {dialect!r}: expected chat, systemone or decisions")
     require("matplotlib", "report")
     from reason2decide.cli.evidence import print_results
-    from reason2decide.evaluation.measure import Settings
     from reason2decide.llm.rival import make_rival, zero_shot
 
-    settings = Settings(rationale_source=rationale_source, resamples=resamples, seed=seed)
+    settings = Settings(split=split, rationale_source=rationale_source, resamples=resamples, seed=seed)
     with connect(options, out, dialect) as client:  # type: ignore[arg-type]
         rival = make_rival(
             client,
@@ -257,7 +233,7 @@ def zero_shot_command(
             sampling=options.settings(),
             prompts=options.prompts,
         )
-        results = zero_shot(client, dataset, out, rival, settings, split=split, force=force, dry_run=options.dry_run)
+        results = zero_shot(client, dataset, out, rival, settings, force=force, dry_run=options.dry_run)
     if results is not None:
         print_results(results)
 

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from reason2decide.cli.options import with_options
 from reason2decide.errors import ConfigError, require
+from reason2decide.serve.settings import ServeSettings
 
 
 def register(app: typer.Typer) -> None:
@@ -17,55 +19,20 @@ def register(app: typer.Typer) -> None:
     app.command("serve-token")(token_command)
 
 
+@with_options("settings", ServeSettings)
 def serve_command(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Bundles or exports: PATH or NAME=PATH.")],
+    settings: ServeSettings,
     name: Annotated[
         list[str] | None, typer.Option(help="Name of a model, in their order; default: that of its folder or run.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at; any but loopback needs tokens.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
-    public_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Where callers reach the server, as JSON web tokens name it.")
-    ] = None,
-    tokens: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Lines that `r2d serve-token` printed: who may call.")
-    ] = None,
-    jwt_issuers: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TOML of issuers of JSON web tokens and their key files.")
-    ] = None,
-    audit: Annotated[Path | None, typer.Option(metavar="FILE", help="SQLite record of every decision.")] = None,
-    retention_days: Annotated[int, typer.Option(min=1, help="Days that its rows are kept.")] = 365,
-    max_queue: Annotated[int, typer.Option(min=1, help="Requests under way; further ones get 503.")] = 256,
-    deadline_ms: Annotated[int, typer.Option(min=1, help="A request not answered by then gets 504.")] = 10_000,
-    cors: Annotated[list[str] | None, typer.Option(metavar="ORIGIN", help="A web page that may call.")] = None,
-    source_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Page about the model, to which CDS cards link.")
-    ] = None,
-    error_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="Wanted among decisions that are not deferred to a person.")
-    ] = 0.1,
-    miscoverage: Annotated[float, typer.Option(min=0, max=1, help="Allowed to prediction sets.")] = 0.1,
 ) -> None:
     """Serve models: decisions, rationales and CDS Hooks over HTTP, until Ctrl-C or SIGTERM."""
     for module in ("fastapi", "uvicorn", "httptools", "prometheus_client"):
         require(module, "serve")
     from reason2decide.serve.running import serve
-    from reason2decide.serve.settings import ServeSettings
 
-    settings = ServeSettings(
-        host=host,
-        port=port,
-        public_url=public_url,
-        tokens=tokens,
-        jwt_issuers=jwt_issuers,
-        audit=audit,
-        retention_days=retention_days,
-        max_queue=max_queue,
-        deadline_ms=deadline_ms,
-        cors_origins=tuple(cors or ()),
-        source_url=source_url,
-    )
-    serve(named_models(models, name or []), settings, error_rate=error_rate, miscoverage=miscoverage)
+    serve(named_models(models, name or []), settings)
 
 
 def token_command(name: Annotated[str, typer.Argument(help="Of the caller, as the audit record names it.")]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from reason2decide.console import ProgressBar
 from reason2decide.data.near_duplicates import NearDuplicates
-from reason2decide.data.records import SPLITS, Dataset, Record, require_label
+from reason2decide.data.records import SPLITS, DatasetFolder, Record, require_label
 from reason2decide.data.sources.splitting import content_key
 from reason2decide.errors import DataError
 
@@ -124,7 +124,7 @@ def check_dataset(path: Path, *, count: Count = count_words, unit: str = "words"
     Raises:
         DataError: the folder or a line of it cannot be read at all.
     """
-    dataset = Dataset.open(path)
+    dataset = DatasetFolder.open(path)
     check = _Check(dataset, count)
     try:
         dataset.verify()
@@ -143,7 +143,7 @@ def check_dataset(path: Path, *, count: Count = count_words, unit: str = "words"
 class _Check:
     """The state of one pass over a dataset."""
 
-    def __init__(self, dataset: Dataset, lengths_of: Callable[[Sequence[str]], list[int]]) -> None:
+    def __init__(self, dataset: DatasetFolder, lengths_of: Callable[[Sequence[str]], list[int]]) -> None:
         self.dataset, self.lengths_of = dataset, lengths_of
         self.findings: list[Finding] = []
         self.records: Counter[str] = Counter()

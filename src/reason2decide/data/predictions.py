@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,13 @@ class Prediction:
         if self.rationale is not None:
             value["rationale"] = self.rationale
         return value
+
+
+def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
+    """Write one prediction a line."""
+    with path.open("w", encoding="utf-8") as stream:
+        for prediction in predictions:
+            stream.write(json.dumps(prediction.to_json(), ensure_ascii=False) + "\n")
 
 
 def read_predictions(path: Path) -> list[Prediction]:

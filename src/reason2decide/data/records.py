@@ -242,7 +242,7 @@ class DatasetInfo:
 
 
 @dataclass(frozen=True)
-class Dataset:
+class DatasetFolder:
     """A dataset folder: its description, the hash of each file, and its splits."""
 
     path: Path
@@ -250,7 +250,7 @@ class Dataset:
     hashes: Mapping[str, str]
 
     @classmethod
-    def open(cls, path: Path | str) -> Dataset:
+    def open(cls, path: Path | str) -> DatasetFolder:
         """Read `dataset.toml` of the folder `path`; split files are opened when asked for.
 
         Raises:
@@ -321,7 +321,7 @@ class Dataset:
 
 def write_dataset(
     out: Path, info: DatasetInfo, splits: Mapping[str, Iterable[Record]], *, force: bool = False
-) -> Dataset:
+) -> DatasetFolder:
     """Write a dataset folder, complete or not at all, holding one record in memory at a time.
 
     Raises:
@@ -358,7 +358,7 @@ def write_dataset(
             "provenance": dict(info.provenance),
         }
         (folder / "dataset.toml").write_text(tomli_w.dumps(content), "utf-8")
-    return Dataset.open(out)
+    return DatasetFolder.open(out)
 
 
 def require_label(record: Record, labels: LabelSet) -> None:

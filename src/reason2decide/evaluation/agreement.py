@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 
 from reason2decide.evaluation.metrics.base import Floats, Integers, SufficientStatistics
 from reason2decide.evaluation.results import MetricValue
-from reason2decide.evaluation.statistics import RESAMPLES, Aggregate, bootstrap, percentile_interval
+from reason2decide.evaluation.settings import RESAMPLES
+from reason2decide.evaluation.statistics import Aggregate, bootstrap, percentile_interval
 
 Weights = Literal["none", "linear", "quadratic"]
 Level = Literal["nominal", "ordinal", "interval"]

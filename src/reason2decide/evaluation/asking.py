@@ -15,12 +15,12 @@ from reason2decide.data.records import Record
 from reason2decide.data.words import mask_label_words, words_of
 from reason2decide.evaluation.probes import Probe
 from reason2decide.evaluation.readers import Simulators, id_hash
+from reason2decide.evaluation.settings import PROBED_RECORDS
 from reason2decide.method.prompts import body
 
 if TYPE_CHECKING:
     from reason2decide.model.predictor import Predictor
 
-PROBED_RECORDS = 1000  # ours: for which rationales are written anew, twice; shares are then known to about 3 points
 AT_ONCE = 256  # ours: records sorted by length at a time, so that batches hold little padding
 # Ours: adjectives and adverbs that a note may hold at any place and that change no fact of it. Whether one changes the
 # decision is what the test wants to know; Atanasova et al. 2023 insert random adjectives and adverbs for that.

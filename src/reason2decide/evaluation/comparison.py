@@ -19,8 +19,8 @@ from reason2decide.errors import DataError
 from reason2decide.evaluation.metrics import METRICS, Metric
 from reason2decide.evaluation.metrics.base import Floats, Integers, SufficientStatistics
 from reason2decide.evaluation.results import STATISTICS, Results, load_statistics, read_results
+from reason2decide.evaluation.settings import RESAMPLES
 from reason2decide.evaluation.statistics import (
-    RESAMPLES,
     Aggregate,
     bootstrap_all,
     bootstrap_p,

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reason2decide import __version__
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import NotComputed
@@ -32,51 +31,17 @@ from reason2decide.evaluation.metrics import (
 )
 from reason2decide.evaluation.metrics.base import Integers
 from reason2decide.evaluation.metrics.judged import signed
+from reason2decide.evaluation.metrics.ordinal import read_costs
 from reason2decide.evaluation.probes import Probe
 from reason2decide.evaluation.results import CalibrationResults, MetricValue, Results, Slice
+from reason2decide.evaluation.settings import DEFAULT_SETTINGS, Settings
 from reason2decide.evaluation.slices import Column, slice_records
-from reason2decide.evaluation.statistics import LEVEL, RESAMPLES, IntervalMethod, bootstrap_all, interval
-from reason2decide.model.calibration import ERROR_RATE, MISCOVERAGE, Calibration, rescaled
+from reason2decide.evaluation.statistics import LEVEL, bootstrap_all, interval
+from reason2decide.model.calibration import Calibration, rescaled
+from reason2decide.version import __version__
 
 CALIBRATED = ("log_loss", "brier", "ece")  # the metrics that a temperature changes
 LEAST_SLICE = 10  # ours: slices of fewer records take no part in the largest gap, which they would always win
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What an evaluation is asked for, besides the data.
-
-    `rationale_source` names the gold rationales to compare with. `error_rate` is wanted among the cases that are not
-    deferred, `miscoverage` allowed to prediction sets. `costs` goes by gold and predicted label.
-    """
-
-    rationale_source: str | None = None
-    resamples: int = RESAMPLES
-    seed: int = 0
-    interval: IntervalMethod = "percentile"
-    slices: tuple[Column, ...] = ()
-    error_rate: float = ERROR_RATE
-    miscoverage: float = MISCOVERAGE
-    costs: Mapping[str, Mapping[str, float]] | None = None
-    bertscore: BertScore = field(default_factory=BertScore)
-
-    def metrics(self, calibration: Calibration | None) -> tuple[Metric, ...]:
-        """All metrics, with these settings in their places."""
-        threshold = calibration.threshold(self.error_rate) if calibration else None
-        cutoff = calibration.cutoff(self.miscoverage) if calibration else None
-        own = (
-            self.bertscore,
-            ExpectedCost(self.costs),
-            SelectiveError(threshold),
-            Deferred(threshold),
-            ConformalCoverage(cutoff),
-            ConformalSetSize(cutoff),
-        )
-        by_name = {metric.name: metric for metric in own}
-        return tuple(by_name.get(metric.name, metric) for metric in METRICS)
-
-
-DEFAULT_SETTINGS = Settings()
 
 
 @dataclass(frozen=True)
@@ -112,6 +77,31 @@ class _Notes:
         return tuple(f"{', '.join(names)}: {note}" for note, names in self.names_of.items())
 
 
+def metrics_of(settings: Settings, labels: LabelSet, calibration: Calibration | None) -> tuple[Metric, ...]:
+    """All metrics, those with settings in their places.
+
+    Raises:
+        DataError: the file of costs or the baseline cannot be read.
+    """
+    threshold = calibration.threshold(settings.error_rate) if calibration else None
+    cutoff = calibration.cutoff(settings.miscoverage) if calibration else None
+    special = (
+        BertScore(
+            settings.bertscore_encoder,
+            layer=settings.bertscore_layer,
+            idf=settings.bertscore_idf,
+            baseline=settings.bertscore_baseline,
+        ),
+        ExpectedCost(read_costs(settings.costs, labels) if settings.costs is not None else None),
+        SelectiveError(threshold),
+        Deferred(threshold),
+        ConformalCoverage(cutoff),
+        ConformalSetSize(cutoff),
+    )
+    by_name = {metric.name: metric for metric in special}
+    return tuple(by_name.get(metric.name, metric) for metric in METRICS)
+
+
 def evaluate(
     predictions: Sequence[Prediction],
     records: Sequence[Record],
@@ -134,11 +124,10 @@ def evaluate(
         DataError: as `alignment.align`, or a slice's column does not exist.
     """
     examples = align(predictions, records, labels, settings.rationale_source, origin.split, probes)
-    chosen = {
-        column.name: slice_records(examples.records, column) for column in settings.slices
-    }  # refused before anything is computed
+    columns = [Column.parse(text) for text in settings.slices]
+    chosen = {column.name: slice_records(examples.records, column) for column in columns}  # refused before computing
     group_of, notes = group_indices(examples.records), _Notes()
-    metrics = signed(settings.metrics(calibration), probes)
+    metrics = signed(metrics_of(settings, labels, calibration), probes)
     statistics = _statistics(metrics, examples, notes)
     own = [metric for metric in metrics if metric.name in statistics]
     values = _values(own, statistics, group_of, settings, notes)
@@ -163,7 +152,7 @@ def evaluate(
         system=origin.system,
         metrics=everything,
         **confusion,
-        signature=signature(origin, settings, metrics, by_group=group_of is not None),
+        signature=signature(origin, settings, metrics, by_group=group_of is not None, probes=probes or ()),
         dataset=origin.dataset,
         dataset_sha256=origin.sha256,
         split=origin.split,
@@ -272,7 +261,9 @@ def _calibration_results(
     )
 
 
-def signature(origin: Origin, settings: Settings, metrics: Sequence[Metric], *, by_group: bool) -> str:
+def signature(
+    origin: Origin, settings: Settings, metrics: Sequence[Metric], *, by_group: bool, probes: Sequence[Probe]
+) -> str:
     """Everything a value depends on besides the predictions, as `key:value` parts joined by `|`."""
     parts = [
         f"reason2decide:{__version__}",
@@ -287,5 +278,7 @@ def signature(origin: Origin, settings: Settings, metrics: Sequence[Metric], *, 
         f"error_rate:{settings.error_rate:g}",
         f"miscoverage:{settings.miscoverage:g}",
     ]
+    probed = sum(probe.inserted_word is not None for probe in probes)
+    parts += [f"probed:{probed}"] if probed else []
     parts += [f"{metric.name}:[{metric.signature()}]" for metric in metrics if metric.signature()]
     return "|".join(parts)

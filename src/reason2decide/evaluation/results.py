@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from reason2decide import __version__
 from reason2decide.errors import DataError
 from reason2decide.evaluation.metrics.base import Integers, SufficientStatistics
+from reason2decide.version import __version__
 
 RESULTS_FORMAT = 2
 RESULTS, STATISTICS, PREDICTIONS, PROBES = "results.json", "statistics.npz", "predictions.jsonl", "probes.jsonl"

@@ -11,18 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
-from typing import Literal
 
 import numpy as np
 
 from reason2decide.evaluation.metrics.base import Floats, Integers, SufficientStatistics
+from reason2decide.evaluation.settings import RESAMPLES, IntervalMethod
 
-RESAMPLES = 1000  # ours: the interval's ends then move by about 2 % of its width from seed to seed
 LEVEL = 0.95
 CHUNK_CELLS = 1 << 21  # ours: numbers held at once while resampling; about 50 MB whatever the size of the data
 
 Aggregate = Callable[[Floats], Floats]
-IntervalMethod = Literal["percentile", "bca"]
 
 
 def pool_groups(statistics: SufficientStatistics, group_of: Integers) -> SufficientStatistics:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.console import say, track, warn
-from reason2decide.data.records import Dataset, Record
+from reason2decide.data.records import DatasetFolder, Record
 from reason2decide.errors import DataError
-from reason2decide.evaluation.measure import Origin, Settings, evaluate
+from reason2decide.evaluation.measure import Origin, evaluate
+from reason2decide.evaluation.settings import Settings
 from reason2decide.files import new_folder, require_absent
 from reason2decide.model.bundle import CALIBRATION, load_bundle
 from reason2decide.model.manifest import MANIFEST, write_manifest
@@ -110,13 +111,13 @@ def export_bundle(
     return parity
 
 
-def _validation(trained_on: Mapping[str, Any], bundle: Path, path: Path | None) -> tuple[Dataset, list[Record]]:
+def _validation(trained_on: Mapping[str, Any], bundle: Path, path: Path | None) -> tuple[DatasetFolder, list[Record]]:
     """The dataset a bundle was trained on, and the records of its validation split that parity is measured on."""
     if path is None:
         path = Path(tomllib.loads((bundle / "config.toml").read_text("utf-8"))["dataset"])
         if not path.is_dir():
             raise DataError(f"the dataset {path}, which {bundle} was trained on, is not there; name it with --dataset")
-    dataset = Dataset.open(path)
+    dataset = DatasetFolder.open(path)
     dataset.verify()
     if dataset.hashes.get("validation") != trained_on["sha256"]["validation"]:
         raise DataError(
@@ -128,7 +129,7 @@ def _validation(trained_on: Mapping[str, Any], bundle: Path, path: Path | None) 
     return dataset, list(split[::step])[:PARITY_RECORDS]
 
 
-def _require_same_tokens(theirs: Any, ours: PlainTokenizer, data: tuple[Dataset, list[Record]]) -> None:
+def _require_same_tokens(theirs: Any, ours: PlainTokenizer, data: tuple[DatasetFolder, list[Record]]) -> None:
     texts = [text for record in data[1] for text in (record.text, *record.rationales.values())]
     expected = theirs(texts, add_special_tokens=False, verbose=False)["input_ids"]
     assert ours(texts, add_special_tokens=False)["input_ids"] == expected, "the plain tokenizer gives other ids"
@@ -138,7 +139,7 @@ def _require_same_tokens(theirs: Any, ours: PlainTokenizer, data: tuple[Dataset,
     assert same, "the plain tokenizer gives other texts"
 
 
-def _parity(torch_engine: Predictor, exported: Predictor, data: tuple[Dataset, list[Record]]) -> Parity:
+def _parity(torch_engine: Predictor, exported: Predictor, data: tuple[DatasetFolder, list[Record]]) -> Parity:
     dataset, records = data
     source = torch_engine.bundle.manifest.rationale_source
     origin = Origin(dataset.info.name, dataset.hashes["validation"], "validation")
@@ -148,7 +149,7 @@ def _parity(torch_engine: Predictor, exported: Predictor, data: tuple[Dataset, l
         labels.append([own.predicted_label for own in predictions])
         raw = engine.distributions(records, calibrated=False)
         log_probs.append([math.log(max(p, sys.float_info.min)) for own in raw for p in own.values()])
-        settings = Settings(source, resamples=1)
+        settings = Settings(rationale_source=source, resamples=1)
         metrics.append(evaluate(predictions, records, dataset.info.labels, origin, settings).results.metrics)
 
     def loss(name: str) -> float | None:

@@ -13,22 +13,21 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from reason2decide.console import say
-from reason2decide.data.predictions import NO_ANSWER, Prediction
-from reason2decide.data.records import Dataset, LabelSet, Record, require_label
+from reason2decide.data.predictions import NO_ANSWER, Prediction, write_predictions
+from reason2decide.data.records import DatasetFolder, LabelSet, Record, require_label
 from reason2decide.errors import ConfigError, DataError
-from reason2decide.evaluation.measure import DEFAULT_SETTINGS, Settings
 from reason2decide.evaluation.results import RESULTS, MetricValue, Results
+from reason2decide.evaluation.settings import DEFAULT_SETTINGS, Settings
 from reason2decide.files import new_file, require_absent
 from reason2decide.llm.answers import Decided, decided_schema
-from reason2decide.llm.client.calls import Answer, AnyCall, Call, DecisionCall, Question
+from reason2decide.llm.client.calls import AnyCall, Call, DecisionCall, ModelAnswer, Question
 from reason2decide.llm.client.client import Client
 from reason2decide.llm.prompt_files import Prompt, load_prompt
+from reason2decide.llm.settings import MAX_WORDS
 from reason2decide.llm.settling import announce_cost, counts_in_words, host, in_words, logged, settle, share
-from reason2decide.llm.teach.gates import MAX_WORDS
 from reason2decide.workflows.evaluate import evaluate_predictions
 
 ZERO_SHOT = "zero_shot.json"
@@ -48,7 +47,7 @@ class Rival(ABC):
         """The calls about one record."""
 
     @abstractmethod
-    def predict(self, record: Record, labels: LabelSet, answers: Sequence[Answer | str]) -> Prediction:
+    def predict(self, record: Record, labels: LabelSet, answers: Sequence[ModelAnswer | str]) -> Prediction:
         """The prediction, of the answers in the order of the calls; a call that failed has the kind of its failure."""
 
     @abstractmethod
@@ -85,7 +84,7 @@ class ChatRival(Rival):
         messages = self.prompt.messages(data, {"max_words": str(self.max_words)})
         return [Call(record.id, messages, decided_schema(choices), self.sampling, self.prompt.full_version)]
 
-    def predict(self, record: Record, labels: LabelSet, answers: Sequence[Answer | str]) -> Prediction:
+    def predict(self, record: Record, labels: LabelSet, answers: Sequence[ModelAnswer | str]) -> Prediction:
         """Label and rationale as they were written."""
         [answer] = answers
         if isinstance(answer, str):
@@ -135,7 +134,7 @@ class DecisionRival(Rival):
             )
         return calls
 
-    def predict(self, record: Record, labels: LabelSet, answers: Sequence[Answer | str]) -> Prediction:
+    def predict(self, record: Record, labels: LabelSet, answers: Sequence[ModelAnswer | str]) -> Prediction:
         """The label of the largest mean probability; of equal ones the first in the set."""
         given = [distribution for answer in answers if (distribution := _distribution(answer)) is not None]
         if not given:
@@ -162,7 +161,7 @@ class DecisionRival(Rival):
         return {"flip_rate": asdict(flips), "answered_in_one_order": alone} if self.orders == 2 else {}
 
 
-def _distribution(answer: Answer | str) -> Mapping[str, float] | None:
+def _distribution(answer: ModelAnswer | str) -> Mapping[str, float] | None:
     if isinstance(answer, str):
         return None
     assert answer.probabilities is not None
@@ -175,7 +174,7 @@ def _example(record: Record, source: str | None) -> str:
     return "\n".join([*lines, *([f"Rationale: {rationale}"] if rationale else []), f"Decision: {record.label}"])
 
 
-def draw_examples(dataset: Dataset, count: int, source: str | None, seed: int = 0) -> list[Record]:
+def draw_examples(dataset: DatasetFolder, count: int, source: str | None, seed: int = 0) -> list[Record]:
     """`count` records of the training split: the labels in turn, and of each the records of the least hash of their id.
 
     Where a source is given, only records with a rationale of it are drawn. The same seed draws the same records, and
@@ -222,7 +221,6 @@ def zero_shot(
     rival: Rival,
     settings: Settings = DEFAULT_SETTINGS,
     *,
-    split: str = "test",
     force: bool = False,
     dry_run: bool = False,
 ) -> Results | None:
@@ -238,7 +236,8 @@ def zero_shot(
         BudgetReached, EndpointError: as `Client.run`; what was answered is in the log.
     """
     require_absent(out, RESULTS, force=force)
-    dataset = Dataset.open(dataset_path)
+    split = settings.split
+    dataset = DatasetFolder.open(dataset_path)
     dataset.verify()
     if settings.rationale_source is not None:
         dataset.require_source(settings.rationale_source)
@@ -266,7 +265,7 @@ def zero_shot(
                 failed[call.id].kind if call.id in failed else logged(client, call)
                 for call in rival.calls(record, labels)
             ]
-            served |= {answer.model for answer in answers if isinstance(answer, Answer)}
+            served |= {answer.model for answer in answers if isinstance(answer, ModelAnswer)}
             predictions.append(rival.predict(record, labels, answers))
         unanswered, rival.unanswered = rival.unanswered, Counter()
         outcomes[name] = Outcome(predictions, unanswered, sorted(served), rival.found())
@@ -279,31 +278,21 @@ def zero_shot(
         **rival.settings(),
         "splits": {name: outcome.to_json() for name, outcome in outcomes.items()},
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{out.name}.partial-", dir=out.parent) as temporary:
-        files = {RAW: outcomes[split]} | ({VALIDATION: outcomes["validation"]} if calibrated else {})
-        for name, outcome in files.items():
-            _write(Path(temporary) / name, outcome.predictions)
-        results = evaluate_predictions(
-            Path(temporary) / RAW,
-            dataset_path,
-            out,
-            settings,
-            split=split,
-            system=client.endpoint.model,
-            validation_predictions=Path(temporary) / VALIDATION if calibrated else None,
-            force=force,
-        )
-        for name in files if calibrated else ():
-            (Path(temporary) / name).replace(out / name)
+    results = evaluate_predictions(
+        outcomes[split].predictions,
+        dataset_path,
+        out,
+        settings,
+        system=client.endpoint.model,
+        validation=outcomes["validation"].predictions if calibrated else None,
+        force=force,
+    )
+    for name, outcome in {RAW: outcomes[split], VALIDATION: outcomes["validation"]}.items() if calibrated else ():
+        with new_file(out / name) as file:
+            write_predictions(file, outcome.predictions)
     with new_file(out / ZERO_SHOT) as file:
         file.write_text(json.dumps(description, indent=2, ensure_ascii=False), "utf-8")
     return results
-
-
-def _write(path: Path, predictions: Sequence[Prediction]) -> None:
-    lines = "".join(json.dumps(own.to_json(), ensure_ascii=False) + "\n" for own in predictions)
-    path.write_text(lines, "utf-8")
 
 
 def _tell(split: str, outcome: Outcome) -> None:
@@ -338,7 +327,7 @@ def make_rival(
         if few_shot:
             raise ConfigError("--few-shot goes with --dialect chat: a decision model is given the text alone")
         return DecisionRival(orders, prompts=prompts)
-    dataset = Dataset.open(dataset_path)
+    dataset = DatasetFolder.open(dataset_path)
     if source is None and len(dataset.info.rationale_sources) == 1:
         [source] = dataset.info.rationale_sources
     examples = draw_examples(dataset, few_shot, source, seed) if few_shot else []

@@ -12,7 +12,7 @@ from reason2decide.evaluation.metrics.base import SufficientStatistics, ratio
 from reason2decide.evaluation.results import MetricValue
 from reason2decide.evaluation.statistics import bootstrap, percentile_interval
 from reason2decide.llm.client.budget import Estimate, Prices
-from reason2decide.llm.client.calls import Answer, AnyCall, Failure
+from reason2decide.llm.client.calls import AnyCall, Failure, ModelAnswer
 from reason2decide.llm.client.client import Client
 
 
@@ -47,10 +47,10 @@ def settle(client: Client, calls: Iterable[AnyCall], what: str, total: int) -> d
     return {call.id: outcome for call, outcome in outcomes if isinstance(outcome, Failure)}
 
 
-def logged(client: Client, call: AnyCall) -> Answer:
+def logged(client: Client, call: AnyCall) -> ModelAnswer:
     """The answer of a call that `settle` did not report as failed."""
     answer = client.logged(call)
-    assert isinstance(answer, Answer), "the call was settled"
+    assert isinstance(answer, ModelAnswer), "the call was settled"
     return answer
 
 

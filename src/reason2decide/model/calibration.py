@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
+
 Floats = NDArray[np.float64]
 LARGEST_TEMPERATURE = 20.0  # ours: and 1/20 the smallest, for validation splits with no mistake, or nothing but
 LEAST_PROBABILITY = 1e-12  # ours: what a file's probability of 0 is taken for
+ALWAYS = 1.1  # a threshold that no probability reaches
 DIGITS = 6  # ours: decimals of the outcomes that are kept
-ERROR_RATE = 0.1  # ours: wanted among the cases that are not deferred, where nobody says another
-MISCOVERAGE = 0.1  # ours: share of prediction sets that may miss the gold label, where nobody says another
 
 
 def label_distribution(scores: Floats, temperature: float = 1.0) -> Floats:
@@ -104,6 +105,22 @@ def prediction_set(probabilities: Mapping[str, float], cutoff: float) -> tuple[s
     return tuple(label for i, label in enumerate(ranked) if i == 0 or probabilities[label] >= cutoff)
 
 
+@dataclass(frozen=True)
+class OperatingPoint:
+    """The bounds on probabilities by which a model defers cases and forms prediction sets."""
+
+    threshold: float
+    cutoff: float
+
+    def defers(self, confidence: float) -> bool:
+        """Whether a decision of this probability is left to a person."""
+        return confidence < self.threshold
+
+    def prediction_set(self, probabilities: Mapping[str, float]) -> tuple[str, ...]:
+        """See `prediction_set`."""
+        return prediction_set(probabilities, self.cutoff)
+
+
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """A temperature, and how the validation split came out under it.
@@ -136,6 +153,11 @@ class Calibration:
     def cutoff(self, miscoverage: float = MISCOVERAGE) -> float:
         """See `conformal_cutoff`."""
         return conformal_cutoff(self.gold_probabilities, miscoverage)
+
+    def operating_point(self, error_rate: float = ERROR_RATE, miscoverage: float = MISCOVERAGE) -> OperatingPoint:
+        """The bounds for wanted rates; where no confidence of validation reaches the first, every case is deferred."""
+        threshold = self.threshold(error_rate)
+        return OperatingPoint(ALWAYS if threshold is None else threshold, self.cutoff(miscoverage))
 
     def to_json(self) -> dict[str, Any]:
         """The content of a bundle's `calibration.json`."""

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from reason2decide import __version__
+from reason2decide.version import __version__
 
 
 def render_page(template: str, /, *, script: str | None = None, **values: Any) -> str:

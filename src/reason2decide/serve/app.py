@@ -16,7 +16,6 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from reason2decide import __version__
 from reason2decide.errors import ConfigError
 from reason2decide.serve import answers, cds_hooks, endpoints
 from reason2decide.serve.audit import AuditUnavailable
@@ -27,6 +26,7 @@ from reason2decide.serve.metrics import Metrics
 from reason2decide.serve.served_model import ServedModel
 from reason2decide.serve.settings import ServeSettings
 from reason2decide.serve.wire import Refused
+from reason2decide.version import __version__
 
 if TYPE_CHECKING:
     from reason2decide.serve.audit import AuditLog
@@ -89,7 +89,7 @@ def create_app(
     app.add_middleware(Guard, settings=settings, door=door, observe=metrics.request)
     app.add_middleware(
         CORSMiddleware,
-        allow_origins=settings.cors_origins,
+        allow_origins=settings.cors,
         allow_methods=["GET", "POST"],
         allow_headers=["Authorization", "Content-Type", endpoints.INCLUDE_HEADER],
         expose_headers=["Retry-After", "X-Request-Id"],

@@ -20,7 +20,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from reason2decide.console import say
 from reason2decide.errors import UserError
-from reason2decide.model.calibration import ERROR_RATE, MISCOVERAGE
 from reason2decide.serve.app import create_app
 from reason2decide.serve.audit import AuditLog
 from reason2decide.serve.auth import Authenticator
@@ -41,13 +40,7 @@ class AddressError(UserError):
     """The server cannot listen where it was told to."""
 
 
-def serve(
-    models: Sequence[tuple[str, Path]],
-    settings: ServeSettings,
-    *,
-    error_rate: float = ERROR_RATE,
-    miscoverage: float = MISCOVERAGE,
-) -> None:
+def serve(models: Sequence[tuple[str, Path]], settings: ServeSettings) -> None:
     """Load models by name and serve them until a signal; whatever can be refused is refused before they are loaded.
 
     Raises:
@@ -57,7 +50,8 @@ def serve(
     with bind(settings) as listening:
         audit = AuditLog(settings.audit, settings.retention_days) if settings.audit is not None else None
         authenticator = Authenticator(settings, audit) if settings.authenticates else None
-        loaded = [ServedModel(name, path, error_rate=error_rate, miscoverage=miscoverage) for name, path in models]
+        rates = {"error_rate": settings.error_rate, "miscoverage": settings.miscoverage}
+        loaded = [ServedModel(name, path, **rates) for name, path in models]
         run_server(loaded, settings, listening, authenticator=authenticator, audit=audit)
 
 

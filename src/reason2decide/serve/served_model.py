@@ -9,7 +9,7 @@ from pathlib import Path
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import ConfigError
 from reason2decide.files import sha256_file
-from reason2decide.model.calibration import ERROR_RATE, MISCOVERAGE, prediction_set
+from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
 from reason2decide.model.predictor import Predictor
 
 
@@ -56,10 +56,7 @@ class ServedModel:
         self.created = manifest.created
         self.hash = sha256_file(path / "manifest.json")  # which holds the hash of every other file
         self.description = f"{manifest.method} on {manifest.dataset['name']}"
-        # Where no confidence of validation reaches the wanted rate, every case is for a person.
-        threshold = calibration.threshold(error_rate)
-        self.threshold = 1.1 if threshold is None else threshold
-        self.cutoff = calibration.cutoff(miscoverage)
+        self.operating_point = calibration.operating_point(error_rate, miscoverage)
 
     @property
     def explains(self) -> bool:
@@ -81,7 +78,8 @@ class ServedModel:
         decisions = []
         for own in found:
             label = max(own, key=own.__getitem__)
-            decisions.append(Decision(label, own, prediction_set(own, self.cutoff), own[label] < self.threshold))
+            point = self.operating_point
+            decisions.append(Decision(label, own, point.prediction_set(own), point.defers(own[label])))
         return decisions
 
     def explain(self, texts: Sequence[str], labels: Sequence[str]) -> list[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ipaddress
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reason2decide.errors import ConfigError
+from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
 
 
 @dataclass(frozen=True)
@@ -19,20 +20,49 @@ class ServeSettings:
         ConfigError: a number or an address that cannot be.
     """
 
-    host: str = "127.0.0.1"  # ours: nothing leaves the machine unless somebody says so
-    port: int = 8080  # ours
-    public_url: str | None = None  # where clients reach the server, if through a proxy; token audiences begin with it
-    tokens: Path | None = None  # lines of NAME:SHA256, see `auth`
-    jwt_issuers: Path | None = None  # issuers and their keys, see `auth`
-    audit: Path | None = None  # SQLite file of the audit record
-    retention_days: int = 365  # ours: local rules decide; older rows of the audit record are deleted
-    cors_origins: tuple[str, ...] = ()  # web pages that may call, as CDS Hooks' browser clients do
-    source_url: str | None = None  # link of a CDS card's source, if it has one
+    host: str = field(  # ours: nothing leaves the machine unless somebody says so
+        default="127.0.0.1",
+        metadata={"help": "Address to listen on; any but loopback needs --tokens or --jwt-issuers."},
+    )
+    port: int = field(
+        default=8080, metadata={"help": "Port to listen on; 0 takes a free one.", "min": 0, "max": 65535}
+    )  # ours
+    public_url: str | None = field(
+        default=None, metadata={"help": "Address that callers use, if through a proxy; token audiences begin with it."}
+    )
+    tokens: Path | None = field(  # lines of NAME:SHA256, see `auth`
+        default=None, metadata={"help": "Callers' tokens: the lines that `r2d serve-token` printed.", "metavar": "FILE"}
+    )
+    jwt_issuers: Path | None = field(  # see `auth`
+        default=None, metadata={"help": "TOML of issuers of JSON web tokens and their key files.", "metavar": "FILE"}
+    )
+    audit: Path | None = field(default=None, metadata={"help": "SQLite record of every decision.", "metavar": "FILE"})
+    retention_days: int = field(  # ours: local rules decide
+        default=365, metadata={"help": "Days to keep rows of the audit record.", "min": 1}
+    )
+    cors: tuple[str, ...] = field(  # as CDS Hooks' browser clients need
+        default=(), metadata={"help": "Web page that may call; may be repeated.", "metavar": "ORIGIN"}
+    )
+    source_url: str | None = field(
+        default=None, metadata={"help": "Page about the model, which CDS cards link to.", "metavar": "URL"}
+    )
+    error_rate: float = field(
+        default=ERROR_RATE,
+        metadata={"help": "Error rate wanted among decisions that are not deferred to a person.", "min": 0, "max": 1},
+    )
+    miscoverage: float = field(
+        default=MISCOVERAGE,
+        metadata={"help": "Share of prediction sets that may miss the right label.", "min": 0, "max": 1},
+    )
+    max_queue: int = field(  # ours
+        default=256, metadata={"help": "Requests accepted and not yet answered; further ones get 503.", "min": 1}
+    )
+    deadline_ms: int = field(  # the time that typesafe-sdk 0.7 waits for a reply
+        default=10_000, metadata={"help": "Milliseconds to answer a request in; a later one gets 504.", "min": 1}
+    )
 
-    max_queue: int = 256  # ours: requests accepted and not yet answered
     max_batch: int = 32  # `predictor.BATCH_SIZE`
     max_streams: int = 8  # ours: rationales written token by token at a time
-    deadline_ms: int = 10_000  # the time that typesafe-sdk 0.7 waits for a reply
     grace_seconds: float = 30.0  # Kubernetes' terminationGracePeriodSeconds: accepted requests are answered within it
 
     max_body_bytes: int = 2**20  # ours: prefetched documents of a CDS client among them

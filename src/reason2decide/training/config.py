@@ -5,7 +5,6 @@ Most keys may be one value for every stage or a table by stage (`steps = {stage1
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from reason2decide.errors import ConfigError
+from reason2decide.errors import ConfigError, unknown_key
 from reason2decide.method.methods import METHODS, Stage, method_named
+from reason2decide.model.hub import SCRATCH
 from reason2decide.model.prompt_encoder import Lengths
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -26,6 +26,11 @@ Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 PER_STAGE: dict[str, Any] = {"stage": True}  # marks the keys that may be a table by stage
 # Marks the keys that may change when a run is resumed: what is learnt does not hang on them.
 FREE: dict[str, Any] = {"free": True}
+
+
+def _absolute(name: str) -> str:
+    """A folder by its whole path, so that a configuration means the same wherever it is read; a hub name as it is."""
+    return str(Path(name).absolute()) if name != SCRATCH and Path(name).is_dir() else name
 
 
 def _spread(value: Any) -> Any:
@@ -43,7 +48,9 @@ class Encoder(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    encoder: str = Field(description="a BERT-like encoder to warm-start from: hub name or local folder")
+    encoder: Annotated[str, AfterValidator(_absolute)] = Field(
+        description="a BERT-like encoder to warm-start from: hub name or local folder"
+    )
 
 
 class Lora(BaseModel):
@@ -67,11 +74,13 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: str = Field(description=f"one of {', '.join(METHODS)}")
-    base: str | Encoder = Field(
+    base: Annotated[str, AfterValidator(_absolute)] | Encoder = Field(
         description="an encoder-decoder: hub name, local folder, or `tiny` (small, from scratch); "
         'or {encoder = "..."}: a BERT-like encoder'
     )
-    dataset: Path = Field(description="dataset folder; a relative path starts at the configuration file")
+    dataset: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        description="dataset folder; a relative path starts at the configuration file"
+    )
     rationale_source: PerStageText = Field(
         {}, description="whose rationales to learn from; not needed by sft", json_schema_extra=PER_STAGE
     )
@@ -256,7 +265,7 @@ def resolve_paths(content: dict[str, Any], folder: Path) -> None:
         content["dataset"] = str((folder / content["dataset"]).resolve())
     holder, key = (content["base"], "encoder") if isinstance(content.get("base"), dict) else (content, "base")
     base = holder.get(key)
-    if isinstance(base, str) and (base.startswith(("./", "../")) or (folder / base).is_dir()):
+    if isinstance(base, str) and base != SCRATCH and (base.startswith(("./", "../")) or (folder / base).is_dir()):
         holder[key] = str((folder / base).resolve())
 
 
@@ -352,9 +361,7 @@ def _problems(error: ValidationError) -> Iterator[str]:
             )
         elif problem["type"] == "extra_forbidden":
             known = list(TABLES.get(path[0], Config).model_fields if len(path) > 1 else Config.model_fields)
-            near = difflib.get_close_matches(path[-1], known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"keys are {', '.join(known)}"
-            yield f"there is no key {key!r}; {hint}"
+            yield unknown_key(path[-1], known).replace(repr(path[-1]), repr(key), 1)
         elif problem["type"] == "missing":
             yield f"the key {key!r} is missing: {Config.model_fields[path[0]].description}"
         else:

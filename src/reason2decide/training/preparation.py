@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from reason2decide.console import say, warn
-from reason2decide.data.records import Dataset, JsonlRecords
+from reason2decide.data.records import DatasetFolder, JsonlRecords
 from reason2decide.errors import ConfigError, DataError
 from reason2decide.model.prompt_encoder import PromptEncoder, Truncation, tokenizer_hash
 from reason2decide.training.base import load_base
@@ -37,7 +37,7 @@ class Prepared:
     that decides what is learnt: a run goes on from a checkpoint of the same identity only.
     """
 
-    dataset: Dataset
+    dataset: DatasetFolder
     sources: Mapping[str, str]
     model: Any
     tokenizer: Any
@@ -63,7 +63,7 @@ def prepared(config: Config, processes: Processes) -> Iterator[Prepared]:
     bfloat16 = _use_bfloat16(config.precision)  # refuses what this machine cannot do before anything is read
     if config.lora and config.fsdp:
         raise ConfigError("lora and fsdp together are not supported; adapters are small: leave fsdp out")
-    dataset = Dataset.open(config.dataset)
+    dataset = DatasetFolder.open(config.dataset)
     dataset.verify()
     sources = {
         stage.name: config.of("rationale_source", stage.name) for stage in config.stages() if stage.learns_rationales
@@ -114,7 +114,7 @@ def prepared(config: Config, processes: Processes) -> Iterator[Prepared]:
 
 
 @contextlib.contextmanager
-def _cache_folder(dataset: Dataset) -> Iterator[Path]:
+def _cache_folder(dataset: DatasetFolder) -> Iterator[Path]:
     """Where token tables are kept: beside the records they were made of, or nowhere for long."""
     folder = dataset.path / TOKENS
     try:
@@ -136,7 +136,7 @@ def _use_bfloat16(precision: str) -> bool:
     return has_it if precision == "auto" else precision == "bfloat16"
 
 
-def _texts(dataset: Dataset) -> Iterator[str]:
+def _texts(dataset: DatasetFolder) -> Iterator[str]:
     """Everything of the training split that a tokenizer should know: texts, labels, rationales.
 
     Those of all sources, so that runs that learn from other ones have the same base.

@@ -68,7 +68,7 @@ def train(
             require_checkpoint_of(out, Path(str(resume)))
     with prepared(config, processes) as given, contextlib.ExitStack() as stack:
         if processes.is_main:
-            stack.enter_context(run_folder(out, force=force and resume is None))
+            stack.enter_context(run_folder(out, config.dataset, force=force and resume is None))
             if first_stage_of is not None:
                 take_over(first_stage_of, config, out, given.identity)
         processes.wait()

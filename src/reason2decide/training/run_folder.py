@@ -23,9 +23,8 @@ from typing import Any
 
 import torch
 
-from reason2decide import __version__
 from reason2decide.console import say, warn
-from reason2decide.data.records import Dataset
+from reason2decide.data.records import DatasetFolder
 from reason2decide.errors import CheckpointError, OutputError
 from reason2decide.files import link_or_copy, locked, new_folder, remove_leftovers
 from reason2decide.training.checkpoints import (
@@ -38,9 +37,11 @@ from reason2decide.training.checkpoints import (
 from reason2decide.training.config import Config
 from reason2decide.training.processes import Processes
 from reason2decide.training.run_log import keep_rows
+from reason2decide.version import __version__
 
 AUTO = "auto"  # resume from the newest intact checkpoint, or start where there is none
 LOCK = ".lock"
+DATASET = "dataset"  # the records of a run that were given in memory
 BUNDLE, CONFIG, LOG, RUN = "bundle", "config.toml", "log.jsonl", "run.json"
 
 
@@ -48,7 +49,7 @@ def require_free(out: Path, *, resuming: bool, force: bool) -> None:
     """Refuse a path that holds anything but a run, and a run unless it is to be gone on with or replaced."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file; give the path of a folder for the run")
-    if not out.exists() or all(path.name == LOCK for path in out.iterdir()):
+    if not out.exists() or all(path.name in (LOCK, DATASET) for path in out.iterdir()):
         return
     if not (out / RUN).exists():
         raise OutputError(f"{out} holds files but no run (it has no run.json); give another path")
@@ -66,8 +67,8 @@ def require_checkpoint_of(run: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def run_folder(out: Path, *, force: bool) -> Iterator[None]:
-    """Hold the run folder for this training alone; with `force`, emptied."""
+def run_folder(out: Path, dataset: Path, *, force: bool) -> Iterator[None]:
+    """Hold the run folder for this training alone; with `force`, emptied of all but the dataset to train on."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -75,7 +76,7 @@ def run_folder(out: Path, *, force: bool) -> Iterator[None]:
     with locked(out / LOCK, f"another training is at work in {out}; let it end, or give another path"):
         if force:
             for path in out.iterdir():
-                if path.name != LOCK:
+                if path.name != LOCK and path.absolute() != dataset:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         for folder in (out, *(path for path in out.iterdir() if path.is_dir())):
             remove_leftovers(folder)
@@ -140,7 +141,7 @@ def forget_after(checkpoint: Checkpoint | None, config: Config, log: Path) -> No
     keep_rows(log, keep)
 
 
-def describe_run(run: Path, config: Config, dataset: Dataset, checkpoint: Checkpoint | None) -> None:
+def describe_run(run: Path, config: Config, dataset: DatasetFolder, checkpoint: Checkpoint | None) -> None:
     now, file = datetime.now(UTC).isoformat(timespec="seconds"), run / RUN
     description: dict[str, Any] = {
         "started": now,

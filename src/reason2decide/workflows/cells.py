@@ -1,6 +1,7 @@
 """Runs an experiment cell by cell, each in processes of its own, and compares what came out.
 
-    OUT/cells/CELL/train.toml, run/, results/   everything of a cell, as `r2d train` and `r2d evaluate` leave it
+    OUT/cells/CELL/train.toml, evaluation.toml   what a cell is trained and evaluated by
+    OUT/cells/CELL/run/, results/               what `r2d train` and `r2d evaluate` make of it
     OUT/cells/CELL/log.txt                      what they said
     OUT/comparison.json, report.html            the comparison; tables/, plots/ (a folder a family if there are several)
 
@@ -21,11 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reason2decide.console import say, warn
-from reason2decide.data.records import Dataset
+from reason2decide.data.records import DatasetFolder
 from reason2decide.errors import ConfigError, DataError, Interrupted, Reason2DecideError
 from reason2decide.evaluation.comparison import Comparison, System, load_system
 from reason2decide.evaluation.results import RESULTS
-from reason2decide.evaluation.statistics import RESAMPLES
+from reason2decide.evaluation.settings import RESAMPLES, Settings
 from reason2decide.files import new_file
 from reason2decide.signals import StopSignals
 from reason2decide.training.config import load_config
@@ -109,9 +110,9 @@ def run_experiment(experiment: Experiment, out: Path, *, jobs: int = 1, resample
         ConfigError: `out` holds cells of an experiment that was configured otherwise.
     """
     for path in {cell.config.dataset for cell in experiment.cells}:
-        Dataset.open(path).verify()
+        DatasetFolder.open(path).verify()
     for cell in experiment.cells:
-        _prepare(out, cell)
+        _prepare(out, cell, experiment.evaluation)
     state = _State([cell for cell in experiment.cells if not is_complete(out, cell)])
     finished = len(experiment.cells) - len(state.waiting)
     say(f"{experiment.name}: {len(experiment.cells)} cells, {finished} of them done")
@@ -157,8 +158,8 @@ def _folder(out: Path, cell: Cell) -> Path:
     return out / "cells" / cell.name
 
 
-def _prepare(out: Path, cell: Cell) -> None:
-    """Write a cell's configuration, or check that the one there is the same."""
+def _prepare(out: Path, cell: Cell, settings: Settings) -> None:
+    """Write what a cell is trained and evaluated by, or check that the configuration there is the same."""
     file = _folder(out, cell) / "train.toml"
     if file.is_file():
         if load_config(file) != cell.config:
@@ -167,8 +168,9 @@ def _prepare(out: Path, cell: Cell) -> None:
             )
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(file, force=False) as partial:
-        partial.write_text(cell.config.to_toml(), "utf-8")
+    for path, content in ((file.with_name("evaluation.toml"), settings.to_toml()), (file, cell.config.to_toml())):
+        with new_file(path, force=path != file) as partial:
+            partial.write_text(content, "utf-8")
 
 
 def _start_ready(experiment: Experiment, out: Path, state: _State, jobs: int) -> None:
@@ -202,7 +204,7 @@ def _commands(experiment: Experiment, out: Path, cell: Cell, source: Cell | None
     if source is not None:
         train += ["--first-stage-of", str(_folder(out, source) / "run")]
     measure = ["evaluate", str(folder / "run" / "bundle"), str(cell.config.dataset), "--out", str(folder / "results")]
-    return [train, [*measure, *experiment.evaluation.arguments()]]
+    return [train, [*measure, "--settings", str(folder / "evaluation.toml")]]
 
 
 def _start(out: Path, cell: Cell, command: Sequence[str], jobs: int, device: str | None) -> subprocess.Popen[bytes]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reason2decide.console import say, warn
 from reason2decide.evaluation.comparison import Comparison, System, compare
-from reason2decide.evaluation.statistics import RESAMPLES
+from reason2decide.evaluation.settings import RESAMPLES
 from reason2decide.files import new_file
 from reason2decide.report import render_comparison, write_comparison_files
 

@@ -11,8 +11,7 @@ from rich.console import Console
 from reason2decide.console import say
 from reason2decide.data.records import Record
 from reason2decide.data.sources.synthetic_calls import SYNTHETIC_NOTICE, synthesize_calls
-from reason2decide.evaluation.measure import Settings
-from reason2decide.evaluation.slices import Column
+from reason2decide.evaluation.settings import Settings
 from reason2decide.files import require_absent
 from reason2decide.model.predictor import Predictor
 from reason2decide.training.config import parse_config
@@ -55,8 +54,8 @@ def demo(out: Path, *, force: bool = False) -> None:
     dataset = synthesize_calls(out / "dataset", train=TRAINING_CALLS, force=force)
     config = parse_config({**SETTINGS, "dataset": str(dataset.path)}, "the demo's configuration")
     bundle = train(config, out / "run", force=force)
-    settings = Settings(slices=(Column("sex"), Column("age_years", (18.0, 65.0)), Column("unseen_combination")))
-    results = evaluate_bundle(bundle, dataset.path, out / "results", settings, probed=PROBED_CALLS, force=force)
+    settings = Settings(slices=("sex", "age_years:18,65", "unseen_combination"), probed=PROBED_CALLS)
+    results = evaluate_bundle(bundle, dataset.path, out / "results", settings, force=force)
     predictor = Predictor.load(bundle)
     predictions = list(predictor.predict(Record(str(i), text) for i, text in enumerate(CALLS, 1)))
     console = Console(highlight=False)

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.console import say, track, warn
-from reason2decide.data.predictions import Prediction, read_predictions
-from reason2decide.data.records import Dataset, JsonlRecords
+from reason2decide.data.predictions import Prediction, read_predictions, write_predictions
+from reason2decide.data.records import DatasetFolder, JsonlRecords
 from reason2decide.errors import DataError, NotComputed, UserError
-from reason2decide.evaluation.asking import PROBED_RECORDS, probe_model, probe_simulators
+from reason2decide.evaluation.asking import probe_model, probe_simulators
 from reason2decide.evaluation.examples import align
-from reason2decide.evaluation.measure import DEFAULT_SETTINGS, Evaluation, Origin, Settings, evaluate
+from reason2decide.evaluation.measure import Evaluation, Origin, evaluate
 from reason2decide.evaluation.probes import Probe, read_probes, write_probes
 from reason2decide.evaluation.readers import Simulators
 from reason2decide.evaluation.results import PREDICTIONS, PROBES, RESULTS, STATISTICS, Results, save_statistics
+from reason2decide.evaluation.settings import DEFAULT_SETTINGS, Settings
+from reason2decide.evaluation.slices import Column
 from reason2decide.files import new_folder, require_absent
 from reason2decide.model.bundle import read_training_log
 from reason2decide.model.calibration import Calibration, label_distribution, log_probabilities
@@ -47,8 +49,6 @@ def evaluate_bundle(
     out: Path,
     settings: Settings = DEFAULT_SETTINGS,
     *,
-    split: str = "test",
-    probed: int = PROBED_RECORDS,
     card_answers: Mapping[str, str] = {},
     force: bool = False,
 ) -> Results:
@@ -56,7 +56,6 @@ def evaluate_bundle(
 
     Args:
         settings: without a `rationale_source` that of the model's last stage is taken.
-        probed: of how many records the model is asked more, to measure its rationales by; 0 asks nothing.
         card_answers: what the model card cannot know by itself (`model_card.read_answers`).
 
     Raises:
@@ -64,72 +63,121 @@ def evaluate_bundle(
         BundleError: as `bundle.load_bundle`.
         OutputError: `out` exists and `force` is false.
     """
-    dataset, records = _opened(dataset_path, split, out, settings, force=force)
-    predictor = Predictor.load(bundle)
-    manifest = predictor.bundle.manifest
+    require_absent(out, RESULTS, force=force)
+    dataset = opened(dataset_path, settings)
+    decided = decide_split(Predictor.load(bundle), dataset, settings, card_answers)
+    return _measure_into(out, decided, dataset, force=force)
+
+
+def decide_split(
+    predictor: Predictor, dataset: DatasetFolder, settings: Settings, card_answers: Mapping[str, str] = {}
+) -> Decisions:
+    """Decide a split with a bundle, and ask the model about the rationales it wrote.
+
+    Raises:
+        DataError: the dataset's labels are not the model's.
+    """
+    records, manifest = dataset.split(settings.split), predictor.bundle.manifest
     _require_same_labels(manifest, dataset)
     if settings.rationale_source is None and manifest.rationale_source in dataset.info.rationale_sources:
         settings = replace(settings, rationale_source=manifest.rationale_source)
-
-    predictions = list(track(predictor.predict(records), f"deciding {split}", len(records)))
+    predictions = list(track(predictor.predict(records), f"deciding {settings.split}", len(records)))
     if predictor.cut_texts.cut:
         warn(f"{predictor.cut_texts} texts were cut to the model's {manifest.lengths.input} tokens")
     probes = None
-    if probed and predictor.explains:
-        say(f"asking the model about its rationales, for at most {probed} records")
-        probes = probe_model(predictor, records, predictions, seed=settings.seed, limit=probed)
-    decided = Decisions(
+    if settings.probed and predictor.explains:
+        say(f"asking the model about its rationales, for at most {settings.probed} records")
+        probes = probe_model(predictor, records, predictions, seed=settings.seed, limit=settings.probed)
+    return Decisions(
         f"{manifest.method} ({manifest.base})",
         predictions,
         settings,
         predictor.bundle.calibration,
         probes,
-        read_training_log(bundle),
+        read_training_log(predictor.bundle.path),
         manifest,
         card_answers,
     )
-    return _measure(decided, dataset, records, split, out, force=force)
 
 
 def evaluate_predictions(
-    file: Path,
+    predictions: Sequence[Prediction],
     dataset_path: Path,
     out: Path,
     settings: Settings = DEFAULT_SETTINGS,
     *,
-    split: str = "test",
-    system: str | None = None,
-    validation_predictions: Path | None = None,
+    system: str,
+    validation: Sequence[Prediction] | None = None,
+    probes: Sequence[Probe] | None = None,
     force: bool = False,
 ) -> Results:
-    """Measure anybody's `predictions.jsonl` and write the results folder `out`.
-
-    Probes that lie beside the file (`probes.jsonl`) are used, so that results of ours can be measured again.
+    """Measure anybody's predictions and write the results folder `out`.
 
     Args:
         settings: without a `rationale_source` the dataset's is taken where it has a single one.
-        system: its name; the file's by default.
-        validation_predictions: of the same system on the validation split: fits temperature, threshold and sets.
+        system: its name.
+        validation: predictions of the same system on the validation split: they fit temperature, threshold and sets.
+        probes: what else was asked about the predictions.
 
     Raises:
         DataError: the dataset, its split or the predictions do not fit.
         OutputError: `out` exists and `force` is false.
     """
-    dataset, records = _opened(dataset_path, split, out, settings, force=force)
+    require_absent(out, RESULTS, force=force)
+    dataset = opened(dataset_path, settings)
+    decided = decided_elsewhere(predictions, dataset, settings, system, validation, probes)
+    return _measure_into(out, decided, dataset, force=force)
+
+
+def decided_elsewhere(
+    predictions: Sequence[Prediction],
+    dataset: DatasetFolder,
+    settings: Settings,
+    system: str,
+    validation: Sequence[Prediction] | None = None,
+    probes: Sequence[Probe] | None = None,
+) -> Decisions:
+    """Anybody's predictions, calibrated where there are some on validation; as `evaluate_predictions`."""
     sources = dataset.info.rationale_sources
     if settings.rationale_source is None and len(sources) == 1:
         settings = replace(settings, rationale_source=sources[0])
-    predictions, calibration = read_predictions(file), None
-    if validation_predictions is not None:
-        calibration = fit_calibration(read_predictions(validation_predictions), dataset)
+    calibration = None
+    if validation is not None:
+        calibration = fit_calibration(validation, dataset)
         predictions = [_calibrated(own, calibration.temperature) for own in predictions]
+    return Decisions(system, predictions, settings, calibration, probes)
+
+
+def evaluate_file(
+    file: Path,
+    dataset_path: Path,
+    out: Path,
+    settings: Settings = DEFAULT_SETTINGS,
+    *,
+    system: str | None = None,
+    validation_file: Path | None = None,
+    force: bool = False,
+) -> Results:
+    """Measure a `predictions.jsonl` and write the results folder `out`; as `evaluate_predictions`.
+
+    Probes that lie beside the file (`probes.jsonl`) are used, so that results of ours can be measured again. The system
+    has the file's name unless another is given.
+    """
+    require_absent(out, RESULTS, force=force)
     beside = file.parent / PROBES
-    probes = read_probes(beside) if beside.is_file() else None
-    decided = Decisions(system or file.stem, predictions, settings, calibration, probes)
-    return _measure(decided, dataset, records, split, out, force=force)
+    return evaluate_predictions(
+        read_predictions(file),
+        dataset_path,
+        out,
+        settings,
+        system=system or file.stem,
+        validation=read_predictions(validation_file) if validation_file is not None else None,
+        probes=read_probes(beside) if beside.is_file() else None,
+        force=force,
+    )
 
 
-def fit_calibration(predictions: Sequence[Prediction], dataset: Dataset) -> Calibration:
+def fit_calibration(predictions: Sequence[Prediction], dataset: DatasetFolder) -> Calibration:
     """What a system's predictions on the validation split say of its probabilities.
 
     Raises:
@@ -151,18 +199,27 @@ def _calibrated(prediction: Prediction, temperature: float) -> Prediction:
     return replace(prediction, probabilities=dict(zip(prediction.probabilities, p.tolist(), strict=True)))
 
 
-def _opened(path: Path, split: str, out: Path, settings: Settings, *, force: bool) -> tuple[Dataset, JsonlRecords]:
-    require_absent(out, RESULTS, force=force)
-    dataset = Dataset.open(path)
+def opened(path: Path, settings: Settings) -> DatasetFolder:
+    """The dataset, its files those that were imported, with the rationale source that is asked for.
+
+    Raises:
+        DataError: one of these is not so.
+    """
+    dataset = DatasetFolder.open(path)
     dataset.verify()
     if settings.rationale_source is not None:
         dataset.require_source(settings.rationale_source)
-    return dataset, dataset.split(split)
+    return dataset
 
 
-def _measure(
-    decided: Decisions, dataset: Dataset, records: JsonlRecords, split: str, out: Path, *, force: bool
-) -> Results:
+def measure(decided: Decisions, dataset: DatasetFolder) -> Evaluation:
+    """Every metric of the decisions, with what simulators read out of their rationales.
+
+    Raises:
+        DataError: the predictions do not fit the split.
+    """
+    split = decided.settings.split
+    records = dataset.split(split)
     probes, unasked = _with_simulators(decided, dataset, records)
     evaluation = evaluate(
         decided.predictions,
@@ -174,11 +231,18 @@ def _measure(
         probes=probes,
     )
     results = replace(evaluation.results, notes=(*evaluation.results.notes, *unasked))
-    evaluation = replace(evaluation, results=results)
+    return replace(evaluation, results=results)
+
+
+def write_results(out: Path, evaluation: Evaluation, decided: Decisions, *, force: bool = False) -> None:
+    """Write the results folder `out`, complete or not at all.
+
+    Raises:
+        OutputError: `out` exists and `force` is false.
+    """
+    results = evaluation.results
     with new_folder(out, RESULTS, force=force) as folder:
-        with (folder / PREDICTIONS).open("w", encoding="utf-8") as stream:
-            for prediction in decided.predictions:
-                stream.write(json.dumps(prediction.to_json(), ensure_ascii=False) + "\n")
+        write_predictions(folder / PREDICTIONS, decided.predictions)
         if decided.probes is not None:
             write_probes(folder / PROBES, decided.probes)
         (folder / RESULTS).write_text(json.dumps(results.to_json(), indent=2, ensure_ascii=False), "utf-8")
@@ -187,7 +251,12 @@ def _measure(
             (folder / "model_card.md").write_text(model_card(decided.manifest, results, decided.card_answers), "utf-8")
         _report(folder, evaluation, decided)
     say(f"results: {out / RESULTS}, report: {out / 'report.html'}")
-    return results
+
+
+def _measure_into(out: Path, decided: Decisions, dataset: DatasetFolder, *, force: bool) -> Results:
+    evaluation = measure(decided, dataset)
+    write_results(out, evaluation, decided, force=force)
+    return evaluation.results
 
 
 def _report(folder: Path, evaluation: Evaluation, decided: Decisions) -> None:
@@ -195,7 +264,7 @@ def _report(folder: Path, evaluation: Evaluation, decided: Decisions) -> None:
     html = render_report(
         evaluation,
         training_log=decided.training_log,
-        columns=decided.settings.slices,
+        columns=[Column.parse(text) for text in decided.settings.slices],
         title=f"{decided.manifest.method if decided.manifest else decided.system} on {results.dataset}",
         description=_description(decided.manifest) if decided.manifest else {"System": decided.system},
     )
@@ -204,7 +273,7 @@ def _report(folder: Path, evaluation: Evaluation, decided: Decisions) -> None:
 
 
 def _with_simulators(
-    decided: Decisions, dataset: Dataset, records: JsonlRecords
+    decided: Decisions, dataset: DatasetFolder, records: JsonlRecords
 ) -> tuple[Sequence[Probe] | None, tuple[str, ...]]:
     """The probes with what simulators answer, and why these could not be asked."""
     source = decided.settings.rationale_source
@@ -225,7 +294,7 @@ def _with_simulators(
     return probe_simulators(simulators, answered, predictions, probes), ()
 
 
-def _require_same_labels(manifest: Manifest, dataset: Dataset) -> None:
+def _require_same_labels(manifest: Manifest, dataset: DatasetFolder) -> None:
     if manifest.labels.values != dataset.info.labels.values:
         raise DataError(
             f"the model decides between {list(manifest.labels.values)}, the dataset {dataset.path} between "

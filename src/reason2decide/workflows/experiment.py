@@ -8,7 +8,7 @@ steps = {stage1 = 500, stage2 = 500, sft = 1000, dss = 1000}
 [grid]                                 # every combination is a cell; seeds are averaged, other axes name systems
 method = ["r2d", "sft", "dss"]
 seed = [0, 1, 2]
-[evaluation]                           # as the options of `r2d evaluate`
+[evaluation]                           # as `evaluation/settings.py` names them
 rationale_source = "llm"
 [[results]]                            # systems from elsewhere: folders that `r2d evaluate` wrote
 name = "zero-shot"
@@ -29,43 +29,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reason2decide.errors import ConfigError
+from reason2decide.evaluation.settings import Settings, parse_settings
 from reason2decide.method.methods import METHODS
 from reason2decide.training.config import Config, apply_override, parse_config, resolve_paths
 
 AXES = ("method", "base", "rationale_source", "train_records", "seed")
-
-
-class EvaluationOptions(BaseModel):
-    """How every cell is evaluated: options of `r2d evaluate`, by their names with underscores."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    split: str = "test"
-    rationale_source: str | None = None
-    slice: tuple[str, ...] = ()
-    costs: str | None = None
-    error_rate: float | None = None
-    miscoverage: float | None = None
-    bertscore_encoder: str | None = None
-    bertscore_layer: int | None = None
-    bertscore_baseline: str | None = None
-    bertscore_idf: bool = False
-    probed: int | None = None
-    interval: str | None = None
-    resamples: int | None = None
-
-    def arguments(self) -> list[str]:
-        """As the command line takes them."""
-        found: list[str] = []
-        for key, value in self.model_dump().items():
-            option = f"--{key.replace('_', '-')}"
-            if isinstance(value, bool):
-                found += [option] if value else []
-            elif isinstance(value, tuple):
-                found += [part for item in value for part in (option, item)]
-            elif value is not None:
-                found += [option, str(value)]
-        return found
 
 
 class OtherResults(BaseModel):
@@ -84,7 +52,7 @@ class _File(BaseModel):
     reference: str | dict[str, Any]
     training: dict[str, Any]
     grid: dict[str, list[Any]]
-    evaluation: EvaluationOptions = EvaluationOptions()
+    evaluation: dict[str, Any] = {}
     results: tuple[OtherResults, ...] = ()
 
 
@@ -114,7 +82,7 @@ class Experiment:
     name: str
     cells: tuple[Cell, ...]
     families: tuple[Family, ...]
-    evaluation: EvaluationOptions
+    evaluation: Settings
     others: tuple[OtherResults, ...]
 
 
@@ -179,7 +147,8 @@ def parse_experiment(content: Mapping[str, Any], where: str) -> Experiment:
     if len(set(names)) < len(names):
         raise ConfigError(f"{where}: two cells have the name {max(names, key=names.count)!r}; reword the axes' values")
     families = _families(file, cells, where)
-    return Experiment(file.name, tuple(cells), tuple(families), file.evaluation, file.results)
+    settings = parse_settings(file.evaluation, f"{where}, [evaluation]")
+    return Experiment(file.name, tuple(cells), tuple(families), settings, file.results)
 
 
 def _families(file: _File, cells: Sequence[Cell], where: str) -> list[Family]:

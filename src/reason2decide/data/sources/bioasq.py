@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reason2decide.data.defaults import SHARES
 from reason2decide.data.records import LabelSet, Record, record_from_json
-from reason2decide.data.sources.splitting import DEFAULT_SHARES, split_records
+from reason2decide.data.sources.splitting import split_records
 from reason2decide.data.sources.writing import Imported, files_provenance, write_import
 from reason2decide.errors import DataError
 
@@ -24,7 +25,7 @@ def import_bioasq(
     paths: Sequence[Path],
     out: Path,
     *,
-    shares: Mapping[str, float] = DEFAULT_SHARES,
+    shares: Mapping[str, float] = SHARES,
     seed: int = 0,
     name: str | None = None,
     force: bool = False,

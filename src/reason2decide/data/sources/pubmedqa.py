@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from reason2decide.data.defaults import SHARES
 from reason2decide.data.records import LabelSet, Record, record_from_json
-from reason2decide.data.sources.splitting import DEFAULT_SHARES, Member, split_records
+from reason2decide.data.sources.splitting import Member, split_records
 from reason2decide.data.sources.writing import Imported, files_provenance, require_file, write_import
 from reason2decide.errors import DataError, UserError
 from reason2decide.files import new_file, require_absent
@@ -30,7 +31,7 @@ def import_pubmedqa(
     *,
     test_ids: Path | None = None,
     unlabelled_out: Path | None = None,
-    shares: Mapping[str, float] = DEFAULT_SHARES,
+    shares: Mapping[str, float] = SHARES,
     seed: int = 0,
     name: str | None = None,
     force: bool = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -177,6 +177,21 @@ class ParquetTable:
             return parquet.ParquetFile(self.path)
         except ValueError as error:  # pyarrow.ArrowInvalid is one
             raise DataError(f"{self.path} is not a Parquet file: {error}") from None
+
+
+@dataclass
+class MemoryTable:
+    """Rows that are in memory already: objects by column name; a key may be absent from some of them."""
+
+    path: Path  # what messages call it
+    content: Sequence[Mapping[str, Any]]
+
+    def columns(self) -> list[str]:
+        return list(dict.fromkeys(str(name) for row in self.content for name in row))
+
+    def rows(self, columns: Collection[str]) -> Iterator[tuple[str, Row]]:
+        for number, row in enumerate(self.content, 1):
+            yield f"{self.path}, row {number}", {name: value for name, value in row.items() if name in columns}
 
 
 @contextlib.contextmanager

@@ -11,8 +11,6 @@ from typing import NamedTuple
 from reason2decide.data.records import SPLITS, Record
 from reason2decide.errors import DataError, UserError
 
-DEFAULT_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # ours
-
 
 class Member(NamedTuple):
     """What splitting needs to know of a record. Members of one `group` stay together."""

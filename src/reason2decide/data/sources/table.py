@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from reason2decide.data.defaults import SHARES
 from reason2decide.data.records import LabelSet, Record, record_from_json
 from reason2decide.data.sources.choices import lift_choices, match_choice
 from reason2decide.data.sources.rows import Row, Table, open_table
-from reason2decide.data.sources.splitting import DEFAULT_SHARES, Member, split_records
+from reason2decide.data.sources.splitting import Member, split_records
 from reason2decide.data.sources.writing import Imported, files_provenance, write_import
 from reason2decide.errors import DataError, UserError
 
@@ -76,7 +77,7 @@ def import_table(
     *,
     labels: LabelSet | None = None,
     choices_in_text: bool = False,
-    shares: Mapping[str, float] = DEFAULT_SHARES,
+    shares: Mapping[str, float] = SHARES,
     seed: int = 0,
     delimiter: str | None = None,
     encoding: str = "utf-8",
@@ -98,6 +99,36 @@ def import_table(
     columns = columns or _authors_columns(tables)
     if choices_in_text:
         columns = replace(columns, choices_in_text=True)
+    return import_rows(
+        tables,
+        out,
+        columns,
+        files_provenance(paths),
+        labels=labels,
+        shares=shares,
+        seed=seed,
+        name=name,
+        force=force,
+    )
+
+
+def import_rows(
+    tables: Sequence[Table],
+    out: Path,
+    columns: Columns,
+    files: Sequence[Mapping[str, str]] = (),
+    *,
+    labels: LabelSet | None = None,
+    shares: Mapping[str, float] = SHARES,
+    seed: int = 0,
+    name: str | None = None,
+    force: bool = False,
+) -> Imported:
+    """Import the rows of open tables, from files or from memory; as `import_table`.
+
+    Args:
+        files: names and hashes of what the tables were read from, for `dataset.toml`.
+    """
     if columns.choices or columns.choices_in_text:
         if labels is not None:
             raise UserError("a label set and choices per record were given; give one of the two")
@@ -120,7 +151,7 @@ def import_table(
         labels=lambda found: labels or LabelSet(tuple(sorted(found))),
         provenance={
             "importer": "table",
-            "files": files_provenance(paths),
+            "files": [dict(file) for file in files],
             "columns": _written(columns),
             "seed": seed,
             **({} if columns.split else {"shares": list(shares.values())}),

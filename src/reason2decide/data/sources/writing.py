@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.console import track
-from reason2decide.data.records import SPLITS, Dataset, DatasetInfo, JsonlRecords, LabelSet, Record, write_dataset
+from reason2decide.data.records import SPLITS, DatasetFolder, DatasetInfo, JsonlRecords, LabelSet, Record, write_dataset
 from reason2decide.data.sources.splitting import Member, member
 from reason2decide.errors import DataError, OutputError
 from reason2decide.files import require_absent, sha256_file
@@ -23,7 +23,7 @@ Assign = Callable[[Sequence[Member]], Mapping[str, str]]
 class Imported:
     """A dataset just written (None: only plain records were), and what the user should know of how it came about."""
 
-    dataset: Dataset | None
+    dataset: DatasetFolder | None
     notes: tuple[str, ...] = ()
 
 
@@ -37,7 +37,7 @@ def write_import(
     labels: Callable[[Collection[str]], LabelSet],
     provenance: Mapping[str, Any],
     force: bool = False,
-) -> Dataset:
+) -> DatasetFolder:
     """Write labelled records as a dataset; each comes with where it was read, for messages.
 
     The records are spooled to a file beside `out`, so the input is read once and only ids, labels and groups stay in

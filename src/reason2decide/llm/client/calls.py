@@ -139,7 +139,7 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ModelAnswer:
     """What a model answered.
 
     `text` is the message, or for a decision model the JSON of its answers; `parsed` is the validated object of a call

@@ -13,12 +13,12 @@ from typing import TypeVar
 
 from reason2decide.errors import require
 from reason2decide.llm.client.budget import Budget, BudgetReached, Estimate, estimate
-from reason2decide.llm.client.calls import Answer, AnyCall, Call, Failure, Usage, call_key
+from reason2decide.llm.client.calls import AnyCall, Call, Failure, ModelAnswer, Usage, call_key
 from reason2decide.llm.client.dialects import read_logged_probabilities
 from reason2decide.llm.client.endpoint import Endpoint, EndpointError
-from reason2decide.llm.client.limits import Limits
 from reason2decide.llm.client.log import CallLog, Entry
 from reason2decide.llm.client.structured import InvalidAnswer, validated
+from reason2decide.llm.settings import Limits
 
 C = TypeVar("C", bound=AnyCall)
 
@@ -49,7 +49,7 @@ class Client:
         result = estimate(new(), self.budget.prices)
         return replace(result, cached=cached)
 
-    def run(self, calls: Iterable[C]) -> Iterator[tuple[C, Answer | Failure]]:
+    def run(self, calls: Iterable[C]) -> Iterator[tuple[C, ModelAnswer | Failure]]:
         """Yield each call with its answer or failure, as they finish; `calls` is read no further than needed.
 
         A call that fails is retried as `limits` say, recorded, and tried again by the next run. Closing the iterator,
@@ -111,13 +111,13 @@ class Client:
                 f"is in {self.log.path} and will not be paid for again: raise the limit and start again to go on"
             )
 
-    def logged(self, call: AnyCall) -> Answer | Failure | None:
+    def logged(self, call: AnyCall) -> ModelAnswer | Failure | None:
         """What the log holds for a call: None without an answer, a failure where that is not valid any more."""
         key = call_key(self.endpoint, call)
         entry = self.log.find(key)
         return None if entry is None else self._answer(call, key, entry, cached=True)
 
-    def _answer(self, call: AnyCall, key: str, entry: Entry, *, cached: bool) -> Answer | Failure:
+    def _answer(self, call: AnyCall, key: str, entry: Entry, *, cached: bool) -> ModelAnswer | Failure:
         """What a call's entry in the log means for it."""
         reply = entry.reply
         parsed, probabilities = None, None
@@ -128,7 +128,7 @@ class Client:
                 parsed = validated(call.schema, reply.text)
             except InvalidAnswer as error:  # it was valid when it was logged: the schema's own checks have changed
                 return Failure(key, "invalid_answer", f"not valid any more: {error}", 0, reply.text)
-        return Answer(
+        return ModelAnswer(
             key=key,
             text=reply.text,
             finish_reason=reply.finish_reason,

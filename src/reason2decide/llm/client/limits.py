@@ -7,38 +7,14 @@ import email.utils
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from reason2decide.errors import UserError
+from reason2decide.llm.settings import Limits
 
 # 408 request timeout, 409 conflict (lock), 429 too many requests, and all 5xx: the statuses that OpenAI's client
 # tries again.
 RETRIED = frozenset({408, 409, 429})
 MAX_DELAY = 30.0  # ours: seconds between two attempts when the server does not say
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a client keeps to; seconds where it is time.
-
-    `read_timeout` is the longest silence, `deadline` the longest a call may take from its first request on, its
-    retries included; waiting for the limits a minute does not count. `backoff` is the first delay between attempts.
-    All defaults are ours; 16 calls at once are what a small server batches well.
-    """
-
-    concurrency: int = 16
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    read_timeout: float = 60.0
-    deadline: float = 300.0
-    attempts: int = 5
-    backoff: float = 0.5
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value is not None and value <= 0:
-                raise UserError(f"the limit {name} is {value}; it must be above 0")
 
 
 class Pacer:

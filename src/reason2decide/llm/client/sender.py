@@ -28,9 +28,10 @@ from reason2decide.llm.client.budget import Budget, likely_tokens
 from reason2decide.llm.client.calls import AnyCall, Call, Failure, Usage
 from reason2decide.llm.client.dialects import PATHS, Reply, read_reply, request_body
 from reason2decide.llm.client.endpoint import Endpoint
-from reason2decide.llm.client.limits import Limits, Pacer, backoff, retried, retry_after
+from reason2decide.llm.client.limits import Pacer, backoff, retried, retry_after
 from reason2decide.llm.client.log import CallLog, Finished
 from reason2decide.llm.client.structured import InvalidAnswer, asking_for, asking_in_words, repairing, validated
+from reason2decide.llm.settings import Limits
 
 MAX_REPLY_BYTES = 32 << 20  # ours: an answer of 4,000 tokens with 20 log-probabilities each has about 8 MiB
 GRACE_SECONDS = 1.0  # ours: what is in flight when the user stops may still arrive, but nobody waits longer for it

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from reason2decide import __version__
 from reason2decide.console import say
 from reason2decide.data.predictions import NO_ANSWER, Prediction, read_predictions
-from reason2decide.data.records import Dataset, Record
+from reason2decide.data.records import DatasetFolder, Record
 from reason2decide.errors import DataError
 from reason2decide.evaluation.agreement import alpha_interval, kappa_interval
 from reason2decide.evaluation.examples import align, group_indices
@@ -24,11 +23,13 @@ from reason2decide.evaluation.metrics.base import Examples, Integers, ratio
 from reason2decide.evaluation.metrics.rationales import pooled
 from reason2decide.evaluation.probes import Probe, read_probes, write_probes
 from reason2decide.evaluation.results import MetricValue
-from reason2decide.evaluation.statistics import LEVEL, RESAMPLES, bootstrap, percentile_interval
+from reason2decide.evaluation.settings import RESAMPLES
+from reason2decide.evaluation.statistics import LEVEL, bootstrap, percentile_interval
 from reason2decide.files import new_file
 from reason2decide.llm.judge.pairwise import Pair, Pairwise
 from reason2decide.llm.judge.pointwise import NO_DECISION, Judge, JudgedCase, Pointwise, Work
 from reason2decide.llm.judge.rubric import LEVELS, Criterion
+from reason2decide.version import __version__
 
 Scores = Mapping[str, tuple[float, float]]  # id -> (a score on the scale, the expected one)
 
@@ -51,7 +52,7 @@ class Sample:
 
     def __init__(self, asked: JudgedSplit) -> None:
         self.asked = asked
-        self.dataset = Dataset.open(asked.dataset)
+        self.dataset = DatasetFolder.open(asked.dataset)
         self.dataset.verify()
         sources = self.dataset.info.rationale_sources
         self.source = asked.rationale_source or (sources[0] if len(sources) == 1 else None)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from reason2decide.llm.client.calls import Answer, AnyCall, Call, Failure, Question
+from reason2decide.llm.client.calls import AnyCall, Call, Failure, ModelAnswer, Question
 from reason2decide.llm.client.client import Client
 from reason2decide.llm.judge.pointwise import NO_REFERENCE, Work, decision_call, distributions
 from reason2decide.llm.judge.rubric import Criterion
@@ -116,7 +116,7 @@ class Pairwise:
         messages = self.chat.messages(shown, {"question": criterion.question})
         return Call(f"{order} {criterion.name} {pair.id}", messages, PairVerdict, self.settings, self.version("chat"))
 
-    def read(self, judge: str, call: AnyCall, outcome: Answer | Failure) -> list[Preference]:
+    def read(self, judge: str, call: AnyCall, outcome: ModelAnswer | Failure) -> list[Preference]:
         """What a judge said, or that it failed."""
         order = next(own for own in ORDERS if call.id.startswith(f"{own} "))
         means, rest = _MEANS[order], call.id.removeprefix(f"{order} ")

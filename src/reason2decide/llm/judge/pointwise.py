@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator
 
-from reason2decide.llm.client.calls import Answer, AnyCall, Call, DecisionCall, Failure, Question, call_key
+from reason2decide.llm.client.calls import AnyCall, Call, DecisionCall, Failure, ModelAnswer, Question, call_key
 from reason2decide.llm.client.client import Client
 from reason2decide.llm.judge.rubric import LEVELS, Criterion, levels_in_words
 from reason2decide.llm.prompt_files import Prompt
@@ -160,7 +160,7 @@ class Pointwise:
         name = f"{criterion.name} {case.id}"
         return Call(name, self.chat.messages(data, words), Verdict, settings, self.version("chat"))
 
-    def read(self, judge: str, call: AnyCall, outcome: Answer | Failure) -> list[Judgement]:
+    def read(self, judge: str, call: AnyCall, outcome: ModelAnswer | Failure) -> list[Judgement]:
         """What a judge said, or that it failed."""
         if isinstance(call, Call):
             criterion, id_ = call.id.split(" ", 1)
@@ -193,7 +193,7 @@ def decision_call(
     return DecisionCall(name, state, asked, {}, version)
 
 
-def distributions(call: DecisionCall, outcome: Answer | Failure) -> dict[str, Mapping[str, float] | str]:
+def distributions(call: DecisionCall, outcome: ModelAnswer | Failure) -> dict[str, Mapping[str, float] | str]:
     """The probabilities of each question's options, or the kind of failure."""
     if isinstance(outcome, Failure):
         return dict.fromkeys(call.questions, outcome.kind)
@@ -201,7 +201,7 @@ def distributions(call: DecisionCall, outcome: Answer | Failure) -> dict[str, Ma
     return {name: "refused" if own is None else own for name, own in outcome.probabilities.items()}
 
 
-def expected_level(answer: Answer, score: int) -> float:
+def expected_level(answer: ModelAnswer, score: int) -> float:
     """The mean of the levels, each weighed by the probability it had where the model wrote its score.
 
     The score itself where there are no probabilities, or no token is the score. Of several such tokens the last counts,

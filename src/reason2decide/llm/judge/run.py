@@ -22,7 +22,7 @@ import numpy as np
 from reason2decide.console import say, track, warn
 from reason2decide.evaluation.results import PROBES
 from reason2decide.files import new_folder, require_absent, sha256_file
-from reason2decide.llm.client.calls import Answer
+from reason2decide.llm.client.calls import ModelAnswer
 from reason2decide.llm.judge.judgements import (
     JudgedSplit,
     Sample,
@@ -82,7 +82,7 @@ def judge_predictions(
         total = len(shown) * _calls_of_a_case(judge, form.criteria)
         for call, outcome in track(judge.client.run(own.calls(judge.client, shown)), judge.name, total, "calls"):
             found += own.read(judge.name, call, outcome)
-            if isinstance(outcome, Answer):
+            if isinstance(outcome, ModelAnswer):
                 served[judge.name].add(outcome.model)
 
     by_criterion = {own.name: [one for one in found if one.criterion == own.name] for own in form.criteria}
@@ -148,7 +148,7 @@ def compare_predictions(
         total = 2 * len(shown) * _calls_of_a_case(judge, form.criteria)
         for call, outcome in track(judge.client.run(form.calls(judge.client, shown)), judge.name, total, "calls"):
             found += form.read(judge.name, call, outcome)
-            if isinstance(outcome, Answer):
+            if isinstance(outcome, ModelAnswer):
                 served[judge.name].add(outcome.model)
 
     criteria = {}

@@ -13,8 +13,8 @@ from functools import lru_cache
 
 from reason2decide.data.words import STOP_WORDS, WORD, stem, words_of
 from reason2decide.llm.prompt_files import Prompt
+from reason2decide.llm.settings import MAX_WORDS
 
-MAX_WORDS = 150  # ours: a student's 256 tokens (the authors' limit for rationales) are about 180 English words
 COPIED_WORDS = 8  # ours: so many words in a row are no coincidence
 
 # First person and an act of writing: "I cannot breathe", as a patient says, is no refusal.

@@ -10,10 +10,11 @@ from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import ConfigError
 from reason2decide.evaluation.results import MetricValue
 from reason2decide.llm.answers import Decided, Written, decided_schema
-from reason2decide.llm.client.calls import Answer, Call
+from reason2decide.llm.client.calls import Call, ModelAnswer
 from reason2decide.llm.prompt_files import load_prompt
+from reason2decide.llm.settings import MAX_WORDS
 from reason2decide.llm.settling import share
-from reason2decide.llm.teach.gates import MAX_WORDS, GatedCase, failed_gates, instructions
+from reason2decide.llm.teach.gates import GatedCase, failed_gates, instructions
 from reason2decide.llm.teach.source_writing import Reading, SourceWriter
 
 
@@ -59,7 +60,7 @@ class Teacher(SourceWriter):
             self.prompt.full_version,
         )
 
-    def read(self, record: Record, labels: LabelSet, answer: Answer) -> Reading:
+    def read(self, record: Record, labels: LabelSet, answer: ModelAnswer) -> Reading:
         """The rationale if it passes the gates, and the teacher's own label if it decided."""
         written = answer.parsed
         assert isinstance(written, Written)

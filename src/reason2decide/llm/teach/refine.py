@@ -8,9 +8,10 @@ from typing import Any
 
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.llm.answers import Written
-from reason2decide.llm.client.calls import Answer, Call
+from reason2decide.llm.client.calls import Call, ModelAnswer
 from reason2decide.llm.prompt_files import load_prompt
-from reason2decide.llm.teach.gates import MAX_WORDS, GatedCase, additions, failed_gates, instructions
+from reason2decide.llm.settings import MAX_WORDS
+from reason2decide.llm.teach.gates import GatedCase, additions, failed_gates, instructions
 from reason2decide.llm.teach.source_writing import Reading, SourceWriter
 
 
@@ -48,7 +49,7 @@ class Editor(SourceWriter):
         messages = self.prompt.messages({"text": record.text, "rationale": note}, {"max_words": str(self.max_words)})
         return Call(record.id, messages, Written, self.sampling, self.prompt.full_version)
 
-    def read(self, record: Record, labels: LabelSet, answer: Answer) -> Reading:
+    def read(self, record: Record, labels: LabelSet, answer: ModelAnswer) -> Reading:
         """The rewritten note if it passes the gates, and what was added to it."""
         written = answer.parsed
         assert isinstance(written, Written)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.console import say
-from reason2decide.data.records import Dataset, LabelSet, Record, write_dataset
+from reason2decide.data.records import DatasetFolder, LabelSet, Record, write_dataset
 from reason2decide.errors import DataError
 from reason2decide.files import new_folder, require_absent
-from reason2decide.llm.client.calls import Answer, Call, Failure
+from reason2decide.llm.client.calls import Call, Failure, ModelAnswer
 from reason2decide.llm.client.client import Client
 from reason2decide.llm.prompt_files import Prompt
 from reason2decide.llm.settling import announce_cost, counts_in_words, host, logged, settle
@@ -46,7 +46,7 @@ class SourceWriter(ABC):
         """What to ask about a record; None if nothing."""
 
     @abstractmethod
-    def read(self, record: Record, labels: LabelSet, answer: Answer) -> Reading:
+    def read(self, record: Record, labels: LabelSet, answer: ModelAnswer) -> Reading:
         """What the answer comes to."""
 
     @abstractmethod
@@ -62,7 +62,7 @@ class SourceWriter(ABC):
 class WrittenSource:
     """The new dataset; of its rationales how many were `written`, and how many were not, by gate or failure."""
 
-    dataset: Dataset
+    dataset: DatasetFolder
     written: int
     gates: Mapping[str, int]
     failures: Mapping[str, int]
@@ -93,7 +93,7 @@ def write_source(
         BudgetReached, EndpointError: as `Client.run`; nothing is written, and what was answered is in the log.
     """
     require_absent(out, "dataset.toml", force=force)
-    dataset = Dataset.open(dataset_path)
+    dataset = DatasetFolder.open(dataset_path)
     dataset.verify()
     if writer.source in dataset.info.rationale_sources:
         raise DataError(
@@ -139,7 +139,7 @@ def write_source(
     say(f"wrote {tally.written} rationales of source {writer.source!r} to {out}")
     if tally.rows:
         say(f"not written: {counts_in_words(tally.gates + tally.failures)}; {out / FAILURES} lists their ids")
-    return WrittenSource(Dataset.open(out), tally.written, tally.gates, tally.failures, writer.found())
+    return WrittenSource(DatasetFolder.open(out), tally.written, tally.gates, tally.failures, writer.found())
 
 
 class _Tally:

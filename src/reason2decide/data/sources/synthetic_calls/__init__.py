@@ -13,7 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
-from reason2decide.data.records import Dataset, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.defaults import CALL_COUNTS, LABEL_NOISE
+from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
 from reason2decide.data.sources.synthetic_calls.facts import RuledLevel, decide, draw_call
 from reason2decide.data.sources.synthetic_calls.rules import load_rules, rules_text
 from reason2decide.data.sources.synthetic_calls.wording import NoteWriter, llm_rationale, nurse_rationales
@@ -30,13 +31,13 @@ RATIONALE_SOURCES = ("llm", "nurse", "nurse_refined")
 def synthesize_calls(
     out: Path,
     *,
-    train: int = 4000,
-    validation: int = 500,
-    test: int = 1000,
+    train: int = CALL_COUNTS["train"],
+    validation: int = CALL_COUNTS["validation"],
+    test: int = CALL_COUNTS["test"],
     seed: int = 0,
-    label_noise: float = 0.05,
+    label_noise: float = LABEL_NOISE,
     force: bool = False,
-) -> Dataset:
+) -> DatasetFolder:
     """Write a dataset of synthetic calls to the folder `out`; the same arguments give the same bytes.
 
     `label_noise` is the share of records, in every split, whose label is an adjacent one; their rationales argue for

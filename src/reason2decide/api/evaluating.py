@@ -1,0 +1,222 @@
+"""Evaluations and comparisons in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from reason2decide.api.datasets import Dataset, folder_of
+from reason2decide.api.html import table
+from reason2decide.api.models import Model, load
+from reason2decide.data.predictions import Prediction
+from reason2decide.errors import DataError, require
+from reason2decide.evaluation.comparison import Comparison, System
+from reason2decide.evaluation.comparison import compare as compare_systems
+from reason2decide.evaluation.measure import Evaluation
+from reason2decide.evaluation.results import MetricValue, Results
+from reason2decide.evaluation.settings import RESAMPLES, Settings
+from reason2decide.workflows.compare import write_comparison
+from reason2decide.workflows.evaluate import Decisions, decide_split, decided_elsewhere, measure, opened, write_results
+
+
+class EvaluationResults:
+    """Every metric of a system on a split with its 95 % interval.
+
+    A metric is an attribute (`results.macro_f1.value`, `.low`, `.high`, `.n`); `results` holds all else that
+    `results.json` does: confusion matrix, slices, curves, notes, the signature.
+    """
+
+    def __init__(self, evaluation: Evaluation, decisions: Decisions) -> None:
+        self._evaluation, self._decisions = evaluation, decisions
+
+    @property
+    def results(self) -> Results:
+        """All that was found, as data."""
+        return self._evaluation.results
+
+    @property
+    def predictions(self) -> Sequence[Prediction]:
+        """The decisions that were measured."""
+        return self._decisions.predictions
+
+    @property
+    def system(self) -> System:
+        """What comparisons are made of."""
+        own = self._evaluation
+        return System(own.results.system, (own.results,), (own.statistics,), own.group_of)
+
+    def renamed(self, name: str) -> EvaluationResults:
+        """The same results of a system by another name, for comparisons."""
+        results = replace(self.results, system=name)
+        return EvaluationResults(replace(self._evaluation, results=results), replace(self._decisions, system=name))
+
+    def save(self, out: str | Path, *, force: bool = False) -> Path:
+        """Write the results folder that `r2d evaluate` writes, with its report; return its path.
+
+        Raises:
+            OutputError: `out` exists and `force` is false.
+            MissingExtraError: matplotlib is not installed.
+        """
+        require("matplotlib", "report")
+        write_results(Path(out), self._evaluation, self._decisions, force=force)
+        return Path(out)
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row a metric that was computed: value, low, high, n."""
+        frame = require("pandas", "pandas").DataFrame(self._rows(), columns=["metric", "value", "low", "high", "n"])
+        return frame.set_index("metric")
+
+    def predictions_to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row a prediction: id, predicted_label, probabilities, rationale."""
+        return require("pandas", "pandas").DataFrame([own.to_json() for own in self.predictions])
+
+    def __getattr__(self, name: str) -> MetricValue:
+        if name.startswith("_"):  # also while a copy is made, before there is anything to look in
+            raise AttributeError(name)
+        try:
+            return self.results.metrics[name]
+        except KeyError:
+            raise AttributeError(
+                f"there is no metric {name!r}; metrics are {', '.join(self.results.metrics)}"
+            ) from None
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self.results.metrics})
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{name:<28} {own:.4f}  ({low:.4f} to {high:.4f}, n = {n})" for name, own, low, high, n in self._rows()
+        ]
+        return "\n".join([f"{self.results.system} on {self.results.dataset}, {self.results.split}", *lines])
+
+    def _repr_html_(self) -> str:
+        rows = [(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}", n) for name, value, low, high, n in self._rows()]
+        caption = f"{self.results.system} on {self.results.dataset}, {self.results.split}"
+        return table(("metric", "value", "95 % interval", "n"), rows, caption)
+
+    def _rows(self) -> list[tuple[str, float, float, float, int]]:
+        return [
+            (name, own.value, own.low, own.high, own.n)
+            for name, own in self.results.metrics.items()
+            if own.value is not None and own.low is not None and own.high is not None
+        ]
+
+
+class ComparisonResults:
+    """Systems on the same records, and the differences of each from a reference; `comparison` holds it as data."""
+
+    def __init__(self, comparison: Comparison, systems: Sequence[System]) -> None:
+        self.comparison, self._systems = comparison, systems
+
+    def save(self, out: str | Path, title: str = "Comparison") -> Path:
+        """Write the folder that `r2d compare` writes, with its report; return its path.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        require("matplotlib", "report")
+        write_comparison(self._systems, self.comparison.reference, Path(out), title)
+        return Path(out)
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row a difference: system, metric, difference, low, high and the p values."""
+        rows = self.comparison.to_json()["differences"]
+        return require("pandas", "pandas").DataFrame(rows)
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            f"{name} - {self.comparison.reference}  {metric:<28} {rest}" for name, metric, *rest in self._rows()
+        )
+
+    def _repr_html_(self) -> str:
+        header = ("system", "metric", f"difference from {self.comparison.reference}", "95 % interval", "p (Holm)")
+        return table(header, self._rows(), f"{self.comparison.dataset}, {self.comparison.split}")
+
+    def _rows(self) -> list[tuple[str, str, str, str, str]]:
+        return [
+            (
+                own.system,
+                own.metric,
+                f"{own.difference:+.4f}",
+                f"{own.low:+.4f} to {own.high:+.4f}",
+                f"{own.p_holm:.4f}",
+            )
+            for own in self.comparison.differences
+        ]
+
+
+def evaluate(
+    model: Model | str | Path | Sequence[Prediction],
+    dataset: Dataset | str | Path,
+    *,
+    split: str = "test",
+    system: str | None = None,
+    out: str | Path | None = None,
+    force: bool = False,
+    **settings: Any,
+) -> EvaluationResults:
+    """Decide a split and measure the decisions and their reasons.
+
+    Args:
+        model: a `Model` or its folder; or anybody's predictions on the split.
+        dataset: a `Dataset` or its folder.
+        split: its split to decide on.
+        system: what the model is called in the results; None takes its method and base, of predictions "predictions".
+        out: a folder to write results and report to, as `r2d evaluate` does; None writes nothing.
+        force: replace what stands in `out`.
+        settings: any other field of `reason2decide.evaluation.settings.Settings`, such as `rationale_source`,
+            `slices`, `resamples` or `probed`.
+
+    Raises:
+        ConfigError: an impossible setting.
+        DataError: dataset, split, labels or predictions do not fit.
+        OutputError: `out` exists and `force` is false.
+
+    Example:
+        >>> import reason2decide as r2d
+        >>> results = r2d.evaluate("run/bundle", "data", resamples=50, probed=2)
+        >>> results.accuracy.low <= results.accuracy.value <= results.accuracy.high
+        True
+        >>> results.accuracy.n
+        12
+    """
+    chosen = Settings(split=split, **settings)
+    folder = opened(folder_of(dataset).path, chosen)
+    if isinstance(model, Model | str | Path):
+        loaded = model if isinstance(model, Model) else load(model)
+        decided = decide_split(loaded.predictor, folder, chosen)
+        decided = replace(decided, system=system) if system is not None else decided
+    else:
+        decided = decided_elsewhere(model, folder, chosen, system or "predictions")
+    results = EvaluationResults(measure(decided, folder), decided)
+    if out is not None:
+        results.save(out, force=force)
+    return results
+
+
+def compare(
+    systems: Sequence[EvaluationResults], *, reference: str | None = None, resamples: int = RESAMPLES, seed: int = 0
+) -> ComparisonResults:
+    """Paired differences of systems on the same records, with intervals and tests.
+
+    Args:
+        systems: results of `evaluate` on the same split. Two of one name are told apart by `renamed`.
+        reference: the name of the system to compare with; None takes the first.
+
+    Raises:
+        DataError: fewer than two systems, names that repeat, or results of different records.
+
+    Example:
+        >>> import reason2decide as r2d
+        >>> results = r2d.evaluate("run/bundle", "data", system="ours", resamples=50, probed=0)
+        >>> always = [r2d.Prediction(record.id, "home care") for record in r2d.Dataset("data")["test"]]
+        >>> other = r2d.evaluate(always, "data", system="always home care", resamples=50)
+        >>> r2d.compare([other, results], resamples=50).comparison.reference
+        'always home care'
+    """
+    if not systems:
+        raise DataError("expected at least two results to compare, got none")
+    given = [own.system for own in systems]
+    return ComparisonResults(compare_systems(given, reference or given[0].name, resamples=resamples, seed=seed), given)

@@ -1,0 +1,205 @@
+"""A trained model in Python: decide, explain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+from reason2decide.api.html import table
+from reason2decide.data.predictions import Prediction
+from reason2decide.data.records import LabelSet, Record
+from reason2decide.errors import ConfigError, DataError, require
+from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
+from reason2decide.model.predictor import Predictor
+
+Case = str | Record
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A decision and the reason for it.
+
+    Attributes:
+        id: of the record that was decided; of a text its place among those given, from 0.
+        label: the most probable label.
+        probabilities: calibrated probability of each label, in the label set's order; they sum to 1.
+        rationale: the reason for `label`; None where the model writes none.
+        deferred: whether the probability of `label` is under the deferral threshold, so that a person should decide.
+        prediction_set: the labels that may well be right, most probable first.
+    """
+
+    id: str
+    label: str
+    probabilities: Mapping[str, float]
+    rationale: str | None
+    deferred: bool
+    prediction_set: tuple[str, ...]
+
+    @property
+    def probability(self) -> float:
+        """The probability of `label`."""
+        return self.probabilities[self.label]
+
+    def _repr_html_(self) -> str:
+        ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
+        rows = [(label, f"{probability:.1%}") for label, probability in ranked]
+        deferred = " (deferred to a person)" if self.deferred else ""
+        return table(("label", "probability"), rows, f"{self.label}{deferred}: {self.rationale or 'no rationale'}")
+
+
+class Answers(list[Answer]):
+    """Answers in the order of the cases; a list, shown as a table in a notebook."""
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row an answer: id, label, probability, rationale, deferred, P(LABEL) columns.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        rows = [
+            {
+                "id": answer.id,
+                "label": answer.label,
+                "probability": answer.probability,
+                "rationale": answer.rationale,
+                "deferred": answer.deferred,
+                **{f"P({label})": probability for label, probability in answer.probabilities.items()},
+            }
+            for answer in self
+        ]
+        return require("pandas", "pandas").DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (own.id, own.label, f"{own.probability:.1%}", "yes" if own.deferred else "", own.rationale or "")
+            for own in self
+        ]
+        return table(("id", "label", "probability", "deferred", "rationale"), rows)
+
+
+class Model:
+    """A bundle or export, loaded. `load` makes one."""
+
+    def __init__(
+        self, predictor: Predictor, *, error_rate: float = ERROR_RATE, miscoverage: float = MISCOVERAGE
+    ) -> None:
+        self.predictor = predictor
+        self._operating_point = predictor.bundle.calibration.operating_point(error_rate, miscoverage)
+
+    @property
+    def path(self) -> Path:
+        """The folder it was loaded from."""
+        return self.predictor.bundle.path
+
+    @property
+    def labels(self) -> LabelSet:
+        """The labels it decides between; without values if each record brings its own choices."""
+        return self.predictor.bundle.manifest.labels
+
+    @property
+    def method(self) -> str:
+        """The method it was trained by."""
+        return self.predictor.bundle.manifest.method
+
+    @overload
+    def decide(self, cases: Case) -> Answer: ...  # type: ignore[overload-overlap]  # a string is a sequence too
+    @overload
+    def decide(self, cases: Sequence[Case]) -> Answers: ...
+    def decide(self, cases: Case | Sequence[Case]) -> Answer | Answers:
+        """Decide a text, or a list of texts in their order, and give the reason for each decision.
+
+        Texts of like lengths run in one batch. A `Record` may be given in a text's place: its id is kept, and its
+        `choices` are what is decided between.
+
+        Raises:
+            DataError: an empty text, or choices that the model cannot decide between.
+
+        Example:
+            >>> import reason2decide as r2d
+            >>> model = r2d.load("run/bundle")
+            >>> answer = model.decide("21 yo with mild rash since 2 days")
+            >>> answer.label in model.labels.values
+            True
+            >>> [own.label == answer.label for own in model.decide(["21 yo with mild rash since 2 days"] * 2)]
+            [True, True]
+        """
+        if isinstance(cases, str | Record):
+            return self._answers([_record(cases, 0)])[0]
+        return self._answers([_record(case, place) for place, case in enumerate(cases)])
+
+    def explain(self, case: Case, label: str | None = None) -> str:
+        """The reason for a label: why it was decided or, for another one, what speaks for that.
+
+        Args:
+            label: one that the case may be given; None takes the one that the model decides on.
+
+        Raises:
+            DataError: an empty text, or `label` is none of the case's labels.
+            ConfigError: the model writes no rationales, or none that depend on a label.
+
+        Example:
+            >>> import reason2decide as r2d
+            >>> model = r2d.load("run/bundle")
+            >>> isinstance(model.explain("21 yo with mild rash since 2 days", label="see a doctor"), str)
+            True
+        """
+        record, manifest = _record(case, 0), self.predictor.bundle.manifest
+        if manifest.explain == "none":
+            raise ConfigError(f"this model was trained by {manifest.method}, which writes no rationales")
+        if label is None:
+            answer = self._answers([record])[0]
+            assert answer.rationale is not None
+            return answer.rationale
+        if manifest.explain == "unconditioned":
+            raise ConfigError(f"the rationales of {manifest.method} do not depend on a label; leave `label` out")
+        choices = self.predictor.choices(record)
+        if label not in choices:
+            raise DataError(f"{label!r} is not a label of this case; choose one of {', '.join(map(repr, choices))}")
+        return self.predictor.rationales([record], [label])[0]
+
+    def _answers(self, records: Sequence[Record]) -> Answers:
+        return Answers(self._answer(prediction) for prediction in self.predictor.predict(records))
+
+    def _answer(self, prediction: Prediction) -> Answer:
+        probabilities, point = prediction.probabilities, self._operating_point
+        assert probabilities is not None, "a predictor's predictions have probabilities"
+        return Answer(
+            prediction.id,
+            prediction.predicted_label,
+            probabilities,
+            prediction.rationale,
+            point.defers(probabilities[prediction.predicted_label]),
+            point.prediction_set(probabilities),
+        )
+
+    def __repr__(self) -> str:
+        return f"Model({str(self.path)!r}, method={self.method!r}, labels={list(self.labels.values)})"
+
+
+def load(path: str | Path, *, error_rate: float = ERROR_RATE, miscoverage: float = MISCOVERAGE) -> Model:
+    """Load a bundle (with torch) or an export (without).
+
+    Args:
+        path: the folder that `r2d train` wrote at RUN/bundle, or `r2d export`.
+        error_rate: wanted among decisions that are not deferred; sets the deferral threshold by validation.
+        miscoverage: share of prediction sets that may miss the right label.
+
+    Raises:
+        BundleError: not a bundle or export, or damaged.
+        MissingExtraError: what runs it is not installed; the message names the `pip install`.
+
+    Example:
+        >>> import reason2decide as r2d
+        >>> r2d.load("run/bundle")
+        Model('run/bundle', method='r2d', labels=['home care', 'see a doctor', 'call an ambulance'])
+    """
+    return Model(Predictor.load(Path(path)), error_rate=error_rate, miscoverage=miscoverage)
+
+
+def _record(case: Case, place: int) -> Record:
+    record = Record(str(place), case) if isinstance(case, str) else case
+    if not record.text.strip():
+        raise DataError(f"the text of case {record.id!r} is empty; there is nothing to decide on")
+    return record

@@ -1,0 +1,144 @@
+"""What an evaluation is asked for besides the data: plain values, the same on the command line, in a file, in Python.
+
+The options of `r2d evaluate` and the keys of an experiment's `[evaluation]` are made of this class; it imports nothing
+that is slow.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import tomli_w
+
+from reason2decide.errors import ConfigError, unknown_key
+from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
+
+IntervalMethod = Literal["percentile", "bca"]
+RESAMPLES = 1000  # ours: the interval's ends then move by about 2 % of its width from seed to seed
+PROBED_RECORDS = 500  # ours: rationales are written anew for each, twice; shares are then known to about 4 points
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a split is evaluated.
+
+    Raises:
+        ConfigError: a value that cannot be; the message names it.
+    """
+
+    split: str = field(default="test", metadata={"help": "Split to decide on."})
+    rationale_source: str | None = field(
+        default=None,
+        metadata={
+            "help": "Source of the gold rationales to compare with; default: the one last trained on.",
+            "metavar": "SOURCE",
+        },
+    )
+    slices: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "Report every metric by a metadata column, or by `length`; may be repeated.",
+            "flag": "--slice",
+            "metavar": "COLUMN[:EDGE,...]",
+        },
+    )
+    costs: Path | None = field(
+        default=None, metadata={"help": "Costs of mistakes: a CSV with gold labels down and predicted ones across."}
+    )
+    error_rate: float = field(
+        default=ERROR_RATE,
+        metadata={
+            "help": "Error rate wanted among decisions that are not deferred; set on validation.",
+            "min": 0,
+            "max": 1,
+        },
+    )
+    miscoverage: float = field(
+        default=MISCOVERAGE,
+        metadata={"help": "Share of prediction sets that may miss the gold label.", "min": 0, "max": 1},
+    )
+    bertscore_encoder: str | None = field(
+        default=None,
+        metadata={"help": "Encoder for BERTScore: a folder, a hub name, or `minilm`.", "metavar": "ENCODER"},
+    )
+    bertscore_layer: int | None = field(
+        default=None, metadata={"help": "Layer of that encoder; default: at 3/4 of its depth.", "min": 0}
+    )
+    bertscore_baseline: Path | None = field(
+        default=None, metadata={"help": "Baseline file in bert-score's format, to rescale by."}
+    )
+    bertscore_idf: bool = field(default=False, metadata={"help": "Weight BERTScore's tokens by their rarity."})
+    probed: int = field(
+        default=PROBED_RECORDS,
+        metadata={"help": "Number of records to probe: the model is asked more about its rationales.", "min": 0},
+    )
+    interval: IntervalMethod = field(
+        default="percentile", metadata={"help": "Kind of bootstrap interval: percentile or bca."}
+    )
+    resamples: int = field(default=RESAMPLES, metadata={"help": "Bootstrap resamples for the intervals.", "min": 1})
+    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and of the probes.", "min": 0})
+
+    def __post_init__(self) -> None:
+        if self.interval not in ("percentile", "bca"):
+            raise ConfigError(f"interval = {self.interval!r}: expected percentile or bca")
+        for name in ("error_rate", "miscoverage"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} = {getattr(self, name)!r}: expected a share from 0 to 1")
+        for name, least in (("probed", 0), ("resamples", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} = {getattr(self, name)!r}: expected a whole number from {least} up")
+
+    def to_toml(self) -> str:
+        """As a file that `load_settings` reads; settings that are None are left out."""
+        values = {own.name: getattr(self, own.name) for own in fields(self)}
+        plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        return tomli_w.dumps({name: value for name, value in plain.items() if value is not None})
+
+
+DEFAULT_SETTINGS = Settings()
+
+
+def parse_settings(content: Mapping[str, Any], where: str) -> Settings:
+    """Settings from the content of a file; `where` begins the message of what is wrong.
+
+    Raises:
+        ConfigError: unknown keys or impossible values, all in one message.
+    """
+    from pydantic import TypeAdapter, ValidationError  # here, since importing it takes long
+
+    known = [own.name for own in fields(Settings)]
+    problems = [unknown_key(key, known) for key in content if key not in known]
+    values = {}
+    for key in (key for key in content if key in known):
+        try:
+            adapter: Any = TypeAdapter(get_type_hints(Settings)[key])
+            values[key] = adapter.validate_python(content[key])
+        except ValidationError as error:
+            message = error.errors()[0]["msg"]
+            problems.append(f"{key} = {content[key]!r}: {message[0].lower()}{message[1:]}")
+    try:
+        settings = Settings(**values)
+    except ConfigError as error:
+        problems.append(str(error))
+    if problems:
+        raise ConfigError(f"{where}:\n" + "\n".join(f"  - {line}" for line in problems))
+    return settings
+
+
+def load_settings(path: Path) -> Settings:
+    """Settings from a TOML file.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, or as `parse_settings`.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} is not a file; expected settings of an evaluation in TOML")
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    return parse_settings(content, str(path))
