@@ -451,7 +451,7 @@ def test_tokens(guarded: tuple[TestClient, str, Path]) -> None:
     assert document["paths"]["/v1/systemone"]["post"]["security"] == [{"HTTPBearer": []}]
 
 
-def test_every_decision_is_recorded(models: list[ServedModel], bundle: Path, tmp_path: Path) -> None:
+def test_every_request_is_recorded(models: list[ServedModel], bundle: Path, tmp_path: Path) -> None:
     audit = AuditLog(tmp_path / "audit.db", 30)
     expected = audit.input_hash(TEXT)
     with TestClient(create_app(models, ServeSettings(), audit=audit)) as client:
@@ -469,6 +469,7 @@ def test_every_decision_is_recorded(models: list[ServedModel], bundle: Path, tmp
         ("anonymous", "/v1/systemone", *common, decision.label, near, 200),
         ("anonymous", "/v1/decisions", *common, decision.label, near, 200),
         ("anonymous", "/v1/explain", *common, HOME, None, 200),
+        ("anonymous", "/v1/systemone", None, None, None, None, None, 422),
     ]
 
 

@@ -12,8 +12,9 @@ from serving import SCREENING, TEXT, TRIAGE
 from transformers.decision.template_utils import Question
 
 from reason2decide.data.records import LabelSet
-from reason2decide.serve.answers import choice_confidence, error_body, score_confidence, score_of
+from reason2decide.serve.answers import choice_confidence, score_confidence, score_of
 from reason2decide.serve.questions import Asked, Wanted, decisions_asked, systemone_asked, wanted
+from reason2decide.serve.replies import Failure, error_body
 from reason2decide.serve.served_model import Decision
 from reason2decide.serve.wire import DecisionsRequest, InputItem, Refused, SystemOneRequest, input_text, state_text
 
@@ -266,15 +267,15 @@ def test_images_are_refused() -> None:
 
 def test_errors_have_the_form_of_their_interface() -> None:
     where = ("body", "questions", 0, "levels")
-    openai = error_body("/v1/decisions", 422, "words", where, "value_error")["error"]
-    assert openai == {
+    wrong, busy = Failure(422, "words", "value_error", where), Failure(503, "words")
+    assert error_body("/v1/decisions", [wrong, wrong])["error"] == {
         "message": "words", "type": "invalid_request_error", "param": "questions.0.levels", "code": "value_error"
     }  # fmt: skip
-    assert error_body("/v1/systemone", 422, "words", where, "value_error") == {
-        "detail": [{"loc": list(where), "msg": "words", "type": "value_error"}]
-    }
-    assert error_body("/v1/systemone", 503, "words") == {"detail": "words"}
-    assert error_body("/v1/decisions", 503, "words")["error"]["type"] == "server_error"
+    problem = {"loc": list(where), "msg": "words", "type": "value_error"}
+    assert error_body("/v1/systemone", [wrong, wrong]) == {"detail": [problem, problem]}
+    assert error_body("/cds-services/triage", [wrong]) == {"detail": [problem]}
+    assert error_body("/v1/systemone", [busy]) == error_body("/cds-services/triage", [busy]) == {"detail": "words"}
+    assert error_body("/v1/decisions", [busy])["error"]["type"] == "server_error"
 
 
 @given(distributions)

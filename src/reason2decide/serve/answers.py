@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from reason2decide.serve.questions import Asked, Wanted
 from reason2decide.serve.served_model import Decision, ServedModel
-from reason2decide.serve.wire import WORDS, Location
+from reason2decide.serve.wire import WORDS
 
 OPENAI_PATH = "/v1/decisions"  # the one with OpenAI's form of an error
 
@@ -334,19 +334,3 @@ def shown(location: Sequence[str | int]) -> list[str | int]:
         known = isinstance(part, int) or part in WORDS or (before == "questions" and _IDENTIFIER.fullmatch(part))
         kept.append(part if known else "...")
     return kept
-
-
-def error_body(path: str, status: int, message: str, location: Location = ("body",), kind: str = "") -> dict[str, Any]:
-    """An error in the form of the interface at a path; with 422 the location says which value is wrong."""
-    if path == OPENAI_PATH:
-        return {
-            "error": {
-                "message": message,
-                "type": "server_error" if status >= 500 else "invalid_request_error",
-                "param": ".".join(map(str, shown(location)[1:])) or None,
-                "code": kind or None,
-            }
-        }
-    if status == 422:
-        return {"detail": [{"loc": shown(location), "msg": message, "type": kind}]}
-    return {"detail": message}

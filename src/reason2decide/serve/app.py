@@ -5,27 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from fastapi import Depends, FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, FastAPI, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from reason2decide.errors import ConfigError
 from reason2decide.serve import answers, cds_hooks, endpoints
-from reason2decide.serve.audit import AuditUnavailable
-from reason2decide.serve.auth import Unauthorized
-from reason2decide.serve.batching import Batcher, DeadlineExceeded, Overloaded
+from reason2decide.serve.batching import Batcher
 from reason2decide.serve.guard import Door, Guard
 from reason2decide.serve.metrics import Metrics
+from reason2decide.serve.recording import documented_security, recorded_route
+from reason2decide.serve.replies import error_reply
 from reason2decide.serve.served_model import ServedModel
 from reason2decide.serve.settings import ServeSettings
-from reason2decide.serve.wire import Refused
 from reason2decide.version import __version__
 
 if TYPE_CHECKING:
@@ -33,8 +30,6 @@ if TYPE_CHECKING:
     from reason2decide.serve.auth import Authenticator
 
 WARM_UP_SECONDS = 600.0  # ours: for the first calls of each model, before the server is ready
-AUDIT_RETRY_SECONDS = 5  # ours
-_Bearer = Annotated[Any, Depends(HTTPBearer(auto_error=False))]  # for the OpenAPI document
 
 
 class Health(BaseModel):
@@ -94,10 +89,9 @@ def create_app(
         allow_headers=["Authorization", "Content-Type", endpoints.INCLUDE_HEADER],
         expose_headers=["Retry-After", "X-Request-Id"],
     )
-    _add_error_handlers(app)
-    authenticated = Depends(_authentication(authenticator, settings))
-    _add_operation_routes(app, door, batcher, metrics, authenticated)
-    app.include_router(endpoints.router(models, batcher, audit, settings, authenticated))
+    app.add_exception_handler(HTTPException, lambda request, error: error_reply(request.url.path, error))
+    app.include_router(_operation_routes(door, batcher, metrics, authenticator, settings))
+    app.include_router(endpoints.router(models, batcher, authenticator, audit, settings))
     app.include_router(cds_hooks.router(models, batcher, authenticator, audit, settings))
     return app
 
@@ -114,89 +108,32 @@ async def _warm_up(batcher: Batcher, model: ServedModel) -> None:
                 pass
 
 
-def _authentication(authenticator: Authenticator | None, settings: ServeSettings) -> Callable[..., Any]:
-    async def anybody(request: Request) -> None:
-        request.state.caller = "anonymous"
-
-    async def known(request: Request, _: _Bearer) -> None:
-        assert authenticator is not None
-        audience = settings.audience(str(request.url), request.url.path)
-        request.state.caller = await authenticator.check(request, audience=audience)
-
-    return anybody if authenticator is None else known
-
-
-def _add_operation_routes(app: FastAPI, door: Door, batcher: Batcher, metrics: Metrics, authenticated: Any) -> None:
+def _operation_routes(
+    door: Door, batcher: Batcher, metrics: Metrics, authenticator: Authenticator | None, settings: ServeSettings
+) -> APIRouter:
+    api = APIRouter(tags=["Operation"])
+    # Who scrapes is asked for a token too, and is not recorded: it learns nothing of any case.
+    guarded = APIRouter(
+        route_class=recorded_route(authenticator, None, settings), dependencies=documented_security(authenticator)
+    )
     unwell: dict[int | str, dict[str, Any]] = {503: {"model": Health}}
 
-    @app.get("/health/live", response_model=Health, responses=unwell, tags=["Operation"])
+    @api.get("/health/live", response_model=Health, responses=unwell)
     async def live() -> Response:
         """Whether the process works; where it does not, it should be started again."""
         return JSONResponse({"status": "live"}) if batcher.works else JSONResponse({"status": "dead"}, 503)
 
-    @app.get("/health/ready", response_model=Health, responses=unwell, tags=["Operation"])
+    @api.get("/health/ready", response_model=Health, responses=unwell)
     async def ready() -> Response:
         """Whether requests should be sent here: not while it shuts down."""
         return JSONResponse({"status": "draining"}, 503) if door.draining else JSONResponse({"status": "ready"})
 
     text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
-    @app.get(
-        "/metrics",
-        response_class=Response,
-        responses=text | endpoints.documented(answers.ErrorReply, 401),
-        dependencies=[authenticated],
-        tags=["Operation"],
-    )
+    @guarded.get("/metrics", response_class=Response, responses=text | endpoints.documented(answers.ErrorReply, 401))
     async def scrape() -> Response:
         """Counts, depths and times in Prometheus' text format."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-
-def _add_error_handlers(app: FastAPI) -> None:
-    def answer(
-        request: Request, status: int, message: str, kind: str = "", headers: Mapping[str, str] | None = None
-    ) -> Response:
-        return JSONResponse(answers.error_body(request.url.path, status, message, kind=kind), status, headers)
-
-    @app.exception_handler(Refused)
-    async def refused(request: Request, error: Refused) -> Response:
-        body = answers.error_body(request.url.path, error.status, str(error), error.location, error.kind)
-        return JSONResponse(body, error.status)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        bodies = [
-            answers.error_body(request.url.path, 422, _message(own), tuple(own["loc"]), str(own["type"]))
-            for own in error.errors()
-        ]
-        problems = [problem for body in bodies for problem in body.get("detail", ())]
-        return JSONResponse({"detail": problems} if problems else bodies[0], 422)
-
-    @app.exception_handler(HTTPException)
-    async def plain(request: Request, error: HTTPException) -> Response:
-        return answer(request, error.status_code, str(error.detail), headers=error.headers)
-
-    @app.exception_handler(Unauthorized)
-    async def unauthorized(request: Request, error: Unauthorized) -> Response:
-        return answer(request, 401, str(error), "unauthorized", {"WWW-Authenticate": "Bearer"})
-
-    @app.exception_handler(Overloaded)
-    async def overloaded(request: Request, error: Overloaded) -> Response:
-        return answer(request, 503, str(error), "overloaded", {"Retry-After": str(error.retry_after_seconds)})
-
-    @app.exception_handler(AuditUnavailable)
-    async def unrecorded(request: Request, error: AuditUnavailable) -> Response:
-        message = "the audit record cannot be kept now, and no decision goes without it; try again"
-        return answer(request, 503, message, "unrecorded", {"Retry-After": str(AUDIT_RETRY_SECONDS)})
-
-    @app.exception_handler(DeadlineExceeded)
-    async def late(request: Request, error: DeadlineExceeded) -> Response:
-        return answer(request, 504, str(error), "deadline_exceeded")
-
-
-def _message(error: Mapping[str, Any]) -> str:
-    """What pydantic says of a problem; of an unknown tag it would quote the tag."""
-    if error["type"] == "union_tag_invalid":
-        return f"expected 'type' to be one of {error['ctx']['expected_tags']}"
-    return str(error["msg"])
+    api.include_router(guarded)
+    return api

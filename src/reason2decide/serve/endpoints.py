@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
-from fastapi.params import Depends
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from reason2decide.serve import answers
 from reason2decide.serve.batching import Admission, Batcher, DeadlineExceeded
 from reason2decide.serve.questions import Asked, Wanted, decisions_asked, named, systemone_asked, wanted
+from reason2decide.serve.recording import documented_security, note, recorded_route
 from reason2decide.serve.served_model import Decision, ServedModel
 from reason2decide.serve.settings import ServeSettings
 from reason2decide.serve.wire import (
@@ -29,6 +28,7 @@ from reason2decide.serve.wire import (
 
 if TYPE_CHECKING:
     from reason2decide.serve.audit import AuditLog
+    from reason2decide.serve.auth import Authenticator
 
 SYSTEM_ONE, DECISIONS, EXPLAIN = "/v1/systemone", answers.OPENAI_PATH, "/v1/explain"
 INCLUDE_HEADER = "X-Decision-Include"
@@ -67,13 +67,17 @@ def documented(model: type, *statuses: int) -> dict[int | str, dict[str, Any]]:
 def router(
     models: Sequence[ServedModel],
     batcher: Batcher,
+    authenticator: Authenticator | None,
     audit: AuditLog | None,
     settings: ServeSettings,
-    authenticated: Depends,
 ) -> APIRouter:
-    """The endpoints for these models; `authenticated` puts the caller's name into `request.state.caller`."""
-    served = _Served(models, batcher, audit, settings)
-    api = APIRouter(tags=["Decisions"], dependencies=[authenticated])
+    """The endpoints for these models."""
+    served = _Served(models, batcher, settings)
+    api = APIRouter(
+        tags=["Decisions"],
+        route_class=recorded_route(authenticator, audit, settings),
+        dependencies=documented_security(authenticator),
+    )
 
     @api.post(SYSTEM_ONE, response_model=answers.SystemOneReply, responses=documented(answers.ErrorReply))
     async def systemone(given: SystemOneRequest, request: Request, include: IncludeHeader = None) -> Response:
@@ -130,11 +134,9 @@ def router(
 class _Served:
     """The models by name, and what the endpoints do with them."""
 
-    def __init__(
-        self, models: Sequence[ServedModel], batcher: Batcher, audit: AuditLog | None, settings: ServeSettings
-    ) -> None:
+    def __init__(self, models: Sequence[ServedModel], batcher: Batcher, settings: ServeSettings) -> None:
         self._models = {model.name: model for model in models}
-        self._batcher, self._settings, self._audit = batcher, settings, audit
+        self._batcher, self._settings = batcher, settings
 
     def model(self, name: str) -> ServedModel:
         """Raises `Refused` (404) where there is none of this name."""
@@ -165,21 +167,23 @@ class _Served:
     ) -> Response:
         """Decide once on the text, write the rationales that are wanted, and answer all questions."""
         explains = want.most_rationales(asked, model.labels)
-        with self._admitted(request, model, text, explains=explains) as admitted:
+        note(request, model, text=text)
+        with self._admitted(model, explains=explains) as admitted:
             decision = await admitted.decide(text)
             labels = want.explained(asked, decision)
             written = await asyncio.gather(*(admitted.explain(text, label) for label in labels))
-        self._record(request, model, text, 200, decision.label, decision.confidence)
+        note(request, model, label=decision.label, confidence=decision.confidence)
         tokens = (admitted.input_tokens, admitted.output_tokens)
         return JSONResponse(reply(model, asked, decision, want, dict(zip(labels, written, strict=True)), tokens))
 
     async def explained(self, request: Request, model: ServedModel, text: str, label: str | None) -> Response:
         """The whole rationale for a label, or for the decided one."""
-        with self._admitted(request, model, text, explains=1) as admitted:
+        note(request, model, text=text)
+        with self._admitted(model, explains=1) as admitted:
             decision = await admitted.decide(text) if label is None else None
             chosen = str(label) if decision is None else decision.label
             rationale = await admitted.explain(text, chosen)
-        self._record(request, model, text, 200, chosen, None if decision is None else decision.confidence)
+        note(request, model, label=chosen, confidence=None if decision is None else decision.confidence)
         reply = _explain_reply(model, chosen, rationale, admitted)
         if decision is not None:
             reply["probabilities"] = dict(decision.probabilities)
@@ -187,12 +191,13 @@ class _Served:
 
     async def events(self, request: Request, model: ServedModel, text: str, label: str | None) -> AsyncIterator[str]:
         """The same as server-sent events: `decision` where none was given, `rationale` by pieces, `done` or `error`."""
-        with self._admitted(request, model, text, streams=1) as admitted:
+        note(request, model, text=text)
+        with self._admitted(model, streams=1) as admitted:
             chosen, confidence = str(label), None
             if label is None:
                 decision = await admitted.decide(text)
                 chosen, confidence = decision.label, decision.confidence
-            self._record(request, model, text, 200, chosen, confidence)
+            note(request, model, label=chosen, confidence=confidence)  # recorded before the first event leaves
             if label is None:
                 yield _event("decision", {"label": chosen, "probabilities": dict(decision.probabilities)})
             pieces = []
@@ -205,32 +210,8 @@ class _Served:
                 return
             yield _event("done", _explain_reply(model, chosen, "".join(pieces), admitted))
 
-    @contextlib.contextmanager
-    def _admitted(self, request: Request, model: ServedModel, text: str, **needs: int) -> Iterator[Admission]:
-        """Admit a request; one that is admitted and comes too late is recorded as such."""
-        request.state.began = time.monotonic()
-        try:
-            with self._batcher.admit(model, self._settings.deadline(), **needs) as admitted:
-                yield admitted
-        except DeadlineExceeded:
-            self._record(request, model, text, 504, None, None)
-            raise
-
-    def _record(
-        self, request: Request, model: ServedModel, text: str, status: int, label: str | None, confidence: float | None
-    ) -> None:
-        if self._audit is not None:
-            self._audit.record(
-                caller=request.state.caller,
-                endpoint=request.url.path,
-                status=status,
-                latency_ms=1000 * (time.monotonic() - request.state.began),
-                model=model.name,
-                model_hash=model.hash,
-                text=text,
-                label=label,
-                confidence=confidence,
-            )
+    def _admitted(self, model: ServedModel, **needs: int) -> AbstractContextManager[Admission]:
+        return self._batcher.admit(model, self._settings.deadline(), **needs)
 
 
 def _items(body: Sequence[str] | None, header: str | None) -> list[str]:

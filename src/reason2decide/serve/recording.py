@@ -1,0 +1,88 @@
+"""What stands around every route: who calls is asked first, foreseen errors are answered, the request is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Depends, Request, Response
+from fastapi.params import Depends as Dependency
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+
+from reason2decide.serve.guard import CLIENT_GONE
+from reason2decide.serve.replies import FORESEEN, error_reply
+from reason2decide.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from reason2decide.serve.audit import AuditLog
+    from reason2decide.serve.auth import Authenticator
+    from reason2decide.serve.served_model import ServedModel
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+def recorded_route(
+    authenticator: Authenticator | None, audit: AuditLog | None, settings: ServeSettings
+) -> type[APIRoute]:
+    """A kind of route that records every authenticated request, whatever comes of it, before its reply leaves.
+
+    Args:
+        authenticator: who may call; None lets everybody in as `anonymous`.
+        audit: the record; None keeps none.
+    """
+
+    class RecordedRoute(APIRoute):
+        def get_route_handler(self) -> Handler:
+            inner, endpoint = super().get_route_handler(), self.path
+
+            async def handle(request: Request) -> Response:
+                try:
+                    request.state.caller = await caller(request)
+                    return await recorded(request)
+                except FORESEEN as error:
+                    return error_reply(request.url.path, error)
+
+            async def recorded(request: Request) -> Response:
+                began, status = time.monotonic(), 500
+                request.state.row = {}
+                try:
+                    try:
+                        response = await inner(request)
+                    except FORESEEN as error:
+                        response = error_reply(request.url.path, error)
+                    status = response.status_code
+                    return response
+                except asyncio.CancelledError:
+                    status = CLIENT_GONE
+                    raise
+                finally:
+                    if audit is not None:
+                        audit.record(
+                            caller=request.state.caller,
+                            endpoint=endpoint,
+                            status=status,
+                            latency_ms=1000 * (time.monotonic() - began),
+                            **request.state.row,
+                        )
+
+            return handle
+
+    async def caller(request: Request) -> str:
+        if authenticator is None:
+            return "anonymous"
+        return await authenticator.check(request, audience=settings.audience(str(request.url), request.url.path))
+
+    return RecordedRoute
+
+
+def note(request: Request, model: ServedModel, **values: Any) -> None:
+    """Keep for the record which model a request is about, and `text`, `label`, `confidence` or `card` as they come."""
+    request.state.row |= {"model": model.name, "model_hash": model.hash, **values}
+
+
+def documented_security(authenticator: Authenticator | None) -> Sequence[Dependency]:
+    """What the OpenAPI document says of it: the routes themselves ask."""
+    return [] if authenticator is None else [Depends(HTTPBearer(auto_error=False))]

@@ -1,0 +1,105 @@
+"""From an exception to a reply: one table of what each means, and a body for each interface.
+
+Nothing a caller sent is quoted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from reason2decide.serve.answers import OPENAI_PATH, shown
+from reason2decide.serve.audit import AuditUnavailable
+from reason2decide.serve.auth import Unauthorized
+from reason2decide.serve.batching import DeadlineExceeded, Overloaded
+from reason2decide.serve.fhir import FhirError
+from reason2decide.serve.wire import Location, Refused
+
+CDS_PATH = "/cds-services"
+AUDIT_RETRY_SECONDS = 5  # ours
+# Messages of pydantic that quote nothing of the input, and name no word that CDS Hooks does not have.
+_QUOTES_NOTHING = frozenset(
+    {"missing", "literal_error", "string_type", "string_too_short", "dict_type", "list_type", "too_short", "too_long"}
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What is told of an error, whatever the interface; `location` and `kind` say which value is wrong, and how."""
+
+    status: int
+    message: str
+    kind: str = ""
+    location: Location = ("body",)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def _retry(seconds: int) -> dict[str, str]:
+    return {"Retry-After": str(seconds)}
+
+
+# Every error that a request may end with; any other is unforeseen.
+_FAILURES: dict[type[Exception], Callable[[Any], Failure]] = {
+    Refused: lambda error: Failure(error.status, str(error), error.kind, error.location),
+    Unauthorized: lambda error: Failure(401, str(error), "unauthorized", headers={"WWW-Authenticate": "Bearer"}),
+    FhirError: lambda error: Failure(413, str(error), "too_large"),
+    Overloaded: lambda error: Failure(503, str(error), "overloaded", headers=_retry(error.retry_after_seconds)),
+    AuditUnavailable: lambda _: Failure(
+        503,
+        "the audit record cannot be written now, and no decision leaves without it; try again",
+        "unrecorded",
+        headers=_retry(AUDIT_RETRY_SECONDS),
+    ),
+    DeadlineExceeded: lambda error: Failure(504, str(error), "deadline_exceeded"),
+    HTTPException: lambda error: Failure(error.status_code, str(error.detail), headers=dict(error.headers or {})),
+}
+FORESEEN: tuple[type[Exception], ...] = (RequestValidationError, *_FAILURES)
+
+
+def error_reply(path: str, error: Exception) -> Response:
+    """The reply to a request on a path that ended with one of the errors `FORESEEN`."""
+    if isinstance(error, RequestValidationError):
+        describe = _cds_message if path.startswith(CDS_PATH) else _message
+        failures = [
+            Failure(422, describe(problem), str(problem["type"]), tuple(problem["loc"])) for problem in error.errors()
+        ]
+    else:
+        failures = [next(_FAILURES[kind] for kind in type(error).__mro__ if kind in _FAILURES)(error)]
+    return JSONResponse(error_body(path, failures), failures[0].status, failures[0].headers)
+
+
+def error_body(path: str, failures: Sequence[Failure]) -> dict[str, Any]:
+    """Failures in the form of the interface at a path. OpenAI's has room for the first of them only."""
+    first = failures[0]
+    if path == OPENAI_PATH:
+        return {
+            "error": {
+                "message": first.message,
+                "type": "server_error" if first.status >= 500 else "invalid_request_error",
+                "param": ".".join(map(str, shown(first.location)[1:])) or None,
+                "code": first.kind or None,
+            }
+        }
+    if first.status != 422:
+        return {"detail": first.message}
+    # The keys of CDS Hooks are the standard's own; of the other interfaces some are the caller's words.
+    place = list if path.startswith(CDS_PATH) else shown
+    return {"detail": [{"loc": place(own.location), "msg": own.message, "type": own.kind} for own in failures]}
+
+
+def _message(problem: Mapping[str, Any]) -> str:
+    """What pydantic says of a problem; of an unknown tag it would quote the tag."""
+    if problem["type"] == "union_tag_invalid":
+        return f"expected 'type' to be one of {problem['ctx']['expected_tags']}"
+    return str(problem["msg"])
+
+
+def _cds_message(problem: Mapping[str, Any]) -> str:
+    quotes_nothing = problem["type"] in _QUOTES_NOTHING
+    return str(problem["msg"]) if quotes_nothing else "this is not what CDS Hooks 2.0 asks for"
