@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 from forks import Forks, Group
+from llm_server import LlmServer, running
+from llm_toy import write_calls
 from toy import write_toy
 
 from reason2decide.data.records import DatasetFolder
+from reason2decide.llm.client.log import CallLog
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +40,30 @@ def forks(group: Group) -> Forks:
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> DatasetFolder:
     """The toy dataset, to read only."""
     return write_toy(tmp_path_factory.mktemp("data") / "toy")
+
+
+@pytest.fixture(scope="module")
+def running_server() -> Iterator[LlmServer]:
+    """A server of language models whose answers follow rules."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running_server: LlmServer) -> LlmServer:
+    """That server, with nothing left of earlier tests."""
+    running_server.reset()
+    return running_server
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[CallLog]:
+    """An empty log of calls."""
+    with CallLog(tmp_path / "calls.sqlite") as log:
+        yield log
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> DatasetFolder:
+    """Notes that the server's rules decide, to read only."""
+    return write_calls(tmp_path_factory.mktemp("data") / "calls")

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
+from llm_server import LlmServer
+
 from reason2decide.cli import main
 from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
 
@@ -44,6 +46,11 @@ def write_calls(
 def marked(words: str, every: int = 1) -> Callable[[Record], Record]:
     """Records of which every so-manieth has these words at the end of its text."""
     return lambda own: replace(own, text=f"{own.text}, {words}") if int(own.id[1:]) % every == 0 else own
+
+
+def at(server: LlmServer) -> tuple[str, ...]:
+    """The options that name a server's model."""
+    return ("--base-url", server.base_url, "--model", "rules", "--concurrency", "4")
 
 
 @dataclass

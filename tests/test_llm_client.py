@@ -23,7 +23,7 @@ import llm_child
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llm_server import filled, plain_answer, probabilities, running
+from llm_server import filled, plain_answer, probabilities
 from pydantic import BaseModel
 
 from reason2decide.errors import UserError
@@ -45,24 +45,6 @@ class Triage(BaseModel):
     label: Literal["home", "clinic", "hospital"]
     rationale: str
     level: int
-
-
-@pytest.fixture(scope="module")
-def running_server():
-    with running() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running_server):
-    running_server.reset()
-    return running_server
-
-
-@pytest.fixture
-def log(tmp_path):
-    with CallLog(tmp_path / "calls.sqlite") as log:
-        yield log
 
 
 def ask(content, schema=None, **settings):

@@ -9,7 +9,6 @@ import llm_judges
 import numpy as np
 import pytest
 import typer
-from llm_server import running
 from typer.testing import CliRunner
 
 from reason2decide.cli import judge as judge_command
@@ -56,18 +55,6 @@ def rationale(i):
 
 
 @pytest.fixture(scope="module")
-def running_server():
-    with running() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running_server):
-    running_server.reset()
-    return running_server
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("judge")
     info = DatasetInfo("calls", "triage", LABELS, ("nurse",))
@@ -90,12 +77,6 @@ def write_predictions(path, rationales, label=None):
 def asked(folder, tmp_path):
     predictions = write_predictions(tmp_path / "system" / "predictions.jsonl", [rationale(i) for i in range(24)])
     return JudgedSplit(predictions, folder / "data", resamples=200)
-
-
-@pytest.fixture
-def log(tmp_path):
-    with CallLog(tmp_path / "calls.sqlite") as log:
-        yield log
 
 
 def judge_for(server, log, model="rules", name=None, dialect="chat"):
@@ -469,8 +450,8 @@ def test_the_command(server, asked, folder, tmp_path, command):
     ("words", "problem"),
     [
         (("--judge", "harsh"), "expected NAME=URL,MODEL"),
-        (("--judge", "mean=http://localhost/v1,m"), "a name of its own"),
-        (("--judge", "rules=http://localhost/v1,m"), "a name of its own"),
+        (("--judge", "mean=http://localhost/v1,m"), "a unique name"),
+        (("--judge", "rules=http://localhost/v1,m"), "a unique name"),
         (("--judge", "far=http://example.org/v1,m"), "not this machine"),
         (("--judge", "x=http://localhost/v1,m,poem"), "the dialect 'poem'"),
         (("--dialect", "poem"), "the dialect 'poem'"),

@@ -6,8 +6,8 @@ import json
 from dataclasses import replace
 
 import pytest
-from llm_server import filled, probabilities, running
-from llm_toy import LABELS, marked, r2d, write_calls
+from llm_server import filled, probabilities
+from llm_toy import LABELS, at, marked, r2d, write_calls
 
 from reason2decide.data.predictions import read_predictions
 from reason2decide.data.records import LabelSet, Record
@@ -23,27 +23,6 @@ from reason2decide.workflows.evaluate import fit_calibration
 
 QUICK = ("--resamples", 50)
 ORDINAL = LabelSet(LABELS.values, ordinal=True, urgent="last")
-
-
-@pytest.fixture(scope="module")
-def running_server():
-    with running() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running_server):
-    running_server.reset()
-    return running_server
-
-
-@pytest.fixture(scope="module")
-def calls(tmp_path_factory):
-    return write_calls(tmp_path_factory.mktemp("data") / "calls")
-
-
-def at(server):
-    return ("--base-url", server.base_url, "--model", "rules", "--concurrency", 4)
 
 
 def zero_shot(server, data, out, *options):

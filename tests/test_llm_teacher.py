@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from llm_server import BAD_RATIONALES, filled, running
-from llm_toy import LABELS, marked, r2d, write_calls
+from llm_toy import LABELS, at, marked, r2d, write_calls
 
 from reason2decide.data.records import DatasetFolder
 from reason2decide.llm.answers import decided_schema, matching_label
@@ -31,27 +31,6 @@ from reason2decide.llm.teach.gates import GATES, GatedCase, additions, failed_ga
 
 TEXT = "54F with high fever of 38,5 for three days, BP 120/80, 1,200 ml drunk. Denies chest pain."
 CASE = GatedCase(TEXT, "see a doctor", LABELS.values, instructions(load_prompt("rationalize")))
-
-
-@pytest.fixture(scope="module")
-def running_server():
-    with running() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running_server):
-    running_server.reset()
-    return running_server
-
-
-@pytest.fixture(scope="module")
-def calls(tmp_path_factory):
-    return write_calls(tmp_path_factory.mktemp("data") / "calls")
-
-
-def at(server):
-    return ("--base-url", server.base_url, "--model", "rules", "--concurrency", 4)
 
 
 def entry(path, source):
