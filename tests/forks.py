@@ -155,7 +155,7 @@ def _serve() -> None:
             for stream in (stdout, stderr):
                 stream.seek(0)
                 outputs.append(stream.read().decode())
-            end = Ended(os.waitstatus_to_exitcode(status), *outputs, seconds)
+            end = Ended(os.waitstatus_to_exitcode(status), outputs[0], outputs[1], seconds)
         print(json.dumps(end.__dict__), flush=True)
 
 

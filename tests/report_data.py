@@ -13,6 +13,7 @@ from reason2decide.data.words import STOP_WORDS
 from reason2decide.evaluation.comparison import Comparison, Difference, SystemValue
 from reason2decide.evaluation.measure import Evaluation, Origin, evaluate
 from reason2decide.evaluation.settings import Settings
+from reason2decide.evaluation.slices import Column
 from reason2decide.model.calibration import Calibration
 from reason2decide.report import render_report
 
@@ -59,7 +60,8 @@ def evaluation(records, predictions, labels, source="nurse", calibration=None, *
 
 def report(records, predictions, labels, source="nurse", slices=(), **options) -> str:
     own = evaluation(records, predictions, labels, source, slices=slices)
-    return render_report(own, columns=slices, **({"title": "A report"} | options))
+    columns = [Column.parse(text) for text in slices]
+    return render_report(own, columns=columns, **({"title": "A report"} | options))
 
 
 def long_cases(n: int, seed: int = 0):

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from reason2decide.evaluation.agreement import alpha_interval, cohen_kappa, kappa_interval, krippendorff_alpha
+from reason2decide.evaluation.agreement import Level, alpha_interval, cohen_kappa, kappa_interval, krippendorff_alpha
+from reason2decide.evaluation.results import MetricValue
 
 NAN = np.nan
+LEVELS: tuple[Level, ...] = ("nominal", "interval", "ordinal")
 # Krippendorff 2011, "Computing Krippendorff's alpha-reliability", section D: four observers, twelve units, gaps.
 PUBLISHED = [
     [1, 2, 3, 3, 2, 1, 4, 1, 2, NAN, NAN, NAN],
@@ -19,6 +21,22 @@ PUBLISHED = [
     [NAN, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, NAN],
     [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, NAN],
 ]
+
+
+def ends(own: MetricValue) -> tuple[float, float]:
+    """The interval, which must be there."""
+    assert own.low is not None and own.high is not None
+    return own.low, own.high
+
+
+def covers(own: MetricValue, value: float) -> bool:
+    low, high = ends(own)
+    return low <= value <= high
+
+
+def width(own: MetricValue) -> float:
+    low, high = ends(own)
+    return high - low
 
 
 def test_kappa_by_hand():
@@ -37,14 +55,14 @@ def test_kappa_by_hand():
 def test_alpha_by_hand():
     # Two raters, units (1, 1), (1, 2), (2, 2). Coincidences: 11 two, 12 and 21 one each, 22 two; n = 6, three of each.
     # D_o = 2/6, D_e = 2 * 3 * 3 / (6 * 5) = 18/30, so alpha = 1 - 10/18.
-    for level in ("nominal", "interval", "ordinal"):
+    for level in LEVELS:
         assert krippendorff_alpha([[1, 1, 2], [1, 2, 2]], level) == pytest.approx(1 - 10 / 18)
     # Values 1, 4 for one unit, 4, 4 for the other: D_o = 2 * 9 / 4, D_e = 2 * 1 * 3 * 9 / (4 * 3): none beyond chance.
     assert krippendorff_alpha([[1, 4], [4, 4]], "interval") == pytest.approx(0)
     # A unit that one rater alone saw changes nothing.
-    assert krippendorff_alpha([[1, 1, 2, 5], [1, 2, 2, NAN]], "ordinal") == pytest.approx(1 - 10 / 18)
+    assert krippendorff_alpha([[1.0, 1.0, 2.0, 5.0], [1, 2, 2, NAN]], "ordinal") == pytest.approx(1 - 10 / 18)
     assert krippendorff_alpha([[1, 2, 3], [1, 2, 3]]) == 1
-    for level in ("nominal", "interval", "ordinal"):
+    for level in LEVELS:
         assert np.isnan(krippendorff_alpha([[0.1, 0.1, 0.1], [0.1, 0.1, 0.1]], level))
         assert np.isnan(krippendorff_alpha([[1, NAN], [NAN, 2]], level))
 
@@ -115,8 +133,8 @@ def test_the_interval_covers_the_true_agreement():
     kappas = [kappa_interval(*sample(150), resamples=300) for _ in range(200)]
     alphas = [alpha_interval(np.stack(sample(150)), "interval", resamples=300) for _ in range(200)]
     # 95 % of 200 with a standard deviation of 3.1: 178 to 200 are within four of these.
-    assert 178 <= sum(own.low <= truth <= own.high for own in kappas) <= 200
-    assert 178 <= sum(own.low <= true_alpha <= own.high for own in alphas) <= 200
+    assert 178 <= sum(covers(own, truth) for own in kappas) <= 200
+    assert 178 <= sum(covers(own, true_alpha) for own in alphas) <= 200
 
 
 def test_whole_groups_are_resampled():
@@ -124,14 +142,15 @@ def test_whole_groups_are_resampled():
     rng = np.random.default_rng(3)
     a, b = rng.integers(1, 6, 10), rng.integers(1, 6, 10)
     groups = np.repeat(np.arange(10), 20)
-    single = kappa_interval(a, b)
-    repeated = kappa_interval(np.repeat(a, 20), np.repeat(b, 20), group_of=groups)
+    single = kappa_interval(a.tolist(), b.tolist())
+    visits = np.repeat(a, 20).tolist(), np.repeat(b, 20).tolist()
+    repeated = kappa_interval(*visits, group_of=groups)
     assert (repeated.low, repeated.high) == pytest.approx((single.low, single.high), abs=0.05)
-    naive = kappa_interval(np.repeat(a, 20), np.repeat(b, 20))
-    assert naive.high - naive.low < (single.high - single.low) / 2
+    naive = kappa_interval(*visits)
+    assert width(naive) < width(single) / 2
     grouped = alpha_interval(np.repeat([a, b], 20, axis=1), "interval", group_of=groups)
     alone = alpha_interval([a, b], "interval")
-    assert grouped.high - grouped.low > 0.7 * (alone.high - alone.low)
+    assert width(grouped) > 0.7 * width(alone)
 
 
 def test_what_is_not_defined_is_no_number():

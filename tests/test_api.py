@@ -159,7 +159,7 @@ def test_a_run_on_data_in_memory_repeats_itself(folder: Path, tmp_path: Path) ->
     settings: dict[str, Any] = {"steps": 2, "batch_size": 8, "rationale_source": "nurse"}
     first = r2d.train(method="r2d", base="tiny", dataset=data, out=tmp_path / "run", **settings)
     assert (tmp_path / "run" / "dataset" / "dataset.toml").is_file()
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         r2d.train(method="r2d", base="tiny", dataset=data, out=tmp_path / "run", **settings)
     done = subprocess.run(
         [sys.executable, "-m", "reason2decide", "train", tmp_path / "run" / "config.toml", "--out", tmp_path / "again"],
@@ -188,7 +188,7 @@ def test_results_of_anybody_are_compared_and_kept(folder: Path, model: r2d.Model
     assert rows.loc["accuracy", "difference"] == pytest.approx(1 - (ours.accuracy.value or 0))
     assert "<td>predictions</td><td>accuracy</td>" in compared._repr_html_()
     assert (compared.save(tmp_path / "compared") / "comparison.json").is_file()
-    with pytest.raises(DataError, match="at least two systems of different names"):
+    with pytest.raises(DataError, match="at least two systems with different names"):
         r2d.compare([ours, ours])
     assert r2d.compare([ours, ours.renamed("twin")], resamples=20).comparison.differences[0].difference == 0
     with pytest.raises(AttributeError, match="there is no metric 'f2'"):

@@ -243,7 +243,7 @@ def test_rarity_weights_by_hand(encoders):
     # Of two gold texts a is in both, b in one, c in none: weights log(3/3) = 0, log(3/2), log(3).
     assert scores.precision == pytest.approx([ROOT_HALF, 0], abs=1e-6)  # only c weighs
     assert scores.recall == pytest.approx([ROOT_HALF, 0], abs=1e-6)  # only b weighs; nothing does in the second
-    assert scores.notes == ("1 of 2 pairs score 0, since no token of one of the texts has a weight",)
+    assert scores.notes == ("1 of 2 pairs score 0, since all tokens of one text have weight 0",)
 
 
 def test_special_tokens_weigh_nothing_but_can_be_matched(encoders):
@@ -320,7 +320,7 @@ def test_a_text_without_tokens_scores_as_with_bert_score(encoders, tmp_path):
     baseline = write_baseline(tmp_path / "baseline.tsv")
     scores = BertScore(encoders["bert"], 3, baseline=baseline).score(["\u200b", "fever"], ["fever", "cough"])
     same(scores, theirs(encoders["bert"], 3, ["\u200b", "fever"], ["fever", "cough"], baseline=baseline))
-    assert scores.notes == ("1 of 2 pairs score 0, since no token of one of the texts has a weight",)
+    assert scores.notes == ("1 of 2 pairs score 0, since all tokens of one text have weight 0",)
 
 
 def test_long_texts_are_cut_as_by_bert_score_and_told(encoders, tmp_path):
@@ -399,8 +399,8 @@ def test_without_a_usable_encoder_the_reason_is_given(encoders, tmp_path):
     assert "no config.json" in reason(BertScore(tmp_path))
     assert "no config.json" in reason(BertScore("./nowhere"))
     assert "nor reachable on the hub" in reason(BertScore("reason2decide-nobody/nothing"))
-    assert "has the layers 0 to 4, and 5 was asked for" in reason(BertScore(encoders["bert"], layer=5))
-    assert "has the layers 0 to 4, and -1 was asked for" in reason(BertScore(encoders["bert"], layer=-1))
+    assert "has the layers 0 to 4, but 5 was asked for" in reason(BertScore(encoders["bert"], layer=5))
+    assert "has the layers 0 to 4, but -1 was asked for" in reason(BertScore(encoders["bert"], layer=-1))
     baseline = write_baseline(tmp_path / "short.tsv", layers=3)
     assert "no row for layer 3" in reason(BertScore(encoders["bert"], baseline=baseline))
     damaged = shutil.copytree(encoders["bert"], tmp_path / "damaged")
@@ -423,7 +423,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, module, extra):
 )
 def test_a_file_that_is_no_baseline_is_refused(tmp_path, content):
     (tmp_path / "baseline.tsv").write_text(content)
-    with pytest.raises(DataError, match="no BERTScore baseline; expected the header LAYER,P,R,F"):
+    with pytest.raises(DataError, match="is not a BERTScore baseline; expected the header LAYER,P,R,F"):
         BertScore("minilm", baseline=tmp_path / "baseline.tsv")
     with pytest.raises(DataError, match="cannot be read: No such file"):
         BertScore("minilm", baseline=tmp_path / "absent.tsv")

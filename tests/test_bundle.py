@@ -91,7 +91,7 @@ def test_no_torch_file_is_ever_read(saved: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_without_torch_it_says_what_to_do(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingExtraError, match=r"not exported \(`r2d export`.*pip install .reason2decide\[train\]"):
+    with pytest.raises(MissingExtraError, match=r"not an export \(`r2d export`.*pip install .reason2decide\[train\]"):
         load_bundle(saved)
 
 

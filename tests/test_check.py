@@ -128,7 +128,7 @@ def test_invalid_records_added_by_hand_are_errors(tmp_path: Path) -> None:
         "1 records belong to a group that is also in another split ('patient 1' (test and train))",
         "2 labels cannot be used: test: record '302' has the label 'hospital'",
         "record '303' has no label",
-        "1 ids occur again: '200' (again in train)",
+        "1 ids are repeated: '200' (again in train)",
     ):
         assert message in errors(report)
 
@@ -148,8 +148,8 @@ def test_warnings(tmp_path: Path) -> None:
     assert report.sources["nurse"]["train"].states_label == 1
     warnings = "\n".join(report.warnings)
     for message in (
-        "1 times a rationale of nurse holds a mask ([LABEL])",
-        "1 records of train repeat the text of another one there (403)",
+        "1 records have a mask in their rationale of nurse ([LABEL])",
+        "1 records of train repeat the text of another record of train (403)",
         "no record has a rationale of source 'llm'",
         "no record of train or validation or test has the label 'ambulance'",
     ):
@@ -194,7 +194,7 @@ def test_lengths_in_tokens_of_a_base(tmp_path: Path) -> None:
     assert report.lengths["text"]["max"] == 61 and report.length_unit == "tokens of the base"
     with pytest.raises(BaseModelError, match="neither a folder nor a downloaded model"):
         token_counter(str(tmp_path / "absent"))
-    with pytest.raises(BaseModelError, match="made from the training split"):
+    with pytest.raises(BaseModelError, match="trained on the training split"):
         token_counter("tiny")
 
 

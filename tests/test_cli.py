@@ -148,15 +148,15 @@ def test_mistakes_of_each_command(bundle: Path, dataset: DatasetFolder, tmp_path
     assert "no configuration given" in refused("train")
     assert "not a folder" in refused("evaluate", tmp_path / "none", dataset.path, "--out", tmp_path / "e")
     assert "has no split 'dev'" in refused("evaluate", bundle, dataset.path, "--split", "dev", "--out", tmp_path / "e")
-    assert "nobody wrote" in refused(
+    assert "has no rationales of source" in refused(
         "evaluate", bundle, dataset.path, "--out", tmp_path / "e", "--rationale-source", "nurse"
     )
-    assert "exists already" in refused("evaluate", bundle, dataset.path, "--out", tmp_path)
-    assert "not what this command makes" in refused("evaluate", bundle, dataset.path, "--out", tmp_path, "--force")
+    assert "already exists" in refused("evaluate", bundle, dataset.path, "--out", tmp_path)
+    assert "not written by this command" in refused("evaluate", bundle, dataset.path, "--out", tmp_path, "--force")
     empty = tmp_path / "empty.jsonl"
     empty.write_text("\n")
     assert "no case" in refused("predict", bundle, empty)
-    assert "exists already" in refused("predict", bundle, config, "--out", empty)
+    assert "already exists" in refused("predict", bundle, config, "--out", empty)
     assert "there is no file" in refused("predict", bundle, tmp_path / "none.jsonl")
     assert sorted(item.name for item in tmp_path.iterdir()) == ["empty.jsonl", "train.toml"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,8 +59,15 @@ def test_what_decides_the_result_is_the_identity_of_a_run() -> None:
     config = parse_config(MINIMAL, "test")
     for change in ({"checkpoint_every": 7}, {"keep_checkpoints": 9}, {"report_to": ["mlflow"]}, {"dataset": "moved"}):
         assert parse_config({**MINIMAL, **change}, "test").identity() == config.identity(), change
-    for change in ({"seed": 1}, {"steps": 99}, {"batch_tokens": 512}, {"optimizer": "adafactor"}, {"lora": {}}):
-        assert parse_config({**MINIMAL, **change}, "test").identity() != config.identity(), change
+    others: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"steps": 99},
+        {"batch_tokens": 512},
+        {"optimizer": "adafactor"},
+        {"lora": {}},
+    ]
+    for other in others:
+        assert parse_config({**MINIMAL, **other}, "test").identity() != config.identity(), other
 
 
 def message_of(content: dict[str, object]) -> str:
@@ -80,9 +88,9 @@ def test_all_mistakes_at_once_with_the_nearest_key() -> None:
     [
         ({"method": "r2dd"}, "no method 'r2dd'; did you mean 'r2d'? choose one of r2d, sft"),
         ({"steps": {"stage1": 5}}, "steps: none given for stage2"),
-        ({"steps": {"stage3": 5, "stage1": 5, "stage2": 5}}, "no such stage; it has stage1, stage2"),
+        ({"steps": {"stage3": 5, "stage1": 5, "stage2": 5}}, "no such stage; its stages are stage1, stage2"),
         ({"rationale_source": {"stage1": "llm"}}, "rationale_source: none given for stage2"),
-        ({"warmup_share": 0.5}, "together over 1"),
+        ({"warmup_share": 0.5}, "add up to more than 1"),
         (
             {"precision": "float16"},
             "precision = 'float16': T5 overflows in float16 and its losses become nan; use bfloat16",

@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_is_named_and_refused(
     assert refused.returncode == 2 and str(newest) in refused.stderr and named in refused.stderr
     assert "Traceback" not in refused.stderr
     passed_over = forks.run("train", config, "--out", run, "--resume", "auto")
-    assert passed_over.returncode == 0 and "passed over" in passed_over.stderr and named in passed_over.stderr
+    assert passed_over.returncode == 0 and "skipped" in passed_over.stderr and named in passed_over.stderr
     assert f"resuming from {run / 'stage2' / 'checkpoint-6'}" in passed_over.stderr
     same_result(run, whole)
 
@@ -201,7 +201,9 @@ def test_what_comes_after_a_checkpoint_may_change(forks: Forks, config: Path, wh
     same_result(run, tmp_path / "alone")
     for other in (["--set", "learning_rate.stage1=0.5"], ["--set", "seed=3"]):
         refused = forks.run("train", config, "--out", tmp_path / "x", *other, "--first-stage-of", whole)
-        assert refused.returncode == 2 and "is of another run" in refused.stderr and "Traceback" not in refused.stderr
+        assert (
+            refused.returncode == 2 and "belongs to another run" in refused.stderr and "Traceback" not in refused.stderr
+        )
     unfinished = forks.run("train", config, "--out", tmp_path / "y", "--first-stage-of", tmp_path / "nothing")
     assert unfinished.returncode == 2 and "has no finished stage1" in unfinished.stderr
 
@@ -229,20 +231,20 @@ def test_run_folders_that_are_refused(forks: Forks, config: Path, whole: Path, t
 
     before = sorted(whole.rglob("*"))
     assert "is complete; give another path, or --force" in refused(whole)
-    assert "give one of the two" in refused(whole, "--resume", "auto", "--force")
+    assert "give only one of the two" in refused(whole, "--resume", "auto", "--force")
     assert sorted(whole.rglob("*")) == before
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("years of work")
     for options in ((), ("--force",), ("--resume", "auto")):
-        assert "holds files but no run" in refused(other, *options)
+        assert "contains files but not a run" in refused(other, *options)
     assert [path.name for path in other.iterdir()] == ["thesis.tex"]
     assert "is a file" in refused(other / "thesis.tex")
     broken_off = forks.run(
         "train", config, "--out", tmp_path / "run", send=signal.SIGKILL, when=tmp_path / "run/log.jsonl"
     )
     assert broken_off.returncode == -signal.SIGKILL
-    assert "was broken off: --resume auto goes on with it" in refused(tmp_path / "run")
+    assert "was interrupted: --resume auto continues it" in refused(tmp_path / "run")
 
 
 def test_a_second_training_in_one_run_folder_is_refused(config: Path, group: Group, tmp_path: Path) -> None:
@@ -264,6 +266,6 @@ def test_a_second_training_in_one_run_folder_is_refused(config: Path, group: Gro
             time.sleep(0.05)
         for option in ("--resume=auto", "--force"):
             ended = second.run("train", config, "--out", run, option, "--set", "steps=100000")
-            assert ended.returncode == 2 and "another training is at work" in ended.stderr
+            assert ended.returncode == 2 and "another training is running" in ended.stderr
         (tmp_path / "end").touch()
         assert going_on.result(60).returncode == 143

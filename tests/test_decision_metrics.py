@@ -122,12 +122,12 @@ def test_costs_are_the_users(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("gold,no\nyes,1\n", "each label once down and once across: yes, no"),
+        ("gold,no\nyes,1\n", "each label once as a row and once as a column: yes, no"),
         ("gold,no,yes\nyes,1,0\nyes,0,1\n", "each label once"),
         ("gold,no,yes\nyes,1\nno,0,1\n", "expected a number for each label"),
         ("gold,no,yes\nyes,much,0\nno,0,1\n", "expected a number"),
-        ("gold,no,yes\nyes,-1,0\nno,0,1\n", "from 0 up"),
-        ("gold,no,yes\nyes,inf,0\nno,0,1\n", "from 0 up"),
+        ("gold,no,yes\nyes,-1,0\nno,0,1\n", "at least 0"),
+        ("gold,no,yes\nyes,inf,0\nno,0,1\n", "at least 0"),
         ("", "each label once"),
     ],
 )

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from narrowing import present
 
 from reason2decide.data.predictions import NO_ANSWER, Prediction
 from reason2decide.data.records import LabelSet, Record
@@ -73,7 +74,7 @@ def test_results_survive_json():
     [
         ({}, "format 1, this program reads 2"),
         ({"results_format": 3}, "format 3, this program reads 2"),
-        ({"results_format": 2, "metrics": {"accuracy": {"mean": 1}}}, "lack or misuse a key"),
+        ({"results_format": 2, "metrics": {"accuracy": {"mean": 1}}}, "is missing or invalid"),
     ],
 )
 def test_results_of_another_version_or_shape_are_refused(value, message):
@@ -122,7 +123,7 @@ def test_point_intervals_are_told():
 
 def test_groups_are_resampled_whole():
     records = [Record(f"r{i}", "t", "home", group="p" if i < 2 else None) for i in range(4)]
-    assert group_indices(records).tolist() == [0, 0, 1, 2]
+    assert present(group_indices(records)).tolist() == [0, 0, 1, 2]
     assert group_indices(records_of()) is None
     assert "unit:group" in run(predictions_of(), records).signature
 
@@ -133,7 +134,7 @@ def test_missing_extra_and_repeated_ids_are_all_told_at_once():
         run(predictions, records_of())
     assert str(error.value) == (
         "the predictions do not match the 4 records of the split 'test': 1 ids are predicted more than once ('r1'); "
-        "2 records have no prediction ('r2', 'r3'); 1 predictions belong to no record ('x'). "
+        "2 records have no prediction ('r2', 'r3'); 1 predictions match no record ('x'). "
         "Give one prediction for each record of this split"
     )
 
@@ -156,15 +157,15 @@ def test_unusable_records(records, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"predicted_label": "hospital"}, "outside its set: 'home', 'clinic'"),
-        ({"probabilities": {"home": 1.0}}, "do not cover its choices"),
-        ({"probabilities": {"home": 0.5, "clinic": 0.4, "x": 0.1}}, "do not cover its choices"),
-        ({"probabilities": [0.5, 0.5]}, "do not cover its choices"),
+        ({"predicted_label": "hospital"}, "not in its set: 'home', 'clinic'"),
+        ({"probabilities": {"home": 1.0}}, "do not match its choices"),
+        ({"probabilities": {"home": 0.5, "clinic": 0.4, "x": 0.1}}, "do not match its choices"),
+        ({"probabilities": [0.5, 0.5]}, "do not match its choices"),
         ({"probabilities": {"home": 0.5, "clinic": 0.6}}, "sum to 1.1"),
         ({"probabilities": {"home": 1.5, "clinic": -0.5}}, "the probability 1.5"),
         ({"probabilities": {"home": float("nan"), "clinic": 0.5}}, "the probability nan"),
         ({"probabilities": {"home": "1", "clinic": 0.0}}, "the probability '1'"),
-        ({"rationale": 7}, "no text"),
+        ({"rationale": 7}, "not text"),
     ],
 )
 def test_unscorable_predictions(fields, message):
@@ -184,7 +185,7 @@ def test_a_system_that_gives_no_answer_is_not_right_and_not_another_label():
     # home: 2 hits 1 / (gold 2 + predicted 1); clinic: 2 of 2.
     assert results.metrics["macro_f1"].value == pytest.approx((2 / 3 + 1) / 2)
     assert results.metrics["micro_f1"].value == pytest.approx(2 * 3 / (4 + 3))
-    assert any("1 of 4 records got no valid answer and count as not right" in note for note in results.notes)
+    assert any("1 of 4 records got no valid answer and count as wrong" in note for note in results.notes)
     everything = run(predictions_of((NO_ANSWER,) * 4), records_of())
     assert everything.metrics["accuracy"].value == everything.metrics["macro_f1"].value == 0
 

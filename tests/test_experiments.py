@@ -67,13 +67,13 @@ def test_sources_by_stage_have_names_of_one_word() -> None:
 @pytest.mark.parametrize(
     ("grid", "reference", "message"),
     [
-        ({"methods": ["sft"]}, "sft", "grid.methods is no axis; did you mean 'method'"),
+        ({"methods": ["sft"]}, "sft", "grid.methods is not an axis; did you mean 'method'"),
         ({"method": []}, "sft", "expected different values, at least one"),
         ({"seed": [1, 1]}, "1", "expected different values"),
-        ({"method": ["sft", "r2d"]}, "ssft", "reference = 'ssft' is no system; choose one of"),
+        ({"method": ["sft", "r2d"]}, "ssft", "reference = 'ssft' is not one of the systems; choose one of"),
         ({"method": ["sft", "r2d"]}, {"method": "dss"}, "reference.method = 'dss' is not in grid.method"),
         ({"method": ["sft", "tfs"]}, "sft", "there is no method 'tfs'; choose one of r2d, sft"),
-        ({"base": ["a/m", "b/m"]}, "m", "two cells have the name 'm'"),
+        ({"base": ["a/m", "b/m"]}, "m", "two cells are named 'm'"),
     ],
 )
 def test_mistakes_are_named(grid: dict[str, Any], reference: Any, message: str) -> None:
@@ -174,7 +174,7 @@ def test_what_is_done_is_not_done_again(done: tuple[Path, Ended], forks: Forks, 
     assert again.returncode == 0 and "6 cells, 6 of them done" in again.stderr
     assert {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*") if path.is_file()} == before
     changed = forks.run("compare", file, "--out", out, "--set", "training.learning_rate=0.5")
-    assert changed.returncode == 2 and "configured otherwise than this experiment" in changed.stderr
+    assert changed.returncode == 2 and "differs from the configuration of this experiment" in changed.stderr
     more = forks.run("compare", file, "--out", out, "--dry-run", "--set", "grid.seed=[0, 1, 2]")
     assert more.stdout.count("; about ") == 3 and more.stdout.count("; done") == 6
 
@@ -187,7 +187,11 @@ def test_a_failed_cell_does_not_stop_the_others(forks: Forks, file: Path, tmp_pa
     (broken / "run" / "notes.txt").write_text("not a run")
     grid = ["--set", 'grid={method = ["sft", "r2d", "r2d-no-sampling"], seed = [0]}']
     ended = forks.run("compare", file, "--out", out, "--resamples", 50, *grid)
-    assert ended.returncode == 1 and "1 of 3 cells failed" in ended.stderr and "holds files but no run" in ended.stderr
+    assert (
+        ended.returncode == 1
+        and "1 of 3 cells failed" in ended.stderr
+        and "contains files but not a run" in ended.stderr
+    )
     assert "Traceback" not in ended.stderr
     assert set(json.loads((out / "comparison.json").read_text())["systems"]) == {"sft", "r2d-no-sampling"}
     (broken / "run" / "notes.txt").unlink()
@@ -220,8 +224,8 @@ def test_results_from_elsewhere_and_folders(done: tuple[Path, Ended], forks: For
     for arguments, message in (
         ([folders[0]], "at least two systems"),
         ([*folders, "--dry-run"], "go with an experiment file"),
-        ([folders[0], tmp_path], "holds no results.json"),
-        ([*folders, "--reference", "x"], "the reference 'x' is none of the systems"),
+        ([folders[0], tmp_path], "has no results.json"),
+        ([*folders, "--reference", "x"], "the reference 'x' is not one of the systems"),
     ):
         refused = forks.run("compare", *arguments, "--out", tmp_path / "no")
         assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr

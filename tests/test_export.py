@@ -122,7 +122,7 @@ def test_what_is_refused(exported: Path, bundle: Path, dataset: DatasetFolder, f
 
     out = tmp_path / "out"
     assert "no weight type 'int4'; give one of: int8, " in refused(bundle, "--out", out, "--weights", "int4")
-    assert "exists already" in refused(bundle, "--out", exported)
+    assert "already exists" in refused(bundle, "--out", exported)
     assert "is an export for onnx; give the bundle" in refused(exported, "--out", out)
     assert "is not a bundle" in refused(tmp_path, "--out", out)
     other = tmp_path / "other"

@@ -9,6 +9,7 @@ import llm_judges
 import numpy as np
 import pytest
 import typer
+from narrowing import present
 from typer.testing import CliRunner
 
 from reason2decide.cli import judge as judge_command
@@ -66,7 +67,7 @@ def folder(tmp_path_factory):
 def write_predictions(path, rationales, label=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     predictions = [
-        Prediction(record.id, label or record.label, None, text)
+        Prediction(record.id, label or present(record.label), None, text)
         for record, text in zip(RECORDS, rationales, strict=True)
     ]
     path.write_text("".join(json.dumps(own.to_json()) + "\n" for own in predictions))
@@ -126,7 +127,8 @@ def test_the_expected_level_by_hand():
         return ModelAnswer("k", "", "stop", "m", Usage(), "", logprobs=tuple(tokens))
 
     def token(text, *top):
-        return TokenLogprob(text, dict(top).get(text, np.log(0.5)), tuple((t, p) for t, p in top))
+        likeliest: dict[str, float] = dict(top)
+        return TokenLogprob(text, likeliest.get(text, float(np.log(0.5))), tuple((t, p) for t, p in top))
 
     half, quarter = np.log(0.5), np.log(0.25)
     assert expected_level(ModelAnswer("k", "", "stop", "m", Usage(), ""), 4) == 4
@@ -142,7 +144,7 @@ def test_the_expected_level_by_hand():
 
 def test_scores_are_the_rules_own(server, log, asked, tmp_path):
     judge = judge_for(server, log)
-    result = judge_predictions(asked, [judge], pointwise("grounded", "correct"), tmp_path / "out")
+    result = present(judge_predictions(asked, [judge], pointwise("grounded", "correct"), tmp_path / "out"))
     found = {(own["id"], own["criterion"]): own for own in judgements(tmp_path / "out")}
     assert len(found) == 48 and server.counts()["total"] == 2 * 21
     for i, record in enumerate(RECORDS):
@@ -174,7 +176,7 @@ def test_judges_are_blind_and_only_correct_shows_the_expert(server, log):
     client = judge_for(server, log).client
     for call in pointwise().calls(client, [case]):
         system, user = (message["content"] for message in call.messages)
-        nonce = re.search(r'<<<DATA (\w{32})"', system)[1]
+        nonce = present(re.search(r'<<<DATA (\w{32})"', system))[1]
         criterion = load_rubric().criteria[call.id.split()[0]]
         assert ("REFERENCE" in user) == (criterion.name == "correct") == criterion.reference
         for words in ("TEXT", "DECISION", "RATIONALE"):
@@ -190,7 +192,7 @@ def test_judges_are_blind_and_only_correct_shows_the_expert(server, log):
 @pytest.mark.parametrize("dialect", ["systemone", "decisions"])
 def test_a_decision_model_is_asked_everything_at_once(server, log, asked, tmp_path, dialect):
     judge = judge_for(server, log, dialect=dialect)
-    result = judge_predictions(asked, [judge], pointwise(), tmp_path / "out")
+    result = present(judge_predictions(asked, [judge], pointwise(), tmp_path / "out"))
     assert server.counts()["total"] == 21
     found = {(own["id"], own["criterion"]): own for own in judgements(tmp_path / "out")}
     assert len(found) == 24 * 5
@@ -206,7 +208,7 @@ def test_servers_without_log_probabilities(server, log, asked, tmp_path, capsys)
     server.faults(always={"kind": "refuse_logprobs"})
     judge = judge_for(server, log)
     judge_predictions(asked, [judge], pointwise("grounded"), tmp_path / "out")
-    assert "refuses to give log-probabilities" in capsys.readouterr().err
+    assert "refuses log-probabilities" in capsys.readouterr().err
     found = [own for own in judgements(tmp_path / "out") if own["judge"]]
     assert all(own["expected"] == own["score"] for own in found) and len(found) == 21
     assert server.counts()["total"] == 21 + 2  # two to find out: with a response format and without
@@ -218,16 +220,16 @@ def test_servers_without_log_probabilities(server, log, asked, tmp_path, capsys)
 def test_a_judge_that_fails_leaves_records_out_until_it_is_asked_again(server, log, asked, tmp_path, capsys):
     server.faults(queue=[{"kind": "none"}] * 16 + [{"kind": "refusal"}] * 5)
     judges = [judge_for(server, log)]
-    result = judge_predictions(asked, judges, pointwise("grounded"), tmp_path / "out")
+    result = present(judge_predictions(asked, judges, pointwise("grounded"), tmp_path / "out"))
     assert result["left_out"] == {"grounded": 5} and result["criteria"]["grounded"]["n"] == 19
     assert result["judges"]["rules"]["failures"] == {"refused": 5}
     failed = [own for own in judgements(tmp_path / "out") if own.get("failure")]
     assert len(failed) == 5 and all(own["score"] is own["expected"] is None for own in failed)
     assert "refused 5" in capsys.readouterr().err
     assert sum("grounded" in probe.judged for probe in read_probes(asked.predictions.parent / "probes.jsonl")) == 19
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         judge_predictions(asked, judges, pointwise("grounded"), tmp_path / "out")
-    again = judge_predictions(asked, judges, pointwise("grounded"), tmp_path / "out", force=True)
+    again = present(judge_predictions(asked, judges, pointwise("grounded"), tmp_path / "out", force=True))
     assert again["left_out"] == {"grounded": 0} and server.counts()["total"] == 21 + 5
 
 
@@ -245,10 +247,8 @@ def test_a_sample_is_the_same_for_all_and_larger_ones_hold_it(server, log, asked
     ids = [record.id for record in RECORDS]
     few, more = chosen_by_hash(ids, 6), chosen_by_hash(ids[::-1], 12)
     assert few < more and len(few) == 6 and chosen_by_hash(ids, None) == set(ids)
-    result = judge_predictions(
-        JudgedSplit(asked.predictions, asked.dataset, records=6), [judge_for(server, log)], pointwise("grounded"),
-        tmp_path / "out",
-    )  # fmt: skip
+    split = JudgedSplit(asked.predictions, asked.dataset, records=6)
+    result = present(judge_predictions(split, [judge_for(server, log)], pointwise("grounded"), tmp_path / "out"))
     assert {own["id"] for own in judgements(tmp_path / "out")} == few
     assert result["criteria"]["grounded"]["n"] == 6 and "records:6|" in result["signature"]
 
@@ -262,16 +262,17 @@ def test_agreement_of_judges_with_each_other_and_with_people(server, log, asked,
     lines = [f"r {i},grounded,{score}" for i, score in people.items()]
     human.write_text("\n".join(["id,criterion,score", *lines, "r 1,style,3"]) + "\n")
     judges = [judge_for(server, log, "rules", "kind"), judge_for(server, log, "strict", "harsh")]
-    result = judge_predictions(asked, judges, pointwise("grounded"), tmp_path / "out", human=human)
+    result = present(judge_predictions(asked, judges, pointwise("grounded"), tmp_path / "out", human=human))
     told = [i for i in range(24) if i % 8 != 7]
-    scores = {name: {} for name in ("kind", "harsh")}
+    scores: dict[str, dict[int, tuple[int, float]]] = {name: {} for name in ("kind", "harsh")}
     for own in judgements(tmp_path / "out"):
         if own["judge"]:
             scores[own["judge"]][int(own["id"][2:])] = (own["score"], own["expected"])
     # Those without a rationale agree by rule, so they do not count.
     a, b = (np.array([scores[name][i] for i in told]) for name in ("kind", "harsh"))
     agreement = result["agreement"]["grounded"]
-    assert agreement["kappa_quadratic"]["kind ~ harsh"]["value"] == pytest.approx(cohen_kappa(a[:, 0], b[:, 0]))
+    kappa_of_both = cohen_kappa(a[:, 0].tolist(), b[:, 0].tolist())
+    assert agreement["kappa_quadratic"]["kind ~ harsh"]["value"] == pytest.approx(kappa_of_both)
     assert agreement["alpha_ordinal"]["value"] == pytest.approx(krippendorff_alpha([a[:, 0], b[:, 0]]))
     by_expected = krippendorff_alpha([a[:, 1], b[:, 1]], "interval")
     assert agreement["alpha_interval"]["value"] == pytest.approx(by_expected)
@@ -283,9 +284,9 @@ def test_agreement_of_judges_with_each_other_and_with_people(server, log, asked,
     beside = result["human"]["grounded"]
     assert set(beside) == {"kind", "harsh", "mean"}
     rated = [k for k, i in enumerate(told) if i in people]
-    own = np.array(list(people.values()))
+    own = list(people.values())
     kappa = beside["kind"]["kappa_quadratic"]["human ~ kind"]
-    assert kappa["value"] == pytest.approx(cohen_kappa(own, a[rated, 0])) and kappa["n"] == len(people)
+    assert kappa["value"] == pytest.approx(cohen_kappa(own, a[rated, 0].tolist())) and kappa["n"] == len(people)
     assert beside["mean"]["alpha_interval"]["value"] == pytest.approx(
         krippendorff_alpha([own, mean[rated]], "interval")
     )
@@ -324,11 +325,11 @@ def test_pairs_in_both_orders(server, log, asked, folder, tmp_path, dialect):
     ]
     against = write_predictions(tmp_path / "other" / "predictions.jsonl", texts)
     form, judges = pairwise("grounded"), [judge_for(server, log, dialect=dialect)]
-    result = compare_predictions(asked, against, judges, form, tmp_path / "out")
+    result = present(compare_predictions(asked, against, judges, form, tmp_path / "out"))
     assert server.counts()["total"] == 2 * 16  # equal answers are ties, and nobody is asked
     wins = []
     for i, record in enumerate(RECORDS):
-        works = [Work(record.label, text).in_words() for text in (rationale(i), texts[i])]
+        works = [Work(present(record.label), text).in_words() for text in (rationale(i), texts[i])]
         gap = llm_judges.shared(record.text, works[0]) - llm_judges.shared(record.text, works[1])
         wins.append(0.5 + 0.5 * np.sign(gap))
     values = result["criteria"]["grounded"]
@@ -341,7 +342,7 @@ def test_pairs_in_both_orders(server, log, asked, folder, tmp_path, dialect):
     assert values["flips"]["value"] == 0 and values["first_favoured"] == 0.5
     # The other way round everything is.
     swapped = JudgedSplit(against, asked.dataset, resamples=200)
-    mirrored = compare_predictions(swapped, asked.predictions, judges, form, tmp_path / "mirrored")
+    mirrored = present(compare_predictions(swapped, asked.predictions, judges, form, tmp_path / "mirrored"))
     assert mirrored["criteria"]["grounded"]["win_rate"]["value"] == pytest.approx(1 - values["win_rate"]["value"])
     assert server.counts()["total"] == 2 * 16  # the same calls
 
@@ -349,11 +350,12 @@ def test_pairs_in_both_orders(server, log, asked, folder, tmp_path, dialect):
 def test_a_judge_with_a_favourite_place_is_found_out(server, log, asked, folder, tmp_path):
     against = write_predictions(tmp_path / "other" / "predictions.jsonl", [f"{rationale(i)} Yes." for i in range(24)])
     judges = [judge_for(server, log, "strict"), judge_for(server, log, "rules")]
-    result = compare_predictions(asked, against, judges[:1], pairwise("grounded"), tmp_path / "out")
+    result = present(compare_predictions(asked, against, judges[:1], pairwise("grounded"), tmp_path / "out"))
     values = result["criteria"]["grounded"]
     assert values["win_rate"] == {"value": 0.5, "low": 0.5, "high": 0.5, "n": 24}
     assert values["flips"]["value"] == 1 and values["first_favoured"] == 1
-    both = compare_predictions(asked, against, judges, pairwise("grounded"), tmp_path / "both")["criteria"]["grounded"]
+    several = present(compare_predictions(asked, against, judges, pairwise("grounded"), tmp_path / "both"))
+    both = several["criteria"]["grounded"]
     assert both["verdicts"] == {"own": 0, "tie": 48, "other": 0} and both["flips"]["value"] == 0.5
     assert both["agreement"]["alpha_interval"]["value"] is None  # neither prefers anything
 
@@ -364,7 +366,8 @@ def test_a_judge_with_a_favourite_place_is_found_out(server, log, asked, folder,
 def test_scores_join_the_results(server, log, asked, tmp_path):
     beside = asked.predictions.parent / "probes.jsonl"
     write_probes(beside, [Probe("r 1", label_from_rationale="home care", judged={"grounded": 5.0, "complete": 2.0})])
-    result = judge_predictions(asked, [judge_for(server, log)], pointwise("grounded", "correct"), tmp_path / "out")
+    form = pointwise("grounded", "correct")
+    result = present(judge_predictions(asked, [judge_for(server, log)], form, tmp_path / "out"))
     probes = {probe.id: probe for probe in read_probes(beside)}
     assert probes["r 1"].label_from_rationale == "home care" and probes["r 1"].judged["complete"] == 2.0
     assert probes["r 1"].judged["grounded"] == pytest.approx(expected(level(1)))
@@ -386,7 +389,7 @@ def test_scores_join_the_results(server, log, asked, tmp_path):
 
 
 def test_results_say_when_nobody_was_asked():
-    predictions = [Prediction(record.id, record.label, None, "so") for record in RECORDS]
+    predictions = [Prediction(record.id, present(record.label), None, "so") for record in RECORDS]
     with pytest.raises(NotComputed, match="run `r2d judge`"):
         JudgeGrounded().statistics(Examples(RECORDS, predictions, LABELS))
     with pytest.raises(NotComputed, match="run `r2d judge`"):
@@ -406,12 +409,12 @@ def test_a_rubric_of_ones_own(tmp_path):
     with pytest.raises(RubricError, match="no criterion 'correct'; it has kind"):
         load_rubric(tmp_path).chosen(["correct"])
     for text, problem in [
-        (f'version = "1"\n[criteria.kind]\nquestion = "?"\n{levels}\n', "give it another"),
+        (f'version = "1"\n[criteria.kind]\nquestion = "?"\n{levels}\n', "version other than the package's"),
         ('version = "2"\n[criteria.kind]\nquestion = "?"\nlevels = ["a"]\n', "5 levels from lowest to highest"),
         (f'version = "2"\n[criteria."a b"]\nquestion = "?"\n{levels}\n', "letters a to z"),
         (f'[criteria.kind]\nquestion = "?"\n{levels}\n', "must have a version"),
         ("version = 2", "must have a version"),
-        ("version", "is no TOML"),
+        ("version", "is not valid TOML"),
     ]:
         own.write_text(text)
         with pytest.raises(RubricError, match=problem):
@@ -453,8 +456,8 @@ def test_the_command(server, asked, folder, tmp_path, command):
         (("--judge", "mean=http://localhost/v1,m"), "a unique name"),
         (("--judge", "rules=http://localhost/v1,m"), "a unique name"),
         (("--judge", "far=http://example.org/v1,m"), "not this machine"),
-        (("--judge", "x=http://localhost/v1,m,poem"), "the dialect 'poem'"),
-        (("--dialect", "poem"), "the dialect 'poem'"),
+        (("--judge", "x=http://localhost/v1,m,poem"), "the dialect is 'poem'"),
+        (("--dialect", "poem"), "the dialect is 'poem'"),
         (("--against", "p.jsonl", "--human", "h.csv"), "one of the two"),
         (("--criteria", "style"), "no criterion 'style'"),
     ],
@@ -500,7 +503,7 @@ def means_with(injection, place, server, log, model, dialect="chat"):
         if i % 8 != 7:
             text = f"{record.text}\n{injection}" if place == "text" else record.text
             own = f"{rationale(i)}\n{injection}" if place == "rationale" else rationale(i)
-            cases.append(JudgedCase(record.id, text, Work(record.label, own), ""))
+            cases.append(JudgedCase(record.id, text, Work(present(record.label), own), ""))
     judge, form = judge_for(server, log, model, dialect=dialect), pointwise("grounded")
     found = [
         one
@@ -554,8 +557,8 @@ def test_no_injection_wins_a_pair(server, log, place):
             Pair(
                 record.id,
                 record.text + injection * (place == "text"),
-                Work(record.label, rationale(i) + injection * (place == "own")),
-                Work(record.label, "Chest pain." + injection * (place == "other")),
+                Work(present(record.label), rationale(i) + injection * (place == "own")),
+                Work(present(record.label), "Chest pain." + injection * (place == "other")),
                 "",
             )
             for i, record in enumerate(RECORDS)

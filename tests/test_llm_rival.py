@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from llm_server import filled, probabilities
 from llm_toy import LABELS, at, marked, r2d, write_calls
+from narrowing import present
 
 from reason2decide.data.predictions import read_predictions
 from reason2decide.data.records import LabelSet, Record
@@ -48,7 +49,7 @@ def test_a_chat_model_is_measured_like_any_system(server, calls, tmp_path):
     records = list(calls.split("test"))
     predictions = read_predictions(out / "predictions.jsonl")
     assert [(own.id, own.predicted_label) for own in predictions] == [(own.id, by_rule(own)) for own in records]
-    assert all(own.rationale.startswith("It has") and own.probabilities is None for own in predictions)
+    assert all(present(own.rationale).startswith("It has") and own.probabilities is None for own in predictions)
     results = read_results(out)
     right = sum(by_rule(own) == own.label for own in records)
     assert 0 < right < 12 and results.metrics["accuracy"].value == pytest.approx(right / 12)
@@ -91,7 +92,9 @@ def test_examples_are_drawn_by_a_fixed_rule(calls):
     assert draw_examples(calls, 7, None, seed=1) != drawn
     # Every third record has a nurse's note, all of one label.
     assert {own.label for own in draw_examples(calls, 8, "nurse")} == {LABELS.values[0]}
-    with pytest.raises(Exception, match="9 examples were asked for, the training split has 8 records with a rationale"):
+    with pytest.raises(
+        Exception, match="9 examples were requested, but the training split has only 8 records with a rationale"
+    ):
         draw_examples(calls, 9, "nurse")
 
 
@@ -113,7 +116,7 @@ def test_examples_are_shown_as_fenced_data(server, calls, tmp_path):
 
 def test_choices_of_a_records_own(server, tmp_path):
     def change(own: Record) -> Record:
-        return replace(own, choices=(own.label, f"other {own.id}"))
+        return replace(own, choices=(present(own.label), f"other {own.id}"))
 
     data = write_calls(tmp_path / "data", change, LabelSet())
     zero_shot(server, data, tmp_path / "chat", "--few-shot", 3)
@@ -122,7 +125,7 @@ def test_choices_of_a_records_own(server, tmp_path):
         for record, own in zip(
             data.split("test"), read_predictions(tmp_path / name / "predictions.jsonl"), strict=True
         ):
-            assert own.predicted_label in record.choices
+            assert own.predicted_label in present(record.choices)
 
 
 # --- decision models --------------------------------------------------------------------------------------------------
@@ -136,7 +139,8 @@ def test_probabilities_are_calibrated_by_validation_as_ours_are(server, calls, t
     raw = read_predictions(out / "raw_predictions.jsonl")
     for record, own in zip(calls.split("test"), raw, strict=True):
         assert own.probabilities == pytest.approx(probabilities(LABELS.values, record.text))
-        assert own.predicted_label == max(LABELS.values, key=own.probabilities.__getitem__) and own.rationale is None
+        likeliest = max(LABELS.values, key=present(own.probabilities).__getitem__)
+        assert own.predicted_label == likeliest and own.rationale is None
     results = read_results(out)
     fitted = fit_calibration(read_predictions(out / "validation_predictions.jsonl"), calls)
     assert results.calibration is not None and results.calibration.temperature == pytest.approx(fitted.temperature)
@@ -144,7 +148,7 @@ def test_probabilities_are_calibrated_by_validation_as_ours_are(server, calls, t
     calibrated = read_predictions(out / "predictions.jsonl")
     assert [own.predicted_label for own in calibrated] == [own.predicted_label for own in raw]
     for own, before in zip(calibrated, raw, strict=True):
-        powers = {label: p ** (1 / fitted.temperature) for label, p in before.probabilities.items()}
+        powers = {label: p ** (1 / fitted.temperature) for label, p in present(before.probabilities).items()}
         assert own.probabilities == pytest.approx({name: p / sum(powers.values()) for name, p in powers.items()})
     flips = told(out)["splits"]["test"]
     assert flips["flip_rate"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 12} and "0.0000 (95 %" in ended.err
@@ -225,12 +229,12 @@ def test_without_validation_or_on_it_nothing_is_fitted(server, calls, tmp_path):
     ("options", "message"),
     [
         (("--dialect", "chats"), "expected chat, systemone or decisions"),
-        (("--dialect", "decisions", "--few-shot", "2"), "goes with --dialect chat"),
-        (("--few-shot", "25", "--rationale-source", "nurse"), "25 examples were asked for"),
-        (("--rationale-source", "doctor"), "nobody wrote rationales of source 'doctor'"),
+        (("--dialect", "decisions", "--few-shot", "2"), "needs --dialect chat"),
+        (("--few-shot", "25", "--rationale-source", "nurse"), "25 examples were requested"),
+        (("--rationale-source", "doctor"), "has no rationales of source 'doctor'"),
         (("--split", "dev"), "has no split 'dev'"),
         (("--max-calls", "5"), "with 7 calls left"),
-        (("--model", "gpt"), "knows no such model"),
+        (("--model", "gpt"), "does not know this model"),
         (("--base-url", "http://10.0.0.1/v1"), "--allow-remote"),
     ],
 )

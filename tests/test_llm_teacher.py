@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llm_server import BAD_RATIONALES, filled, running
 from llm_toy import LABELS, at, marked, r2d, write_calls
+from narrowing import present
 
 from reason2decide.data.records import DatasetFolder
 from reason2decide.llm.answers import decided_schema, matching_label
@@ -175,7 +176,7 @@ def test_labels_that_differ_in_case_only_are_not_guessed():
 
 def test_shares_by_hand():
     own = share([("a", True), ("a", True), ("b", False), ("c", True)])
-    assert own.value == 0.75 and own.n == 4 and 0 <= own.low <= 0.75 <= own.high <= 1
+    assert own.value == 0.75 and own.n == 4 and 0 <= present(own.low) <= 0.75 <= present(own.high) <= 1
     assert share([]).value is None
     # Ten records of two patients are two draws, not ten: the interval reaches from one end to the other.
     wide = share([(i % 2, i % 2 == 0) for i in range(10)])
@@ -200,7 +201,7 @@ def test_rationales_for_every_split_with_their_provenance(server, calls, tmp_pat
                 assert new.rationales == {**old.rationales, "teacher": f"It has {first_words}, which decides."}
                 by = new.meta["provenance"]["teacher"]
                 assert by["model"] == "rules-2026" and by["prompt"] == "rationalize/1"
-                assert log.find(by["key"]).created == by["created"]
+                assert present(log.find(by["key"])).created == by["created"]
                 assert replace(new, rationales=old.rationales, meta=old.meta) == old
     told = entry(out, "teacher")
     assert told["written"] == 48 and told["host"] == f"127.0.0.1:{server.port}" and told["model"] == "rules"
@@ -280,7 +281,7 @@ def test_choices_of_a_records_own(server, tmp_path):
     ended = r2d("rationalize", data.path, "--out", tmp_path / "out", *at(server), "--without-label")
     assert ended.code == 0, ended.err
     for own in DatasetFolder.open(tmp_path / "out").split("train"):
-        assert own.meta["teacher_labels"]["llm"] in own.choices
+        assert own.meta["teacher_labels"]["llm"] in present(own.choices)
 
 
 # --- the editor -------------------------------------------------------------------------------------------------------
@@ -329,16 +330,16 @@ def test_a_dry_run_says_and_leaves_nothing(server, calls, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("rationalize", "--source", "nurse"), "has rationales of source 'nurse' already"),
+        (("rationalize", "--source", "nurse"), "already has rationales of source 'nurse'"),
         (("rationalize", "--split", "dev"), "has no split 'dev'"),
         (("rationalize", "--only-right"), "needs --without-label"),
-        (("rationalize", "--max-cost", "1"), "no prices"),
-        (("refine", "--from", "doctor"), "nobody wrote rationales of source 'doctor'"),
-        (("rationalize", "--model", "gpt"), "knows no such model"),
+        (("rationalize", "--max-cost", "1"), "needs prices"),
+        (("refine", "--from", "doctor"), "has no rationales of source 'doctor'"),
+        (("rationalize", "--model", "gpt"), "does not know this model"),
         (("rationalize", "--base-url", "http://api.example.org/v1"), "patient text must not leave the building"),
         (("rationalize", "--api-key-variable", "NO_SUCH_KEY"), "NO_SUCH_KEY"),
-        (("rationalize", "--max-calls", "5"), "budget ends here, with 43 calls left"),
-        (("refine", "--prompts", "{prompts}"), "must have the slots"),
+        (("rationalize", "--max-calls", "5"), "budget is spent, with 43 calls left"),
+        (("refine", "--prompts", "{prompts}"), "must have the package's slots"),
     ],
 )
 def test_mistakes_end_with_one_line_and_no_dataset(server, calls, tmp_path, arguments, message):
@@ -421,4 +422,4 @@ def test_the_client_is_told_of_leaving_this_machine(calls, tmp_path, capsys):
     with CallLog(tmp_path / "log.sqlite") as log:
         client = Client(Endpoint("https://llm.example.org/v1", "m", allow_remote=True), log)
         assert write_source(client, calls.path, tmp_path / "out", Teacher("llm"), dry_run=True) is None
-    assert "leave this machine: they go to llm.example.org" in capsys.readouterr().err
+    assert "leave this machine: they are sent to llm.example.org" in capsys.readouterr().err

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from narrowing import present
 from pydantic import BaseModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers_server import transformers_serve
 
-from reason2decide.llm.client.calls import Call, DecisionCall, ModelAnswer, Question
+from reason2decide.llm.client.calls import Call, DecisionCall, Failure, ModelAnswer, Question
 from reason2decide.llm.client.client import Client
 from reason2decide.llm.client.endpoint import Endpoint, EndpointError
 from reason2decide.llm.client.log import CallLog
@@ -78,7 +79,8 @@ def test_chat(served, log):
         # The prompt has a token for each byte but the two of the end token: "user: fever</s>assistant: ".
         assert answer.usage.output_tokens == 12 and answer.usage.input_tokens >= len("user: rash") + 1
     again = {call.id: answer for call, answer in client.run(calls)}
-    assert all(answer.cached and answer.text == found[i].text for i, answer in again.items())
+    for i, answer in again.items():
+        assert isinstance(answer, ModelAnswer) and answer.cached and answer.text == found[i].text
 
 
 def test_a_model_that_cannot_write_objects_fails_with_what_it_wrote(served, log):
@@ -89,6 +91,7 @@ def test_a_model_that_cannot_write_objects_fails_with_what_it_wrote(served, log)
     client = Client(Endpoint(base_url, model), log, LIMITS)
     call = Call("a", [{"role": "user", "content": "fever"}], Decision, {"max_tokens": 8, "temperature": 0.0})
     [(_, failure)] = client.run([call])
+    assert isinstance(failure, Failure), failure
     assert failure.kind in ("cut_off", "invalid_answer") and failure.text is not None
 
 
@@ -102,16 +105,18 @@ def test_system_one(served, log):
     }
     [(_, answer)] = client.run([DecisionCall("a", "fever since Monday", questions)])
     assert isinstance(answer, ModelAnswer), answer
-    assert [list(p) for p in answer.probabilities.values()] == [
+    answers = [present(p) for p in present(answer.probabilities).values()]
+    assert [list(p) for p in answers] == [
         ["home", "clinic", "hospital"],
         ["low", "middle", "high"],
         ["yes", "no"],
     ]
-    for p in answer.probabilities.values():
+    for p in answers:
         assert sum(p.values()) == pytest.approx(1) and all(0 < share < 1 for share in p.values())
     assert answer.usage.input_tokens > 0
     # The server's own rule: it answers to a question without options with 422, which is no reason to try again.
     [(_, failure)] = client.run([DecisionCall("b", "fever", {"q": Question("choice", "?", {})})])
+    assert isinstance(failure, Failure), failure
     assert (failure.kind, failure.attempts) == ("http_422", 1)
 
 

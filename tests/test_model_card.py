@@ -70,7 +70,8 @@ def sections(card):
 
 def tables(card):
     """The cells of each table's rows, as an independent parser reads them."""
-    found, row = [], []
+    found: list[list[list[str]]] = []
+    row: list[str] = []
     for token in PARSER.parse(card):
         if token.type == "table_open":
             found.append([])
@@ -84,7 +85,7 @@ def tables(card):
 
 
 def test_the_31_attributes_in_their_nine_groups():
-    groups = {}
+    groups: dict[str, list[int]] = {}
     for attribute in SOURCE_ATTRIBUTES:
         groups.setdefault(attribute.group, []).append(attribute.number)
     assert [len(numbers) for numbers in groups.values()] == [4, 4, 2, 4, 2, 4, 5, 4, 2]
@@ -134,7 +135,7 @@ def test_figures_are_those_of_the_results():
     assert found["external_validity"].startswith("Not assessed") and found["local_validity"].startswith("Not assessed")
     # Of 30 records to be seen by a doctor (i // 2 odd) those with i % 4 == 0 are none, so all misses are over-triage.
     assert "Under-triage was measured: 0.000 (95 % interval 0.000 to 0.000, n = 60)." in found["known_limits"]
-    assert "The label with the least recall: home care, 0.500 of 30 records." in found["known_limits"]
+    assert "The label with the lowest recall: home care, 0.500 of 30 records." in found["known_limits"]
 
 
 def test_slices_stand_under_fairness():
@@ -144,7 +145,7 @@ def test_slices_stand_under_fairness():
     # Even records are female, and half of these are wrong.
     accuracy = table[0].index("Accuracy (higher is better)")
     assert table[1][accuracy].startswith("0.500 (") and table[2][accuracy] == "1.000 (1.000 to 1.000)"
-    assert "- Accuracy by sex: largest gap 0.500, least for female, most for male" in found["test_fairness"]
+    assert "- Accuracy by sex: largest gap 0.500, lowest for female, highest for male" in found["test_fairness"]
     assert "Under-triage by sex" not in found["test_fairness"]  # there is no gap
     assert "- sex: female 30, male 30" in found["training_representativeness"]
     assert "Not assessed beyond this" in found["training_representativeness"]
@@ -164,10 +165,10 @@ def test_small_groups_are_not_published(n, shown):
     found = sections(model_card(MANIFEST, replace(results, slices={"sex": (replace(female, n=n), rest)})))
     (table,) = tables(found["test_fairness"])
     assert ("female" in [row[0] for row in table]) == shown == ("largest gap" in found["test_fairness"])
-    assert ("of fewer than 11 records, and not shown here: 1" in found["test_fairness"]) != shown
+    assert ("of fewer than 11 records, not shown here: 1" in found["test_fairness"]) != shown
     rare = {"home care": {**results.per_label["home care"], "support": n}}
     least = sections(model_card(MANIFEST, replace(results, per_label={**results.per_label, **rare})))["known_limits"]
-    assert ("The label with the least recall: home care" in least) == shown
+    assert ("The label with the lowest recall: home care" in least) == shown
     assert f"female {n if shown else 'fewer than 11'}, male" in found["training_representativeness"]
 
 
@@ -207,10 +208,10 @@ def test_bad_answers_are_refused_all_at_once(tmp_path):
         read_answers(file)
     lines = str(caught.value).splitlines()
     assert lines[0] == f"{file}:" and len(lines) == 5
-    assert lines[1] == "  - there is no source attribute 'fundin'; did you mean 'funding'?"
-    assert "'quux'; keys are developer, funding, " in lines[2]
-    assert lines[3] == "  - intended_use is of type int; expected a text, or leave the key out"
-    assert lines[4] == "  - outcomes is an empty text; expected a text, or leave the key out"
+    assert lines[1] == "  - 'fundin' is not a source attribute; did you mean 'funding'?"
+    assert "'quux' is not a source attribute; keys are developer, funding, " in lines[2]
+    assert lines[3] == "  - intended_use is of type int; expected text, or leave the key out"
+    assert lines[4] == "  - outcomes is empty; expected text, or leave the key out"
     file.write_text("funding")
     with pytest.raises(ConfigError, match="is not valid TOML"):
         read_answers(file)

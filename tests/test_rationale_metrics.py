@@ -121,8 +121,8 @@ def test_consistency_and_sufficiency_by_hand():
     assert statistics.positions.tolist() == [0, 1, 2, 3, 4] and len(statistics.rows) == 2
     assert statistics.notes == (
         "1 of 6 records were not probed and are left out",
-        "1 of 5 predictions have no rationale and are misses",
-        "1 of 5 predictions have no answer and are misses",
+        "1 of 5 predictions have no rationale and count as misses",
+        "1 of 5 predictions have no answer and count as misses",
     )
     assert not any("no answer" in note for note in Sufficiency().statistics(found).notes)
 
@@ -176,7 +176,7 @@ def test_las_with_one_group_is_its_mean(reads, note):
     )
     assert value(Las(), found) == 1 / 2
     assert Las().statistics(found).notes == (
-        f"{note} gives its label away, so the value is the mean of that one group",
+        f"{note} gives its label away, so the value is the mean of that group alone",
     )
 
 

@@ -121,10 +121,10 @@ def test_reading_a_large_file_does_not_take_its_size_in_memory(tmp_path: Path) -
         ({"id": "1", "text": "t", "lable": "yes"}, "unknown key 'lable'"),
         ({"id": "1", "text": "t", "label": 4}, "'label' to be a string"),
         ({"id": "1", "text": "t", "rationales": {"llm": 3}}, "source -> text"),
-        ({"id": "1", "text": "t", "choices": ["a"]}, "1 of the at least 2"),
+        ({"id": "1", "text": "t", "choices": ["a"]}, "needs at least 2 labels, got 1"),
         ({"id": "1", "text": "t", "choices": ["a", "a"]}, "more than once"),
-        ({"id": "1", "text": "half \ud83d"}, "half a character"),
-        ({"id": "1", "text": "t", "meta": {"note": "\udc00"}}, "half a character"),
+        ({"id": "1", "text": "half \ud83d"}, "an unpaired surrogate"),
+        ({"id": "1", "text": "t", "meta": {"note": "\udc00"}}, "an unpaired surrogate"),
     ],
 )
 def test_a_bad_record_is_named(value: object, message: str) -> None:
@@ -167,7 +167,7 @@ def test_a_dataset_is_read_as_written(tmp_path: Path) -> None:
     [
         ({"train": records_of("1", "1")}, "occurs twice"),
         ({"train": records_of("1"), "test": []}, "'test' got no records"),
-        ({"train": [Record("1", "t", "perhaps")]}, "outside its set"),
+        ({"train": [Record("1", "t", "perhaps")]}, "not in its set"),
         ({"train": [Record("1", "t")]}, "no label"),
     ],
 )

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from narrowing import present
 from report_data import HOSTILE, LABELS, MARKUP, SEX, calibrated, data, evaluation, long_cases, report, training_log
 
 from reason2decide.data.predictions import NO_ANSWER, Prediction
@@ -21,6 +22,7 @@ from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import MissingExtraError
 from reason2decide.evaluation.metrics import Examples
 from reason2decide.evaluation.results import MetricValue
+from reason2decide.evaluation.slices import Column
 from reason2decide.report import render_report, write_report_files
 from reason2decide.report.cases import MAX_BARS, CaseViews, marked_parts, pack, select_cases
 from reason2decide.report.evaluation_page import MAX_BYTES, calibration_sentences, largest_confusions
@@ -30,8 +32,8 @@ from reason2decide.report.training_plots import MAX_POINTS, thinned, training_pl
 
 
 def packed_of(html: str) -> dict:
-    stored = re.search(r'<script type="text/plain" id="data">([^<]*)</script>', html)[1]
-    return json.loads(gzip.decompress(base64.b64decode(stored)))
+    stored = present(re.search(r'<script type="text/plain" id="data">([^<]*)</script>', html))
+    return json.loads(gzip.decompress(base64.b64decode(stored[1])))
 
 
 def test_it_shows_the_results_and_is_self_contained():
@@ -48,7 +50,7 @@ def test_only_our_script_may_run():
     html = report(*data())
     (code,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
     hashed = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-    assert re.search(r'Content-Security-Policy" content="([^"]*)"', html)[1] == (
+    assert present(re.search(r'Content-Security-Policy" content="([^"]*)"', html))[1] == (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hashed}'; base-uri 'none'; "
         "form-action 'none'"
     )
@@ -85,7 +87,7 @@ def test_packed_cases_by_hand():
     other = Record("b", "cough", "yes", meta={"sex": "M"})
     predictions = [Prediction("a", "never", {"maybe": 0.25, "never": 0.75}, "Fever."), Prediction("b", NO_ANSWER)]
     own = evaluation([record, other], predictions, LabelSet(("yes", "no")))
-    views = CaseViews(own.examples, (SEX,))
+    views = CaseViews(own.examples, (Column(SEX),))
     value = json.loads(gzip.decompress(base64.b64decode(views.packed(10**6)[0])))
     assert value == {
         "labels": ["yes", "no", "maybe", "never"],
@@ -119,7 +121,7 @@ def test_what_was_not_computed_is_listed_with_its_reason():
     absent, others = notes_of(own)
     assert any("Macro-F1" in titles and reason.startswith("the label set is open") for titles, reason in absent)
     assert [text for titles, text in others if titles == "Accuracy"] == [
-        "all resamples agree, so the interval is a point and understates the doubt"
+        "all resamples agree, so the interval is a point and understates the uncertainty"
     ]
 
 
@@ -127,16 +129,16 @@ def test_numbers_are_rounded_as_their_scale_deserves():
     assert number("accuracy", 0.12345) == "0.123" and number("bleu", 15.06) == "15.1"
     assert number("mcc", -0.5) == "−0.500" and number("accuracy", 0.01, signed=True) == "+0.010"
     assert number("mae", 1.23456) == "1.235" and number("unheard_of", 12.3456) == "12.346"
-    assert metric_view("mae", MetricValue(0.5, 0.4, 0.6, 9)).track is None  # its range has no end
-    assert metric_view("mcc", MetricValue(0.0, -0.5, 0.5, 9)).track == (25, 50, 50)
-    assert metric_view("under_triage", MetricValue(0.1, 0.1, 0.1, 9)).direction == "↓"
+    assert present(metric_view("mae", MetricValue(0.5, 0.4, 0.6, 9))).track is None  # its range has no end
+    assert present(metric_view("mcc", MetricValue(0.0, -0.5, 0.5, 9))).track == (25, 50, 50)
+    assert present(metric_view("under_triage", MetricValue(0.1, 0.1, 0.1, 9))).direction == "↓"
     assert metric_view("accuracy", MetricValue(None, None, None, 0)) is None
 
 
 def test_bleu_is_a_headline_only_where_bertscore_is_missing():
     results = evaluation(*data()).results
     assert [view.name for view in headline(results)] == ["macro_f1", "accuracy", "bleu"]
-    results.metrics["bertscore_f1"] = MetricValue(0.9, 0.8, 1.0, 60)
+    results = replace(results, metrics={**results.metrics, "bertscore_f1": MetricValue(0.9, 0.8, 1.0, 60)})
     assert [view.name for view in headline(results)] == ["macro_f1", "accuracy", "bertscore_f1"]
 
 
@@ -160,7 +162,7 @@ def test_largest_confusions_by_hand():
 def test_calibration_in_words():
     sentences = calibration_sentences(calibrated().results)
     assert "temperature of 2.00" in sentences[0]
-    assert "less confident than 60.0 %" in sentences[1] and "Here those are 0.0 % (0.0 to 0.0 %)" in sentences[1]
+    assert "confidence below 60.0 %" in sentences[1] and "Here it defers 0.0 % (0.0 to 0.0 %)" in sentences[1]
     assert "25.0 % (" in sentences[1]  # every fourth is wrong
     assert calibration_sentences(evaluation(*data()).results)[0].startswith("Nothing was fitted")
 
@@ -229,7 +231,7 @@ def test_where_cases_do_not_fit_fewer_are_taken_and_the_page_says_so():
     html = report(records, predictions, LabelSet(("a", "b")), source=None)
     ids = packed_of(html)["columns"]["id"]
     assert 0.9 * MAX_BYTES < len(html.encode()) <= MAX_BYTES and 200 < len(ids) < 400
-    assert f"{len(ids)} of 400 records are here" in html
+    assert f"it contains {len(ids)} of 400 records" in html
     assert sum(int(id_) % 2 for id_ in ids) == len(ids) // 2  # half of them wrong, by the same rule
 
 

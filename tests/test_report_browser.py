@@ -49,7 +49,7 @@ def opened(browser, tmp_path):
     return opened
 
 
-def hand_made():
+def hand_made() -> tuple[list[Record], list[Prediction], LabelSet]:
     """Six cases: one wrong, one without an answer, each with words and a confidence of its own."""
     rows = [
         ("a1", "Fever since Monday", "home care", "home care", 0.9, "F"),
@@ -66,7 +66,7 @@ def hand_made():
         Prediction(
             id_,
             predicted,
-            p and {label: p if label == predicted else (1 - p) / 2 for label in LABELS},
+            None if p is None else {label: p if label == predicted else (1 - p) / 2 for label in LABELS},
             f"Because of {text.split()[0].lower()}." if predicted else None,
         )
         for id_, text, _, predicted, p, _ in rows
@@ -105,7 +105,7 @@ def test_filters_find_what_they_should(opened):
         page.get_by_label("Order").select_option("unsure")
         assert ids(page) == ["a6", "a3", "a4"]
         page.get_by_label("Confidence from").fill("99")
-        assert ids(page) == [] and page.locator("#found").inner_text() == "No case fits. Clear a filter to see more."
+        assert ids(page) == [] and page.locator("#found").inner_text() == "No case matches. Clear a filter to see more."
 
 
 def test_search_reads_texts_rationales_labels_and_ids(opened):

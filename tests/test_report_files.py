@@ -12,6 +12,7 @@ from importlib import resources
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from narrowing import present
 from report_data import LABELS, MARKUP, calibrated, comparison, data, evaluation, training_log
 
 from reason2decide.data.predictions import Prediction
@@ -96,7 +97,7 @@ def test_latex_prints_the_text_and_nothing_else(text):
 def test_tables_of_hostile_names_have_one_line_a_row():
     records = [Record(str(i), "t", f"a&b\\\\\n{i % 2}", {}, meta={"x/y": "p & q"}) for i in range(20)]
     labels = LabelSet(("a&b\\\\\n0", "a&b\\\\\n1"))
-    own = evaluation(records, [Prediction(r.id, r.label) for r in records], labels, None, slices=("x/y",))
+    own = evaluation(records, [Prediction(r.id, present(r.label)) for r in records], labels, None, slices=("x/y",))
     for table in evaluation_tables(own.results):
         rows = table.latex().split("\\midrule\n")[1].split("\\bottomrule")[0].splitlines()
         assert len(rows) == len(table.rows)

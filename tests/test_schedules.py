@@ -47,9 +47,10 @@ def test_limit_cases() -> None:
     st.integers(0, 5_000),
 )
 def test_schedules_rise_and_stay_in_bounds(step: int, cap: float, warmup: int, ramp: int) -> None:
-    settings = {"cap": cap, "warmup_steps": warmup, "ramp_steps": ramp}
-    now, later = (sampling_probability_at(at, **settings) for at in (step, step + 1))
-    assert 0 <= now <= later <= cap
+    def pi(step: int) -> float:
+        return sampling_probability_at(step, cap=cap, warmup_steps=warmup, ramp_steps=ramp)
+
+    assert 0 <= pi(step) <= pi(step + 1) <= cap
     assert 0 <= alpha_at(step, alpha=cap, warmup_steps=warmup) <= alpha_at(step + 1, alpha=cap, warmup_steps=warmup)
 
 

@@ -5,7 +5,7 @@ import logging
 import re
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def client(app: FastAPI) -> Iterator[TestClient]:
         yield client
 
 
-def post(client: TestClient, path: str, body: Any, status: int = 200, **headers: str) -> Any:
+def post(client: TestClient, path: str, body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Any:
     response = client.post(path, json=body, headers=headers)
     assert response.status_code == status, response.text
     return response.json()
@@ -160,7 +160,7 @@ def choices() -> dict[str, Any]:
 
 
 def test_the_rationale_by_header(client: TestClient) -> None:
-    reply = post(client, "/v1/systemone", systemone(), **{"X-Decision-Include": "rationale, deferral"})
+    reply = post(client, "/v1/systemone", systemone(), headers={"X-Decision-Include": "rationale, deferral"})
     assert {"rationale", "deferred"} <= set(reply["answers"]["disposition"])
 
 

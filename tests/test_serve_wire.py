@@ -14,7 +14,7 @@ from transformers.decision.template_utils import Question
 from reason2decide.data.records import LabelSet
 from reason2decide.serve.answers import choice_confidence, score_confidence, score_of
 from reason2decide.serve.questions import Asked, Wanted, decisions_asked, systemone_asked, wanted
-from reason2decide.serve.replies import Failure, error_body
+from reason2decide.serve.replies import Fault, error_body
 from reason2decide.serve.served_model import Decision
 from reason2decide.serve.wire import DecisionsRequest, InputItem, Refused, SystemOneRequest, input_text, state_text
 
@@ -28,12 +28,12 @@ distributions = st.lists(st.floats(0.001, 1), min_size=1, max_size=8).map(
 
 
 def systemone(question: dict[str, Any], labels: LabelSet) -> Asked:
-    request = SystemOneRequest(model="m", state=TEXT, questions={"q": question})  # type: ignore[dict-item]
+    request = SystemOneRequest(model="m", state=TEXT, questions={"q": question})
     return systemone_asked(request, labels)[0]
 
 
 def decisions(question: dict[str, Any], labels: LabelSet) -> Asked:
-    request = DecisionsRequest(model="m", input=TEXT, questions=[question])  # type: ignore[list-item]
+    request = DecisionsRequest(model="m", input=TEXT, questions=[question])
     return decisions_asked(request, labels)[0]
 
 
@@ -66,7 +66,7 @@ def test_confidence_is_what_transformers_computes(probabilities: list[float]) ->
     options = [str(level) for level in range(len(probabilities))]
     ours = {"choice": choice_confidence(probabilities), "score": score_confidence(probabilities)}
     for kind, confidence in ours.items():
-        theirs = Question("q", kind, None, options, options, options).answer(probabilities)  # type: ignore[arg-type]
+        theirs = Question("q", kind, None, options, options, options).answer(probabilities)
         assert confidence == pytest.approx(theirs["confidence"], abs=1e-9)
     assert score_of(probabilities) == pytest.approx(theirs["score"])
 
@@ -122,7 +122,7 @@ def test_score_over_the_labels_in_their_order_or_the_reverse(order: int) -> None
 
 
 def test_score_needs_an_order() -> None:
-    question = {"type": "score", "criteria": list(TRIAGE.values)}
+    question: dict[str, Any] = {"type": "score", "criteria": list(TRIAGE.values)}
     assert "no order" in str(refusal(systemone, question, NOMINAL))
     question["criteria"] = [HOME, AMBULANCE, DOCTOR]
     assert "in their order" in str(refusal(systemone, question, TRIAGE))
@@ -267,7 +267,7 @@ def test_images_are_refused() -> None:
 
 def test_errors_have_the_form_of_their_interface() -> None:
     where = ("body", "questions", 0, "levels")
-    wrong, busy = Failure(422, "words", "value_error", where), Failure(503, "words")
+    wrong, busy = Fault(422, "words", "value_error", where), Fault(503, "words")
     assert error_body("/v1/decisions", [wrong, wrong])["error"] == {
         "message": "words", "type": "invalid_request_error", "param": "questions.0.levels", "code": "value_error"
     }  # fmt: skip

@@ -63,12 +63,12 @@ def test_slices_of_numbers_are_a_partition(values):
 @pytest.mark.parametrize(
     ("values", "text", "message"),
     [
-        (["a"], "ward", "no record has a column 'ward'.*there are column, length"),
-        ([["a"]], "column", "holds lists or objects"),
-        (["a"], "column:3", "holds words, so it has no bands"),
+        (["a"], "ward", "no record has a column 'ward'.*choose from column, length"),
+        ([["a"]], "column", "contains lists or objects"),
+        (["a"], "column:3", "contains words, so it has no bands"),
         ([1], "column:3,x", "with numbers"),
-        ([1], "column:3,2", "must rise"),
-        ([1], "column:nan", "must rise"),
+        ([1], "column:3,2", "must increase"),
+        ([1], "column:nan", "must increase"),
     ],
 )
 def test_what_cannot_be_sliced_is_refused(values, text, message):

@@ -101,7 +101,7 @@ def test_what_is_left_out_is_said_and_why(tmp_path: Path) -> None:
         "left out 2 questions: of type 'list', not 'yesno'",
         "left out 1 questions: of type 'factoid', not 'yesno'",
         "left out 2 questions: without an exact answer 'yes' or 'no'",
-        "left out 1 questions: the same id came before",
+        "left out 1 questions: their id occurs earlier",
     ):
         assert note in said
     found = records(tmp_path / "d")
@@ -113,9 +113,9 @@ def test_what_is_left_out_is_said_and_why(tmp_path: Path) -> None:
     [
         ("", "is empty"),
         ('{"questions": [\n{]}', "line 2: not valid JSON"),
-        ('{"data": []}', "is no BioASQ Task B file"),
-        ("[]", "is no BioASQ Task B file"),
-        ('{"questions": []}', "no questions at all"),
+        ('{"data": []}', "is not a BioASQ Task B file"),
+        ("[]", "is not a BioASQ Task B file"),
+        ('{"questions": []}', "no questions found"),
         ('{"questions": [{"type": "list"}]}', "1 of type 'list'"),
         ('{"questions": [3]}', "question 1: expected a JSON object"),
         (json.dumps({"questions": [question(1, body=" ")]}), "question 1: the question's 'body' is empty"),

@@ -81,7 +81,7 @@ def test_test_ids_are_the_test_split_and_files_can_be_joined(tmp_path: Path) -> 
     (tmp_path / "ids.json").write_text(json.dumps(["0", "7777"]))
     message = r2d(one, "--test-ids", tmp_path / "ids.json", "--out", tmp_path / "e", ok=False)
     assert "1 of the 2 test ids" in message and "'7777'" in message
-    assert "occurs already" in r2d(one, one, "--out", tmp_path / "e", ok=False)
+    assert "already occurs" in r2d(one, one, "--out", tmp_path / "e", ok=False)
 
 
 def test_questions_without_a_decision_become_plain_records(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_questions_without_a_decision_become_plain_records(tmp_path: Path) -> No
     assert "20 questions without a final_decision were left out" in r2d(mixed, "--out", tmp_path / "d")
     r2d(mixed, "--out", tmp_path / "e", "--unlabelled-out", tmp_path / "m.jsonl")
     assert len(JsonlRecords(tmp_path / "m.jsonl")) == 20
-    assert "exists already" in r2d(mixed, "--out", tmp_path / "f", "--unlabelled-out", tmp_path / "m.jsonl", ok=False)
+    assert "already exists" in r2d(mixed, "--out", tmp_path / "f", "--unlabelled-out", tmp_path / "m.jsonl", ok=False)
     message = r2d(write(tmp_path / "y.json", ["yes"]), "--unlabelled-out", tmp_path / "y.jsonl", ok=False)
     assert "every question has a final_decision" in message
     assert "nothing to write" in r2d(mixed, ok=False)
@@ -104,7 +104,7 @@ def test_questions_without_a_decision_become_plain_records(tmp_path: Path) -> No
     ("content", "message"),
     [
         ("", "is empty"),
-        ("[1]", "is no PubMedQA file"),
+        ("[1]", "is not a PubMedQA file"),
         ("{}", "none of the 0 questions"),
         ('{"1": {"QUESTION": "q",\n "CONTEXTS": [}}', "line 2: not valid JSON"),
         ('{"1": {"QUESTION": "q"},\n\n "2": {"QUES', "line 3: not valid JSON"),

@@ -148,7 +148,7 @@ def test_formats_give_the_same_records(tmp_path: Path) -> None:
     from pyarrow import parquet
 
     rows = [{"q": f"is {i}, or\nnot?", "s": i % 3, "why": f"{i}" if i % 2 else None} for i in range(40)]
-    quoted = [["q", "s", "why"], *([f'"{row["q"]}"', str(row["s"]), row["why"] or ""] for row in rows)]
+    quoted = [["q", "s", "why"], *([f'"{row["q"]}"', str(row["s"]), str(row["why"] or "")] for row in rows)]
     table(tmp_path / "in.csv", quoted)
     table(tmp_path / "in.tsv", quoted, "\t")
     table(tmp_path / "semicolon.CSV", quoted, ";")
@@ -268,7 +268,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
         (b"\n\n", "", "is empty"),
         (b"text,label\n", "", "no records"),
         (b"note,label\na,b\n", "", "no column 'text'; it has 'note', 'label'"),
-        (b"text;label\na;b\n", "", "is the delimiter ';'"),
+        (b"text;label\na;b\n", "", "if the delimiter is ';', give --delimiter"),
         (b"text,label\na,yes\n  ,no\n", "", r"row 2 \(line 3\): the text is empty"),
         (b"text,label\na,yes\nb,\n", "", r"row 2 \(line 3\): the label is empty"),
         (b"text,label\na,yes\nb,no,maybe\n", "", r"row 2 \(line 3\): 3 cells, but the header has 2"),
@@ -276,12 +276,12 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
         (b"text,text,label\na,b,yes\n", "", "two columns named 'text'"),
         (b"text,label\na,yes\nb,yes\nc,yes\n", "", "all 3 records have the label 'yes'"),
         (b"text,label\na,yes\nb,no\nc,yes\n", "", "split 'validation' got none|split 'test' got none"),
-        (b"text,label,n\na,yes,1\nb,no,1\n", "--id n", r"row 2 .*the id '1' occurs already in .*row 1"),
+        (b"text,label,n\na,yes,1\nb,no,1\n", "--id n", r"row 2 .*the id '1' already occurs in .*row 1"),
         (b"text,label,n\na,yes,1\nb,no,\n", "--id n", r"row 2 .*the id is empty"),
         (
             b"text,label\na,yes\nb,perhaps\n",
             "--labels yes,no",
-            r"row 2 .*'perhaps' is outside the declared set 'yes', 'no'",
+            r"row 2 .*'perhaps' is not in the declared set 'yes', 'no'",
         ),
         (b"text,label\na,yes\n", "--labels yes,yes", "more than once"),
         (b"text,label\na,yes\n", "--labels yes,no --urgent first", "not ordinal"),
@@ -292,11 +292,11 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
         (b"text,label\na,yes\n", "--rationale a=text --rationale a=label", "names the source 'a' twice"),
         (b"text,label\na,yes\n", "--meta age", "no column 'age'"),
         (b"text,label\na,yes\n", "--choices-in-text", r"row 1 .*no choices in the text"),
-        (b"text,label,c\na,yes,x|y\n", "--choices c", r"row 1 .*'yes' is none of the choices 'x', 'y'"),
+        (b"text,label,c\na,yes,x|y\n", "--choices c", r"row 1 .*'yes' is not one of the choices 'x', 'y'"),
         (b'text,label,c\na,yes,"[1]"\n', "--choices c", r"expected a list of strings"),
         (b"text,label,c\na,yes,yes\n", "--choices c", r"row 1 .*at least 2 labels"),
         (b"text,label,c\na,yes,x|y\n", "--choices c --labels yes,no", "give one of the two"),
-        (b"text,label,p\na,yes,train\nb,no,holdout\n", "--split-column p", r"holds 'holdout' \(1\); expected train"),
+        (b"text,label,p\na,yes,train\nb,no,holdout\n", "--split-column p", r"contains 'holdout' \(1\); expected train"),
         (b"text,label,p\na,yes,train\nb,no,dev\n", "--split-column p", "no record in test"),
         (b"text,label,p\na,yes,train\n", "--split-column p --split 0.8,0.1,0.1", "give one of the two"),
         (b"text,label\na,yes\n", "--split 0.8,0.1,0.2", "sum to 1"),
@@ -321,8 +321,8 @@ def test_bad_tables_are_named_and_leave_nothing(tmp_path: Path, content: bytes, 
         ("in.jsonl", b'{"text": "a", "label": "b"}\n[1]\n', "line 2: expected a JSON object, got list"),
         ("in.jsonl", b'{"text": "a", "label": null}\n', "line 1: the label is empty"),
         ("in.jsonl", b'{"text": "a", "label": "b"}\n{"text": "a"}\n', "line 2: the label is empty"),
-        ("in.jsonl", b'{"text": ["a"], "label": "b"}\n', "line 1: 'text' holds a list; expected text"),
-        ("in.jsonl", b'{"text": "\\ud83d", "label": "b"}\n', "half a character"),
+        ("in.jsonl", b'{"text": ["a"], "label": "b"}\n', "line 1: 'text' contains a list; expected text"),
+        ("in.jsonl", b'{"text": "\\ud83d", "label": "b"}\n', "an unpaired surrogate"),
         ("in.parquet", b"not parquet", "is not a Parquet file"),
         ("in.xlsx", b"PK", "extension '.xlsx'; expected .csv, .tsv, .jsonl or .parquet"),
     ],
@@ -339,7 +339,7 @@ def test_paths_and_options_that_cannot_be_used(tmp_path: Path) -> None:
     assert "is a folder" in r2d(tmp_path, "--out", tmp_path / "d", *columns, ok=False)
     source = table(tmp_path / "in.csv", cases())
     assert "needs --text and --label" in r2d(source, "--out", tmp_path / "d", "--text", "text", ok=False)
-    assert "which columns" in r2d(source, "--out", tmp_path / "d", ok=False)
+    assert "lacks the default columns" in r2d(source, "--out", tmp_path / "d", ok=False)
     r2d(source, "--out", tmp_path / "d", *columns)
     assert "--force" in r2d(source, "--out", tmp_path / "d", *columns, ok=False)
     assert "cannot create" in r2d(source, "--out", source / "d", *columns, ok=False)

@@ -125,11 +125,11 @@ def test_noise_changes_labels_alone(tmp_path: Path) -> None:
 
 
 def test_dataset_says_what_it_is(dataset: DatasetFolder) -> None:
-    assert dataset.info.name == "triage-simulator"
+    assert dataset.info.name == "synthetic-calls"
     assert dataset.info.labels.ordinal and dataset.info.labels.urgent == "last"
     assert dataset.info.rationale_sources == ("llm", "nurse", "nurse_refined")
     assert dataset.info.provenance["notice"] == SYNTHETIC_NOTICE
-    assert "no clinical advice" in SYNTHETIC_NOTICE
+    assert "not clinical advice" in SYNTHETIC_NOTICE
     dataset.verify()
 
 
@@ -184,7 +184,7 @@ def test_the_note_states_what_the_rationale_says(records: dict[str, list[Record]
                 assert stated(RULES.risks[id].phrases, record.text)
             assert (kind if kind in ("severe", "mild") else fact["text"]) in llm
         assert RULES.rationale["urgency"][RULES.labels.index(str(record.label))] in llm
-        assert record.label not in llm
+        assert record.label is not None and record.label not in llm
 
 
 def test_nurse_says_no_more_than_the_facts(records: dict[str, list[Record]]) -> None:

@@ -147,14 +147,14 @@ def test_run_folder_holds_what_repeats_it(dataset: DatasetFolder, tmp_path: Path
     assert started["dataset"]["sha256"] == dict(dataset.hashes)
     assert {"torch", "transformers", "reason2decide"} <= set(started["versions"])
     assert read_manifest(bundle).dataset["sha256"] == dict(dataset.hashes)
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         run(dataset, tmp_path / "run", steps=2)
 
 
 @pytest.mark.parametrize(
     ("change", "error", "expected"),
     [
-        ({"rationale_source": "nurse"}, DataError, "nobody wrote rationales of source 'nurse'"),
+        ({"rationale_source": "nurse"}, DataError, "has no rationales of source 'nurse'"),
         ({"base": "no/such/folder"}, BaseModelError, "not a folder"),
         ({"base": "nobody/nothing"}, BaseModelError, "neither a folder here nor reachable"),
         ({"dataset": "no-dataset"}, DataError, "not a folder"),

@@ -30,6 +30,7 @@ def write_toy(folder: Path) -> DatasetFolder:
 
 
 def settings(dataset: DatasetFolder, /, **changes: Any) -> dict[str, Any]:
+    """A configuration of four steps a stage; validation and checkpoint come at a stage's end only, to be quick."""
     return {
         "method": "r2d",
         "base": "tiny",
@@ -38,6 +39,7 @@ def settings(dataset: DatasetFolder, /, **changes: Any) -> dict[str, Any]:
         "steps": 4,
         "batch_size": 8,
         "learning_rate": 1e-3,
+        "evaluate_every": 1000,
         "lengths": {"input": 64, "rationale": 24, "label": 32},
         **changes,
     }

@@ -1,4 +1,4 @@
-"""What the program says while it works: bars where there is a terminal, plain lines where there is none."""
+"""Messages and progress: bars in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
-PLAIN_EVERY_SECONDS = 10.0  # ours: often enough to see that it lives, rare enough for a log file
+PLAIN_EVERY_SECONDS = 10.0  # ours: often enough to show activity, rare enough for a log file
 
 stderr = Console(stderr=True, highlight=False)
 
@@ -44,7 +44,7 @@ def warn(message: str) -> None:
 class ProgressBar:
     """A bar with rate and time left in a terminal, a plain line every ten seconds elsewhere, nothing when quiet.
 
-    `done` units were done before: they are shown as done, and neither rate nor time left counts them.
+    `done` units were finished earlier: they are shown as done, but do not count towards rate and time left.
     """
 
     def __init__(self, description: str, total: int | None, unit: str = "records", done: int = 0) -> None:

@@ -1,7 +1,7 @@
 """One exception tree. Every message says what came, what was expected and what to do.
 
-A `UserError` is the caller's to mend: the command line prints it without a traceback and exits with code 2.
-Our own mistakes are assertions, never these.
+A `UserError` is for the caller to fix: the command line prints it without a traceback and exits with code 2.
+Bugs in this package are assertion errors, never one of these.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class UserError(Reason2DecideError):
 
 
 class DataError(UserError):
-    """A record, a dataset folder or a file to import is not as it must be."""
+    """A record, a dataset folder or a file to import is invalid."""
 
 
 class ConfigError(UserError):
@@ -33,15 +33,15 @@ class BaseModelError(UserError):
 
 
 class DivergedError(UserError):
-    """A loss became infinite or not a number: the settings ask for too large steps."""
+    """A loss became infinite or NaN: the settings make the steps too large."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint is missing, damaged, or of another run."""
+    """A checkpoint is missing, damaged, or belongs to another run."""
 
 
 class Interrupted(Reason2DecideError):
-    """Training was asked to stop by a signal, and lost nothing."""
+    """A signal asked training to stop; nothing was lost."""
 
     def __init__(self, signal_number: int, where: str) -> None:
         super().__init__(f"interrupted; {where}")
@@ -49,11 +49,11 @@ class Interrupted(Reason2DecideError):
 
 
 class BundleError(UserError):
-    """A model bundle is missing, altered, of another version or not ours."""
+    """A model bundle is missing, altered, from another version, or not a bundle."""
 
 
 class OutputError(UserError):
-    """An output path exists already or cannot be written."""
+    """An output path already exists or cannot be written."""
 
 
 class MissingExtraError(UserError):
@@ -67,14 +67,14 @@ class MissingExtraError(UserError):
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
-    """What to tell of a key that a file may not have: the nearest valid one, or all of them."""
+    """Describe an unknown key of a file: suggest the nearest valid key, or list them all."""
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"keys are {', '.join(known)}"
     return f"there is no key {key!r}; {hint}"
 
 
 def require(module: str, extra: str, needed_by: str = "this") -> ModuleType:
-    """Import and return `module`, or raise `MissingExtraError` naming who needs it and the extra that brings it."""
+    """Import and return `module`, or raise `MissingExtraError` naming who needs it and the extra that provides it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -84,4 +84,4 @@ def require(module: str, extra: str, needed_by: str = "this") -> ModuleType:
 
 
 class NotComputed(Reason2DecideError):
-    """A metric has no value on these examples; the message is the reason, told to the reader in the results."""
+    """A metric has no value on these examples; the message is the reason, shown in the results."""

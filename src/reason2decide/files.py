@@ -1,4 +1,4 @@
-"""Writing that is never half done: a folder or file appears at its final place complete, or not at all."""
+"""Atomic writing: a folder or file appears at its final path complete, or not at all."""
 
 from __future__ import annotations
 
@@ -24,41 +24,41 @@ def sha256_file(path: Path) -> str:
 
 
 def require_absent(out: Path, marker: str | None = None, *, force: bool = False) -> None:
-    """Raise `OutputError` if `out` exists, is no empty folder and may not be replaced.
+    """Raise `OutputError` if `out` exists, is not an empty folder and may not be replaced.
 
-    With `force` it may, but a folder only if it holds `marker`, the file by which this kind of output is known: a
+    With `force` it may, but a folder only if it contains `marker`, the file that identifies this kind of output: a
     mistyped --out must not delete somebody's work.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not force:
-        raise OutputError(f"the output {out} exists already; give another path, or --force to replace it")
+        raise OutputError(f"the output {out} already exists; give another path, or --force to replace it")
     if marker is not None and not (out / marker).exists():
-        raise OutputError(f"{out} is not what this command makes (it has no {marker}), so --force will not delete it")
+        raise OutputError(f"{out} was not written by this command (it has no {marker}), so --force will not delete it")
 
 
 def means_full_disk(error: BaseException) -> bool:
-    """Whether an error says that there is no room: on the disk, in the user's quota, or for a larger file."""
+    """Whether an error means that space ran out: on the disk, in the user's quota, or in a file of limited size."""
     if isinstance(error, OSError) and error.errno in FULL:
         return True
-    # safetensors and torch write from compiled code and raise errors of their own.
+    # safetensors and torch write from compiled code and raise their own errors.
     return any(sign in str(error) for sign in ("No space left on device", "StorageFull", "File too large"))
 
 
 def _cannot_create(out: Path, error: OSError) -> OSError | OutputError:
     if error.errno in FULL:
-        return error  # a full disk has a message of its own
+        return error  # a full disk has its own message
     return OutputError(f"cannot create {out}: {error.strerror}: {error.filename}")
 
 
 @contextlib.contextmanager
 def new_folder(out: Path, marker: str, *, force: bool = False) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `out`; on success rename it to `out`, on failure remove it.
+    """Yield an empty temporary folder next to `out`; on success rename it to `out`, on failure remove it.
 
-    What `out` holds is replaced (see `require_absent`) only once the new folder is complete.
+    An existing `out` is replaced (see `require_absent`) only once the new folder is complete.
 
     Raises:
-        OutputError: as `require_absent`, or the folder cannot be made.
+        OutputError: as `require_absent`, or the folder cannot be created.
     """
     require_absent(out, marker, force=force)
     try:
@@ -69,7 +69,7 @@ def new_folder(out: Path, marker: str, *, force: bool = False) -> Iterator[Path]
     try:
         yield partial
         partial.chmod(0o755)
-        _sync(partial)  # else a power cut could leave the name without the content
+        _sync(partial)  # otherwise a power cut could leave the name without the content
         if out.exists():
             discarded = Path(tempfile.mkdtemp(prefix=f".{out.name}.replaced-", dir=out.parent))
             out.rename(discarded / out.name)
@@ -84,7 +84,7 @@ def new_folder(out: Path, marker: str, *, force: bool = False) -> Iterator[Path]
 
 
 def _sync(folder: Path) -> None:
-    """Wait until everything in a folder is on the disk."""
+    """Flush everything in a folder to the disk."""
     for path in [*folder.rglob("*"), folder]:
         _sync_entry(path)
 
@@ -98,7 +98,7 @@ def _sync_entry(path: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or a copy where the file system has no such thing; neither may be changed after."""
+    """Hard-link a file, or copy it if the file system has no hard links; neither may be changed afterwards."""
     try:
         os.link(source, target)
     except OSError:
@@ -106,7 +106,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder so that its name never stands for half of it."""
+    """Remove a folder, which is renamed first so that its name never refers to half of it."""
     if folder.exists():
         discarded = Path(tempfile.mkdtemp(prefix=f".{folder.name}.removed-", dir=folder.parent))
         folder.rename(discarded / folder.name)
@@ -114,8 +114,8 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files and folders that a killed program left in a folder that only we write to."""
-    # The last are safetensors' own: it writes a file of that name beside the one it is told to.
+    """Remove temporary files and folders of a killed program from a folder that only this program writes to."""
+    # The last pattern is from safetensors, which writes a temporary file next to its target.
     for pattern in (".*.partial-*", ".*.replaced-*", ".*.removed-*", ".tmp??????"):
         for path in folder.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -123,10 +123,10 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, problem: str) -> Iterator[None]:
-    """Hold the lock file `path` for this process, which loses it however it ends.
+    """Hold the lock file `path` for this process; it is released however the process ends.
 
     Raises:
-        OutputError: another process holds it; the message is `problem` and who.
+        OutputError: another process holds it; the message is `problem` and that process.
     """
     import fcntl  # absent on Windows, where everything but training works
 
@@ -144,10 +144,10 @@ def locked(path: Path, problem: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def new_file(out: Path, *, force: bool = False) -> Iterator[Path]:
-    """Yield the path of a temporary file beside `out`; on success move it to `out`, on failure remove it.
+    """Yield the path of a temporary file next to `out`; on success move it to `out`, on failure remove it.
 
     Raises:
-        OutputError: `out` exists and `force` is false, or its parent cannot be made.
+        OutputError: `out` exists and `force` is false, or its parent cannot be created.
     """
     require_absent(out, force=force)
     if out.is_dir():

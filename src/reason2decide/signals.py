@@ -1,4 +1,4 @@
-"""Signals that ask a training to stop: it finishes its step, saves and says how to go on."""
+"""Signals that ask training to stop: it finishes its step, saves, and says how to resume."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ ASKED_TO_STOP = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """Within this context Ctrl-C and SIGTERM are remembered rather than obeyed; the second one is obeyed."""
+    """Within this context the first Ctrl-C or SIGTERM is only recorded; a second one takes effect."""
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
             for number in ASKED_TO_STOP:
                 self._before[number] = signal.signal(number, self._remember)
         return self

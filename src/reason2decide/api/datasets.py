@@ -17,14 +17,14 @@ from reason2decide.data.sources.table import Columns, import_rows
 from reason2decide.errors import DataError, require
 from reason2decide.files import new_folder
 
-SPLIT_COLUMN = "__split__"  # where the splits of a `DatasetDict` go on their way
+SPLIT_COLUMN = "__split__"  # temporary column for the splits of a `DatasetDict`
 
 
 class Dataset:
     """A dataset: labelled records in the splits train, validation and test.
 
-    `Dataset("data")` opens a folder that `r2d data import` wrote. One made from memory stands in a private temporary
-    folder, which goes with the object: `save` keeps it.
+    `Dataset("data")` opens a folder that `r2d data import` wrote. One made from memory is in a private temporary
+    folder, which is deleted with the object: `save` keeps it.
 
     Raises:
         DataError: the folder is not a dataset.
@@ -52,21 +52,21 @@ class Dataset:
         seed: int = 0,
         name: str = "rows",
     ) -> Dataset:
-        """From a list of dicts. All other `from_` methods take the same arguments.
+        """Make a dataset from a list of dicts. All other `from_` methods take the same arguments.
 
         Args:
-            text: the column to decide on, or several, which are joined with their names before them.
-            label: the column of gold labels.
+            text: column to decide on, or several, which are joined, each after its name.
+            label: column of gold labels.
             rationales: source -> its column, as in {"nurse": "reason"}.
-            id: column of unique ids; None makes ids of the texts.
-            group: column of what is never divided between splits, such as the patient.
+            id: column of unique ids; None derives ids from the texts.
+            group: column whose values are never divided between splits, such as the patient.
             choices: column of each record's own choices: a list, or "a|b|c".
             split: column with train, validation or test; None divides by `shares`.
-            meta: columns to keep, to slice results by.
-            labels: the label set in order; None takes those found, sorted. A `LabelSet` says if they are ordinal.
-            shares: of train, validation and test.
-            seed: of the division into splits.
-            name: what the dataset is called in results.
+            meta: further columns to keep, for slicing results.
+            labels: the label set in order; None takes those found, sorted. A `LabelSet` says whether they are ordinal.
+            shares: shares of train, validation and test.
+            seed: seed of the division into splits.
+            name: name of the dataset in results.
 
         Raises:
             DataError: a column is missing, or a row cannot be used; the message names it.
@@ -102,7 +102,7 @@ class Dataset:
 
     @classmethod
     def from_pandas(cls, frame: Any, *, name: str = "frame", **columns: Any) -> Dataset:
-        """From a `pandas.DataFrame`; the arguments are those of `from_list`. NaN and None are empty cells.
+        """Make a dataset from a `pandas.DataFrame`; arguments as `from_list`. NaN and None are empty cells.
 
         Example:
             >>> import pandas, reason2decide as r2d
@@ -115,7 +115,7 @@ class Dataset:
 
     @classmethod
     def from_datasets(cls, dataset: Any, *, name: str = "dataset", **columns: Any) -> Dataset:
-        """From a `datasets.Dataset`, or a `DatasetDict` whose keys are the splits; arguments as `from_list`.
+        """Make a dataset from a `datasets.Dataset`, or a `DatasetDict` of splits; arguments as `from_list`.
 
         Example:
             >>> import datasets, reason2decide as r2d
@@ -130,7 +130,7 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """What the dataset is called in results."""
+        """The name of the dataset in results."""
         return self.folder.info.name
 
     @property
@@ -140,7 +140,7 @@ class Dataset:
 
     @property
     def is_temporary(self) -> bool:
-        """Whether the folder goes with this object."""
+        """Whether the folder is deleted with this object."""
         return self._temporary is not None
 
     @property
@@ -158,11 +158,11 @@ class Dataset:
         return self.folder.split(split)
 
     def check(self) -> CheckReport:
-        """What in the data would make a result invalid, as `r2d data check` finds it."""
+        """Find what in the data would make a result invalid, as `r2d data check` does."""
         return check_dataset(self.path)
 
     def save(self, path: str | Path, *, force: bool = False) -> Dataset:
-        """Copy the dataset to a folder that stays, and return the dataset there.
+        """Copy the dataset to a permanent folder, and return the dataset there.
 
         Raises:
             OutputError: the folder exists and `force` is false.
@@ -173,7 +173,7 @@ class Dataset:
         return Dataset(path)
 
     def to_list(self, split: str | None = None) -> list[dict[str, Any]]:
-        """A dict a record, of one split or of all with their `split`: id, text, label, rationale_SOURCE, meta columns.
+        """A dict per record, of one split or of all: id, text, label, rationale_SOURCE, meta columns, split.
 
         Example:
             >>> import reason2decide as r2d
@@ -212,7 +212,7 @@ class Dataset:
 
 
 def folder_of(dataset: Dataset | str | Path) -> DatasetFolder:
-    """The folder of a dataset that is given as an object or by its path."""
+    """The folder of a dataset, given as an object or by its path."""
     return dataset.folder if isinstance(dataset, Dataset) else DatasetFolder.open(dataset)
 
 

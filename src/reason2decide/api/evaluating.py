@@ -24,8 +24,8 @@ from reason2decide.workflows.evaluate import Decisions, decide_split, decided_el
 class EvaluationResults:
     """Every metric of a system on a split with its 95 % interval.
 
-    A metric is an attribute (`results.macro_f1.value`, `.low`, `.high`, `.n`); `results` holds all else that
-    `results.json` does: confusion matrix, slices, curves, notes, the signature.
+    A metric is an attribute (`results.macro_f1.value`, `.low`, `.high`, `.n`); `results` has all else that
+    `results.json` has: confusion matrix, slices, curves, notes, the signature.
     """
 
     def __init__(self, evaluation: Evaluation, decisions: Decisions) -> None:
@@ -33,7 +33,7 @@ class EvaluationResults:
 
     @property
     def results(self) -> Results:
-        """All that was found, as data."""
+        """All results, as data."""
         return self._evaluation.results
 
     @property
@@ -43,12 +43,12 @@ class EvaluationResults:
 
     @property
     def system(self) -> System:
-        """What comparisons are made of."""
-        own = self._evaluation
-        return System(own.results.system, (own.results,), (own.statistics,), own.group_of)
+        """The system, as comparisons take it."""
+        evaluation, results = self._evaluation, self.results
+        return System(results.system, (results,), (evaluation.statistics,), evaluation.group_of)
 
     def renamed(self, name: str) -> EvaluationResults:
-        """The same results of a system by another name, for comparisons."""
+        """The same results under another name, for comparisons."""
         results = replace(self.results, system=name)
         return EvaluationResults(replace(self._evaluation, results=results), replace(self._decisions, system=name))
 
@@ -64,16 +64,16 @@ class EvaluationResults:
         return Path(out)
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` with a row a metric that was computed: value, low, high, n."""
+        """A `pandas.DataFrame` with a row per metric that was computed: value, low, high, n."""
         frame = require("pandas", "pandas").DataFrame(self._rows(), columns=["metric", "value", "low", "high", "n"])
         return frame.set_index("metric")
 
     def predictions_to_pandas(self) -> Any:
-        """A `pandas.DataFrame` with a row a prediction: id, predicted_label, probabilities, rationale."""
-        return require("pandas", "pandas").DataFrame([own.to_json() for own in self.predictions])
+        """A `pandas.DataFrame` with a row per prediction: id, predicted_label, probabilities, rationale."""
+        return require("pandas", "pandas").DataFrame([prediction.to_json() for prediction in self.predictions])
 
     def __getattr__(self, name: str) -> MetricValue:
-        if name.startswith("_"):  # also while a copy is made, before there is anything to look in
+        if name.startswith("_"):  # also while a copy is made, before it has attributes
             raise AttributeError(name)
         try:
             return self.results.metrics[name]
@@ -87,7 +87,7 @@ class EvaluationResults:
 
     def __repr__(self) -> str:
         lines = [
-            f"{name:<28} {own:.4f}  ({low:.4f} to {high:.4f}, n = {n})" for name, own, low, high, n in self._rows()
+            f"{name:<28} {value:.4f}  ({low:.4f} to {high:.4f}, n = {n})" for name, value, low, high, n in self._rows()
         ]
         return "\n".join([f"{self.results.system} on {self.results.dataset}, {self.results.split}", *lines])
 
@@ -98,14 +98,14 @@ class EvaluationResults:
 
     def _rows(self) -> list[tuple[str, float, float, float, int]]:
         return [
-            (name, own.value, own.low, own.high, own.n)
-            for name, own in self.results.metrics.items()
-            if own.value is not None and own.low is not None and own.high is not None
+            (name, metric.value, metric.low, metric.high, metric.n)
+            for name, metric in self.results.metrics.items()
+            if metric.value is not None and metric.low is not None and metric.high is not None
         ]
 
 
 class ComparisonResults:
-    """Systems on the same records, and the differences of each from a reference; `comparison` holds it as data."""
+    """Systems on the same records, and the differences of each from a reference; `comparison` has them as data."""
 
     def __init__(self, comparison: Comparison, systems: Sequence[System]) -> None:
         self.comparison, self._systems = comparison, systems
@@ -121,7 +121,7 @@ class ComparisonResults:
         return Path(out)
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` with a row a difference: system, metric, difference, low, high and the p values."""
+        """A `pandas.DataFrame` with a row per difference: system, metric, difference, low, high and the p values."""
         rows = self.comparison.to_json()["differences"]
         return require("pandas", "pandas").DataFrame(rows)
 
@@ -137,13 +137,13 @@ class ComparisonResults:
     def _rows(self) -> list[tuple[str, str, str, str, str]]:
         return [
             (
-                own.system,
-                own.metric,
-                f"{own.difference:+.4f}",
-                f"{own.low:+.4f} to {own.high:+.4f}",
-                f"{own.p_holm:.4f}",
+                found.system,
+                found.metric,
+                f"{found.difference:+.4f}",
+                f"{found.low:+.4f} to {found.high:+.4f}",
+                f"{found.p_holm:.4f}",
             )
-            for own in self.comparison.differences
+            for found in self.comparison.differences
         ]
 
 
@@ -160,17 +160,17 @@ def evaluate(
     """Decide a split and measure the decisions and their reasons.
 
     Args:
-        model: a `Model` or its folder; or anybody's predictions on the split.
+        model: a `Model` or its folder; or any system's predictions on the split.
         dataset: a `Dataset` or its folder.
-        split: its split to decide on.
-        system: what the model is called in the results; None takes its method and base, of predictions "predictions".
+        split: the split to decide on.
+        system: name of the system in the results; None takes the model's method and base, or "predictions".
         out: a folder to write results and report to, as `r2d evaluate` does; None writes nothing.
-        force: replace what stands in `out`.
+        force: replace an existing `out`.
         settings: any other field of `reason2decide.evaluation.settings.Settings`, such as `rationale_source`,
             `slices`, `resamples` or `probed`.
 
     Raises:
-        ConfigError: an impossible setting.
+        ConfigError: a setting is impossible.
         DataError: dataset, split, labels or predictions do not fit.
         OutputError: `out` exists and `force` is false.
 
@@ -202,7 +202,7 @@ def compare(
     """Paired differences of systems on the same records, with intervals and tests.
 
     Args:
-        systems: results of `evaluate` on the same split. Two of one name are told apart by `renamed`.
+        systems: results of `evaluate` on the same split. If two have the same name, rename one with `renamed`.
         reference: the name of the system to compare with; None takes the first.
 
     Raises:
@@ -218,5 +218,5 @@ def compare(
     """
     if not systems:
         raise DataError("expected at least two results to compare, got none")
-    given = [own.system for own in systems]
+    given = [results.system for results in systems]
     return ComparisonResults(compare_systems(given, reference or given[0].name, resamples=resamples, seed=seed), given)

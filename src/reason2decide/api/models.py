@@ -22,7 +22,7 @@ class Answer:
     """A decision and the reason for it.
 
     Attributes:
-        id: of the record that was decided; of a text its place among those given, from 0.
+        id: id of the record; for a text, its position among those given, from 0.
         label: the most probable label.
         probabilities: calibrated probability of each label, in the label set's order; they sum to 1.
         rationale: the reason for `label`; None where the model writes none.
@@ -53,7 +53,7 @@ class Answers(list[Answer]):
     """Answers in the order of the cases; a list, shown as a table in a notebook."""
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` with a row an answer: id, label, probability, rationale, deferred, P(LABEL) columns.
+        """A `pandas.DataFrame` with a row per answer: id, label, probability, rationale, deferred, P(LABEL) columns.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -73,14 +73,20 @@ class Answers(list[Answer]):
 
     def _repr_html_(self) -> str:
         rows = [
-            (own.id, own.label, f"{own.probability:.1%}", "yes" if own.deferred else "", own.rationale or "")
-            for own in self
+            (
+                answer.id,
+                answer.label,
+                f"{answer.probability:.1%}",
+                "yes" if answer.deferred else "",
+                answer.rationale or "",
+            )
+            for answer in self
         ]
         return table(("id", "label", "probability", "deferred", "rationale"), rows)
 
 
 class Model:
-    """A bundle or export, loaded. `load` makes one."""
+    """A loaded bundle or export, which `load` returns."""
 
     def __init__(
         self, predictor: Predictor, *, error_rate: float = ERROR_RATE, miscoverage: float = MISCOVERAGE
@@ -110,8 +116,8 @@ class Model:
     def decide(self, cases: Case | Sequence[Case]) -> Answer | Answers:
         """Decide a text, or a list of texts in their order, and give the reason for each decision.
 
-        Texts of like lengths run in one batch. A `Record` may be given in a text's place: its id is kept, and its
-        `choices` are what is decided between.
+        Texts of similar lengths run in one batch. A `Record` may be given instead of a text: its id is kept, and the
+        decision is between its `choices`.
 
         Raises:
             DataError: an empty text, or choices that the model cannot decide between.
@@ -122,7 +128,7 @@ class Model:
             >>> answer = model.decide("21 yo with mild rash since 2 days")
             >>> answer.label in model.labels.values
             True
-            >>> [own.label == answer.label for own in model.decide(["21 yo with mild rash since 2 days"] * 2)]
+            >>> [other.label == answer.label for other in model.decide(["21 yo with mild rash since 2 days"] * 2)]
             [True, True]
         """
         if isinstance(cases, str | Record):
@@ -130,13 +136,13 @@ class Model:
         return self._answers([_record(case, place) for place, case in enumerate(cases)])
 
     def explain(self, case: Case, label: str | None = None) -> str:
-        """The reason for a label: why it was decided or, for another one, what speaks for that.
+        """The reason for a label: the decided one, or another one to see what supports it.
 
         Args:
-            label: one that the case may be given; None takes the one that the model decides on.
+            label: one of the case's labels; None takes the one that the model decides on.
 
         Raises:
-            DataError: an empty text, or `label` is none of the case's labels.
+            DataError: an empty text, or `label` is not one of the case's labels.
             ConfigError: the model writes no rationales, or none that depend on a label.
 
         Example:
@@ -183,12 +189,12 @@ def load(path: str | Path, *, error_rate: float = ERROR_RATE, miscoverage: float
 
     Args:
         path: the folder that `r2d train` wrote at RUN/bundle, or `r2d export`.
-        error_rate: wanted among decisions that are not deferred; sets the deferral threshold by validation.
+        error_rate: target among decisions that are not deferred; sets the deferral threshold from validation.
         miscoverage: share of prediction sets that may miss the right label.
 
     Raises:
         BundleError: not a bundle or export, or damaged.
-        MissingExtraError: what runs it is not installed; the message names the `pip install`.
+        MissingExtraError: a package that runs it is not installed; the message gives the `pip install`.
 
     Example:
         >>> import reason2decide as r2d

@@ -30,7 +30,7 @@ class Run:
 
     @cached_property
     def log(self) -> list[dict[str, Any]]:
-        """A dict an event: losses, schedules and speed of every step (`event` is "train"), and every validation."""
+        """A dict per event: losses, schedules and speed of every step (`event` is "train"), and every validation."""
         from reason2decide.training.run_log import read_rows
 
         return read_rows(self.path / "log.jsonl")
@@ -52,16 +52,16 @@ def train(
     force: bool = False,
     **settings: Any,
 ) -> Run:
-    """Train a model; the run folder `out` holds all that repeats it, and `r2d train OUT/config.toml` does.
+    """Train a model in the run folder `out`, which `r2d train OUT/config.toml` can repeat.
 
     Args:
         method: r2d, sft, dss or an ablation (`reason2decide.method.methods.METHODS`).
         base: a hub name, a folder, "tiny" (small, from scratch), or {"encoder": ...} for a BERT-like encoder.
         dataset: a `Dataset` or its folder. One that was made from memory is copied into the run folder.
         steps: optimizer steps, for all stages or by stage.
-        rationale_source: whose rationales to learn from, for all stages or by stage; sft needs none.
-        resume: "auto" goes on with a run that was broken off.
-        force: replace the run that stands in `out`.
+        rationale_source: source of the rationales to learn from, for all stages or by stage; sft needs none.
+        resume: "auto" resumes an interrupted run.
+        force: replace the run in `out`.
         settings: any other key of a training configuration (`r2d train --explain` lists them).
 
     Raises:

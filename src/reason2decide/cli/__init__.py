@@ -17,7 +17,7 @@ from reason2decide.errors import Interrupted, Reason2DecideError, UserError
 from reason2decide.files import means_full_disk
 from reason2decide.version import __version__
 
-INTERRUPTED = 130  # 128 + SIGINT: what the command line library makes of Ctrl-C
+INTERRUPTED = 130  # 128 + SIGINT: the exit code that typer gives Ctrl-C
 
 app = typer.Typer(
     name="r2d",
@@ -51,7 +51,7 @@ def common(
 
 
 def main() -> None:
-    """Run `r2d`; a user's mistake ends with one clear line and exit code 2, work that failed in part with 1.
+    """Run `r2d`; a user's mistake ends with one clear line and exit code 2, partly failed work with 1.
 
     Ctrl-C ends with 130, SIGTERM with 143.
     """

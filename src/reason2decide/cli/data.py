@@ -24,16 +24,18 @@ if TYPE_CHECKING:
 
 data_app = typer.Typer(help="Import, check and synthesize datasets.", no_args_is_help=True)
 MANY_LABELS = 200  # ours: the largest common label set that scoring is tested with
-LABELS_SHOWN = 10  # ours: of free-text labels there may be thousands
+LABELS_SHOWN = 10  # ours: there may be thousands of free-text labels
 
 import_app = typer.Typer(help="Import records as a dataset folder.", no_args_is_help=True)
 data_app.add_typer(import_app, name="import")
 
-Out = Annotated[Path, typer.Option("--out", help="The dataset folder to write.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of the division into splits.")]
-Name = Annotated[str | None, typer.Option("--name", help="The dataset's name; default: that of the folder.")]
-Split = Annotated[str | None, typer.Option("--split", help="Shares of train, validation, test; default 0.8,0.1,0.1.")]
+Out = Annotated[Path, typer.Option("--out", help="Dataset folder to write.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed for dividing records into splits.")]
+Name = Annotated[str | None, typer.Option("--name", help="Name of the dataset; default: the folder's name.")]
+Split = Annotated[
+    str | None, typer.Option("--split", help="Shares of train, validation and test; default: 0.8,0.1,0.1.")
+]
 
 
 @import_app.command("table")
@@ -41,50 +43,58 @@ def import_table_command(
     files: Annotated[list[Path], typer.Argument(metavar="IN...", help="CSV, TSV, JSONL or Parquet files.")],
     out: Out,
     text: Annotated[
-        str | None, typer.Option("--text", metavar="COL[,COL...]", help="Text; several are joined with their names.")
+        str | None,
+        typer.Option("--text", metavar="COL[,COL...]", help="Text column; several are joined under their names."),
     ] = None,
-    label: Annotated[str | None, typer.Option("--label", metavar="COL", help="The gold label.")] = None,
+    label: Annotated[str | None, typer.Option("--label", metavar="COL", help="Column with the gold label.")] = None,
     rationale: Annotated[
         list[str] | None,
-        typer.Option("--rationale", metavar="SOURCE=COL", help="A rationale and its source; repeat."),
+        typer.Option(
+            "--rationale", metavar="SOURCE=COL", help="Rationale column and the name of its source; repeatable."
+        ),
     ] = None,
     id_: Annotated[
-        str | None, typer.Option("--id", metavar="COL", help="A unique id; default: a digest of the text.")
+        str | None, typer.Option("--id", metavar="COL", help="Column with unique ids; default: digests of the text.")
     ] = None,
     group: Annotated[
-        str | None, typer.Option("--group", metavar="COL", help="Patient or article: never in two splits.")
+        str | None,
+        typer.Option("--group", metavar="COL", help="Column with the patient or article; a group stays in one split."),
     ] = None,
     choices: Annotated[
-        str | None, typer.Option("--choices", metavar="COL", help='Each record\'s own labels: a list, or "a|b|c".')
+        str | None,
+        typer.Option("--choices", metavar="COL", help='Column with each record\'s choices: a list, or "a|b|c".'),
     ] = None,
     choices_in_text: Annotated[
-        bool, typer.Option("--choices-in-text", help='Take them from "Answer Choices: A. ..." in the text.')
+        bool,
+        typer.Option("--choices-in-text", help='Read the choices from "Answer Choices: A. ..." in the text.'),
     ] = False,
     labels: Annotated[
-        str | None, typer.Option("--labels", metavar="L1,L2,...", help="The label set in order; default: as found.")
+        str | None, typer.Option("--labels", metavar="L1,L2,...", help="Labels in order; default: those found, sorted.")
     ] = None,
-    ordinal: Annotated[bool, typer.Option("--ordinal", help="The order of --labels means something.")] = False,
+    ordinal: Annotated[bool, typer.Option("--ordinal", help="Treat --labels as ordered levels.")] = False,
     urgent: Annotated[
-        str | None, typer.Option("--urgent", metavar="first|last", help="Which end of --labels is the more urgent.")
+        str | None, typer.Option("--urgent", metavar="first|last", help="Most urgent end of --labels.")
     ] = None,
     meta: Annotated[
-        str | None, typer.Option("--meta", metavar="COL[,COL...]", help="Further columns to keep with each record.")
+        str | None, typer.Option("--meta", metavar="COL[,COL...]", help="Other columns to keep with each record.")
     ] = None,
     split_column: Annotated[
-        str | None, typer.Option("--split-column", metavar="COL", help="Holds train, validation (val, dev) or test.")
+        str | None,
+        typer.Option("--split-column", metavar="COL", help="Column with train, validation (val, dev) or test."),
     ] = None,
     split: Split = None,
     seed: Seed = 0,
     delimiter: Annotated[
-        str | None, typer.Option("--delimiter", metavar="C", help="Of CSV cells, or 'tab'; default by extension.")
+        str | None,
+        typer.Option("--delimiter", metavar="C", help="Delimiter of CSV cells, or 'tab'; default: by extension."),
     ] = None,
     encoding: Annotated[
-        str, typer.Option("--encoding", metavar="E", help="Of the files, such as cp1252 or cp1254.")
+        str, typer.Option("--encoding", metavar="E", help="Encoding of the files, such as cp1252 or cp1254.")
     ] = "utf-8",
     name: Name = None,
     force: Force = False,
 ) -> None:
-    """Import CSV, TSV, JSONL or Parquet files. Without column options: question, label, rationale."""
+    """Import CSV, TSV, JSONL or Parquet files; default columns: question, label, rationale."""
     from reason2decide.data.sources.table import import_table
 
     if split and split_column:
@@ -115,13 +125,13 @@ def import_table_command(
 
 @import_app.command("pubmedqa")
 def import_pubmedqa_command(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="ori_pqal.json, or others of its format.")],
-    out: Annotated[Path | None, typer.Option("--out", help="The dataset folder to write.")] = None,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="ori_pqal.json, or files of the same format.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Dataset folder to write.")] = None,
     test_ids: Annotated[
-        Path | None, typer.Option("--test-ids", help="test_ground_truth.json: the official test questions.")
+        Path | None, typer.Option("--test-ids", help="Official test questions: test_ground_truth.json.")
     ] = None,
     unlabelled_out: Annotated[
-        Path | None, typer.Option("--unlabelled-out", help="A .jsonl for the questions without a decision.")
+        Path | None, typer.Option("--unlabelled-out", help="Write questions without a decision to this .jsonl file.")
     ] = None,
     split: Split = None,
     seed: Seed = 0,
@@ -132,7 +142,9 @@ def import_pubmedqa_command(
     from reason2decide.data.sources.pubmedqa import import_pubmedqa
 
     if split and test_ids:
-        raise UserError("--split and --test-ids were given; the official test questions leave nothing to share out")
+        raise UserError(
+            "--split and --test-ids were both given, but official splits have fixed shares; give one of the two"
+        )
     imported = import_pubmedqa(
         files,
         out,
@@ -163,13 +175,13 @@ def import_bioasq_command(
 
 @data_app.command("check")
 def check_command(
-    dataset: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset folder.")],
+    dataset: Annotated[Path, typer.Argument(metavar="DIR", help="Dataset folder.")],
     base: Annotated[
         str | None, typer.Option("--base", metavar="NAME_OR_PATH", help="Measure lengths in this base's tokens.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Report counts, balance, lengths and duplicates; exit with 1 if something would make a result invalid."""
+    """Report counts, balance, lengths and duplicates; exit with 1 if anything would make a result invalid."""
     from reason2decide.data.check import check_dataset
 
     if base is None:
@@ -189,10 +201,10 @@ def check_command(
 @data_app.command("synthesize")
 def synthesize_command(
     out: Out,
-    train: Annotated[int, typer.Option(help="Calls to train on.")] = CALL_COUNTS["train"],
-    validation: Annotated[int, typer.Option(help="Calls to validate on.")] = CALL_COUNTS["validation"],
-    test: Annotated[int, typer.Option(help="Calls to test on.")] = CALL_COUNTS["test"],
-    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    train: Annotated[int, typer.Option(help="Number of training calls.")] = CALL_COUNTS["train"],
+    validation: Annotated[int, typer.Option(help="Number of validation calls.")] = CALL_COUNTS["validation"],
+    test: Annotated[int, typer.Option(help="Number of test calls.")] = CALL_COUNTS["test"],
+    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same bytes.")] = 0,
     label_noise: Annotated[float, typer.Option(help="Share of labels moved to an adjacent one.")] = LABEL_NOISE,
     force: Force = False,
 ) -> None:
@@ -243,7 +255,7 @@ def _label_set(labels: str | None, ordinal: bool, urgent: str | None) -> LabelSe
 
     if labels is None:
         if ordinal or urgent:
-            raise UserError("--ordinal and --urgent speak of an order; give the labels in order with --labels")
+            raise UserError("--ordinal and --urgent need ordered labels; list them with --labels")
         return None
     if urgent not in (None, "first", "last"):
         raise UserError(f"--urgent is {urgent!r}; expected first or last")
@@ -251,7 +263,7 @@ def _label_set(labels: str | None, ordinal: bool, urgent: str | None) -> LabelSe
 
 
 def _listed(text: str) -> tuple[str, ...]:
-    """The parts of a comma-separated option; quotes keep a comma inside one."""
+    """Split a comma-separated option; quotes protect a comma inside a part."""
     return tuple(part.strip() for part in next(csv.reader([text], skipinitialspace=True)))
 
 
@@ -282,7 +294,7 @@ def _say_dataset(dataset: DatasetFolder) -> None:
     say(f"rationale sources: {', '.join(dataset.info.rationale_sources) or 'none'}")
     if len(labels.values) > MANY_LABELS:
         warn(
-            f"{len(labels.values)} labels are many to choose from for every record; if each record brings its own "
+            f"every record has {len(labels.values)} labels to choose from, which is many; if each record has its own "
             "choices, import them with --choices or --choices-in-text"
         )
 
@@ -314,7 +326,7 @@ def _print_report(report: CheckReport) -> None:
         typer.secho(f"error: {message}", fg="red")
     for message in report.warnings:
         typer.secho(f"warning: {message}", fg="yellow")
-    typer.echo("invalid: mend the errors before training" if not report.ok else "valid")
+    typer.echo("invalid: fix the errors before training" if not report.ok else "valid")
 
 
 def _count_share(count: int, total: int) -> str:
@@ -322,7 +334,7 @@ def _count_share(count: int, total: int) -> str:
 
 
 def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """A table: drawn in a terminal, aligned columns elsewhere."""
+    """Print a table: drawn in a terminal, as aligned columns elsewhere."""
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table

@@ -25,10 +25,10 @@ def register(app: typer.Typer) -> None:
 
 
 def _from_file(context: typer.Context, path: Path | None) -> Path | None:
-    """Let a file of settings stand in for the defaults of the options; what is typed still wins."""
+    """Take the defaults of the options from a settings file; options on the command line still win."""
     if path is not None:
         settings = load_settings(path)
-        values: dict[str, Any] = {own.name: getattr(settings, own.name) for own in fields(settings)}
+        values: dict[str, Any] = {field.name: getattr(settings, field.name) for field in fields(settings)}
         context.default_map = {**(context.default_map or {}), **values}
     return path
 
@@ -41,14 +41,15 @@ def evaluate_command(
     out: Annotated[Path, typer.Option(help="Folder for results.json, report.html and the rest.")],
     settings: Settings,
     predictions: Annotated[
-        Path | None, typer.Option(help="Measure this predictions.jsonl, whoever made it, instead of a bundle.")
+        Path | None, typer.Option(help="Measure this predictions.jsonl, from any system, instead of a bundle.")
     ] = None,
     validation_predictions: Annotated[
-        Path | None, typer.Option(help="With --predictions: the same system on validation, to calibrate by.")
+        Path | None,
+        typer.Option(help="With --predictions: the same system's predictions on validation, for calibration."),
     ] = None,
     system: Annotated[str | None, typer.Option(help="With --predictions: name of the system.")] = None,
     card_answers: Annotated[
-        Path | None, typer.Option(help="With a bundle: TOML of what the model card cannot know by itself.")
+        Path | None, typer.Option(help="With a bundle: TOML file of what the model card cannot know by itself.")
     ] = None,
     settings_file: Annotated[
         Path | None,
@@ -57,18 +58,18 @@ def evaluate_command(
             metavar="FILE",
             is_eager=True,
             callback=_from_file,
-            help="TOML of the options below; options given here win.",
+            help="TOML file of the options below; options on the command line win.",
         ),
     ] = None,
     force: Force = False,
 ) -> None:
-    """Measure a bundle, or anybody's predictions, on a split: metrics with 95 % intervals, and a report to read."""
+    """Measure a bundle, or any system's predictions, on a split: metrics with 95 % intervals, and a report."""
     wanted = 1 if predictions is not None else 2
     if len(paths) != wanted:
         expected = "DATASET and --predictions FILE" if wanted == 1 else "BUNDLE DATASET, or --predictions FILE DATASET"
         raise ConfigError(f"{len(paths)} paths were given ({', '.join(map(str, paths))}); expected {expected}")
     if predictions is None and (validation_predictions is not None or system is not None):
-        raise ConfigError("--validation-predictions and --system go with --predictions; a bundle has both of its own")
+        raise ConfigError("--validation-predictions and --system go with --predictions; a bundle has its own")
     require("matplotlib", "report")
     from reason2decide.report.model_card import read_answers
     from reason2decide.workflows.evaluate import evaluate_bundle, evaluate_file
@@ -91,7 +92,8 @@ def evaluate_command(
 
 def compare_command(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="EXPERIMENT.toml | RESULTS RESULTS...", help="What to compare.")
+        list[Path],
+        typer.Argument(metavar="EXPERIMENT.toml | RESULTS RESULTS...", help="An experiment, or results folders."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the comparison, and for the cells of an experiment.")],
     reference: Annotated[
@@ -100,11 +102,13 @@ def compare_command(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in training.base=tiny.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Cells at work at the same time.")] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run and what it costs.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of cells to run at the same time.")] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run and how long it would take.")
+    ] = False,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples for the intervals.")] = RESAMPLES,
 ) -> None:
-    """Run an experiment's cells and compare them, or compare results that are there: differences, intervals, tests."""
+    """Run an experiment's cells and compare them, or compare existing results: differences, intervals, tests."""
     from reason2decide.workflows.experiment import load_experiment
 
     require("matplotlib", "report")
@@ -134,10 +138,10 @@ def _print_comparison(comparison: Comparison) -> None:
             spread = "" if value.spread is None else f", sd {value.spread:.4f} over {len(value.seeds)} seeds"
             interval = f"(95 % interval {value.low:.4f} to {value.high:.4f}{spread})"
             typer.echo(f"{system}  {name}  {value.mean:.4f}  {interval}")
-    for own in comparison.differences:
+    for found in comparison.differences:
         typer.echo(
-            f"{own.system} - {comparison.reference}  {own.metric}  {own.difference:+.4f}  "
-            f"({own.low:+.4f} to {own.high:+.4f}; p = {own.p_randomization:.4f}, Holm {own.p_holm:.4f})"
+            f"{found.system} - {comparison.reference}  {found.metric}  {found.difference:+.4f}  "
+            f"({found.low:+.4f} to {found.high:+.4f}; p = {found.p_randomization:.4f}, Holm {found.p_holm:.4f})"
         )
 
 

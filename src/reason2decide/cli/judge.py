@@ -1,4 +1,4 @@
-"""`r2d judge`: what language models think of a system's rationales, and how far they agree."""
+"""`r2d judge`: language models score a system's rationales, with their agreement."""
 
 from __future__ import annotations
 
@@ -34,33 +34,38 @@ def _print_rubric(wanted: bool) -> None:
 
 
 def judge_command(
-    predictions: Annotated[Path, typer.Argument(help="A predictions.jsonl with rationales.")],
-    dataset: Annotated[Path, typer.Option(help="The dataset that was decided on.")],
+    predictions: Annotated[Path, typer.Argument(help="File predictions.jsonl with rationales.")],
+    dataset: Annotated[Path, typer.Option(help="Dataset the predictions were made on.")],
     out: Annotated[Path, typer.Option(help="Folder for judge.json and judgements.jsonl.")],
     options: LlmOptions,
-    dialect: Annotated[str, typer.Option(help="chat, or systemone or decisions for decision models.")] = "chat",
+    dialect: Annotated[
+        str, typer.Option(help="Protocol: chat, or systemone or decisions for decision models.")
+    ] = "chat",
     judge: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=URL,MODEL[,DIALECT[,KEY_VARIABLE]]", help="One more judge; limits and prices are shared."
+            metavar="NAME=URL,MODEL[,DIALECT[,KEY_VARIABLE]]",
+            help="Additional judge; repeatable; limits and prices are shared.",
         ),
     ] = None,
     criteria: Annotated[
-        list[str] | None, typer.Option("--criteria", metavar="NAME", help="Of the rubric; default: all of it.")
+        list[str] | None,
+        typer.Option("--criteria", metavar="NAME", help="Criterion of the rubric; repeatable; default: all."),
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(help="Compare with these predictions in place of scoring, in both orders.")
+        Path | None, typer.Option(help="Compare with these predictions, in both orders, instead of scoring.")
     ] = None,
     human: Annotated[
-        Path | None, typer.Option(help="Scores by people (id, criterion, score; CSV or .jsonl) to compare judges with.")
+        Path | None, typer.Option(help="Human scores (id, criterion, score; CSV or .jsonl) to compare the judges with.")
     ] = None,
-    split: Annotated[str, typer.Option(help="The split that was decided on.")] = "test",
+    split: Annotated[str, typer.Option(help="Split the predictions were made on.")] = "test",
     records: Annotated[
-        int | None, typer.Option(min=1, help="Judge so many records only, chosen by the hash of their ids.")
+        int | None,
+        typer.Option(min=1, help="Number of records to judge, chosen by the hash of their ids; default: all."),
     ] = None,
     rationale_source: Annotated[
         str | None,
-        typer.Option(help="Whose rationales are the gold ones; default: the dataset's, if it has one source."),
+        typer.Option(help="Source of the gold rationales; default: the dataset's, if it has only one."),
     ] = None,
     rubric: Annotated[
         bool, typer.Option("--rubric", callback=_print_rubric, is_eager=True, help="Print the rubric and exit.")
@@ -69,7 +74,7 @@ def judge_command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = DEFAULT_SETTINGS.seed,
     force: Force = False,
 ) -> None:
-    """Have language models judge rationales by a rubric, or compare those of two systems; with their agreement."""
+    """Score rationales by a rubric with language models, or compare those of two systems, and report agreement."""
     from reason2decide.llm.judge.judgements import JudgedSplit
     from reason2decide.llm.judge.pairwise import Pairwise
     from reason2decide.llm.judge.pointwise import Pointwise
@@ -78,9 +83,9 @@ def judge_command(
     from reason2decide.llm.prompt_files import load_prompt
 
     if against is not None and human is not None:
-        raise ConfigError("--human goes with scores, not with --against; give one of the two")
-    own_rubric = load_rubric(options.prompts)
-    chosen = own_rubric.chosen(criteria)
+        raise ConfigError("--human belongs to scoring, not to --against; give one of the two")
+    prompt_rubric = load_rubric(options.prompts)
+    chosen = prompt_rubric.chosen(criteria)
     asked = JudgedSplit(predictions, dataset, split, rationale_source, records, resamples, seed)
     with connect(options, out, _dialect(dialect)) as client:
         judges = _judges(client, options, judge or [])
@@ -88,10 +93,10 @@ def judge_command(
         chat, decision = (load_prompt(f"{kind}{end}", options.prompts) for end in ("", "_decision"))
         result: dict[str, Any] | None
         if against is None:
-            pointwise = Pointwise(chosen, own_rubric.version, chat, decision, options.settings())
+            pointwise = Pointwise(chosen, prompt_rubric.version, chat, decision, options.settings())
             result = judge_predictions(asked, judges, pointwise, out, human=human, dry_run=options.dry_run, force=force)
         else:
-            pairwise = Pairwise(chosen, own_rubric.version, chat, decision, options.settings())
+            pairwise = Pairwise(chosen, prompt_rubric.version, chat, decision, options.settings())
             result = compare_predictions(asked, against, judges, pairwise, out, dry_run=options.dry_run, force=force)
     if result is not None:
         _print(result)
@@ -103,11 +108,11 @@ def _dialect(text: str) -> Dialect:
     for known in get_args(Dialect):
         if text == known:
             return cast("Dialect", known)
-    raise ConfigError(f"the dialect {text!r}: expected one of {', '.join(get_args(Dialect))}")
+    raise ConfigError(f"the dialect is {text!r}; expected one of {', '.join(get_args(Dialect))}")
 
 
 def _judges(client: Client, options: LlmOptions, more: Sequence[str]) -> list[Judge]:
-    """The judge of the common options, named after its model, and those of --judge."""
+    """The judge from the common options, named after its model, and those from --judge."""
     from reason2decide.llm.client.client import Client
     from reason2decide.llm.client.endpoint import Endpoint
     from reason2decide.llm.judge.pointwise import Judge
@@ -118,7 +123,7 @@ def _judges(client: Client, options: LlmOptions, more: Sequence[str]) -> list[Ju
         name, _, rest = text.partition("=")
         parts = rest.split(",")
         if not name or not 2 <= len(parts) <= 4 or not all(parts):
-            raise ConfigError(f"--judge {text!r}: expected NAME=URL,MODEL, then perhaps ,DIALECT and ,KEY_VARIABLE")
+            raise ConfigError(f"--judge {text!r}: expected NAME=URL,MODEL[,DIALECT[,KEY_VARIABLE]]")
         base_url, model = parts[:2]
         dialect = parts[2] if len(parts) > 2 else "chat"
         key_variable = parts[3] if len(parts) > 3 else None
@@ -127,7 +132,7 @@ def _judges(client: Client, options: LlmOptions, more: Sequence[str]) -> list[Ju
     names = [judge.name for judge in judges]
     if len(set(names)) < len(names) or {HUMAN, MEAN} & set(names):
         raise ConfigError(
-            f"the judges are named {', '.join(names)}; give each a name of its own, other than {HUMAN} and {MEAN}"
+            f"the judges are named {', '.join(names)}; give each a unique name other than {HUMAN} and {MEAN}"
         )
     return judges
 
@@ -141,9 +146,10 @@ def _print(result: Mapping[str, Any]) -> None:
             typer.echo(f"{name}  {in_words(MetricValue(**values))}")
         else:
             win_rate, flips = (in_words(MetricValue(**values[part])) for part in ("win_rate", "flips"))
-            typer.echo(f"{name}  win rate {win_rate}; turned with the order {flips}")
+            typer.echo(f"{name}  win rate {win_rate}; verdicts that flip with the order {flips}")
     for name, agreement in result.get("agreement", {}).items():
         typer.echo(f"{name}  judges' alpha (interval)  {in_words(MetricValue(**agreement['alpha_interval']))}")
     for name, raters in result.get("human", {}).items():
         for rater, agreement in raters.items():
-            typer.echo(f"{name}  {rater} and people, alpha  {in_words(MetricValue(**agreement['alpha_interval']))}")
+            alpha = in_words(MetricValue(**agreement["alpha_interval"]))
+            typer.echo(f"{name}  alpha of {rater} and people (interval)  {alpha}")

@@ -1,4 +1,4 @@
-"""`r2d rationalize`, `refine`, `zero-shot` and `llm prompts`, and the options of every use of a language model."""
+"""`r2d rationalize`, `refine`, `zero-shot` and `llm prompts`, and the options common to all of them."""
 
 from __future__ import annotations
 
@@ -21,40 +21,39 @@ if TYPE_CHECKING:
     from reason2decide.llm.client.endpoint import Dialect
 
 BaseUrl = Annotated[
-    str, typer.Option(metavar="URL", help="Where the model is served, such as http://localhost:11434/v1.")
+    str, typer.Option(metavar="URL", help="Base URL of the model's server, such as http://localhost:11434/v1.")
 ]
-Model = Annotated[str, typer.Option(metavar="NAME", help="The model, as its server names it.")]
+Model = Annotated[str, typer.Option(metavar="NAME", help="Name of the model on its server.")]
 ApiKeyVariable = Annotated[
-    str | None, typer.Option(metavar="NAME", help="The environment variable that holds the server's key.")
+    str | None, typer.Option(metavar="NAME", help="Environment variable with the server's API key.")
 ]
-AllowRemote = Annotated[
-    bool, typer.Option("--allow-remote", help="Let the texts leave this machine, if the address says so.")
-]
-Concurrency = Annotated[int, typer.Option(min=1, help="Calls at the same time.")]
-RequestsPerMinute = Annotated[float | None, typer.Option(help="At most so many requests a minute.")]
-TokensPerMinute = Annotated[float | None, typer.Option(help="At most so many tokens a minute, as estimated.")]
-MaxCalls = Annotated[int | None, typer.Option(min=1, help="Stop before more requests are sent, retries included.")]
-MaxCost = Annotated[float | None, typer.Option(min=0, help="Stop before the cost passes this; needs prices.")]
-PriceInput = Annotated[float, typer.Option(min=0, help="Of a million tokens that the model reads.")]
-PriceOutput = Annotated[float, typer.Option(min=0, help="Of a million tokens that it writes.")]
-Timeout = Annotated[float, typer.Option(help="Seconds that a server may be silent.")]
+AllowRemote = Annotated[bool, typer.Option("--allow-remote", help="Allow sending the texts to another machine.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Number of concurrent calls.")]
+RequestsPerMinute = Annotated[float | None, typer.Option(help="Maximum requests per minute.")]
+TokensPerMinute = Annotated[float | None, typer.Option(help="Maximum tokens per minute, as estimated.")]
+MaxCalls = Annotated[int | None, typer.Option(min=1, help="Stop after this many requests, retries included.")]
+MaxCost = Annotated[float | None, typer.Option(min=0, help="Stop before the cost exceeds this; needs prices.")]
+PriceInput = Annotated[float, typer.Option(min=0, help="Price per million input tokens.")]
+PriceOutput = Annotated[float, typer.Option(min=0, help="Price per million output tokens.")]
+Timeout = Annotated[float, typer.Option(help="Seconds to wait for a silent server.")]
 PromptsFolder = Annotated[
-    Path | None, typer.Option("--prompts", metavar="FOLDER", help="Your own prompts; see `r2d llm prompts`.")
+    Path | None,
+    typer.Option("--prompts", metavar="FOLDER", help="Folder with your own prompts; see `r2d llm prompts`."),
 ]
 LogFile = Annotated[
-    Path | None, typer.Option("--log", metavar="FILE", help="The log of calls; default: beside the output.")
+    Path | None, typer.Option("--log", metavar="FILE", help="Log of calls; default: next to the output.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be sent and what it costs.")]
-Temperature = Annotated[float, typer.Option(min=0, help="0 asks for the likeliest answer.")]
-MaxTokens = Annotated[int, typer.Option(min=1, help="How long an answer may become, its reasoning included.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Report what would be sent and its cost; send nothing.")]
+Temperature = Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 selects the likeliest answer.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Maximum tokens per answer, reasoning included.")]
 ServerSettings = Annotated[
-    bool, typer.Option("--server-settings", help="Send no temperature and no max_tokens: some models refuse them.")
+    bool, typer.Option("--server-settings", help="Omit temperature and max_tokens, which some models refuse.")
 ]
 
 
 @dataclass(frozen=True)
 class LlmOptions:
-    """The common options. All defaults are ours, or those of `llm.Limits`."""
+    """The options common to all uses of a language model. Defaults are ours, or those of `Limits`."""
 
     base_url: BaseUrl
     model: Model
@@ -76,18 +75,18 @@ class LlmOptions:
     server_settings: ServerSettings = False
 
     def settings(self) -> dict[str, Any]:
-        """The settings that go into a chat call."""
+        """The settings sent with a chat call."""
         return {} if self.server_settings else {"temperature": self.temperature, "max_tokens": self.max_tokens}
 
 
 @contextlib.contextmanager
 def connect(options: LlmOptions, out: Path, dialect: Dialect = "chat") -> Iterator[Client]:
-    """A client for the endpoint of the options; in the end it says what was spent, however the run ended.
+    """Connect a client to the endpoint in the options, and report what was spent when it closes, even on an error.
 
-    `out` is the output, beside which the log of calls lies if the options name none.
+    The log of calls lies next to the output `out` unless the options name another file.
 
     Raises:
-        UserError: what the endpoint, the limits, the budget or the log refuse.
+        UserError: the endpoint, the limits, the budget or the log cannot be used.
     """
     from reason2decide.llm.client.budget import Budget, Prices
     from reason2decide.llm.client.client import Client
@@ -119,12 +118,14 @@ def connect(options: LlmOptions, out: Path, dialect: Dialect = "chat") -> Iterat
         path.unlink()
 
 
-Out = Annotated[Path, typer.Option(help="The dataset folder to write.")]
-DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset folder.")]
-Splits = Annotated[list[str] | None, typer.Option("--split", help="A split to write for; repeat. Default: all.")]
-MaxWords = Annotated[int, typer.Option(min=1, help="Words that a rationale may have.")]
+Out = Annotated[Path, typer.Option(help="Dataset folder to write.")]
+DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="Dataset folder.")]
+Splits = Annotated[
+    list[str] | None, typer.Option("--split", help="Split to write rationales for; repeatable; default: all.")
+]
+MaxWords = Annotated[int, typer.Option(min=1, help="Maximum words per rationale.")]
 
-llm_app = typer.Typer(help="What is sent to language models.", no_args_is_help=True)
+llm_app = typer.Typer(help="Show what is sent to language models.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -139,18 +140,21 @@ def rationalize_command(
     dataset: DatasetArgument,
     out: Out,
     options: LlmOptions,
-    source: Annotated[str, typer.Option(help="The name of the new rationale source.")] = "llm",
+    source: Annotated[str, typer.Option(help="Name of the new rationale source.")] = "llm",
     split: Splits = None,
     without_label: Annotated[
-        bool, typer.Option("--without-label", help="Let the model decide too, not knowing the gold label.")
+        bool, typer.Option("--without-label", help="Withhold the gold label, so that the model decides too.")
     ] = False,
     only_right: Annotated[
-        bool, typer.Option("--only-right", help="With --without-label: only where it decides as the gold label says.")
+        bool,
+        typer.Option(
+            "--only-right", help="With --without-label: keep only rationales whose decision is the gold label."
+        ),
     ] = False,
     max_words: MaxWords = MAX_WORDS,
     force: Force = False,
 ) -> None:
-    """Let a language model write rationales: a new source beside those of the dataset."""
+    """Write rationales with a language model, as a new source in a copy of the dataset."""
     from reason2decide.llm.settling import in_words
     from reason2decide.llm.teach.rationalize import Teacher
     from reason2decide.llm.teach.source_writing import write_source
@@ -173,16 +177,18 @@ def refine_command(
     dataset: DatasetArgument,
     out: Out,
     options: LlmOptions,
-    from_: Annotated[str, typer.Option("--from", metavar="SOURCE", help="Whose rationales to write again.")] = "nurse",
-    to: Annotated[str, typer.Option(metavar="SOURCE", help="The name of the new rationale source.")] = "nurse_refined",
+    from_: Annotated[
+        str, typer.Option("--from", metavar="SOURCE", help="Source of the rationales to rewrite.")
+    ] = "nurse",
+    to: Annotated[str, typer.Option(metavar="SOURCE", help="Name of the new rationale source.")] = "nurse_refined",
     split: Splits = None,
     drop_flagged: Annotated[
-        bool, typer.Option("--drop-flagged", help="Leave out those to which the model added words or numbers.")
+        bool, typer.Option("--drop-flagged", help="Drop rationales to which the model added words or numbers.")
     ] = False,
     max_words: MaxWords = MAX_WORDS,
     force: Force = False,
 ) -> None:
-    """Let a language model turn terse rationales into readable ones, and flag what it adds."""
+    """Rewrite terse rationales into readable ones with a language model, and flag what it adds."""
     from reason2decide.data.records import DatasetFolder
     from reason2decide.llm.teach.refine import Editor
     from reason2decide.llm.teach.source_writing import write_source
@@ -199,21 +205,23 @@ def refine_command(
 
 def zero_shot_command(
     dataset: DatasetArgument,
-    out: Annotated[Path, typer.Option(help="The results folder to write.")],
+    out: Annotated[Path, typer.Option(help="Results folder to write.")],
     options: LlmOptions,
     split: Annotated[str, typer.Option(help="Split to decide on.")] = DEFAULT_SETTINGS.split,
-    dialect: Annotated[str, typer.Option(help="chat; or systemone or decisions, which give probabilities.")] = "chat",
-    few_shot: Annotated[int, typer.Option(min=0, help="With chat: examples of the training split to show.")] = 0,
+    dialect: Annotated[str, typer.Option(help="Protocol: chat, or systemone or decisions for probabilities.")] = "chat",
+    few_shot: Annotated[int, typer.Option(min=0, help="With chat: number of training examples to show.")] = 0,
     orders: Annotated[
-        int, typer.Option(min=1, max=2, help="Of a decision model's options: 2 asks in reverse too.")
+        int, typer.Option(min=1, max=2, help="Orders of a decision model's options; 2 also asks in reverse.")
     ] = 2,
-    rationale_source: Annotated[str | None, typer.Option(help="Whose rationales to show and to compare with.")] = None,
+    rationale_source: Annotated[
+        str | None, typer.Option(help="Source of the rationales to show and to compare with.")
+    ] = None,
     max_words: MaxWords = MAX_WORDS,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples for the intervals.")] = RESAMPLES,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap, and of the draw of examples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for the bootstrap and for drawing the examples.")] = 0,
     force: Force = False,
 ) -> None:
-    """Let a language model decide untrained, and measure it as our own models are."""
+    """Decide with an untrained language model, and evaluate it exactly like a trained one."""
     if dialect not in ("chat", "systemone", "decisions"):
         raise ConfigError(f"--dialect {dialect!r}: expected chat, systemone or decisions")
     require("matplotlib", "report")
@@ -240,10 +248,10 @@ def zero_shot_command(
 
 @llm_app.command("prompts")
 def prompts_command(
-    name: Annotated[str | None, typer.Argument(help="One prompt; default: all.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Prompt to print; default: all.")] = None,
     folder: PromptsFolder = None,
 ) -> None:
-    """Print the prompts that are sent. To use your own, copy one into a folder, change text and version: --prompts."""
+    """Print the prompts that are sent. To change one, copy it to a folder, edit text and version, and use --prompts."""
     from reason2decide.llm.prompt_files import load_prompt, prompt_names
 
     for number, found in enumerate([name] if name is not None else prompt_names()):

@@ -17,7 +17,7 @@ from reason2decide.errors import ConfigError, DataError, Interrupted, require
 from reason2decide.files import means_full_disk
 
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
-Bundle = Annotated[Path, typer.Argument(help="A bundle, as `r2d train` writes at RUN/bundle, or an export.")]
+Bundle = Annotated[Path, typer.Argument(help="A bundle, which `r2d train` writes to RUN/bundle, or an export.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -30,20 +30,22 @@ def register(app: typer.Typer) -> None:
 
 def train_command(
     config: Annotated[Path | None, typer.Argument(help="The training configuration, in TOML.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME of the configuration file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; default: runs/NAME, after the configuration file.")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in steps.stage1=100.")
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print every key with its default and exit.")] = False,
     resume: Annotated[
-        str | None, typer.Option(metavar="PATH|auto", help="Go on from a checkpoint of the run, or from its newest.")
+        str | None, typer.Option(metavar="PATH|auto", help="Resume from a checkpoint of the run, or from its newest.")
     ] = None,
     first_stage_of: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Take over the first stage of another run, if it is the same.")
+        Path | None, typer.Option(metavar="RUN", help="Reuse the first stage of another run, if it is the same.")
     ] = None,
     force: Force = False,
 ) -> None:
-    """Train by a method of the configuration; the result is a bundle at RUN/bundle."""
+    """Train a model as configured; the result is a bundle at RUN/bundle."""
     from reason2decide.training.config import describe_keys, load_config
 
     if explain:
@@ -57,27 +59,29 @@ def train_command(
 
     run = out if out is not None else Path("runs") / config.stem
     settings = [part for override in set_ or [] for part in ("--set", override)]
-    with _telling_how_to_go_on(run, ["r2d", "train", str(config), "--out", str(run), *settings, "--resume", "auto"]):
+    with _saying_how_to_resume(run, ["r2d", "train", str(config), "--out", str(run), *settings, "--resume", "auto"]):
         train(loaded, run, resume=resume, first_stage_of=first_stage_of, force=force)
 
 
 @contextlib.contextmanager
-def _telling_how_to_go_on(run: Path, command: list[str]) -> Iterator[None]:
-    """Where training stops with checkpoints written, say by which command it goes on."""
+def _saying_how_to_resume(run: Path, command: list[str]) -> Iterator[None]:
+    """If training stops with checkpoints written, say which command resumes it."""
     try:
         yield
     except Exception as error:
         stopped = isinstance(error, Interrupted) or means_full_disk(error)
         if stopped and next(run.glob("*/checkpoint-*"), None) is not None:
-            warn(f"the checkpoints of {run} are intact; go on with: {shlex.join(command)}")
+            warn(f"the checkpoints of {run} are intact; resume with: {shlex.join(command)}")
         raise
 
 
 def predict_command(
     bundle: Bundle,
     cases: Annotated[Path, typer.Argument(help="Cases: a .jsonl or .csv file, or - for JSON lines on standard input.")],
-    out: Annotated[Path, typer.Option(help="Predictions as JSON lines; - for standard output.")] = Path("-"),
-    text: Annotated[str, typer.Option(help="Column of a CSV file that holds the text.")] = "text",
+    out: Annotated[Path, typer.Option(help="File for the predictions, as JSON lines; - for standard output.")] = Path(
+        "-"
+    ),
+    text: Annotated[str, typer.Option(help="Column of the text in a CSV file.")] = "text",
     encoding: Annotated[str, typer.Option(help="Encoding of the file.")] = "utf-8",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad line.")] = False,
     force: Force = False,
@@ -92,7 +96,7 @@ def predict_command(
         if strict:
             raise error
         bad.append(str(error))
-        warn(f"{error}; passed over")
+        warn(f"{error}; skipped")
 
     to_stdout = out == Path("-")
     if not to_stdout:
@@ -100,7 +104,7 @@ def predict_command(
     records = read_cases(cases, on_bad, text_column=text, encoding=encoding)
     first = next(records, None)  # a file that cannot be read is refused before a model is loaded
     if first is None:
-        raise DataError(f"{cases} holds no case to decide on; expected at least one with a text")
+        raise DataError(f"{cases} contains no case to decide on; expected at least one with a text")
     from itertools import chain
 
     from reason2decide.console import track
@@ -108,7 +112,7 @@ def predict_command(
     from reason2decide.model.predictor import BATCH_SIZE, READ_AHEAD, Predictor
 
     def decide(stream: TextIO) -> None:
-        # Somebody who types is answered line by line, a pipe in batches.
+        # Typed lines are answered one by one, a pipe in batches.
         read_ahead = READ_AHEAD if cases != Path("-") else 1 if sys.stdin.isatty() else BATCH_SIZE
         decidable = predictor.decidable(chain([first], records), on_bad)
         predictions = predictor.predict(decidable, read_ahead=read_ahead)
@@ -126,24 +130,28 @@ def predict_command(
     if predictor.cut_texts.cut:
         warn(f"{predictor.cut_texts} texts were cut to {predictor.bundle.manifest.lengths.input} tokens")
     if bad:
-        warn(f"{len(bad)} bad lines were passed over; --strict stops at the first")
+        warn(f"{len(bad)} bad lines were skipped; --strict stops at the first")
 
 
 def export_command(
     bundle: Bundle,
-    out: Annotated[Path, typer.Option(help="Folder for the export; predict, evaluate and serve take it as a bundle.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the export; predict, evaluate and serve take it like a bundle.")
+    ],
     weights: Annotated[
-        str, typer.Option(help="float32 (exact), int8-decoder, int8-blocks or int8 (smallest).")
+        str, typer.Option(help="Weight type: float32 (exact), int8-decoder, int8-blocks or int8 (smallest).")
     ] = "float32",
     dataset: Annotated[
-        Path | None, typer.Option(help="That the bundle was trained on, to measure parity; default: where it was.")
+        Path | None,
+        typer.Option(help="Dataset the bundle was trained on, to measure parity; default: its recorded path."),
     ] = None,
     transformers_decision: Annotated[
-        bool, typer.Option("--transformers-decision", help="For `transformers serve` instead: probabilities only.")
+        bool,
+        typer.Option("--transformers-decision", help="Export for `transformers serve` instead: probabilities only."),
     ] = False,
     force: Force = False,
 ) -> None:
-    """Export a bundle to ONNX Runtime, which serves it without torch, and measure how near it stays."""
+    """Export a bundle to ONNX Runtime, which serves it without torch, and measure how close it stays."""
     require_training()
     if transformers_decision:
         if weights != "float32" or dataset is not None:
@@ -169,7 +177,7 @@ def demo_command(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
     force: Force = False,
 ) -> None:
-    """Simulate calls, train, evaluate, report, and decide three calls on screen: a few minutes on two cores."""
+    """Make synthetic calls, train, evaluate, report, and decide three calls on screen: a few minutes on two cores."""
     require_training()
     require("matplotlib", "report")
     from reason2decide.workflows.demo import demo
@@ -178,6 +186,6 @@ def demo_command(
 
 
 def require_training() -> None:
-    """Raise `MissingExtraError` if what runs models is not installed."""
+    """Raise `MissingExtraError` if a package that runs models is not installed."""
     for module in ("torch", "transformers", "accelerate"):
         require(module, "train")

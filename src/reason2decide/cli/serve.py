@@ -24,7 +24,7 @@ def serve_command(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Bundles or exports: PATH or NAME=PATH.")],
     settings: ServeSettings,
     name: Annotated[
-        list[str] | None, typer.Option(help="Name of a model, in their order; default: that of its folder or run.")
+        list[str] | None, typer.Option(help="Name of each model, in order; default: that of its folder or run.")
     ] = None,
 ) -> None:
     """Serve models: decisions, rationales and CDS Hooks over HTTP, until Ctrl-C or SIGTERM."""
@@ -35,8 +35,8 @@ def serve_command(
     serve(named_models(models, name or []), settings)
 
 
-def token_command(name: Annotated[str, typer.Argument(help="Of the caller, as the audit record names it.")]) -> None:
-    """Make a bearer token for a caller, and the line for the file of `r2d serve --tokens`."""
+def token_command(name: Annotated[str, typer.Argument(help="Name of the caller in the audit record.")]) -> None:
+    """Make a bearer token for a caller, and its line for the file of `r2d serve --tokens`."""
     from reason2decide.serve.auth import new_token
 
     token, line = new_token(name)
@@ -45,13 +45,13 @@ def token_command(name: Annotated[str, typer.Argument(help="Of the caller, as th
 
 
 def named_models(models: list[str], names: list[str]) -> list[tuple[str, Path]]:
-    """The name and path of each model: NAME=PATH, a name given apart, or that of its folder (of RUN/bundle: RUN).
+    """The name and path of each model: NAME=PATH, a name from --name, or that of its folder (for RUN/bundle: RUN).
 
     Raises:
         ConfigError: more names than models, or two models of one name.
     """
     if len(names) > len(models):
-        raise ConfigError(f"{len(names)} names were given for {len(models)} models; give at most one --name a MODEL")
+        raise ConfigError(f"{len(names)} names were given for {len(models)} models; give at most one --name per MODEL")
     found = []
     for model, name in zip_longest(models, names):
         before, equals, path = model.partition("=")
@@ -63,7 +63,7 @@ def named_models(models: list[str], names: list[str]) -> list[tuple[str, Path]]:
     given = [name for name, _ in found]
     repeated = sorted({name for name in given if given.count(name) > 1})
     if repeated:
-        raise ConfigError(f"two models are named {repeated[0]!r}; give each a name of its own, as in NAME=PATH")
+        raise ConfigError(f"two models are named {repeated[0]!r}; give each its own name, as in NAME=PATH")
     if not all(given):
         raise ConfigError("a model has an empty name; give it one, as in NAME=PATH")
     return found

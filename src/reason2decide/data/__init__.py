@@ -1,1 +1,1 @@
-"""A case and where it comes from: records, predictions, sources, checks, the words of a text."""
+"""Cases and where they come from: records, predictions, sources, checks, and the words of a text."""

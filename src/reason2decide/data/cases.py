@@ -1,4 +1,4 @@
-"""Cases to decide on, read line by line: a bad one is reported with its place and, unless strict, passed over."""
+"""Read cases to decide on line by line; a bad line is reported with its place and, unless strict, skipped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reason2decide.data.sources.rows import known_encoding
 from reason2decide.data.sources.writing import require_file
 from reason2decide.errors import DataError
 
-Row = tuple[int, dict[str, Any] | str]  # the number of its line, and what stands there or why it cannot be read
+Row = tuple[int, dict[str, Any] | str]  # line number, and the row or the reason why it cannot be read
 
 
 def read_cases(
@@ -22,8 +22,8 @@ def read_cases(
 ) -> Iterator[Record]:
     """Yield the records of a `.jsonl`, `.csv` or `.tsv` file, or of standard input (`-`, JSON lines).
 
-    A case needs a text; its id is its line's number where it brings none. Columns that a record does not have are
-    ignored. A line that is no case, or repeats an id, goes to `on_bad` and the rest goes on.
+    A case needs a text; without an id it gets its line number. Columns that a record does not have are ignored. A
+    line that is not a case, or repeats an id, goes to `on_bad`, and reading continues.
 
     Raises:
         DataError: the file is missing, of another kind, or a table without the text column.
@@ -39,7 +39,7 @@ def read_cases(
         elif path.suffix in (".csv", ".tsv"):
             rows = _table_rows(path, text_column, encoding)
         else:
-            raise DataError(f"{path} is neither .jsonl nor .csv nor .tsv; convert it, or pipe JSON lines to -")
+            raise DataError(f"{path} is not a .jsonl, .csv or .tsv file; convert it, or pipe JSON lines to -")
     seen: set[str] = set()
     name = "standard input" if path == Path("-") else str(path)
     for number, row in rows:
@@ -47,7 +47,7 @@ def read_cases(
         try:
             record = _case(row, where, number, text_column, encoding)
             if record.id in seen:
-                raise DataError(f"{where}: the id {record.id!r} came before; ids are unique")
+                raise DataError(f"{where}: the id {record.id!r} occurs earlier; ids must be unique")
         except DataError as error:
             on_bad(error)
             continue
@@ -95,7 +95,7 @@ def _table_rows(path: Path, text_column: str, encoding: str) -> Iterator[Row]:
             )
         for cells in reader:
             if len(cells) == len(header):
-                # Of a table only id and text are taken: its other cells are text, not choices or rationales.
+                # Only id and text are read from a table: its other cells are text, not choices or rationales.
                 row = dict(zip(header, cells, strict=True))
                 yield reader.line_num, {key: row[key] for key in {"id", text_column} & row.keys()}
             elif cells:

@@ -1,7 +1,7 @@
-"""What is in a dataset, and what in it would make a result invalid.
+"""Report what is in a dataset, and what in it would make a result invalid.
 
 Errors make a result invalid: the same case or group in two splits, a label outside its set, a repeated id, files
-changed after import. Warnings are the user's to judge: near duplicates, mask tokens, labels that a split lacks.
+changed after import. Warnings are for the user to judge: near duplicates, mask tokens, labels missing from a split.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from reason2decide.errors import DataError
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 EXAMPLES = 3  # ours: how many ids a message shows
-AT_ONCE = 256  # ours: texts per call of a tokenizer
-# Words that data sets put where the label was, and T5's and BERT's own masks.
+AT_ONCE = 256  # ours: texts per tokenizer call
+# Words that datasets put in place of the label, and the masks of T5 and BERT.
 MASK_TOKEN = re.compile(r"\[(?:LABEL|ANSWER|MASK|MASKED|BLANK|PREDICTION|OPTION|CHOICE)\]|<mask>|<extra_id_\d+>", re.I)
 
 
@@ -33,13 +33,13 @@ Count = Callable[[Sequence[str]], list[int]]
 
 
 def count_words(texts: Sequence[str]) -> list[int]:
-    """The words of each text, as white space parts them."""
+    """Count the words of each text, separated by white space."""
     return [len(text.split()) for text in texts]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: what, how often, and what to do, as a sentence for the user."""
+    """One finding: what, how often, and what to do, as a sentence for the user."""
 
     level: Literal["error", "warning"]
     message: str
@@ -47,7 +47,7 @@ class Finding:
 
 @dataclass
 class SourceCounts:
-    """Of one rationale source: how many records have one, lack one, and say their label as whole words in it."""
+    """Record counts of one rationale source: with a rationale, without one, and with the label as whole words in it."""
 
     present: int = 0
     missing: int = 0
@@ -62,8 +62,8 @@ class SourceCounts:
 class CheckReport:
     """The result of `check_dataset`.
 
-    `lengths` is of texts, labels and each source's rationales, in `length_unit`; `masks` counts those that hold a mask,
-    by its first one. `duplicates`, exact and near, counts records of "A in B".
+    `lengths` covers texts, labels and each source's rationales, in `length_unit`; `masks` counts those that contain a
+    mask, by their first one. `duplicates`, exact and near, counts the records of A that are in B as "A in B".
     """
 
     path: str
@@ -97,7 +97,7 @@ class CheckReport:
 
 @dataclass
 class _Found:
-    """How often one kind of finding came, with a few ids."""
+    """Count of one kind of finding, with a few ids."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
@@ -112,14 +112,14 @@ class _Found:
 
 
 def check_dataset(path: Path, *, count: Count = count_words, unit: str = "words") -> CheckReport:
-    """Read a dataset once, one record at a time, and report what it holds.
+    """Read a dataset once, one record at a time, and report its contents.
 
-    The splits to be measured on are read first, and train is held against them, so that memory grows with validation
-    and test rather than with train.
+    The evaluation splits are read first and train is compared with them, so memory grows with validation and test, not
+    with train.
 
     Args:
         path: the dataset folder.
-        count, unit: how long texts are, and what that counts: words, or the tokens of a model (`hub.token_counter`).
+        count, unit: measures the lengths of texts, and its unit: words, or tokens of a model (`hub.token_counter`).
 
     Raises:
         DataError: the folder or a line of it cannot be read at all.
@@ -239,7 +239,7 @@ class _Check:
     def _errors(self) -> list[Finding]:
         messages = [
             f"{found.count} records of {first} are also in {second} ({found}): "
-            f"results on {first} would be memory; take them out of {second}"
+            f"results on {first} would be memorized; remove them from {second}"
             for (first, second), found in self.shared.items()
         ]
         if self.divided_groups.count:
@@ -250,7 +250,7 @@ class _Check:
         if self.bad_labels.count:
             messages.append(f"{self.bad_labels.count} labels cannot be used: {self.bad_labels}")
         if self.repeated_ids.count:
-            messages.append(f"{self.repeated_ids.count} ids occur again: {self.repeated_ids}; make them unique")
+            messages.append(f"{self.repeated_ids.count} ids are repeated: {self.repeated_ids}; make them unique")
         return [Finding("error", message) for message in messages]
 
     def _warnings(self) -> list[Finding]:
@@ -260,10 +260,10 @@ class _Check:
             for (first, second), pairs in self.near.found.items()
         ]
         for split, found in self.repeated_texts.items():
-            messages.append(f"{found.count} records of {split} repeat the text of another one there ({found})")
+            messages.append(f"{found.count} records of {split} repeat the text of another record of {split} ({found})")
         for kind, masks in self.masks.items():
             tokens = ", ".join(token for token, _ in masks.most_common(EXAMPLES))
-            messages.append(f"{masks.total()} times a {kind} holds a mask ({tokens}), which a model learns to write")
+            messages.append(f"{masks.total()} records have a mask in their {kind} ({tokens}); models learn to write it")
         for source, by_split in sorted(self.sources.items()):
             if not any(counts.present for counts in by_split.values()):
                 messages.append(f"no record has a rationale of source {source!r}, which dataset.toml declares")
@@ -275,7 +275,7 @@ class _Check:
 
 
 def _words_of(text: str) -> str:
-    """The words of a text in lower case between single spaces, so that `in` finds whole words only."""
+    """The lower-case words of a text between single spaces, so that `in` finds whole words only."""
     words = re.findall(r"[^\W_]+", text.casefold())
     return f" {' '.join(words)} "
 

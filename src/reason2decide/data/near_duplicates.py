@@ -1,4 +1,4 @@
-"""Near duplicates in linear time: MinHash of word 5-grams (Broder 1997), candidates by bands.
+"""Find near duplicates in linear time: MinHash of word 5-grams (Broder 1997), candidates by bands.
 
 The bands are those of Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", section 3.4.
 """
@@ -17,7 +17,7 @@ from reason2decide.data.records import Record
 THRESHOLD = 0.8  # ours: estimated Jaccard similarity of word 5-grams from which two texts count as near duplicates
 WORDS = 5
 BANDS, ROWS = 16, 4  # a pair of similarity 0.8 shares a band with probability 1 - (1 - 0.8^4)^16 = 0.9998
-MOST_CANDIDATES = 64  # ours: looked at per band, so that texts of one template cannot make the time quadratic
+MOST_CANDIDATES = 64  # ours: compared per band, so that texts from one template cannot make the time quadratic
 _random = np.random.default_rng(0)
 _FACTORS = _random.integers(0, 1 << 63, (BANDS * ROWS, 1), np.uint64) * np.uint64(2) + np.uint64(1)
 _OFFSETS = _random.integers(0, 1 << 63, (BANDS * ROWS, 1), np.uint64)
@@ -25,7 +25,7 @@ _POSITIONS = _random.integers(0, 1 << 63, WORDS, np.uint64) * np.uint64(2) + np.
 
 
 def signature(text: str) -> NDArray[np.uint32]:
-    """64 minima whose equal share between two texts estimates the Jaccard similarity of their word 5-grams."""
+    """Compute 64 minima; the share equal in two texts estimates the Jaccard similarity of their word 5-grams."""
     words = re.findall(r"\w+", text.casefold()) or [""]
     hashes = np.array([zlib.crc32(word.encode()) for word in words], np.uint64)
     width = min(WORDS, len(hashes))
@@ -37,7 +37,7 @@ def signature(text: str) -> NDArray[np.uint32]:
 
 
 class NearDuplicates:
-    """The records of test and validation, and which of them have a near duplicate in a split read later."""
+    """Records of test and validation, and which of them have a near duplicate in a split read later."""
 
     def __init__(self) -> None:
         self.found: dict[tuple[str, str], dict[str, str]] = {}  # (split, later split): id -> id
@@ -46,7 +46,7 @@ class NearDuplicates:
         self._bands: dict[tuple[int, bytes], list[int]] = defaultdict(list)
 
     def compare(self, split: str, record: Record, *, keep: bool) -> None:
-        """Note which kept records of other splits this one nearly equals; `keep` it to hold later ones against."""
+        """Note which kept records of other splits this one nearly duplicates; `keep` it for later comparisons."""
         minima = signature(_content(record))
         keys = _keys(minima)
         for index in sorted({index for key in keys for index in self._bands.get(key, ())}):

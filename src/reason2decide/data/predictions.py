@@ -1,4 +1,4 @@
-"""The only shape data has after a model: `Prediction`, one line of `predictions.jsonl`, whoever made it."""
+"""The only form of a model's output: `Prediction`, one line of `predictions.jsonl`, from any system."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 from reason2decide.errors import DataError
 
-NO_ANSWER = ""  # the label of a system that did not decide, or gave something that is no label
+NO_ANSWER = ""  # the label if a system did not decide, or gave something that is not a label
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A system's decision on one record: `probabilities` by label and the rationale are given where it has them.
+    """A system's decision on one record, with `probabilities` by label and a rationale where it gives them.
 
-    A system that gave no valid answer has `NO_ANSWER` for its label: that is never right, and never another label.
+    Without a valid answer the label is `NO_ANSWER`, which is never right and never another label.
     """
 
     id: str
@@ -36,7 +36,7 @@ class Prediction:
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
-    """Write one prediction a line."""
+    """Write one prediction per line."""
     with path.open("w", encoding="utf-8") as stream:
         for prediction in predictions:
             stream.write(json.dumps(prediction.to_json(), ensure_ascii=False) + "\n")

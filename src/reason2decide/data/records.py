@@ -1,7 +1,7 @@
-"""The only shape data has before tokens: `Record`, `LabelSet`, and the dataset folder that holds them.
+"""The only form of data before tokens: `Record`, `LabelSet`, and the dataset folder that contains them.
 
-A dataset is a folder with `train.jsonl`, `validation.jsonl`, `test.jsonl` and `dataset.toml`. Files are read by
-memory map, one record at a time, so a file of a million records never needs its size in memory.
+A dataset is a folder with `train.jsonl`, `validation.jsonl`, `test.jsonl` and `dataset.toml`. Files are memory-mapped
+and read one record at a time, so a file of a million records is never in memory as a whole.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ RECORD_KEYS = ("id", "text", "label", "rationales", "choices", "group", "meta")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One case: a text to decide on, and where known its gold label and rationales by source.
+    """One case: a text to decide on, and its gold label and rationales by source where known.
 
-    `choices` makes the label set the record's own (open label sets). Records of one `group` (a patient, an
-    article) never lie in two splits. `meta` is free: columns to slice results by, facts behind a simulated case.
+    `choices` gives the record its own label set (open label sets). Records of one `group` (a patient, an
+    article) are never in two splits. `meta` is free: columns to slice results by, facts behind a synthetic case.
     """
 
     id: str
@@ -52,7 +52,7 @@ class Record:
 
 
 def record_from_json(value: object, where: str) -> Record:
-    """Check one JSON value and return it as a `Record`; `where` begins the message of what is wrong.
+    """Check one JSON value and return it as a `Record`; error messages begin with `where`.
 
     Raises:
         DataError: a key is missing, unknown or of the wrong type, or the text is empty.
@@ -71,9 +71,9 @@ def record_from_json(value: object, where: str) -> Record:
         if value.get(key) is not None and not isinstance(value[key], str):
             raise DataError(f"{where}: expected {key!r} to be a string, got {_kind(value[key])}")
     if not value["id"].strip():
-        raise DataError(f"{where}: the id is empty; every record needs one of its own")
+        raise DataError(f"{where}: the id is empty; every record needs a unique id")
     if not value["text"].strip():
-        raise DataError(f"{where}: record {value['id']!r} has an empty text; give it one or leave the record out")
+        raise DataError(f"{where}: record {value['id']!r} has an empty text; fill it in or leave the record out")
     rationales = value.get("rationales") or {}
     if not isinstance(rationales, dict) or not all(isinstance(text, str) for text in rationales.values()):
         raise DataError(f"{where}: expected 'rationales' to be an object of source -> text")
@@ -83,7 +83,7 @@ def record_from_json(value: object, where: str) -> Record:
             raise DataError(f"{where}: expected 'choices' to be a list of strings")
         problem = _labels_problem(choices)
         if problem:
-            raise DataError(f"{where}: the choices of record {value['id']!r} {problem}")
+            raise DataError(f"{where}: the choice set of record {value['id']!r} {problem}")
     meta = value.get("meta") or {}
     if not isinstance(meta, dict):
         raise DataError(f"{where}: expected 'meta' to be an object, got {_kind(meta)}")
@@ -91,9 +91,10 @@ def record_from_json(value: object, where: str) -> Record:
     try:
         "".join([*strings, *(choices or ()), json.dumps(meta, ensure_ascii=False)]).encode()
     except UnicodeEncodeError as error:
-        half = error.object[error.start]
+        surrogate = error.object[error.start]
         raise DataError(
-            f"{where}: record {value['id']!r} holds {half!r}, half a character, which no file can keep; correct it"
+            f"{where}: record {value['id']!r} contains {surrogate!r}, an unpaired surrogate, which cannot be stored; "
+            "correct it"
         ) from None
     return Record(
         id=value["id"],
@@ -108,9 +109,9 @@ def record_from_json(value: object, where: str) -> Record:
 
 @dataclass(frozen=True, slots=True)
 class LabelSet:
-    """The labels a dataset's decisions come from, in order; without values each record brings its own choices.
+    """The possible labels of a dataset, in order; without values each record has its own choices.
 
-    `ordinal` says the order means something, and `urgent` which end of it is the more urgent.
+    `ordinal` says that the order is meaningful, and `urgent` which end of it is the more urgent.
 
     Raises:
         DataError: fewer than two labels, a repeated or empty label, or `urgent` without `ordinal`.
@@ -132,13 +133,13 @@ class LabelSet:
 
     @property
     def is_open(self) -> bool:
-        """Whether every record brings its own choices."""
+        """Whether every record has its own choices."""
         return not self.values
 
 
 def _labels_problem(labels: Sequence[str]) -> str | None:
     if len(labels) < 2:
-        return f"has {len(labels)} of the at least 2 labels a decision needs: {list(labels)}"
+        return f"needs at least 2 labels, got {len(labels)}: {list(labels)}"
     if any(not label.strip() for label in labels):
         return f"has an empty label: {list(labels)}"
     repeated = sorted({label for label in labels if list(labels).count(label) > 1})
@@ -150,11 +151,11 @@ def _kind(value: object) -> str:
 
 
 class JsonlRecords(Sequence[Record]):
-    """The records of a JSON Lines file, read by memory map: an index of line starts is all that stays in memory."""
+    """The records of a memory-mapped JSON Lines file; only an index of line starts stays in memory."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise DataError(f"{path} is not a file; expected one JSON record a line")
+            raise DataError(f"{path} is not a file; expected one JSON record per line")
         self.path = path
         self._offsets, self._blank = _index_lines(path)
 
@@ -198,7 +199,7 @@ def parse_record(line: bytes | str, where: str) -> Record:
 
 
 def _index_lines(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Byte offsets of the non-blank lines (and of the end), and for each blank one how many others stand before it."""
+    """Byte offsets of the non-blank lines and of the end, and the number of non-blank lines before each blank one."""
     offsets: list[np.ndarray] = [np.zeros(1, np.int64)]
     position = 0
     with path.open("rb") as stream:
@@ -232,7 +233,7 @@ def _read_line(stream: Any, start: int) -> bytes:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What `dataset.toml` says of a dataset, apart from its files."""
+    """The description of a dataset in `dataset.toml`, without its files."""
 
     name: str
     task: str
@@ -251,10 +252,10 @@ class DatasetFolder:
 
     @classmethod
     def open(cls, path: Path | str) -> DatasetFolder:
-        """Read `dataset.toml` of the folder `path`; split files are opened when asked for.
+        """Read `dataset.toml` of the folder `path`; split files are opened on demand.
 
         Raises:
-            DataError: the folder, its `dataset.toml` or a key of it is missing or wrong.
+            DataError: the folder, its `dataset.toml` or a key in it is missing or wrong.
         """
         path = Path(path)
         toml_path = path / "dataset.toml"
@@ -264,7 +265,7 @@ class DatasetFolder:
             )
         if not toml_path.is_file():
             present = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
-            raise DataError(f"{path} has no dataset.toml (it holds {present}); make one with `r2d data import`")
+            raise DataError(f"{path} has no dataset.toml (it contains {present}); make one with `r2d data import`")
         try:
             content = tomllib.loads(toml_path.read_text("utf-8"))
             labels = LabelSet(
@@ -300,7 +301,7 @@ class DatasetFolder:
         return records
 
     def verify(self) -> None:
-        """Raise `DataError` if a split's file is not the one whose hash `dataset.toml` holds."""
+        """Raise `DataError` if a split's file does not have the hash in `dataset.toml`."""
         for split, expected in self.hashes.items():
             file = self.path / f"{split}.jsonl"
             if not file.is_file():
@@ -316,13 +317,13 @@ class DatasetFolder:
         """Raise `DataError` if no record has a rationale of this source."""
         if source not in self.info.rationale_sources:
             known = ", ".join(self.info.rationale_sources) or "none"
-            raise DataError(f"nobody wrote rationales of source {source!r} in {self.path}; its sources: {known}")
+            raise DataError(f"{self.path} has no rationales of source {source!r}; its sources: {known}")
 
 
 def write_dataset(
     out: Path, info: DatasetInfo, splits: Mapping[str, Iterable[Record]], *, force: bool = False
 ) -> DatasetFolder:
-    """Write a dataset folder, complete or not at all, holding one record in memory at a time.
+    """Write a dataset folder, complete or not at all, with one record in memory at a time.
 
     Raises:
         OutputError: `out` exists and `force` is false.
@@ -337,7 +338,7 @@ def write_dataset(
                 for record in records:
                     if record.id in ids:
                         raise DataError(
-                            f"the id {record.id!r} occurs twice ({ids[record.id]} and {split}); ids are unique"
+                            f"the id {record.id!r} occurs twice ({ids[record.id]} and {split}); ids must be unique"
                         )
                     ids[record.id] = split
                     require_label(record, info.labels)
@@ -365,12 +366,12 @@ def require_label(record: Record, labels: LabelSet) -> None:
     """Raise `DataError` if a record's label is not among its choices or the label set."""
     choices = record.choices_or(labels)
     if record.label is None:
-        raise DataError(f"record {record.id!r} has no label; a dataset's records need one")
+        raise DataError(f"record {record.id!r} has no label; every record of a dataset needs one")
     if not choices:
         raise DataError(f"record {record.id!r} has no choices and the dataset declares no labels; give one of the two")
     if record.label not in choices:
         shown = ", ".join(repr(choice) for choice in choices[:8]) + (", ..." if len(choices) > 8 else "")
-        raise DataError(f"record {record.id!r} has the label {record.label!r}, which is outside its set: {shown}")
+        raise DataError(f"record {record.id!r} has the label {record.label!r}, which is not in its set: {shown}")
 
 
-YES, NO = ("yes", "true"), ("no", "false")  # ours: the labels, in any case, of a yes/no question
+YES, NO = ("yes", "true"), ("no", "false")  # ours: labels of a yes/no question, in any case

@@ -1,4 +1,4 @@
-"""Words, and hiding those of the labels: a rationale that repeats its label proves nothing about its reasons."""
+"""Split texts into words, and mask those of the labels: repeating a label proves nothing about the reasons for it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,14 @@ def words_of(text: str) -> list[str]:
 @lru_cache(maxsize=256)
 def _masked_words(labels: tuple[str, ...]) -> frozenset[str]:
     words = [frozenset(words_of(label)) for label in labels]
-    return frozenset().union(*(own - STOP_WORDS or own for own in words))
+    return frozenset().union(*(label_words - STOP_WORDS or label_words for label_words in words))
 
 
 def mask_label_words(text: str, labels: Iterable[str]) -> str:
-    """Replace every word of `text` that stands in any of the labels by "___" (ours).
+    """Replace every word of `text` that occurs in any of the labels by "___" (ours).
 
-    Whole words count, whatever their case, numbers included; their inflections do not. Stop words stay, except those
-    of a label that has nothing else, such as "no". All labels are masked, not the decided one alone: what is masked
-    must not tell which it was.
+    Whole words and numbers match in any case; their inflections do not. Stop words stay, except those of a label that
+    has nothing else, such as "no". All labels are masked, not only the decided one: the mask must not reveal it.
     """
     hidden = _masked_words(tuple(labels))
     return WORD.sub(lambda word: MASK if word.group().casefold() in hidden else word.group(), text)
@@ -52,23 +51,23 @@ Span = tuple[int, int]
 
 
 def stem(word: str) -> str:
-    """A word in lower case without its ending, the first of -ing, -ed, -es, -s (not -ss), -e that leaves three letters.
+    """Lower-case a word and cut its ending: the first of -ing, -ed, -es, -s (not -ss), -e that leaves three letters.
 
-    A doubled last letter becomes one, so that "stopped" and "stop" meet. Ours: cruder than Porter's, in one line.
+    A doubled last letter becomes one, so that "stopped" and "stop" match. Ours: cruder than Porter's, in one line.
     """
     bare = SUFFIX.sub("", word.casefold())
     return bare[:-1] if len(bare) > 3 and bare[-1] == bare[-2] else bare
 
 
 def sentences(text: str) -> list[Span]:
-    """The sentences of a text as (start, end), without white space around them; see the module for the rule."""
+    """The sentences of a text as (start, end), without surrounding white space; `SENTENCE_END` is the rule."""
     ends = [match.end() for match in SENTENCE_END.finditer(text)]
     spans = zip([0, *ends], [*ends, len(text)], strict=True)
     trimmed = ((end - len(text[start:end].lstrip()), start + len(text[start:end].rstrip())) for start, end in spans)
     return [(start, end) for start, end in trimmed if start < end]
 
 
-_NEVER_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # controls, and what turns text around
+_NEVER_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # controls and direction marks
 
 
 _MARKUP = re.compile(r"[\\`*_\[\]~#$]|^[-+=]")
@@ -77,14 +76,14 @@ _MARKUP = re.compile(r"[\\`*_\[\]~#$]|^[-+=]")
 _LIST_NUMBER = re.compile(r"^(\d+)([.)])")
 
 
-# "|" too, since no parser takes an entity for a cell's end.
+# "|" too, since no parser takes an entity for the end of a cell.
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"})
 
 
 def escaped(text: str) -> str:
-    """Text as Markdown that shows it and nothing else: in a line, at its beginning, in a heading or a table's cell.
+    """Escape text so that Markdown shows it literally: in a line, at its start, in a heading or in a table cell.
 
-    White space, line breaks and control characters included, becomes single spaces. Web addresses stay, and
+    White space, including line breaks and control characters, becomes single spaces. Web addresses stay, and
     viewers may link them. Source: CommonMark 0.31.2; tables and `~` of GitHub Flavored Markdown, `$` of its formulas.
     """
     shown = " ".join(_NEVER_SHOWN.sub(" ", text).split())

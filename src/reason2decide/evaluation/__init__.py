@@ -1,1 +1,1 @@
-"""How good a system is: metrics, statistics, readers of rationales, results, comparisons."""
+"""Measure how good a system is: metrics, statistics, readers of rationales, results, comparisons."""

@@ -1,7 +1,7 @@
-"""Do raters agree beyond chance? Cohen's kappa for two, Krippendorff's alpha for any number with gaps, with intervals.
+"""Agreement of raters beyond chance: Cohen's kappa for two, Krippendorff's alpha for any number, with intervals.
 
-Both are one less the quotient of observed and expected disagreement, and both are computed from sums over the units
-that were rated. So their intervals are the bootstrap of `statistics.py`, over units or groups of them.
+Both are one minus the ratio of observed to expected disagreement, computed from sums over the rated units. Their
+intervals therefore come from the bootstrap of `statistics.py`, over units or groups of units.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from reason2decide.evaluation.statistics import Aggregate, bootstrap, percentile
 Weights = Literal["none", "linear", "quadratic"]
 Level = Literal["nominal", "ordinal", "interval"]
 
-ROUNDING = 1e-12  # ours: an expected disagreement of so small a share of the values' squares is 0 but for rounding
+ROUNDING = (
+    1e-12  # ours: expected disagreement below this share of the values' squares is a rounding error and counts as 0
+)
 
 _DISTANCES: dict[Weights, Callable[[Floats], Floats]] = {
     "none": lambda d: (d != 0).astype(float),
@@ -30,12 +32,12 @@ _DISTANCES: dict[Weights, Callable[[Floats], Floats]] = {
 
 
 def cohen_kappa(a: Sequence[float], b: Sequence[float], weights: Weights = "quadratic") -> float:
-    """Agreement of two raters on the same n units beyond that of independent raters with the same habits; (n,) each.
+    """Agreement of two raters on the same n units, (n,) each, beyond that of independent raters with the same margins.
 
     Formula: 1 - sum_ij w_ij O_ij / sum_ij w_ij E_ij, O the observed shares of pairs of scores and E the products of
-    both raters' own shares. A pair weighs the distance of its scores ("linear"), its square ("quadratic"), or 1 unless
-    equal ("none"); distances are those of the scores themselves, so that a level nobody gave still counts as a step.
-    NaN where both raters gave every unit one and the same score: then nothing could have disagreed.
+    both raters' marginal shares. The weight of a pair is the distance of its scores ("linear"), the squared distance
+    ("quadratic"), or 1 unless equal ("none"). Distances are those of the scores themselves, so a level that nobody gave
+    still counts as a step. NaN if both raters gave every unit the same score, since no disagreement was possible.
     Source: Cohen 1960; weighted, Cohen 1968.
     """
     statistics, kappa = _kappa(a, b, weights)
@@ -43,11 +45,11 @@ def cohen_kappa(a: Sequence[float], b: Sequence[float], weights: Weights = "quad
 
 
 def krippendorff_alpha(ratings: ArrayLike, level: Level = "ordinal") -> float:
-    """Agreement of any number of raters, shape (raters, units), NaN where a rater has not rated a unit.
+    """Agreement of any number of raters; `ratings` is (raters, units), NaN where a rater did not rate a unit.
 
     Formula: 1 - D_o / D_e, the mean squared difference of two ratings of one unit over that of two ratings of any
     units; units with a single rating do not count. The difference is 1 unless equal ("nominal"), that of the values
-    ("interval"), or how many ratings lie between the two values ("ordinal", for scales of few levels). NaN where all
+    ("interval"), or the number of ratings between the two values ("ordinal", for scales of few levels). NaN if all
     ratings are equal. Source: Krippendorff 2011, "Computing Krippendorff's alpha-reliability".
     """
     statistics, alpha = _alpha(ratings, level)
@@ -63,7 +65,7 @@ def kappa_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> MetricValue:
-    """`cohen_kappa` with a 95 % interval by resampling units, or the groups (n,) that they belong to."""
+    """`cohen_kappa` with a 95 % interval from resampling units, or their groups (n,)."""
     return _with_interval(*_kappa(a, b, weights), group_of, resamples, seed)
 
 
@@ -75,14 +77,14 @@ def alpha_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> MetricValue:
-    """`krippendorff_alpha` with a 95 % interval by resampling units, or the groups (units,) that they belong to."""
+    """`krippendorff_alpha` with a 95 % interval from resampling units, or their groups (units,)."""
     return _with_interval(*_alpha(ratings, level), group_of, resamples, seed)
 
 
 def _with_interval(
     statistics: SufficientStatistics, aggregate: Aggregate, group_of: Integers | None, resamples: int, seed: int
 ) -> MetricValue:
-    """None for what is not defined; resamples in which the value is not, such as those of one score, are left out."""
+    """The value and its interval, None if undefined; resamples without a value (say, of one score) are skipped."""
     if not len(statistics) or np.isnan(value := float(aggregate(statistics.total()))):
         return MetricValue(None, None, None, len(statistics))
     draws = bootstrap(statistics, aggregate, group_of=group_of, resamples=resamples, seed=seed)
@@ -92,7 +94,7 @@ def _with_interval(
 
 
 def _kappa(a: Sequence[float], b: Sequence[float], weights: Weights) -> tuple[SufficientStatistics, Aggregate]:
-    """The table of pairs of scores, one cell a unit, and kappa of a summed table."""
+    """The table of pairs of scores, one cell per unit, and the function from a summed table to kappa."""
     one, other = np.asarray(a, float), np.asarray(b, float)
     assert one.shape == other.shape and one.ndim == 1
     values, codes = np.unique(np.concatenate((one, other)), return_inverse=True)
@@ -111,7 +113,7 @@ def _kappa(a: Sequence[float], b: Sequence[float], weights: Weights) -> tuple[Su
 
 
 def _alpha(ratings: ArrayLike, level: Level) -> tuple[SufficientStatistics, Aggregate]:
-    """Statistics of the units with two ratings or more, and alpha of their sums."""
+    """Statistics of the units with at least two ratings, and the function from their sums to alpha."""
     given = np.asarray(ratings, float)
     assert given.ndim == 2
     rated = ~np.isnan(given)
@@ -127,7 +129,7 @@ def _alpha(ratings: ArrayLike, level: Level) -> tuple[SufficientStatistics, Aggr
 
 def _interval_rows(given: Floats, rated: np.ndarray) -> Floats:
     """(pairwise squared differences / (m - 1), m, sum, sum of squares) of each unit's m ratings, (units, 4)."""
-    # Differences do not change with the origin; near it, squares lose no digits.
+    # Differences do not depend on the origin; centred values keep precision when squared.
     values = np.where(rated, given - (given[rated].mean() if rated.any() else 0), 0)
     m, total, squares = rated.sum(0), values.sum(0), (values**2).sum(0)
     spread = 2 * (m * squares - total**2) / (m - 1)
@@ -141,7 +143,7 @@ def _interval_alpha(sums: Floats) -> Floats:
 
 
 def _coincidences(given: Floats, rated: np.ndarray) -> Floats:
-    """Each unit's share of the coincidence matrix, (units, values squared): its ordered pairs, over m - 1 each."""
+    """Each unit's share of the coincidence matrix, (units, values squared): its ordered pairs divided by m - 1."""
     values = np.unique(given[rated])
     counts = (given[:, :, None] == values).sum(0).astype(float)
     pairs = counts[:, :, None] * counts[:, None, :]
@@ -153,7 +155,7 @@ def _coincidences(given: Floats, rated: np.ndarray) -> Floats:
 
 
 def _matrix(sums: Floats) -> tuple[Floats, Floats]:
-    """Coincidence matrices (..., v, v) and how often each value occurs (..., v)."""
+    """Coincidence matrices (..., v, v) and the count of each value (..., v)."""
     size = round(sums.shape[-1] ** 0.5)
     matrix = sums.reshape(*sums.shape[:-1], size, size)
     return matrix, matrix.sum(-1)
@@ -166,7 +168,7 @@ def _nominal_alpha(sums: Floats) -> Floats:
 
 def _ordinal_alpha(sums: Floats) -> Floats:
     matrix, counts = _matrix(sums)
-    # Ratings between two values, half of those at either end, is the distance of the values' mid-ranks.
+    # The number of ratings between two values, with half of those at either end, is the distance of their mid-ranks.
     ranks = counts.cumsum(-1) - counts / 2
     return _of_coincidences(matrix, counts, (ranks[..., :, None] - ranks[..., None, :]) ** 2)
 
@@ -178,7 +180,7 @@ def _of_coincidences(matrix: Floats, counts: Floats, squared_difference: Floats)
 
 
 def _one_less(observed: Floats, expected: Floats) -> Floats:
-    """1 - observed / expected, NaN where nothing was to be expected."""
+    """1 - observed / expected, NaN where the expected disagreement is 0."""
     observed, expected = np.broadcast_arrays(observed, expected)
     quotient = np.divide(observed, expected, out=np.full(expected.shape, np.nan), where=expected > 0)
     result: Floats = 1 - quotient

@@ -1,4 +1,4 @@
-"""Asks the model, and the simulators, what the metrics of rationales want to know beyond the predictions."""
+"""Ask the model and the simulators what the rationale metrics need beyond the predictions."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from reason2decide.method.prompts import body
 if TYPE_CHECKING:
     from reason2decide.model.predictor import Predictor
 
-AT_ONCE = 256  # ours: records sorted by length at a time, so that batches hold little padding
-# Ours: adjectives and adverbs that a note may hold at any place and that change no fact of it. Whether one changes the
-# decision is what the test wants to know; Atanasova et al. 2023 insert random adjectives and adverbs for that.
+AT_ONCE = 256  # ours: records sorted by length together, so that batches have little padding
+# Ours: adjectives and adverbs that fit anywhere in a note and change none of its facts. The test asks whether one
+# changes the decision; Atanasova et al. 2023 insert random adjectives and adverbs for that.
 INSERTED_WORDS = (
     "apparently", "reportedly", "occasionally", "usually", "generally", "presumably", "notably", "possibly",
     "currently", "previously", "somewhat", "gradually", "steadily", "repeatedly", "noticeably", "suddenly",
@@ -41,11 +41,11 @@ def probe_model(
 ) -> list[Probe]:
     """Ask a model about the rationales it wrote; `predictions` are its own, in the order of `records`.
 
-    Of all records: its label for the rationale alone, and for the masked rationale. Of at most `limit`, those of the
-    lowest hashes of their ids: its rationale for its second choice, where the method conditions on a label; and its
-    label and rationale after one of `INSERTED_WORDS`, which neither text nor rationale has, was put before a word of
-    the text. Word and place are drawn by a hash of (seed, record id), the place in what the model reads of a long text.
-    A method that writes no rationales is asked nothing.
+    For every record: its label for the rationale alone, and for the masked rationale. For at most `limit` records,
+    those with the lowest hashes of their ids: its rationale for its second choice, if the method conditions on a label;
+    and its label and rationale after one of `INSERTED_WORDS` that occurs in neither text nor rationale is inserted
+    before a word of the text. A hash of (seed, record id) draws the word and the place, the latter within the part of a
+    long text that the model reads. A method that writes no rationales is asked nothing.
     """
     probes = [Probe(record.id) for record in records]
     if not predictor.explains:
@@ -69,7 +69,7 @@ def probe_model(
 def probe_simulators(
     simulators: Simulators, records: Sequence[Record], predictions: Sequence[Prediction], probes: Sequence[Probe]
 ) -> list[Probe]:
-    """The probes with what the simulators read: out of texts, rationales, and rationales for swapped labels.
+    """Add to the probes what the simulators read from texts, rationales, and rationales for swapped labels.
 
     Raises:
         NotComputed: as `Simulators.simulate`.
@@ -79,15 +79,15 @@ def probe_simulators(
     read = simulators.read_rationales([probes[i].swapped_rationale or "" for i in swapped])
     for i, label in zip(swapped, read, strict=True):
         simulated[i]["swapped_rationale"] = label
-    return [replace(probe, simulated=own) for probe, own in zip(probes, simulated, strict=True)]
+    return [replace(probe, simulated=answers) for probe, answers in zip(probes, simulated, strict=True)]
 
 
-Case = tuple[int, Record, Prediction]  # with its position among all records
+Case = tuple[int, Record, Prediction]  # first the position among all records
 Answers = dict[int, dict[str, Any]]  # fields of `Probe` by position
 
 
 class _Model:
-    """A predictor that is asked many questions while a bar shows how many."""
+    """A predictor that advances a progress bar with each question."""
 
     def __init__(self, predictor: Predictor, bar: ProgressBar) -> None:
         self.predictor, self.bar = predictor, bar
@@ -97,12 +97,12 @@ class _Model:
         labels: list[str] = []
         for begin in range(0, len(records), AT_ONCE):
             part = self.predictor.distributions(records[begin : begin + AT_ONCE])
-            labels += [max(own, key=own.__getitem__) for own in part]
+            labels += [max(distribution, key=distribution.__getitem__) for distribution in part]
             self.bar.advance(len(part))
         return labels
 
     def rationales(self, records: Sequence[Record], labels: Sequence[str]) -> list[str]:
-        """What it writes for each record and label."""
+        """Its rationale for each record and label."""
         rationales: list[str] = []
         for begin in range(0, len(records), AT_ONCE):
             part = slice(begin, begin + AT_ONCE)
@@ -156,7 +156,7 @@ def _word_to_insert(record: Record, prediction: Prediction, seed: int) -> str:
 
 
 def _place(record: Record, share_read: float, seed: int) -> int:
-    """Where a word of the text begins, among those the model reads."""
+    """The start of a word of the text, drawn from those that the model reads."""
     starts = [word.start() for word in re.finditer(r"\S+", record.text)]
     within = max(1, int(len(starts) * share_read))
     return starts[int(_draw(seed, "place", record.id) * within)]
@@ -170,6 +170,6 @@ def _share_read(predictor: Predictor, record: Record) -> float:
 
 
 def _draw(seed: int, what: str, record_id: str) -> float:
-    """A number in [0, 1) that depends on its arguments alone."""
+    """A number in [0, 1) that depends only on the arguments."""
     digest = hashlib.blake2b(f"{seed}/{what}/{record_id}".encode(), digest_size=7).digest()
     return int.from_bytes(digest, "big") / 2**56

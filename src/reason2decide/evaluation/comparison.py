@@ -1,8 +1,8 @@
-"""Systems on the same records: paired differences, tests, and the spread over seeds beside sampling error.
+"""Compare systems on the same records: paired differences, tests, and the spread over seeds next to sampling error.
 
-A system is one or several results folders, one a seed. Sampling error (which records happened to be in the test split)
-and spread over seeds (which run one happened to train) are different doubts and are never added up here: intervals
-and p values are of the mean over the seeds at hand, the standard deviation over seeds stands beside them.
+A system is one or more results folders, one per seed. Sampling error (which records happen to be in the test split)
+and spread over seeds (which run happened to be trained) are different uncertainties and are never added up: intervals
+and p values are of the mean over the given seeds, and the standard deviation over seeds is reported separately.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FREE_PARTS = ("seed", "resamples", "ci")  # of a signature: they change interval
 
 @dataclass(frozen=True)
 class System:
-    """A named system and the evaluations of its seeds, which differ in nothing else."""
+    """A named system and its evaluations, which differ only in the seed."""
 
     name: str
     results: tuple[Results, ...]
@@ -47,9 +47,9 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class SystemValue:
-    """A metric of a system: the mean over its seeds with the 95 % interval of sampling, and the spread over seeds.
+    """A metric of a system: the mean over its seeds with the 95 % sampling interval, and the spread over seeds.
 
-    `spread` is the standard deviation over seeds (n - 1), None for a single one; `n` the records counted.
+    `spread` is the standard deviation over seeds (n - 1), None for a single seed; `n` is the number of records counted.
     """
 
     mean: float
@@ -62,10 +62,10 @@ class SystemValue:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A system minus the reference on a metric, over the n records that both count.
+    """A system minus the reference on a metric, over the n records counted for both.
 
-    `p_randomization` is adjusted over the family of all systems and metrics compared into `p_holm`. `p_mcnemar` is
-    for accuracy between single seeds only.
+    `p_holm` is `p_randomization` adjusted for the family of all systems and metrics compared. `p_mcnemar` is only for
+    accuracy between single seeds.
     """
 
     system: str
@@ -101,7 +101,7 @@ class Comparison:
                 name: {metric: asdict(value) for metric, value in values.items()}
                 for name, values in self.values.items()
             },
-            "differences": [asdict(own) for own in self.differences],
+            "differences": [asdict(change) for change in self.differences],
             "warnings": list(self.warnings),
         }
 
@@ -110,7 +110,7 @@ def load_system(name: str, folders: Sequence[Path]) -> System:
     """Read the results folders of one system.
 
     Raises:
-        DataError: a folder holds no results of this version.
+        DataError: a folder has no results of this version.
     """
     results = tuple(read_results(folder) for folder in folders)
     loaded = [load_statistics(folder / STATISTICS) for folder in folders]
@@ -123,38 +123,38 @@ def load_system(name: str, folders: Sequence[Path]) -> System:
 
 
 def compare(systems: Sequence[System], reference: str, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
-    """Every system beside the others, and its differences from the one named `reference`.
+    """Compare every system with the one named `reference`.
 
     Raises:
-        DataError: there are not two systems, names repeat, the reference is none of them, or results are of
+        DataError: fewer than two systems, repeated names, a reference that is not one of them, or results from
             different datasets or splits.
     """
     names = [system.name for system in systems]
     if len(systems) < 2 or len(set(names)) < len(names):
         raise DataError(
-            f"expected at least two systems of different names to compare, got {', '.join(names) or 'none'}"
+            f"expected at least two systems with different names to compare, got {', '.join(names) or 'none'}"
         )
     if reference not in names:
-        raise DataError(f"the reference {reference!r} is none of the systems; choose one of {', '.join(names)}")
+        raise DataError(f"the reference {reference!r} is not one of the systems; choose one of {', '.join(names)}")
     warnings = require_comparable(systems)
     first = systems[names.index(reference)]
     values = {system.name: _values(system, resamples, seed) for system in systems}
     differences = [
-        own for system in systems if system is not first for own in _differences(system, first, resamples, seed)
+        change for system in systems if system is not first for change in _differences(system, first, resamples, seed)
     ]
-    adjusted = holm([own.p_randomization for own in differences])
+    adjusted = holm([change.p_randomization for change in differences])
     return Comparison(
         reference,
         first.results[0].dataset,
         first.results[0].split,
         values,
-        tuple(replace(own, p_holm=p) for own, p in zip(differences, adjusted, strict=True)),
+        tuple(replace(change, p_holm=p) for change, p in zip(differences, adjusted, strict=True)),
         tuple(warnings),
     )
 
 
 def require_comparable(systems: Sequence[System]) -> list[str]:
-    """Refuse results of different records; say in what else their signatures differ.
+    """Refuse results on different records; return warnings about other differences between their signatures.
 
     Raises:
         DataError: different datasets or splits.
@@ -163,7 +163,7 @@ def require_comparable(systems: Sequence[System]) -> list[str]:
     name, first = everything[0]
     warnings: dict[str, None] = {}
     for other_name, other in everything[1:]:
-        sources = [f"{own.dataset} ({own.dataset_sha256[:12]})" for own in (first, other)]
+        sources = [f"{results.dataset} ({results.dataset_sha256[:12]})" for results in (first, other)]
         for what, one, two in (("dataset", *sources), ("split", first.split, other.split)):
             if one != two:
                 raise DataError(
@@ -176,10 +176,10 @@ def require_comparable(systems: Sequence[System]) -> list[str]:
 
 
 def signature_differences(one: str, other: str) -> dict[str, tuple[str, str]]:
-    """The parts of two signatures that differ and on which values depend, as key -> both values."""
+    """The differing parts of two signatures that affect values, as key -> both values."""
     first, second = (dict(part.split(":", 1) for part in text.split("|") if ":" in part) for text in (one, other))
     keys = [key for key in {**first, **second} if key not in FREE_PARTS]
-    # A part that only one has belongs to a metric that only one has: nothing is compared by it.
+    # A part that only one signature has belongs to a metric that only it has, which is not compared.
     return {
         key: (first[key], second[key]) for key in keys if {key} <= {*first} & {*second} and first[key] != second[key]
     }
@@ -188,7 +188,7 @@ def signature_differences(one: str, other: str) -> dict[str, tuple[str, str]]:
 def _values(system: System, resamples: int, seed: int) -> dict[str, SystemValue]:
     values = {}
     for metric in METRICS:
-        joint = _joint([own.get(metric.name) for own in system.statistics])
+        joint = _joint([by_metric.get(metric.name) for by_metric in system.statistics])
         if joint is None:
             continue
         mean = _mean_of(metric, len(system.statistics))
@@ -206,18 +206,21 @@ def _differences(system: System, reference: System, resamples: int, seed: int) -
     found = []
     seeds = len(system.statistics), len(reference.statistics)
     for metric in METRICS:
-        own, other = (_joint([part.get(metric.name) for part in one.statistics]) for one in (system, reference))
-        both = paired(own, other) if own is not None and other is not None else None
-        if own is None or other is None or both is None or not len(both):
+        tested, baseline = (
+            _joint([by_metric.get(metric.name) for by_metric in compared.statistics])
+            for compared in (system, reference)
+        )
+        both = paired(tested, baseline) if tested is not None and baseline is not None else None
+        if tested is None or both is None or not len(both):
             continue
-        gap = difference(_mean_of(metric, seeds[0]), _mean_of(metric, seeds[1]), own.rows.shape[1])
+        gap = difference(_mean_of(metric, seeds[0]), _mean_of(metric, seeds[1]), tested.rows.shape[1])
         draws = bootstrap_all([(both, gap)], group_of=system.group_of, resamples=resamples, seed=seed)[0]
         observed = float(gap(both.total()))
         low, high = percentile_interval(draws)
-        # Outputs can be swapped only one for one: with unlike numbers of seeds, as many as both have.
+        # Outputs are swapped one for one: with different numbers of seeds, the smaller number is used.
         common = min(seeds)
-        width = own.rows.shape[1] // seeds[0] * common
-        columns = [*range(width), *range(own.rows.shape[1], own.rows.shape[1] + width)]
+        width = tested.rows.shape[1] // seeds[0] * common
+        columns = [*range(width), *range(tested.rows.shape[1], tested.rows.shape[1] + width)]
         swapped = SufficientStatistics(both.rows[:, columns], both.row_of, both.positions)
         p = randomization_p(swapped, _mean_of(metric, common), group_of=system.group_of, resamples=resamples, seed=seed)
         mcnemar = _mcnemar(both) if metric.name == "accuracy" and seeds == (1, 1) else None
@@ -230,13 +233,13 @@ def _differences(system: System, reference: System, resamples: int, seed: int) -
 
 
 def _joint(statistics: Sequence[SufficientStatistics | None]) -> SufficientStatistics | None:
-    """The statistics of all seeds side by side, over the examples that each counts; None where one has none."""
-    present = [own for own in statistics if own is not None]
+    """The statistics of all seeds side by side, over the examples counted for each; None if any seed has none."""
+    present = [counts for counts in statistics if counts is not None]
     return reduce(paired, present) if len(present) == len(statistics) else None
 
 
 def _each(metric: Metric, seeds: int, sums: Floats) -> Floats:
-    """The metric of each seed from their sums side by side, (seeds, ...)."""
+    """The metric of each seed, (seeds, ...), from their sums side by side."""
     return np.stack([metric.aggregate(part) for part in np.split(sums, seeds, axis=-1)])
 
 
@@ -246,7 +249,7 @@ def _mean_of(metric: Metric, seeds: int) -> Aggregate:
 
 
 def _mcnemar(both: SufficientStatistics) -> float:
-    """From paired statistics of accuracy, whose columns are (right, 1, right, 1)."""
+    """McNemar's p value from paired statistics of accuracy, whose columns are (right, 1, right, 1)."""
     counts = np.bincount(both.row_of, minlength=len(both.rows))
     one, other = both.rows[:, 0], both.rows[:, 2]
     return mcnemar_p(int(counts[(one == 1) & (other == 0)].sum()), int(counts[(one == 0) & (other == 1)].sum()))

@@ -1,4 +1,4 @@
-"""Predictions beside their records, after checking that each record has exactly one that can be scored."""
+"""Match predictions to their records, checking that each record has exactly one that can be scored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reason2decide.errors import DataError
 from reason2decide.evaluation.metrics.base import Examples, Integers
 from reason2decide.evaluation.probes import Probe
 
-SUM_TOLERANCE = 1e-3  # ours: probabilities rounded to a few digits in a file still sum to one
+SUM_TOLERANCE = 1e-3  # ours: lets probabilities that were rounded in a file still sum to one
 
 
 def align(
@@ -24,7 +24,7 @@ def align(
     split: str,
     probes: Sequence[Probe] | None = None,
 ) -> Examples:
-    """Put predictions, and probes where given, in the order of their records.
+    """Put predictions, and probes if given, in the order of their records.
 
     Raises:
         DataError: ids missing, unknown or repeated; a label outside its set; probabilities that do not cover the
@@ -39,7 +39,7 @@ def align(
         _complaint(_repeated(record.id for record in records), "record ids occur more than once"),
         _complaint(_repeated(prediction.id for prediction in predictions), "ids are predicted more than once"),
         _complaint([record.id for record in records if record.id not in by_id], "records have no prediction"),
-        _complaint([id_ for id_ in by_id if id_ not in wanted], "predictions belong to no record"),
+        _complaint([id_ for id_ in by_id if id_ not in wanted], "predictions match no record"),
     ]
     if any(complaints):
         raise DataError(
@@ -74,21 +74,21 @@ def _complaint(ids: Sequence[str], what: str) -> str:
 
 
 def _require_scorable(prediction: Prediction, choices: Sequence[str]) -> None:
-    """Raise `DataError` if a prediction's label, probabilities or rationale cannot be what they must be."""
+    """Raise `DataError` if a prediction's label, probabilities or rationale are invalid."""
     where = f"the prediction for {prediction.id!r}"
     shown = ", ".join(repr(choice) for choice in choices[:8]) + (", ..." if len(choices) > 8 else "")
     if prediction.predicted_label not in choices and prediction.predicted_label != NO_ANSWER:
         raise DataError(
-            f"{where} has the label {prediction.predicted_label!r}, which is outside its set: {shown}; give one of "
-            'these, or "" where the system gave no valid answer'
+            f"{where} has the label {prediction.predicted_label!r}, which is not in its set: {shown}; give one "
+            'of these, or "" if the system gave no valid answer'
         )
     if prediction.rationale is not None and not isinstance(prediction.rationale, str):
-        raise DataError(f"{where} has a rationale that is no text: {prediction.rationale!r:.40}")
+        raise DataError(f"{where} has a rationale that is not text: {prediction.rationale!r:.40}")
     probabilities = prediction.probabilities
     if probabilities is None:
         return
     if not isinstance(probabilities, Mapping) or set(probabilities) != set(choices):
-        raise DataError(f"{where} has probabilities that do not cover its choices; give one for each of: {shown}")
+        raise DataError(f"{where} has probabilities that do not match its choices; give one for each of: {shown}")
     for label, p in probabilities.items():
         if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1 + SUM_TOLERANCE:
             raise DataError(f"{where} gives {label!r} the probability {p!r:.40}; expected a number from 0 to 1")
@@ -98,7 +98,7 @@ def _require_scorable(prediction: Prediction, choices: Sequence[str]) -> None:
 
 
 def group_indices(records: Sequence[Record]) -> Integers | None:
-    """The group of each record as an index, shape (n,), a record without one alone in its own; None without groups."""
+    """The index of each record's group, shape (n,); a record without a group forms its own. None without any groups."""
     if all(record.group is None for record in records):
         return None
     index: dict[tuple[str, str], int] = {}

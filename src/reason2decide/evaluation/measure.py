@@ -1,4 +1,4 @@
-"""Predictions and records in, `Results` out: every metric with its interval, and the signature to compare it by."""
+"""Turn predictions and records into `Results`: every metric with its interval, and the signature for comparisons."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from reason2decide.model.calibration import Calibration, rescaled
 from reason2decide.version import __version__
 
 CALIBRATED = ("log_loss", "brier", "ece")  # the metrics that a temperature changes
-LEAST_SLICE = 10  # ours: slices of fewer records take no part in the largest gap, which they would always win
+LEAST_SLICE = 10  # ours: smaller slices are left out of the largest gap, which they would almost always determine
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the records come from, and whose decisions they are."""
+    """The source of the records, and the system that decided on them."""
 
     dataset: str
     sha256: str
@@ -56,7 +56,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`results`, and what they were computed from."""
+    """`results` and what they were computed from."""
 
     results: Results
     examples: Examples
@@ -66,7 +66,7 @@ class Evaluation:
 
 @dataclass
 class _Notes:
-    """Notes in the order they came, each with the metrics it is about."""
+    """Notes in order of appearance, each with the metrics it is about."""
 
     names_of: dict[str, list[str]] = field(default_factory=dict)
 
@@ -78,10 +78,10 @@ class _Notes:
 
 
 def metrics_of(settings: Settings, labels: LabelSet, calibration: Calibration | None) -> tuple[Metric, ...]:
-    """All metrics, those with settings in their places.
+    """All metrics in order, configured by the settings.
 
     Raises:
-        DataError: the file of costs or the baseline cannot be read.
+        DataError: the cost matrix or the baseline cannot be read.
     """
     threshold = calibration.threshold(settings.error_rate) if calibration else None
     cutoff = calibration.cutoff(settings.miscoverage) if calibration else None
@@ -114,26 +114,26 @@ def evaluate(
 ) -> Evaluation:
     """Compare predictions with the gold labels and rationales of their records, matched by id in any order.
 
-    If records carry a group, whole groups are resampled for the intervals; a record without one is its own.
+    If records have groups, the intervals resample whole groups; a record without one is a group by itself.
 
     Args:
-        calibration: what validation said of this system; its temperature is already in the predictions.
-        probes: what else was asked about the predictions.
+        calibration: of this system, from validation; the predictions already include its temperature.
+        probes: further answers about the predictions.
 
     Raises:
-        DataError: as `alignment.align`, or a slice's column does not exist.
+        DataError: as `examples.align`, or a slice's column does not exist.
     """
     examples = align(predictions, records, labels, settings.rationale_source, origin.split, probes)
     columns = [Column.parse(text) for text in settings.slices]
-    chosen = {column.name: slice_records(examples.records, column) for column in columns}  # refused before computing
+    chosen = {column.name: slice_records(examples.records, column) for column in columns}  # fails before computing
     group_of, notes = group_indices(examples.records), _Notes()
     metrics = signed(metrics_of(settings, labels, calibration), probes)
     statistics = _statistics(metrics, examples, notes)
-    own = [metric for metric in metrics if metric.name in statistics]
-    values = _values(own, statistics, group_of, settings, notes)
+    computed = [metric for metric in metrics if metric.name in statistics]
+    values = _values(computed, statistics, group_of, settings, notes)
     everything = {metric.name: values.get(metric.name, MetricValue(None, None, None, 0)) for metric in metrics}
     slices = {
-        name: tuple(_slice(value, mask, own, statistics, group_of, settings) for value, mask in masks.items())
+        name: tuple(_slice(value, mask, computed, statistics, group_of, settings) for value, mask in masks.items())
         for name, masks in chosen.items()
     }
     try:
@@ -160,7 +160,7 @@ def evaluate(
         reliability=_curve(reliability_curve, examples),
         risk_coverage=_curve(risk_coverage_curve, examples),
         slices=slices,
-        gaps={name: _gaps(own_slices, own) for name, own_slices in slices.items()},
+        gaps={name: _gaps(parts, computed) for name, parts in slices.items()},
         notes=notes.lines(),
     )
     return Evaluation(results, examples, statistics, group_of)
@@ -189,11 +189,11 @@ def _values(
     counted = [(statistics[metric.name], metric.aggregate) for metric in metrics]
     resampled = bootstrap_all(counted, group_of=group_of, resamples=settings.resamples, seed=settings.seed)
     values = {}
-    for metric, (own, aggregate), draws in zip(metrics, counted, resampled, strict=True):
-        low, high = interval(settings.interval, draws, own, aggregate, group_of=group_of)
-        values[metric.name] = MetricValue(float(aggregate(own.total())), low, high, len(own))
+    for metric, (counts, aggregate), draws in zip(metrics, counted, resampled, strict=True):
+        low, high = interval(settings.interval, draws, counts, aggregate, group_of=group_of)
+        values[metric.name] = MetricValue(float(aggregate(counts.total())), low, high, len(counts))
         if low == high and notes is not None:
-            notes.add(metric.name, "all resamples agree, so the interval is a point and understates the doubt")
+            notes.add(metric.name, "all resamples agree, so the interval is a point and understates the uncertainty")
     return values
 
 
@@ -205,19 +205,19 @@ def _slice(
     group_of: Integers | None,
     settings: Settings,
 ) -> Slice:
-    parts = {name: own.subset(mask) for name, own in statistics.items()}
+    parts = {name: counts.subset(mask) for name, counts in statistics.items()}
     counted = [metric for metric in metrics if len(parts[metric.name])]
     return Slice(value, int(mask.sum()), _values(counted, parts, group_of, settings))
 
 
 def _gaps(slices: Sequence[Slice], metrics: Sequence[Metric]) -> dict[str, dict[str, Any]]:
-    """For each metric the slices of its least and largest value, and how far these lie apart."""
+    """For each metric the slices with its lowest and highest value, and the difference of the two."""
     gaps = {}
     for metric in metrics:
         found = {
-            own.value: own.metrics[metric.name].value
-            for own in slices
-            if metric.name in own.metrics and own.metrics[metric.name].n >= LEAST_SLICE
+            part.value: part.metrics[metric.name].value
+            for part in slices
+            if metric.name in part.metrics and part.metrics[metric.name].n >= LEAST_SLICE
         }
         values = {name: value for name, value in found.items() if value is not None}
         if len(values) > 1:
@@ -239,10 +239,10 @@ def _calibration_results(
     if calibration is None:
         return None
     raw = [
-        replace(own, probabilities=rescaled(own.probabilities, 1 / calibration.temperature))
-        if own.probabilities is not None
-        else own
-        for own in examples.predictions
+        replace(prediction, probabilities=rescaled(prediction.probabilities, 1 / calibration.temperature))
+        if prediction.probabilities is not None
+        else prediction
+        for prediction in examples.predictions
     ]
     before, unscaled = {}, replace(examples, predictions=raw)
     for metric in metrics:
@@ -274,7 +274,7 @@ def signature(
         f"unit:{'group' if by_group else 'record'}",
         f"resamples:{settings.resamples}",
         f"seed:{settings.seed}",
-        # What is wanted, not the thresholds that a system's own validation then gives.
+        # The targets, not the thresholds that a system's own validation then gives.
         f"error_rate:{settings.error_rate:g}",
         f"miscoverage:{settings.miscoverage:g}",
     ]

@@ -1,6 +1,6 @@
-"""What else was asked about a prediction, to measure its rationale by: of the model itself, and of simulators.
+"""Further answers about a prediction, of the model itself, simulators and judges, to measure its rationale by.
 
-A probe is data, one line of `probes.jsonl` beside `predictions.jsonl`; the metrics that read it run no model.
+A probe is data, one line of `probes.jsonl` next to `predictions.jsonl`; the metrics that read it run no model.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from reason2decide.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Answers about one record's prediction; a field is None where the question was not asked.
+    """Answers about one record's prediction; a field is None if the question was not asked.
 
-    Of the model itself: its label where it reads the rationale alone (`label_from_rationale`), and with the words of
-    all labels masked in it (`label_from_masked_rationale`); the rationale it writes when told `swapped_label`, its
-    second choice, instead of its own; its label and rationale after `inserted_word` was put into the text.
+    From the model itself: its label when it reads only the rationale (`label_from_rationale`), also with the words of
+    all labels masked (`label_from_masked_rationale`); the rationale it writes when given `swapped_label`, its second
+    choice, instead of its decision; its label and rationale after `inserted_word` was inserted into the text.
 
-    `simulated` has the label that a simulator predicts, one of which reads the "text", one the "rationale", one the
-    rationale with label words masked ("masked_rationale"), and one text and rationale ("both").
+    `simulated` has the label that each simulator predicts. They read the "text", the "rationale", the rationale with
+    label words masked ("masked_rationale"), text and rationale ("both"), and the rationale for the swapped label
+    ("swapped_rationale").
 
-    `judged` has the mean score, from 1 to 5, that judges gave the rationale by each criterion, and `judged_by` which
-    judges, by which words.
+    `judged` has the judges' mean score of the rationale, from 1 to 5, by criterion; `judged_by` names the judges and
+    the version of their prompt.
     """
 
     id: str
@@ -47,7 +48,7 @@ class Probe:
 
 
 def write_probes(path: Path, probes: Iterable[Probe]) -> None:
-    """Write one probe a line."""
+    """Write one probe per line."""
     with path.open("w", encoding="utf-8") as stream:
         stream.writelines(json.dumps(probe.to_json(), ensure_ascii=False) + "\n" for probe in probes)
 
@@ -56,7 +57,7 @@ def read_probes(path: Path) -> list[Probe]:
     """Read what `write_probes` wrote.
 
     Raises:
-        DataError: a line is not a probe; with its number.
+        DataError: a line is not a probe; the message has its number.
     """
     probes = []
     with path.open(encoding="utf-8") as stream:

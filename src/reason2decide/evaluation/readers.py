@@ -1,7 +1,7 @@
 """Simulators: readers independent of any model, which guess the label from a text, a rationale, or both.
 
-If a model judges its own rationales, a shared quirk passes for a reason. These readers learnt from the gold rationales
-of the train split and never saw a model's: bags of words, so what they read out of a rationale is written in it.
+If a model judges its own rationales, a shared quirk passes for a reason. These readers learn only from the gold
+rationales of the train split, never from a model's. They are bags of words, so they read only what is written.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from reason2decide.data.records import LabelSet, Record
 from reason2decide.data.words import WORD, mask_label_words
 from reason2decide.errors import NotComputed, require
 
-MOST_RECORDS = 20_000  # ours: learnt from at most; bags of words gain little from more
-MOST_FEATURES = 50_000  # ours: of the most frequent words and pairs, by which memory is bounded
+MOST_RECORDS = 20_000  # ours: upper limit for training; bags of words gain little from more
+MOST_FEATURES = 50_000  # ours: the most frequent words and word pairs are kept, which bounds memory
 STRENGTH = 4.0  # ours: inverse of the L2 penalty
 ITERATIONS = 1000  # ours
 SIGNATURE = f"tfidf-1-2grams+logistic-regression|records:{MOST_RECORDS}|features:{MOST_FEATURES}|C:{STRENGTH:g}"
-# What each reader reads. Two blocks stand side by side, so a word in the text and in the rationale are two features.
+# What each reader reads. Two parts give separate features: a word in the text is not the same word in the rationale.
 READERS = {
     "text": ("text",),
     "rationale": ("rationale",),
@@ -31,15 +31,15 @@ READERS = {
 
 
 def id_hash(record_id: str) -> bytes:
-    """By its order, records are chosen where not all can be taken: the same ones in any order of a file (ours)."""
+    """The key by which to choose some of many records: the same ones for any order of a file (ours)."""
     return hashlib.blake2b(record_id.encode(), digest_size=8).digest()
 
 
 class Simulators:
-    """TF-IDF of words and word pairs, and balanced logistic regression by scikit-learn: one a kind of reading.
+    """One reader for each entry of `READERS`: TF-IDF of words and word pairs, and scikit-learn's logistic regression.
 
-    They share nothing with a model and are a function of the train split alone. What they know of triage is little:
-    compare their figures between systems on the same dataset, not with 1.
+    Classes are balanced. The readers share nothing with a model and depend on the train split alone. They know little
+    of triage: compare their figures between systems on the same dataset, not with 1.
     """
 
     def __init__(self, labels: LabelSet, words: Mapping[str, Any], readers: Mapping[str, Any]) -> None:
@@ -47,19 +47,19 @@ class Simulators:
 
     @classmethod
     def fit(cls, records: Iterable[Record], labels: LabelSet, source: str) -> Simulators:
-        """Learn the gold label from the texts and gold rationales of `source`, of the train split's `records`.
+        """Learn the gold label from the texts and the gold rationales of `source` in the train split's `records`.
 
-        Of more than `MOST_RECORDS` with such a rationale, those of the lowest hashes of their ids are taken.
+        At most `MOST_RECORDS` with such a rationale are used, those with the lowest hashes of their ids.
 
         Raises:
-            NotComputed: labels are not common to all records, or the records with a rationale have fewer than two of
-                them or no words to learn from.
+            NotComputed: labels are not common to all records, or the records with a rationale have fewer than two
+                labels or no words to learn from.
             MissingExtraError: scikit-learn is not installed.
         """
         feature_extraction = require("sklearn.feature_extraction.text", "evaluate")
         linear_model = require("sklearn.linear_model", "evaluate")
         if labels.is_open:
-            raise NotComputed("the label set is open, and simulators learn labels that are common to all records")
+            raise NotComputed("the label set is open, but simulators need labels that are common to all records")
         learnt = heapq.nsmallest(
             MOST_RECORDS,
             (record for record in records if record.rationales.get(source, "").strip()),
@@ -70,7 +70,7 @@ class Simulators:
         if len(set(gold)) < 2:
             raise NotComputed(
                 f"{len(learnt)} training records have a gold rationale of source {source!r}, with {len(set(gold))} "
-                "different labels; simulators need at least two: name another source"
+                "different labels, but simulators need at least two; name another source"
             )
         read = _parts([record.text for record in learnt], [record.rationales[source] for record in learnt], labels)
         words: dict[str, Any] = {}
@@ -93,7 +93,7 @@ class Simulators:
         return cls(labels, words, readers)
 
     def simulate(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> list[dict[str, str]]:
-        """`Probe.simulated` of each prediction; without a rationale there is only what is read from the text.
+        """`Probe.simulated` for each prediction; without a rationale, only the label read from the text.
 
         Raises:
             NotComputed: a record has choices of its own.
@@ -110,7 +110,7 @@ class Simulators:
         return simulated
 
     def read_rationales(self, rationales: Sequence[str]) -> list[str]:
-        """The label that is read out of each rationale alone."""
+        """The label read from each rationale alone."""
         return self._read("rationale", {"rationale": rationales})
 
     def _read(self, reader: str, read: Mapping[str, Sequence[str]]) -> list[str]:
@@ -132,6 +132,8 @@ def _side_by_side(blocks: Sequence[Any]) -> Any:
 
 
 def _require_common_labels(records: Iterable[Record]) -> None:
-    own = sum(record.choices is not None for record in records)
-    if own:
-        raise NotComputed(f"{own} records have choices of their own, and simulators learn labels common to all records")
+    with_choices = sum(record.choices is not None for record in records)
+    if with_choices:
+        raise NotComputed(
+            f"{with_choices} records have choices of their own, but simulators need labels common to all records"
+        )

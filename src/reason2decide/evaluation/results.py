@@ -1,10 +1,10 @@
-"""What an evaluation found, as data: `results.json`, and beside it the statistics that comparisons are made of.
+"""Results of an evaluation as data: `results.json`, and the statistics that comparisons are computed from.
 
 RESULTS/
   predictions.jsonl   the system's decisions
-  probes.jsonl        what else was asked about them, if anything was
+  probes.jsonl        further answers about them, if any were asked
   results.json        every metric with its interval, slices, curves, the signature
-  statistics.npz      each metric's sufficient statistics: two systems are compared without their texts
+  statistics.npz      each metric's sufficient statistics: comparing two systems needs no texts
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Slice:
 
 @dataclass(frozen=True)
 class CalibrationResults:
-    """How probabilities were calibrated and what it changed; `before` has the metrics of the raw ones, by name.
+    """How probabilities were calibrated and what changed; `before` has the metrics of the raw ones, by name.
 
-    `threshold` is the deferral threshold for the wanted `error_rate`, None where validation reaches it nowhere;
-    `cutoff` is that of prediction sets for the chosen `miscoverage`. All from validation.
+    `threshold` is the deferral threshold for the target `error_rate`, None if none reaches it on validation; `cutoff`
+    is that of prediction sets for the chosen `miscoverage`. All come from validation.
     """
 
     temperature: float
@@ -62,12 +62,12 @@ class CalibrationResults:
 
 @dataclass(frozen=True)
 class Results:
-    """What an evaluation found. `confusion_matrix` has gold labels as rows, predicted ones as columns.
+    """The results of an evaluation. `confusion_matrix` has gold labels as rows, predicted ones as columns.
 
-    `unanswered` counts, by gold label, the records without a valid answer. For open label sets these and `per_label`
-    are empty. `reliability` and `risk_coverage` are the points of these curves, `slices` go by column, and `gaps` give
-    for each column and metric the slices of least and largest value, and the difference. `notes` say what was not
-    computed, or counted specially, and why.
+    `unanswered` counts the records without a valid answer, by gold label. For open label sets these and `per_label`
+    are empty. `reliability` and `risk_coverage` are the points of these curves, and `slices` are by column. `gaps` have
+    for each column and metric the slices with the lowest and highest value, and the difference. `notes` say what was
+    not computed, or counted specially, and why.
     """
 
     system: str
@@ -104,7 +104,7 @@ class Results:
                 "reliability": [dict(point) for point in self.reliability],
                 "risk_coverage": [dict(point) for point in self.risk_coverage],
             },
-            "slices": {column: [asdict(own) for own in slices] for column, slices in self.slices.items()},
+            "slices": {column: [asdict(part) for part in slices] for column, slices in self.slices.items()},
             "gaps": {column: {name: dict(gap) for name, gap in gaps.items()} for column, gaps in self.gaps.items()},
             "signature": self.signature,
             "dataset": {"name": self.dataset, "sha256": self.dataset_sha256},
@@ -114,16 +114,16 @@ class Results:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Results:
-        """The results that `to_json` gave.
+        """Read the results that `to_json` returned.
 
         Raises:
-            DataError: they are of another format, or a key is missing or not as this version writes it.
+            DataError: they have another format, or a key is missing or invalid.
         """
         found = value.get("results_format", 1)
         if found != RESULTS_FORMAT:
             raise DataError(
-                f"these results have format {found}, this program reads {RESULTS_FORMAT}; evaluate again with this "
-                f"version ({__version__})"
+                f"these results have format {found}, this program reads {RESULTS_FORMAT}; evaluate again "
+                f"with this version ({__version__})"
             )
         try:
             return cls(
@@ -141,7 +141,7 @@ class Results:
                 reliability=tuple(value["curves"]["reliability"]),
                 risk_coverage=tuple(value["curves"]["risk_coverage"]),
                 slices={
-                    column: tuple(Slice(own["value"], own["n"], _values(own["metrics"])) for own in slices)
+                    column: tuple(Slice(part["value"], part["n"], _values(part["metrics"])) for part in slices)
                     for column, slices in value["slices"].items()
                 },
                 gaps=value["gaps"],
@@ -149,7 +149,8 @@ class Results:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"these results lack or misuse a key ({error}); evaluate again with this version ({__version__})"
+                f"a key of these results is missing or invalid ({error}); evaluate again with this version "
+                f"({__version__})"
             ) from None
 
 
@@ -161,15 +162,15 @@ def read_results(folder: Path) -> Results:
     """Read the results of a folder that `r2d evaluate` wrote.
 
     Raises:
-        DataError: there are none, or not of this version; the message names the file.
+        DataError: there are none, or they are of another version; the message names the file.
     """
     file = folder / RESULTS
     if not file.is_file():
-        raise DataError(f"{folder} holds no {RESULTS}; give a folder that `r2d evaluate` wrote")
+        raise DataError(f"{folder} has no {RESULTS}; give a folder that `r2d evaluate` wrote")
     try:
         value = json.loads(file.read_text("utf-8"))
         if not isinstance(value, dict):
-            raise DataError("these results are no JSON object; evaluate again")
+            raise DataError("these results are not a JSON object; evaluate again")
         return Results.from_json(value)
     except json.JSONDecodeError as error:
         raise DataError(f"{file} is not valid JSON ({error.msg}); evaluate again") from None
@@ -178,18 +179,18 @@ def read_results(folder: Path) -> Results:
 
 
 def save_statistics(path: Path, statistics: Mapping[str, SufficientStatistics], group_of: Integers | None) -> None:
-    """Write every metric's statistics, and the groups of the records where there are some; numbers only."""
+    """Write every metric's statistics and, if given, the groups of the records; numbers only."""
     arrays: dict[str, np.ndarray] = {} if group_of is None else {"group_of": group_of}
-    for name, own in statistics.items():
-        arrays |= {f"{name}/rows": own.rows, f"{name}/row_of": own.row_of, f"{name}/positions": own.positions}
+    for name, counts in statistics.items():
+        arrays |= {f"{name}/rows": counts.rows, f"{name}/row_of": counts.row_of, f"{name}/positions": counts.positions}
     np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
 def load_statistics(path: Path) -> tuple[dict[str, SufficientStatistics], Integers | None]:
-    """What `save_statistics` wrote.
+    """Read what `save_statistics` wrote.
 
     Raises:
-        DataError: there is no such file, or it is damaged.
+        DataError: the file is missing or damaged.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:

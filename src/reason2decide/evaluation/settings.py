@@ -1,7 +1,7 @@
-"""What an evaluation is asked for besides the data: plain values, the same on the command line, in a file, in Python.
+"""Settings of an evaluation: plain values, the same on the command line, in a file and in Python.
 
-The options of `r2d evaluate` and the keys of an experiment's `[evaluation]` are made of this class; it imports nothing
-that is slow.
+The options of `r2d evaluate` and the keys of an experiment's `[evaluation]` are generated from this class; it imports
+nothing slow.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
 
 IntervalMethod = Literal["percentile", "bca"]
 RESAMPLES = 1000  # ours: the interval's ends then move by about 2 % of its width from seed to seed
-PROBED_RECORDS = 500  # ours: rationales are written anew for each, twice; shares are then known to about 4 points
+PROBED_RECORDS = 500  # ours: each needs up to two new rationales; shares are then accurate to about 4 points
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a split is evaluated.
+    """How to evaluate a split.
 
     Raises:
-        ConfigError: a value that cannot be; the message names it.
+        ConfigError: an impossible value; the message names it.
     """
 
-    split: str = field(default="test", metadata={"help": "Split to decide on."})
+    split: str = field(default="test", metadata={"help": "Split to evaluate on."})
     rationale_source: str | None = field(
         default=None,
         metadata={
@@ -41,60 +41,58 @@ class Settings:
     slices: tuple[str, ...] = field(
         default=(),
         metadata={
-            "help": "Report every metric by a metadata column, or by `length`; may be repeated.",
+            "help": "Also report every metric by a metadata column, or by `length`; repeatable.",
             "flag": "--slice",
             "metavar": "COLUMN[:EDGE,...]",
         },
     )
     costs: Path | None = field(
-        default=None, metadata={"help": "Costs of mistakes: a CSV with gold labels down and predicted ones across."}
+        default=None, metadata={"help": "CSV with the cost of each mistake: gold labels as rows, predicted as columns."}
     )
     error_rate: float = field(
         default=ERROR_RATE,
         metadata={
-            "help": "Error rate wanted among decisions that are not deferred; set on validation.",
+            "help": "Target error rate among decisions that are not deferred; its threshold is set on validation.",
             "min": 0,
             "max": 1,
         },
     )
     miscoverage: float = field(
         default=MISCOVERAGE,
-        metadata={"help": "Share of prediction sets that may miss the gold label.", "min": 0, "max": 1},
+        metadata={"help": "Share of prediction sets allowed to miss the gold label.", "min": 0, "max": 1},
     )
     bertscore_encoder: str | None = field(
         default=None,
-        metadata={"help": "Encoder for BERTScore: a folder, a hub name, or `minilm`.", "metavar": "ENCODER"},
+        metadata={"help": "Encoder for BERTScore: a folder, a hub name or `minilm`.", "metavar": "ENCODER"},
     )
     bertscore_layer: int | None = field(
-        default=None, metadata={"help": "Layer of that encoder; default: at 3/4 of its depth.", "min": 0}
+        default=None, metadata={"help": "Encoder layer for BERTScore; default: at 3/4 of its depth.", "min": 0}
     )
     bertscore_baseline: Path | None = field(
-        default=None, metadata={"help": "Baseline file in bert-score's format, to rescale by."}
+        default=None, metadata={"help": "Baseline file in bert-score's format, to rescale BERTScore."}
     )
     bertscore_idf: bool = field(default=False, metadata={"help": "Weight BERTScore's tokens by their rarity."})
     probed: int = field(
         default=PROBED_RECORDS,
-        metadata={"help": "Number of records to probe: the model is asked more about its rationales.", "min": 0},
+        metadata={"help": "Number of records for which to ask the model more about its rationales.", "min": 0},
     )
-    interval: IntervalMethod = field(
-        default="percentile", metadata={"help": "Kind of bootstrap interval: percentile or bca."}
-    )
+    interval: IntervalMethod = field(default="percentile", metadata={"help": "Bootstrap interval: percentile or bca."})
     resamples: int = field(default=RESAMPLES, metadata={"help": "Bootstrap resamples for the intervals.", "min": 1})
-    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and of the probes.", "min": 0})
+    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and the probes.", "min": 0})
 
     def __post_init__(self) -> None:
         if self.interval not in ("percentile", "bca"):
             raise ConfigError(f"interval = {self.interval!r}: expected percentile or bca")
         for name in ("error_rate", "miscoverage"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} = {getattr(self, name)!r}: expected a share from 0 to 1")
+                raise ConfigError(f"{name} = {getattr(self, name)!r}: expected a number from 0 to 1")
         for name, least in (("probed", 0), ("resamples", 1), ("seed", 0)):
             if getattr(self, name) < least:
-                raise ConfigError(f"{name} = {getattr(self, name)!r}: expected a whole number from {least} up")
+                raise ConfigError(f"{name} = {getattr(self, name)!r}: expected a whole number of at least {least}")
 
     def to_toml(self) -> str:
-        """As a file that `load_settings` reads; settings that are None are left out."""
-        values = {own.name: getattr(self, own.name) for own in fields(self)}
+        """The content of a file for `load_settings`; settings that are None are left out."""
+        values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         return tomli_w.dumps({name: value for name, value in plain.items() if value is not None})
 
@@ -103,14 +101,14 @@ DEFAULT_SETTINGS = Settings()
 
 
 def parse_settings(content: Mapping[str, Any], where: str) -> Settings:
-    """Settings from the content of a file; `where` begins the message of what is wrong.
+    """Settings from the content of a file; `where` begins the error message.
 
     Raises:
         ConfigError: unknown keys or impossible values, all in one message.
     """
     from pydantic import TypeAdapter, ValidationError  # here, since importing it takes long
 
-    known = [own.name for own in fields(Settings)]
+    known = [setting.name for setting in fields(Settings)]
     problems = [unknown_key(key, known) for key in content if key not in known]
     values = {}
     for key in (key for key in content if key in known):
@@ -136,9 +134,15 @@ def load_settings(path: Path) -> Settings:
         ConfigError: the file is missing or not TOML, or as `parse_settings`.
     """
     if not path.is_file():
-        raise ConfigError(f"{path} is not a file; expected settings of an evaluation in TOML")
+        raise ConfigError(f"{path} is not a file; expected evaluation settings in TOML")
     try:
         content = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    return parse_settings(content, str(path))
+    return parse_settings(with_paths_from(content, path.parent), str(path))
+
+
+def with_paths_from(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The content of a file whose relative paths start at `folder`."""
+    paths = [key for key in ("costs", "bertscore_baseline") if isinstance(content.get(key), str)]
+    return {**content, **{key: str(folder / content[key]) for key in paths}}

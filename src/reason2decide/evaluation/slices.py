@@ -1,4 +1,4 @@
-"""Records by the values of a metadata column: for whom a system is good, and for whom it is not."""
+"""Slice records by a metadata column, to see for whom a system works and for whom it does not."""
 
 from __future__ import annotations
 
@@ -17,52 +17,54 @@ from reason2decide.data.records import Record
 from reason2decide.errors import DataError
 
 LENGTH = "length"  # words of the text: a column that every dataset has
-MAX_VALUES = 20  # ours: of a column of words; the rarer ones are taken together
-BANDS = 4  # ours: of a column of numbers, equal in records
-FEW_NUMBERS = 10  # ours: so many different numbers are values, not a scale
+MAX_VALUES = 20  # ours: for a column of words; the rarer values are merged
+BANDS = 4  # ours: for a column of numbers, of about equal size
+FEW_NUMBERS = 10  # ours: up to this many different numbers are values, not a scale
 OTHER, MISSING = "other", "not given"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column to slice by, and where given the inner edges of its bands: `age:18,65` is under 18, 18 to 65, above."""
+    """A column to slice by, optionally with edges of bands: `age:18,65` is under 18, 18 to under 65, 65 and over."""
 
     name: str
     edges: tuple[float, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Column:
-        """From NAME or NAME:EDGE,EDGE.
+        """Parse NAME or NAME:EDGE,EDGE; a name may have a colon of its own.
 
         Raises:
-            DataError: an edge is no number, or they do not rise.
+            DataError: an edge is not a number, or the edges do not increase.
         """
-        name, colon, edges = text.partition(":")
+        name, colon, edges = text.rpartition(":")
+        if not colon or not re.search(r"\d|\binf|\bnan", edges):
+            return cls(text)
         try:
-            values = tuple(float(edge) for edge in edges.split(",")) if colon else ()
+            values = tuple(float(edge) for edge in edges.split(","))
         except ValueError:
             raise DataError(f"--slice {text!r}: expected COLUMN, or COLUMN:EDGE,EDGE with numbers") from None
         if list(values) != sorted(set(values)) or not all(map(math.isfinite, values)):
-            raise DataError(f"--slice {text!r}: the edges {edges} must rise")
+            raise DataError(f"--slice {text!r}: the edges {edges} must increase")
         return cls(name, values)
 
 
 def slice_records(records: Sequence[Record], column: Column) -> dict[str, NDArray[np.bool_]]:
-    """For each value, or band of numbers, which records have it, (n,) booleans; together they are all records.
+    """For each value or band of numbers, the records that have it as (n,) booleans; every record is in exactly one.
 
     Raises:
-        DataError: no record has such a column, it holds lists or objects, or edges were given for words.
+        DataError: no record has the column, it contains lists or objects, or edges were given for words.
     """
     values = [len(r.text.split()) if column.name == LENGTH else r.meta.get(column.name) for r in records]
     given = [value for value in values if value is not None]
     if not given:
         known = sorted({key for record in records for key in record.meta} | {LENGTH})
-        raise DataError(f"no record has a column {column.name!r} to slice by; there are {', '.join(known)}")
+        raise DataError(f"no record has a column {column.name!r} to slice by; choose from {', '.join(known)}")
     if any(isinstance(value, list | dict) for value in given):
-        raise DataError(f"the column {column.name!r} holds lists or objects; slice by one of words or numbers")
+        raise DataError(f"the column {column.name!r} contains lists or objects; slice by a column of words or numbers")
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in given)
     if column.edges and not numeric:
-        raise DataError(f"the column {column.name!r} holds words, so it has no bands; leave out the edges")
+        raise DataError(f"the column {column.name!r} contains words, so it has no bands; leave out the edges")
     if numeric and (column.edges or len(set(given)) > FEW_NUMBERS):
         return _bands(values, column.edges or _quantiles(given))
     names = [MISSING if value is None else str(value) for value in values]
@@ -77,7 +79,7 @@ def slice_records(records: Sequence[Record], column: Column) -> dict[str, NDArra
 def _quantiles(values: Sequence[float]) -> tuple[float, ...]:
     edges = np.quantile(values, np.arange(1, BANDS) / BANDS, method="higher")
     least = min(values)
-    # Where most records have the least value, it is a band of its own.
+    # If most records have the lowest value, it gets its own band.
     return tuple(sorted({float(edge) for edge in edges if edge > least})) or (min(v for v in values if v > least),)
 
 
@@ -96,6 +98,6 @@ def _bands(values: Sequence[Any], edges: Sequence[float]) -> dict[str, NDArray[n
 
 
 def _natural(name: str) -> list[tuple[int, float, str]]:
-    """Sorts "2" before "10"."""
+    """A key that sorts "2" before "10"."""
     parts = re.split(r"(\d+)", name)
     return [(0, float(part), "") if part.isdigit() else (1, 0.0, part) for part in parts if part]

@@ -1,9 +1,9 @@
-"""How sure a number is: the bootstrap, over examples or over groups of them, for any metric.
+"""Uncertainty of a number: the bootstrap for any metric, over examples or groups of them.
 
-A resample draws as many examples as there are, with replacement. What a metric sees of it is how often each distinct
-row of sufficient statistics was drawn, so examples with equal rows are pooled: their joint count is multinomial, which
-is the same distribution, not an approximation. For label metrics the work no longer depends on the number of examples.
-Metrics with a row an example share their draws, and one matrix product sums them all.
+A resample of n examples draws n of them with replacement. A metric sees only how often each distinct row of sufficient
+statistics was drawn, so examples with equal rows are pooled: their joint count is multinomial, which is the same
+distribution, not an approximation. For label metrics the work then does not depend on the number of examples.
+Metrics with one row per example share their draws, and one matrix product sums them all.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from reason2decide.evaluation.metrics.base import Floats, Integers, SufficientSt
 from reason2decide.evaluation.settings import RESAMPLES, IntervalMethod
 
 LEVEL = 0.95
-CHUNK_CELLS = 1 << 21  # ours: numbers held at once while resampling; about 50 MB whatever the size of the data
+CHUNK_CELLS = 1 << 21  # ours: numbers in memory while resampling; about 50 MB for data of any size
 
 Aggregate = Callable[[Floats], Floats]
 
 
 def pool_groups(statistics: SufficientStatistics, group_of: Integers) -> SufficientStatistics:
-    """Statistics whose examples are groups: the rows of a group's examples summed, equal sums pooled.
+    """Turn groups into examples: sum the rows of each group's examples, and pool equal sums.
 
     `group_of` has shape (N,): the group of each example in `Examples`, counted or not. Groups without a counted
-    example do not take part; `positions` of the result are the groups that do.
+    example are left out; `positions` of the result are the remaining groups.
     """
     present, groups = np.unique(group_of[statistics.positions], return_inverse=True)
     groups = groups.reshape(-1)
@@ -39,7 +39,7 @@ def pool_groups(statistics: SufficientStatistics, group_of: Integers) -> Suffici
 def draw_weights(row_of: Integers, rows: int, resamples: int, rng: np.random.Generator) -> Floats:
     """How often each distinct row occurs in each resample, shape (resamples, rows); every resample sums to n."""
     n = len(row_of)
-    if rows * 10 <= n:  # few rows: their counts at once; many: n draws are faster than as many binomials
+    if rows * 10 <= n:  # for few rows, draw their counts; for many, n draws are faster than a binomial for each row
         return rng.multinomial(n, np.bincount(row_of, minlength=rows) / n, size=resamples).astype(float)
     drawn = row_of[rng.integers(n, size=(resamples, n), dtype=np.int64)]
     drawn += np.arange(resamples)[:, None] * rows
@@ -54,10 +54,10 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Floats:
-    """The metric's value in each resample, shape (resamples,); memory is bounded, the seed decides every draw.
+    """The metric's value in each resample, shape (resamples,); memory is bounded, and `seed` determines every draw.
 
-    With `group_of` (N,) whole groups are resampled (cluster bootstrap): examples of one patient are not independent,
-    and resampling them one by one would give intervals that are too narrow.
+    With `group_of` (N,), whole groups are resampled (cluster bootstrap): examples of one patient are not independent,
+    and resampling them one by one would make intervals too narrow.
 
     Source: Efron and Tibshirani 1993, chapters 6 and 13; for groups, Davison and Hinkley 1997, section 3.8.
     """
@@ -71,13 +71,13 @@ def bootstrap_all(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[Floats]:
-    """As `bootstrap`, for several metrics; those with a row an example, over the same examples, share their draws."""
+    """As `bootstrap` for several metrics; those with one row per example, over the same examples, share draws."""
     assert all(len(statistics) for statistics, _ in metrics) and resamples >= 1
-    units = [own if group_of is None else pool_groups(own, group_of) for own, _ in metrics]
+    units = [counts if group_of is None else pool_groups(counts, group_of) for counts, _ in metrics]
     sharing: dict[bytes | int, list[int]] = {}
-    for index, own in enumerate(units):
-        many_rows = len(own.rows) * 10 > len(own)
-        sharing.setdefault(own.positions.tobytes() if many_rows else index, []).append(index)
+    for index, unit in enumerate(units):
+        many_rows = len(unit.rows) * 10 > len(unit)
+        sharing.setdefault(unit.positions.tobytes() if many_rows else index, []).append(index)
     values: list[Floats] = [np.empty(0)] * len(units)
     for members in sharing.values():
         first = units[members[0]]
@@ -91,7 +91,8 @@ def bootstrap_all(
         at_once = max(1, CHUNK_CELLS // max(len(row_of), rows.shape[1]))
         for start in range(0, resamples, at_once):
             sums = draw_weights(row_of, len(rows), min(at_once, resamples - start), rng) @ rows
-            parts.append([metrics[i][1](own) for i, own in zip(members, np.split(sums, ends, axis=1), strict=True)])
+            split = np.split(sums, ends, axis=1)
+            parts.append([metrics[i][1](columns) for i, columns in zip(members, split, strict=True)])
         for column, i in enumerate(members):
             values[i] = np.concatenate([part[column] for part in parts])
     return values
@@ -100,7 +101,7 @@ def bootstrap_all(
 def percentile_interval(values: Floats, level: float = LEVEL) -> tuple[float, float]:
     """The central share `level` of the resampled values, as (low, high).
 
-    It is a point, and understates the doubt, where all resamples agree: one example, one group, or no mistake at all.
+    If all resamples agree (one example, one group, or no mistakes), it is a point and understates the uncertainty.
     """
     tail = (1 - level) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
@@ -117,9 +118,9 @@ def bca_interval(
 ) -> tuple[float, float]:
     """The bias-corrected and accelerated interval from resampled values, as (low, high).
 
-    The quantiles of the percentile interval are moved for the bias of the resampled values (z0) and for how their
-    spread changes with the value (acceleration, from leaving out each unit in turn). Where all resamples lie on one
-    side of the value, it is the percentile interval. Source: Efron 1987; Efron and Tibshirani 1993, section 14.3.
+    The quantiles of the percentile interval are shifted for the bias of the resampled values (z0) and for how their
+    spread changes with the value (acceleration, from leaving out each unit in turn). If all resamples lie on one side
+    of the value, it is the percentile interval. Source: Efron 1987; Efron and Tibshirani 1993, section 14.3.
     """
     units = statistics if group_of is None else pool_groups(statistics, group_of)
     total = units.total()
@@ -159,7 +160,7 @@ def interval(
     *,
     group_of: Integers | None = None,
 ) -> tuple[float, float]:
-    """The 95 % interval by either method."""
+    """The 95 % interval by the given method."""
     if method == "bca":
         return bca_interval(values, statistics, aggregate, group_of=group_of)
     return percentile_interval(values)
@@ -169,7 +170,7 @@ def interval(
 
 
 def paired(one: SufficientStatistics, other: SufficientStatistics) -> SufficientStatistics:
-    """The statistics of two systems side by side, (d + d' columns), over the examples that both count."""
+    """The statistics of two systems side by side, (d + d' columns), over the examples counted by both."""
     positions, of_one, of_other = np.intersect1d(
         one.positions, other.positions, assume_unique=True, return_indices=True
     )
@@ -179,14 +180,14 @@ def paired(one: SufficientStatistics, other: SufficientStatistics) -> Sufficient
 
 
 def difference(one: Aggregate, other: Aggregate, columns: int) -> Aggregate:
-    """One system's value less the other's, from sums of `paired` statistics whose first `columns` are the one's."""
+    """One system's value minus the other's, from sums of `paired` statistics; the first `columns` belong to `one`."""
     return lambda sums: one(sums[..., :columns]) - other(sums[..., columns:])
 
 
 def bootstrap_p(values: Floats, observed: float) -> float:
-    """Two-sided p of no difference: how often a resampled difference lies as far from the observed one as 0 does.
+    """Two-sided p value of no difference: the share of resampled differences as far from the observed one as 0 is.
 
-    Source: Efron and Tibshirani 1993, section 16.4, shifted to the null; with one added to both counts.
+    Source: Efron and Tibshirani 1993, section 16.4, shifted to the null; one is added to both counts.
     """
     return (1 + int(np.count_nonzero(np.abs(values - observed) >= abs(observed)))) / (1 + len(values))
 
@@ -199,13 +200,13 @@ def randomization_p(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> float:
-    """Two-sided p of no difference by approximate randomization: outputs of the two systems are swapped at random.
+    """Two-sided p value of no difference by approximate randomization, which swaps outputs of two systems at random.
 
     Args:
         both: from `paired`.
         aggregate: of one system's sums.
 
-    Source: Noreen 1989; for NLP, Riezler and Maxwell 2005. Whole groups are swapped where there are groups.
+    Source: Noreen 1989; for NLP, Riezler and Maxwell 2005. Groups, if given, are swapped as a whole.
     """
     units = both if group_of is None else pool_groups(both, group_of)
     columns = units.rows.shape[1] // 2
@@ -218,12 +219,12 @@ def randomization_p(
         size = min(at_once, resamples - start)
         shift = rng.binomial(counts, 0.5, size=(size, len(counts))) @ change
         differences = aggregate(total[:columns] - shift) - aggregate(total[columns:] + shift)
-        as_far += int(np.count_nonzero(np.abs(differences) >= observed - 1e-12))  # equal but for rounding
+        as_far += int(np.count_nonzero(np.abs(differences) >= observed - 1e-12))  # equal up to rounding
     return (1 + as_far) / (1 + resamples)
 
 
 def mcnemar_p(only_one: int, only_other: int) -> float:
-    """Two-sided exact p of equal accuracy, from how many records only the one or only the other system got right.
+    """Two-sided exact p value of equal accuracy, from the numbers of records that only one of two systems got right.
 
     Source: McNemar 1947, in its exact binomial form.
     """
@@ -233,7 +234,7 @@ def mcnemar_p(only_one: int, only_other: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values adjusted so that the chance of any false finding in the family stays at the level (Holm 1979)."""
+    """Adjust p values so that the chance of any false positive in the family stays at the level (Holm 1979)."""
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):

@@ -1,12 +1,12 @@
-"""`r2d export`: a bundle as ONNX graphs that serve without torch, and how near it stays to the bundle.
+"""`r2d export`: a bundle as ONNX graphs that serve without torch, and how close they stay to the bundle.
 
 EXPORT/
   manifest.json     the bundle's own, with `engine`: the weight type and the measured parity; the hash of every file
   calibration.json, config.toml, training_log.jsonl, README.md     as in the bundle
   model/            encoder.onnx, decoder.onnx, engine.json, tokenizer.json, special_tokens.json
 
-Parity is measured on the validation split, where thresholds and temperature come from too: what an export changes there
-it would change at use.
+Parity is measured on the validation split, which thresholds and temperature come from too: what an export changes
+there, it would change in use.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ LARGEST_BLEU_LOSS = 1.0
 
 @dataclass(frozen=True)
 class Parity:
-    """An export beside its bundle on `records` records of validation.
+    """An export compared with its bundle on `records` validation records.
 
     `log_prob_error` is the largest difference of a label's log-probability among the candidates, `flips` the share of
-    labels that changed, the losses are the bundle's value less the export's (None where the metric is not defined).
+    labels that changed, the losses are the bundle's value minus the export's (None where the metric is not defined).
     """
 
     records: int
@@ -55,7 +55,7 @@ class Parity:
     bleu_loss: float | None
 
     def problems(self, exact: bool) -> list[str]:
-        """What is over its bound."""
+        """Describe every value that is over its bound."""
         found = []
         if exact and self.log_prob_error > LARGEST_ERROR:
             found.append(f"log-probabilities differ by up to {self.log_prob_error:.2g}, over {LARGEST_ERROR:g}")
@@ -75,11 +75,11 @@ def export_bundle(
 
     Args:
         weights: a key of `export_graphs.WEIGHTS`.
-        dataset: that the bundle was trained on; None looks where it was then.
+        dataset: the dataset the bundle was trained on; None looks where it was then.
 
     Raises:
         BundleError, BaseModelError, MissingExtraError: the bundle, or its architecture, cannot be exported.
-        DataError: the dataset is not there, or not the one that the bundle was trained on.
+        DataError: the dataset is missing, or not the one that the bundle was trained on.
         OutputError: `out` exists and `force` is false.
     """
     require_absent(out, MANIFEST, force=force)
@@ -96,7 +96,7 @@ def export_bundle(
         _require_same_tokens(loaded.encoder.tokenizer, PlainTokenizer(model), records)
         for name in (CALIBRATION, "config.toml", "training_log.jsonl"):
             shutil.copy(bundle / name, folder / name)
-        # A manifest without parity first: the export is loaded as any other to measure it.
+        # A manifest without parity first: the export is loaded like any other to measure it.
         write_manifest(folder, replace(loaded.manifest, engine={"name": "onnx", "weights": weights}))
         parity = _parity(Predictor.load(bundle), Predictor.load(folder), records)
         manifest = replace(loaded.manifest, engine={"name": "onnx", "weights": weights, "parity": asdict(parity)})
@@ -116,25 +116,28 @@ def _validation(trained_on: Mapping[str, Any], bundle: Path, path: Path | None) 
     if path is None:
         path = Path(tomllib.loads((bundle / "config.toml").read_text("utf-8"))["dataset"])
         if not path.is_dir():
-            raise DataError(f"the dataset {path}, which {bundle} was trained on, is not there; name it with --dataset")
+            raise DataError(
+                f"the dataset {path}, which {bundle} was trained on, is missing; give its path with --dataset"
+            )
     dataset = DatasetFolder.open(path)
     dataset.verify()
     if dataset.hashes.get("validation") != trained_on["sha256"]["validation"]:
         raise DataError(
-            f"{path} is not the dataset that {bundle} was trained on (its validation split has another SHA-256); name "
-            "that one with --dataset"
+            f"{path} is not the dataset that {bundle} was trained on (the SHA-256 of its validation split differs); "
+            "give the path of that one with --dataset"
         )
     split = dataset.split("validation")
     step = max(1, len(split) // PARITY_RECORDS)
     return dataset, list(split[::step])[:PARITY_RECORDS]
 
 
-def _require_same_tokens(theirs: Any, ours: PlainTokenizer, data: tuple[DatasetFolder, list[Record]]) -> None:
+def _require_same_tokens(original: Any, plain: PlainTokenizer, data: tuple[DatasetFolder, list[Record]]) -> None:
     texts = [text for record in data[1] for text in (record.text, *record.rationales.values())]
-    expected = theirs(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    assert ours(texts, add_special_tokens=False)["input_ids"] == expected, "the plain tokenizer gives other ids"
+    expected = original(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    assert plain(texts, add_special_tokens=False)["input_ids"] == expected, "the plain tokenizer gives other ids"
     same = all(
-        ours.decode(ids, skip_special_tokens=True) == theirs.decode(ids, skip_special_tokens=True) for ids in expected
+        plain.decode(ids, skip_special_tokens=True) == original.decode(ids, skip_special_tokens=True)
+        for ids in expected
     )
     assert same, "the plain tokenizer gives other texts"
 
@@ -146,14 +149,14 @@ def _parity(torch_engine: Predictor, exported: Predictor, data: tuple[DatasetFol
     labels, log_probs, metrics = [], [], []
     for name, engine in (("bundle", torch_engine), ("export", exported)):
         predictions = list(track(engine.predict(records), f"parity, {name}", len(records)))
-        labels.append([own.predicted_label for own in predictions])
+        labels.append([prediction.predicted_label for prediction in predictions])
         raw = engine.distributions(records, calibrated=False)
-        log_probs.append([math.log(max(p, sys.float_info.min)) for own in raw for p in own.values()])
+        log_probs.append([math.log(max(p, sys.float_info.min)) for distribution in raw for p in distribution.values()])
         settings = Settings(rationale_source=source, resamples=1)
         metrics.append(evaluate(predictions, records, dataset.info.labels, origin, settings).results.metrics)
 
     def loss(name: str) -> float | None:
-        before, after = (own[name].value for own in metrics)
+        before, after = (values[name].value for values in metrics)
         return None if before is None or after is None else before - after
 
     return Parity(

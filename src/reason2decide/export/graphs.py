@@ -4,9 +4,9 @@
     decoder.onnx   next tokens, what was read before ("past"), cross -> log-probabilities, past and these ("present")
     engine.json    what the engine must know besides (`model/engines/onnx.py`, `EngineFile`)
 
-The decoder has a batch axis of its own for cross: the rows of a text, one after another, share its keys and values
-without copies. The library's own layers are traced; only their attention function is ours, so an architecture needs no
-code of its own. torch is needed here only.
+The decoder has a separate batch axis for cross: the rows of a text, one after another, share its keys and values
+without copies. The library's own layers are traced; only their attention function is replaced, so no architecture needs
+its own code. torch is needed here only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from reason2decide.model.engines.onnx import ENGINE_FILE, ENGINE_FORMAT, HIDDEN,
 
 ATTENTION = "reason2decide_export"  # the name our attention function has in transformers
 OPSET = 18  # the first whose ReduceMax takes its axes as an input; ONNX Runtime 1.15 and later read it
-ONE_FILE = 2**31 - 2**20  # a protobuf file ends at 2 GB; beyond, weights go to a file beside the graph
+ONE_FILE = 2**31 - 2**20  # a protobuf file ends at 2 GB; beyond, weights go to a file next to the graph
 SUPPORTED = ("t5", "mt5", "bart")
 
 Transform = Callable[[Any], None]
@@ -50,7 +50,7 @@ class _Sizes:
     length: int
 
 
-# Those of tracing and of a second run, all different (`onnx_shapes`): a size that a trace took for a constant shows.
+# For tracing and for a second run, all different (`shapes.py`), so that a size traced as a constant shows.
 SIZES = (_Sizes(rows=15, texts=3, tokens=7, past=11, length=13), _Sizes(rows=14, texts=2, tokens=5, past=17, length=19))
 
 
@@ -82,7 +82,7 @@ def export_graphs(model: Any, tokenizer: Any, folder: Path, weights: str) -> Non
         weights: a key of `WEIGHTS`.
 
     Raises:
-        UserError: `weights` is none of them.
+        UserError: `weights` is not one of them.
         BaseModelError: another architecture, which only the torch engine runs.
         MissingExtraError: the package onnx is not installed.
     """
@@ -127,21 +127,21 @@ def _require_supported(config: Any) -> None:
         kind = f"{kind} of {' and '.join(halves)}"
     if kind not in SUPPORTED:
         raise BaseModelError(
-            f"a model of the kind {kind} cannot be exported to ONNX; T5, mT5, BART and an encoder-decoder of two BERTs "
+            f"a model of type {kind} cannot be exported to ONNX; T5, mT5, BART and an encoder-decoder of two BERTs "
             "can. The torch engine runs it as it is"
         )
 
 
 @contextmanager
 def _tracing(model: Any) -> Iterator[None]:
-    """The model in evaluation mode with our attention function; as it was afterwards."""
+    """Put the model in evaluation mode with our attention function; restore it afterwards."""
     AttentionInterface.register(ATTENTION, _attention)
     training, before = model.training, model.config._attn_implementation
     model.eval()
     model.set_attn_implementation(ATTENTION)
     try:
         with warnings.catch_warnings():
-            # Tracing warns of each decision in Python on a size; only that of `_attention` depends on it.
+            # Tracing warns about each Python branch on a size; only the one in `_attention` depends on it.
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -165,7 +165,7 @@ def _attention(
         query: (rows, heads, tokens, width).
         key, value: (rows, heads, length, width), or (texts, ...) where rows are texts x rows of each.
         attention_mask, position_bias: what is added to the scores.
-        scaling: of the scores; width^-0.5 if None, as the library has it.
+        scaling: of the scores; width^-0.5 if None, as in the library.
 
     Returns:
         (rows, tokens, heads, width) or (texts, tokens of all rows, heads, width), and no attention weights.
@@ -178,14 +178,14 @@ def _attention(
     scores = (query if scaling == 1 else query * scaling) @ key.transpose(2, 3)
     biases = [bias for bias in (position_bias, attention_mask) if bias is not None]
     if biases:
-        scores = scores + sum(biases[1:], start=biases[0])  # the biases' own sum is the same in all layers
+        scores = scores + sum(biases[1:], start=biases[0])  # the sum of the biases is the same in all layers
     return (scores.softmax(-1) @ value).transpose(1, 2), None
 
 
 class _Layer(DynamicLayer):  # type: ignore[misc]
     """A layer's cache, empty or with given keys and values (rows, heads, length, width).
 
-    The library's own begins with a constant of no size, which ONNX cannot join to anything.
+    The library's begins with a constant of no size, which ONNX cannot concatenate.
     """
 
     keys: Tensor
@@ -213,8 +213,8 @@ def _flat(cache: Cache) -> tuple[Tensor, ...]:
 class _EncoderGraph(nn.Module):
     """Token ids (1, length) to the keys and values of all decoder layers, each (1, heads, length, width).
 
-    The decoder is called on one token for the keys and values it makes of the text; what else it computes is not in
-    the graph, as no output needs it.
+    The decoder is called on one token for its keys and values of the text; the rest of its computation is not in the
+    graph, as no output needs it.
     """
 
     def __init__(self, model: Any) -> None:
@@ -246,20 +246,20 @@ class _DecoderGraph(nn.Module):
 
     def forward(self, input_ids: Tensor, hidden: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
         layers = [_Layer(keys, values) for keys, values in zip(caches[::2], caches[1::2], strict=True)]
-        own, cross = Cache(layers=layers[: len(layers) // 2]), Cache(layers=layers[len(layers) // 2 :])
+        attention, cross = Cache(layers=layers[: len(layers) // 2]), Cache(layers=layers[len(layers) // 2 :])
         past, tokens = caches[0].shape[2], input_ids.shape[1]
         width = self.model.get_encoder().config.hidden_size
         later = torch.arange(past + tokens)[None, :] > torch.arange(tokens)[:, None] + past
         logits = self.model(
-            # Only that there are encoder states matters here: their keys and values are in the cache.
+            # The encoder states need only exist here: their keys and values are in the cache.
             encoder_outputs=BaseModelOutput(last_hidden_state=torch.zeros(1, 1, width)),
             attention_mask=(hidden * HIDDEN)[:, None, None, :],
             decoder_input_ids=input_ids,
             decoder_attention_mask=(later * HIDDEN)[None, None],
-            past_key_values=EncoderDecoderCache(own, cross),
+            past_key_values=EncoderDecoderCache(attention, cross),
             use_cache=True,
         ).logits
-        return (logits.log_softmax(-1), *_flat(own))
+        return (logits.log_softmax(-1), *_flat(attention))
 
 
 def _encoder_inputs(sizes: _Sizes) -> dict[str, Tensor]:
@@ -283,7 +283,7 @@ def _export(
     out: Path,
     transform: Transform | None,
 ) -> None:
-    """Trace a module on the first inputs and write its graph, in one file if that is possible."""
+    """Trace a module on the first inputs and write its graph, in one file if possible."""
     import onnx
 
     traced = scratch / out.stem / out.name

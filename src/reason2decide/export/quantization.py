@@ -1,7 +1,7 @@
 """Eight-bit weights for ONNX graphs: what an exported model reads for each token it writes.
 
-Both forms round a text's own numbers by scales of their own, so a text's results never depend on its batch. (The usual
-dynamic quantization has one activation scale for a whole tensor, hence for all texts in it.)
+Both forms round a text's activations by its own scales, so a text's results never depend on its batch. (The usual
+dynamic quantization has one activation scale for a whole tensor, and so for all texts in it.)
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Nodes = list[Any]
 def by_token(model: Any) -> None:
     """Integer products: weights of seven bits with a scale per output, activations of eight with a scale per token.
 
-    The fastest form for many tokens at once. Processors without VNNI add two products in 16 bits; of seven-bit weights
-    no such sum overflows (2 · 255 · 63 < 2^15), so a decision does not depend on the processor.
+    The fastest form for many tokens at once. Processors without VNNI add two products in 16 bits; with seven-bit
+    weights no such sum overflows (2 · 255 · 63 < 2^15), so a decision does not depend on the processor.
 
     Args:
         model: an `onnx.ModelProto`, changed in place.
@@ -115,7 +115,7 @@ class _Editor:
         return self._onnx.helper.make_node(op, inputs, [output], **settings)
 
     def constant(self, name: str, value: Any) -> str:
-        """The name of a constant, made where it is not there yet."""
+        """The name of a constant, which is added if it does not exist."""
         if name not in self._constants:
             self._constants[name] = self._onnx.numpy_helper.from_array(np.asarray(value), name)
         return name

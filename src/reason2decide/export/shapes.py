@@ -1,8 +1,8 @@
 """Traced graphs compute the sizes of every tensor they reshape, layer by layer: half of their operators.
 
-Each is a fixed pattern in truth: copies of sizes (0), constants, at most one size that follows from the rest (-1). The
-patterns are read off two runs at other sizes: what agrees in both does so for a reason. What
-is not such a pattern (rows from texts) is computed once for all layers.
+Each is in fact a fixed pattern: copies of sizes (0), constants, at most one size that follows from the rest (-1). The
+patterns are inferred from two runs at different sizes: what agrees in both does so for a reason. What is not such a
+pattern (rows from texts) is computed once for all layers.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Feeds = Mapping[str, NDArray[Any]]
 
 
 def simplify_shapes(model: Any, traced: Path, runs: Sequence[Feeds]) -> None:
-    """Replace the computed shapes of all reshapes by constants where they follow a pattern.
+    """Replace the computed shapes of all reshapes by constants if they follow a pattern.
 
     Args:
         model: an `onnx.ModelProto`, changed in place.
-        traced: the file it was read from; another is written beside it.
+        traced: the file it was read from; another is written next to it.
         runs: two sets of inputs whose varying sizes all differ, from each other and between the runs.
     """
     import onnx

@@ -2,10 +2,10 @@
 
 EXPORT/
   model.safetensors, tokenizer   the bundle's own
-  config.json                    the bundle's own, and what scoring its labels takes
+  config.json                    the bundle's own, and what label scoring needs
   decision.json                  temperature and template, as the decision pipeline of transformers reads
   modeling_reason2decide.py      the code that scores the labels; transformers runs it, this package never does
-  README.md, MODEL_CARD.md       how to load it and what that means; the bundle's card
+  README.md, MODEL_CARD.md       how to load it and what that implies; the bundle's card
 
 Probabilities only, calibrated as the bundle's are. The interface has no place for rationales: `r2d serve` gives both.
 """
@@ -38,7 +38,7 @@ def export_transformers_decision(bundle: Path, out: Path, *, force: bool = False
     """Write a bundle as a folder that transformers 5.23 loads and serves as a decision model.
 
     Raises:
-        BundleError: no bundle, without labels of its own, or of an architecture that has no class in `CLASSES`.
+        BundleError: not a bundle, without its own labels, or of an architecture that has no class in `CLASSES`.
         DataError: two labels look the same to the tokenizer.
         OutputError: `out` exists and `force` is false, or it is not such a folder.
     """
@@ -47,8 +47,8 @@ def export_transformers_decision(bundle: Path, out: Path, *, force: bool = False
     labels, kind = loaded.manifest.labels.values, loaded.model.config.model_type
     if not labels:
         raise BundleError(
-            f"{bundle} has no labels of its own, its records bring them: a decision model of transformers cannot read "
-            "them off a request. Serve the bundle with `r2d serve`"
+            f"{bundle} has no label set: its records bring their choices, which a decision model of transformers "
+            "cannot read from a request. Serve the bundle with `r2d serve`"
         )
     if kind not in CLASSES:
         raise BundleError(
@@ -70,7 +70,7 @@ def export_transformers_decision(bundle: Path, out: Path, *, force: bool = False
 
 
 def _settings(loaded: ModelBundle) -> dict[str, Any]:
-    """What `CODE` scores by: see its docstring."""
+    """What `CODE` scores with: see its docstring."""
     encoder, labels = loaded.encoder, loaded.manifest.labels
     prompt = encoder.predict_ids([])
     end = len(prompt) - len(encoder.after)
@@ -93,9 +93,9 @@ def _decision(labels: Sequence[str], temperature: float) -> dict[str, Any]:
         # How many options a question may have; without them 26, the letters of the alphabet.
         "labels": {"choice": list(labels), "score": list(labels)},
         "temperature": dict.fromkeys(("choice", "score", "noul"), temperature),
-        # Here rather than in a file of its own, so that `--decision-config` of `transformers serve` finds it too.
+        # Here rather than in a separate file, so that `--decision-config` of `transformers serve` finds it too.
         "chat_template": (SOURCE / "template.jinja").read_text("utf-8"),
-        # A special token written in a text is left out (`CODE`), as in training, rather than spelt.
+        # A special token written in a text is left out (`CODE`), as in training, rather than spelt out.
         "sanitize_control_tokens": False,
     }
 
@@ -115,20 +115,20 @@ def _readme(out: Path, labels: Sequence[str]) -> str:
 
 Exported by reason2decide for transformers 5.23 or newer (`pip install "transformers[serving]"`). It answers with a
 calibrated probability for each of its labels, and writes no text: rationales come from `r2d serve`, on the bundle that
-this was made of. What the model is and is not for: MODEL_CARD.md. A qualified person must verify every decision before
-it touches care.
+this was made from. MODEL_CARD.md says what the model is and is not for. A qualified person must verify every decision
+before it touches care.
 
 ## It runs code from this folder
 transformers has no class for this model, so it loads `{CODE}` from this folder and runs it, with the rights
 of whoever starts it: that is what `trust_remote_code` allows. Read the file before you allow it; it is short, imports
-torch and transformers only, and opens no file and no connection. As it was written its SHA-256 is
+torch and transformers only, and opens no file and no connection. Its SHA-256 as exported is
 
     {sha256_file(SOURCE / CODE)}
 
-If yours has another, somebody changed it. Without the permission the model does not load.
+If yours differs, somebody changed the file. Without the permission the model does not load.
 
 ## Serve
-From the folder that holds this one:
+From the parent folder of this one:
 
     transformers serve {name} --trust-remote-code --decision-config {name}/{DECISION}
 
@@ -144,7 +144,7 @@ From the folder that holds this one:
 
 ## What it answers
 The model answers the one question that it was trained on: instructions and descriptions are not read. The options of a
-`choice` are labels; where some are left out, the probabilities are renormalised over the others. A `score` question
-works where the labels are ordered, with all of them as levels; a `noul` question where they are a yes and a no. All
-else is refused.
+`choice` are labels; if some are left out, the probabilities are renormalised over the others. A `score` question works
+if the labels are ordered, with all of them as levels; a `noul` question if they are a yes and a no. Everything else is
+refused.
 """

@@ -1,1 +1,1 @@
-"""Language models behind an address: as teachers, rivals and judges. Training and prediction import nothing of this."""
+"""Language models behind an address, as teachers, rivals and judges. Training and prediction import none of this."""

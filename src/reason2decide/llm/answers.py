@@ -1,4 +1,4 @@
-"""The object that a model is asked for: a rationale, and where it decides a label that is held to its set."""
+"""Define the object a model is asked for: a rationale and, where it decides, a label restricted to its set."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pydantic import AfterValidator, BaseModel, WithJsonSchema, create_model
 
 
 class Written(BaseModel):
-    """A rationale for a decision that was given."""
+    """A rationale for a given decision."""
 
     rationale: str
 
 
 class Decided(Written):
-    """A rationale and then a decision: what is written first can be thought through in writing."""
+    """A rationale and then a decision: writing the reasons first lets the model think them through."""
 
     label: str
 
 
 @lru_cache(maxsize=1024)
 def decided_schema(choices: tuple[str, ...]) -> type[Decided]:
-    """`Decided` whose label is one of `choices`, in a server's schema as in the check of the answer."""
+    """`Decided` with a label from `choices`, both in the schema sent to the server and in the check of the answer."""
 
-    def held(label: str) -> str:
+    def checked(label: str) -> str:
         found = matching_label(label, choices)
         if found is None:
             raise ValueError("it must be one of the possible decisions, copied letter by letter")
@@ -33,12 +33,12 @@ def decided_schema(choices: tuple[str, ...]) -> type[Decided]:
 
     form: dict[str, Any] = {"type": "string", "enum": list(choices)}
     return create_model(
-        "Decided", __base__=Decided, label=(Annotated[str, AfterValidator(held), WithJsonSchema(form)], ...)
+        "Decided", __base__=Decided, label=(Annotated[str, AfterValidator(checked), WithJsonSchema(form)], ...)
     )
 
 
 def matching_label(label: str, choices: Sequence[str]) -> str | None:
-    """The choice that an answer means: the same but for case, white space, and quotes or a full stop around it."""
+    """The choice that an answer means: equal apart from case, white space, and surrounding quotes or full stops."""
     if label in choices:
         return label
     alike = [choice for choice in choices if _plain(choice) == _plain(label)]

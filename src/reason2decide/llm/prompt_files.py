@@ -1,11 +1,11 @@
-"""The prompts that are sent to language models: versioned files of the package, replaceable by the user's own.
+"""Load the prompts sent to language models: versioned files in the package, which users can replace.
 
 A prompt is a TOML file with `name`, `version`, `system` and `user`, the last two with named {slots}. Slots are filled
-in one pass and by name only, so braces in a note or in a JSON example are harmless, and what is filled in is not
-searched again.
+in one pass and by name only, so braces in a note or in a JSON example are harmless, and inserted text is not searched
+again.
 
-Texts from records are data, not instructions: they stand between two fence lines that hold a nonce. The nonce is a
-keyed hash of all the texts of the call, so it is the same in every run (answers stay cached), and a text that closes
+Texts from records are data, not instructions: they are placed between two fence lines that contain a nonce. The nonce
+is a keyed hash of all texts in the call, so it is the same in every run (answers stay cached), and a text that closes
 its own fence would have to contain its own hash.
 """
 
@@ -22,32 +22,32 @@ from pathlib import Path
 
 from reason2decide.errors import UserError
 
-NONCE_CHARACTERS = 32  # ours: 128 bits, out of reach of trial and error
-NONCE_SLOT = "nonce"  # filled in by itself; a system prompt says with it what the fence means
+NONCE_CHARACTERS = 32  # ours: 128 bits, which cannot be guessed by trial and error
+NONCE_SLOT = "nonce"  # filled in automatically; system prompts use it to explain the fence
 
 _SLOT = re.compile(r"\{([a-z][a-z_]*)\}")
 
 
 class PromptError(UserError):
-    """A prompt file is missing or is not as it must be."""
+    """A prompt file is missing or invalid."""
 
 
 def fence_nonce(version: str, texts: Sequence[str]) -> str:
-    """The nonce for all fences of one call: HMAC-SHA256 of the texts under the prompt's version, cut to 128 bits."""
+    """Compute the nonce for all fences of a call: HMAC-SHA256 of the texts, keyed by the prompt's version; 128 bits."""
     mac = hmac.new(version.encode(), digestmod=hashlib.sha256)
     for text in texts:
-        mac.update(hashlib.sha256(text.encode("utf-8", "replace")).digest())  # so that no two lists look alike
+        mac.update(hashlib.sha256(text.encode("utf-8", "replace")).digest())  # so that no two lists collide
     return mac.hexdigest()[:NONCE_CHARACTERS]
 
 
 def fence(text: str, nonce: str) -> str:
-    """The text between two lines that it cannot contain."""
+    """Put the text between two lines that it cannot contain."""
     return f"<<<DATA {nonce}\n{text}\nDATA {nonce}>>>"
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt; `full_version` names it in the log of calls."""
+    """One prompt; `full_version` identifies it in the log of calls."""
 
     name: str
     version: str
@@ -56,7 +56,7 @@ class Prompt:
 
     @property
     def full_version(self) -> str:
-        """Name and version, as in ping/1."""
+        """Name and version, such as ping/1."""
         return f"{self.name}/{self.version}"
 
     def slots(self) -> frozenset[str]:
@@ -64,9 +64,9 @@ class Prompt:
         return frozenset(_SLOT.findall(self.system + self.user)) - {NONCE_SLOT}
 
     def messages(self, data: Mapping[str, str], words: Mapping[str, str] | None = None) -> list[dict[str, str]]:
-        """The messages of a call: `data` are texts of records, which are fenced, `words` stand as they are.
+        """Make the messages of a call: `data` are texts of records, which are fenced; `words` are inserted as they are.
 
-        An empty system prompt is left out: some chat templates have no such role.
+        An empty system prompt is omitted: some chat templates have no system role.
         """
         words = words or {}
         assert self.slots() == data.keys() | words.keys(), f"{self.full_version} has slots {sorted(self.slots())}"
@@ -81,34 +81,34 @@ class Prompt:
 
 
 def prompt_names() -> list[str]:
-    """The prompts of the package."""
+    """The names of the package's prompts."""
     return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml"))
 
 
 def load_prompt(name: str, folder: Path | None = None) -> Prompt:
-    """A prompt of the package, or the user's own of this name where `folder` has one.
+    """Load a prompt of the package, or the user's version if `folder` contains one of this name.
 
     Raises:
-        PromptError: there is none of this name, or the user's file is not as it must be.
+        PromptError: the package has no prompt of this name, or the user's file is invalid.
     """
     packaged = _folder() / f"{name}.toml"
     if not packaged.is_file():
-        raise PromptError(f"there is no prompt {name!r}; there are {', '.join(prompt_names())}")
+        raise PromptError(f"there is no prompt {name!r}; expected one of {', '.join(prompt_names())}")
     original = _parse(packaged.read_text("utf-8"), packaged.name)
-    own = folder / f"{name}.toml" if folder else None
-    if own is None or not own.is_file():
+    path = folder / f"{name}.toml" if folder else None
+    if path is None or not path.is_file():
         return original
     try:
-        prompt = _parse(own.read_text("utf-8"), str(own))
+        prompt = _parse(path.read_text("utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise PromptError(f"the prompt {own} cannot be read: {error}") from None
+        raise PromptError(f"the prompt {path} cannot be read: {error}") from None
     if prompt.name != name:
-        raise PromptError(f"the prompt {own} has the name {prompt.name!r}; it must be {name!r}, like its file")
+        raise PromptError(f"the prompt {path} has the name {prompt.name!r}; it must be {name!r}, like its file")
     if prompt.slots() != original.slots():
         wanted, has = (", ".join(sorted(p.slots())) or "none" for p in (original, prompt))
-        raise PromptError(f"the prompt {own} must have the slots {wanted}, as the package's own; it has {has}")
+        raise PromptError(f"the prompt {path} must have the package's slots {wanted}; it has {has}")
     if prompt.version == original.version and prompt != original:
-        raise PromptError(f"the prompt {own} has the version of the package's own, {original.version}; give it another")
+        raise PromptError(f"the prompt {path} needs a version other than the package's, {original.version}")
     return prompt
 
 
@@ -120,8 +120,8 @@ def _parse(text: str, where: str) -> Prompt:
     try:
         fields = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise PromptError(f"the prompt {where} is no TOML: {error}") from None
+        raise PromptError(f"the prompt {where} is not valid TOML: {error}") from None
     wanted = ("name", "version", "system", "user")
     if fields.keys() != set(wanted) or not all(isinstance(value, str) for value in fields.values()):
-        raise PromptError(f"the prompt {where} must have these fields, all of them text: {', '.join(wanted)}")
+        raise PromptError(f"the prompt {where} must have exactly these fields, all of them text: {', '.join(wanted)}")
     return Prompt(**{name: fields[name].strip() for name in wanted})

@@ -1,7 +1,7 @@
-"""A language model as rival: it decides untrained, and is measured exactly as our own models are.
+"""Evaluate a language model as a rival: it decides untrained, and is evaluated exactly like our own models.
 
-A chat model writes a rationale and a label of the set. A decision model gives probabilities and writes nothing: it is
-asked about the labels in two orders, whose mean counts, because such models answer by the order too.
+A chat model writes a rationale and a label from the set. A decision model gives probabilities and writes nothing: it is
+asked about the labels in two orders, and the mean counts, because the order influences such models.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RAW, VALIDATION = "raw_predictions.jsonl", "validation_predictions.jsonl"
 
 
 class Rival(ABC):
-    """Asks about a record, and makes a prediction of what was answered; `unanswered` counts why there is none."""
+    """Asks about a record and turns the answers into a prediction; `unanswered` counts why answers are missing."""
 
     prompt: Prompt
 
@@ -48,19 +48,19 @@ class Rival(ABC):
 
     @abstractmethod
     def predict(self, record: Record, labels: LabelSet, answers: Sequence[ModelAnswer | str]) -> Prediction:
-        """The prediction, of the answers in the order of the calls; a call that failed has the kind of its failure."""
+        """Make the prediction from the answers, in the order of the calls; for a failed call, its kind of failure."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """How it was asked."""
+        """The settings of the questions."""
 
     def found(self) -> dict[str, Any]:
-        """What the answers told besides predictions, since the last time; nothing by default."""
+        """Other findings from the answers since the last call of this method; nothing by default."""
         return {}
 
 
 class ChatRival(Rival):
-    """Decides with a rationale; `examples` are decided cases that it is shown, none for zero-shot."""
+    """Decides with a rationale; `examples` are decided cases to show to the model, none for zero-shot."""
 
     def __init__(
         self,
@@ -78,14 +78,14 @@ class ChatRival(Rival):
         self._examples = "\n\n".join(_example(record, source) for record in examples) or "(none)"
 
     def calls(self, record: Record, labels: LabelSet) -> Sequence[Call]:
-        """One."""
+        """One call."""
         choices = record.choices_or(labels)
         data = {"examples": self._examples, "choices": "\n".join(choices), "text": record.text}
         messages = self.prompt.messages(data, {"max_words": str(self.max_words)})
         return [Call(record.id, messages, decided_schema(choices), self.sampling, self.prompt.full_version)]
 
     def predict(self, record: Record, labels: LabelSet, answers: Sequence[ModelAnswer | str]) -> Prediction:
-        """Label and rationale as they were written."""
+        """Label and rationale as written."""
         [answer] = answers
         if isinstance(answer, str):
             self.unanswered[answer] += 1
@@ -101,10 +101,10 @@ class ChatRival(Rival):
 
 
 class DecisionRival(Rival):
-    """Gives probabilities. Ordinal labels are asked for as a score, from the least urgent on, others as a choice.
+    """Gives probabilities. Ordinal labels are asked for as a score, from the least urgent up, others as a choice.
 
-    With two `orders` the options are asked for in reverse too. A record that is answered in one order only has the
-    probabilities of that one.
+    With two `orders` the options are also asked for in reverse. A record answered in only one order gets the
+    probabilities of that order.
     """
 
     def __init__(self, orders: int = 2, *, prompts: Path | None = None) -> None:
@@ -114,7 +114,7 @@ class DecisionRival(Rival):
         self._one_order = 0
 
     def calls(self, record: Record, labels: LabelSet) -> Sequence[DecisionCall]:
-        """One for each order."""
+        """One call for each order."""
         choices = record.choices_or(labels)
         scored = labels.ordinal and record.choices is None
         upwards = choices[::-1] if labels.urgent == "first" else choices
@@ -135,19 +135,19 @@ class DecisionRival(Rival):
         return calls
 
     def predict(self, record: Record, labels: LabelSet, answers: Sequence[ModelAnswer | str]) -> Prediction:
-        """The label of the largest mean probability; of equal ones the first in the set."""
+        """The label with the largest mean probability; the first in the set if several are equal."""
         given = [distribution for answer in answers if (distribution := _distribution(answer)) is not None]
         if not given:
             self.unanswered[next((answer for answer in answers if isinstance(answer, str)), "refused")] += 1
             return Prediction(record.id, NO_ANSWER)
         choices = record.choices_or(labels)
         if len(given) == 2:
-            best = [max(choices, key=own.__getitem__) for own in given]
+            best = [max(choices, key=probabilities.__getitem__) for probabilities in given]
             self._flips.append((record.group or f"id:{record.id}", best[0] != best[1]))
         elif self.orders == 2:
             self._one_order += 1
-        total = sum(own[choice] for own in given for choice in choices)
-        mean = {choice: sum(own[choice] for own in given) / total for choice in choices}
+        total = sum(probabilities[choice] for probabilities in given for choice in choices)
+        mean = {choice: sum(probabilities[choice] for probabilities in given) / total for choice in choices}
         return Prediction(record.id, max(choices, key=mean.__getitem__), mean)
 
     def settings(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class DecisionRival(Rival):
         return {"orders": self.orders}
 
     def found(self) -> dict[str, Any]:
-        """How often the order decided, of the records answered in both; and how many were answered in one."""
+        """The share of flips among records answered in both orders, and the number answered in only one."""
         flips, self._flips = share(self._flips), []
         alone, self._one_order = self._one_order, 0
         return {"flip_rate": asdict(flips), "answered_in_one_order": alone} if self.orders == 2 else {}
@@ -175,33 +175,34 @@ def _example(record: Record, source: str | None) -> str:
 
 
 def draw_examples(dataset: DatasetFolder, count: int, source: str | None, seed: int = 0) -> list[Record]:
-    """`count` records of the training split: the labels in turn, and of each the records of the least hash of their id.
+    """Draw `count` training records: the labels in turn, and for each label the records with the lowest id hashes.
 
-    Where a source is given, only records with a rationale of it are drawn. The same seed draws the same records, and
-    fewer of them are the first of more.
+    If a source is given, only records with a rationale from it are drawn. The same seed draws the same records, and a
+    smaller draw is the beginning of a larger one.
 
     Raises:
-        DataError: there are not so many.
+        DataError: there are fewer such records.
     """
     ranked: dict[str, list[tuple[str, int]]] = {label: [] for label in dataset.info.labels.values}
     train = dataset.split("train")
     for index, record in enumerate(train):
         if source is None or source in record.rationales:
-            turn = "" if record.choices is not None else record.label or ""  # choices of one's own are all alike
+            # Records with their own choices form one class.
+            turn = "" if record.choices is not None else record.label or ""
             place = hashlib.sha256(f"{seed}/{record.id}".encode()).hexdigest()
             ranked.setdefault(turn, []).append((place, index))
-    queues = [sorted(own) for own in ranked.values() if own]
+    queues = [sorted(places) for places in ranked.values() if places]
     longest = max(map(len, queues), default=0)
-    turns = [own[i][1] for i in range(longest) for own in queues if i < len(own)]
+    turns = [queue[i][1] for i in range(longest) for queue in queues if i < len(queue)]
     if len(turns) < count:
         kind = f" with a rationale of source {source!r}" if source else ""
-        raise DataError(f"{count} examples were asked for, the training split has {len(turns)} records{kind}")
+        raise DataError(f"{count} examples were requested, but the training split has only {len(turns)} records{kind}")
     return [train[index] for index in turns[:count]]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rival did on one split."""
+    """The result of a rival on one split."""
 
     predictions: Sequence[Prediction]
     unanswered: Mapping[str, int]
@@ -209,7 +210,7 @@ class Outcome:
     found: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Counts, without the predictions."""
+        """The counts, without the predictions."""
         records = {"records": len(self.predictions), "unanswered": dict(self.unanswered)}
         return {**records, "served_models": list(self.served), **self.found}
 
@@ -224,16 +225,16 @@ def zero_shot(
     force: bool = False,
     dry_run: bool = False,
 ) -> Results | None:
-    """Let a rival decide a split, and write the results folder `out` as an evaluation does; None if a dry run.
+    """Let a rival decide a split, and write the results folder `out` like an evaluation; None after a dry run.
 
-    A rival with probabilities decides validation too, where there is one, to fit its temperature and thresholds.
-    Beside the files of every results folder, `out` gets `ZERO_SHOT` (how it was asked, what failed, how often the order
-    decided) and, of a rival with probabilities, `RAW` and `VALIDATION`.
+    A rival with probabilities also decides validation, if there is one, to fit its temperature and thresholds.
+    Besides the files of every results folder, `out` gets `ZERO_SHOT` (settings, failures, and how often the order
+    decided) and, for a rival with probabilities, `RAW` and `VALIDATION`.
 
     Raises:
-        DataError: the dataset or its split do not fit.
+        DataError: the dataset or its split cannot be used.
         OutputError: `out` exists and `force` is false.
-        BudgetReached, EndpointError: as `Client.run`; what was answered is in the log.
+        BudgetReached, EndpointError: as `Client.run`; all answers received are in the log.
     """
     require_absent(out, RESULTS, force=force)
     split = settings.split
@@ -247,8 +248,8 @@ def zero_shot(
     records = {name: dataset.split(name) for name in splits}
 
     def calls() -> Iterator[AnyCall]:
-        for own in records.values():
-            for record in own:
+        for split_records in records.values():
+            for record in split_records:
                 require_label(record, labels)
                 yield from rival.calls(record, labels)
 
@@ -315,17 +316,17 @@ def make_rival(
     sampling: Mapping[str, Any] = {},
     prompts: Path | None = None,
 ) -> Rival:
-    """The rival that the client's dialect can carry.
+    """Make the rival that fits the client's dialect.
 
-    Examples come with rationales of `source`, or of the dataset's only one.
+    Examples are shown with rationales of `source`, or of the dataset's only source.
 
     Raises:
-        ConfigError: examples for a decision model, which reads none.
+        ConfigError: examples for a decision model, which takes none.
         DataError: as `draw_examples`.
     """
     if client.endpoint.dialect != "chat":
         if few_shot:
-            raise ConfigError("--few-shot goes with --dialect chat: a decision model is given the text alone")
+            raise ConfigError("--few-shot needs --dialect chat: a decision model is given only the text")
         return DecisionRival(orders, prompts=prompts)
     dataset = DatasetFolder.open(dataset_path)
     if source is None and len(dataset.info.rationale_sources) == 1:

@@ -1,4 +1,4 @@
-"""Settings of the use of language models that the command line shows; it imports nothing that is slow."""
+"""Settings for language models that the command line shows; importing them is fast."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from reason2decide.errors import UserError
 
 @dataclass(frozen=True)
 class Limits:
-    """What a client keeps to; seconds where it is time.
+    """The limits that a client observes; times are in seconds.
 
-    `read_timeout` is the longest silence, `deadline` the longest a call may take from its first request on, its
-    retries included; waiting for the limits a minute does not count. `backoff` is the first delay between attempts.
-    All defaults are ours; 16 calls at once are what a small server batches well.
+    `read_timeout` is the longest silence, `deadline` the longest time for a call from its first request, retries
+    included; waiting for the per-minute limits does not count. `backoff` is the first delay between attempts.
+    All defaults are ours; a small server batches 16 concurrent calls well.
     """
 
     concurrency: int = 16
@@ -30,4 +30,4 @@ class Limits:
                 raise UserError(f"the limit {name} is {value}; it must be above 0")
 
 
-MAX_WORDS = 150  # ours: a student's 256 tokens (the authors' limit for rationales) are about 180 English words
+MAX_WORDS = 150  # ours: the 256 tokens of a student (the authors' limit for rationales) are about 180 English words

@@ -1,4 +1,4 @@
-"""What every run of many calls does around them: say what it will take, bring each to its end, say what it took."""
+"""Run many calls: announce the expected cost, complete each call, and report what was spent."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from reason2decide.llm.client.client import Client
 
 
 def announce_cost(client: Client, calls: Iterable[AnyCall]) -> Estimate:
-    """Say what these calls are likely to take, and where texts go if they leave this machine; nothing is sent."""
-    found = client.estimate(calls)
-    read, written = found.tokens.input_tokens, found.tokens.output_tokens
-    cost = f"cost about {found.cost:.4f}" if client.budget.prices != Prices() else "cost not known: no prices given"
+    """Report what these calls are likely to take, and where texts go if they leave this machine; nothing is sent."""
+    expected = client.estimate(calls)
+    read, written = expected.tokens.input_tokens, expected.tokens.output_tokens
+    cost = f"cost about {expected.cost:.4f}" if client.budget.prices != Prices() else "cost unknown: no prices given"
     say(
-        f"to send: {found.calls} calls to {client.endpoint.model} at {host(client)}, about {read} tokens in and "
-        f"{written} out, {cost}; {found.cached} more are answered already in {client.log.path}"
+        f"to send: {expected.calls} calls to {client.endpoint.model} at {host(client)}, about {read} tokens in and "
+        f"{written} out, {cost}; {expected.cached} more are already answered in {client.log.path}"
     )
-    if found.calls and not client.endpoint.is_loopback:
-        warn(f"the texts of these calls leave this machine: they go to {host(client)}")
-    return found
+    if expected.calls and not client.endpoint.is_loopback:
+        warn(f"the texts of these calls leave this machine: they are sent to {host(client)}")
+    return expected
 
 
 def host(client: Client) -> str:
-    """Host and port of the endpoint, as provenance names it."""
+    """Host and port of the endpoint, as recorded in provenance."""
     return urlsplit(client.endpoint.base_url).netloc
 
 
 def settle(client: Client, calls: Iterable[AnyCall], what: str, total: int) -> dict[str, Failure]:
-    """Bring every call to its end; the failures by id. All other answers are in the log, for `logged`.
+    """Complete every call, and return the failures by id. All other answers are in the log, for `logged`.
 
-    Answers come in any order and are not kept in memory: who needs them in order reads them from the log afterwards.
+    Answers come in any order and are not kept in memory: read them from the log afterwards if the order matters.
 
     Raises:
-        BudgetReached, EndpointError: as `Client.run`; what was answered stays in the log.
+        BudgetReached, EndpointError: as `Client.run`; all answers received stay in the log.
     """
     outcomes = track(client.run(calls), what, total, unit="calls")
     return {call.id: outcome for call, outcome in outcomes if isinstance(outcome, Failure)}
@@ -55,7 +55,7 @@ def logged(client: Client, call: AnyCall) -> ModelAnswer:
 
 
 def report_spent(client: Client) -> None:
-    """Say what a run took, what failed and why."""
+    """Report what a run spent, what failed and why."""
     spent = client.budget.spent
     cost = f", cost {spent.cost:.4f}" if client.budget.prices != Prices() else ""
     say(
@@ -67,12 +67,12 @@ def report_spent(client: Client) -> None:
 
 
 def counts_in_words(counts: Mapping[str, int]) -> str:
-    """Counts with the most frequent first, as in "deadline 3, refused 1"."""
+    """Format counts, the most frequent first, such as "deadline 3, refused 1"."""
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def share(hits: Sequence[tuple[Hashable, bool]]) -> MetricValue:
-    """The share of hits with its 95 % bootstrap interval; each hit comes with its unit (a group, else its record)."""
+    """The share of hits with its 95 % bootstrap interval; each hit has its unit (its group, or else its record)."""
     if not hits:
         return MetricValue(None, None, None, 0)
     index: dict[Hashable, int] = {}
@@ -84,7 +84,7 @@ def share(hits: Sequence[tuple[Hashable, bool]]) -> MetricValue:
 
 
 def in_words(value: MetricValue) -> str:
-    """A share with its interval, for people."""
+    """Format a share with its interval for reading."""
     if value.value is None:
-        return "not known (no case)"
+        return "unknown (no cases)"
     return f"{value.value:.4f} (95 % interval {value.low:.4f} to {value.high:.4f}, n = {value.n})"

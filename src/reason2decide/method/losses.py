@@ -19,7 +19,7 @@ def token_mean_cross_entropy(logits: Tensor, target_ids: Tensor, num_tokens: int
         logits: (rows, target length, vocabulary).
         target_ids: (rows, target length), `IGNORED` where there is nothing to learn.
         num_tokens: target tokens of this task in the whole optimizer step, over all its micro-batches and processes,
-            so that a step's loss is one mean however the step is cut into batches. Without any, the loss is 0.
+            so that a step's loss is one mean however the step is split into batches. With none, the loss is 0.
     """
     total = functional.cross_entropy(
         logits.flatten(0, 1).float(), target_ids.flatten(), ignore_index=IGNORED, reduction="sum"
@@ -28,5 +28,5 @@ def token_mean_cross_entropy(logits: Tensor, target_ids: Tensor, num_tokens: int
 
 
 def joint_loss(label_loss: Loss, rationale_loss: Loss, alpha: float) -> Loss:
-    """alpha_t · L_label + (1 - alpha_t) · L_rationale: the one loss every method here is (paper, "Stage 2 loss")."""
+    """alpha_t · L_label + (1 - alpha_t) · L_rationale: the loss of every method here (paper, "Stage 2 loss")."""
     return alpha * label_loss + (1 - alpha) * rationale_loss

@@ -2,7 +2,7 @@
 
     loss_t = alpha_t · L_label + (1 - alpha_t) · L_rationale
 
-Add a method by adding an entry to `METHODS`; the command line and the configuration list it by themselves.
+Add a method by adding an entry to `METHODS`; the command line and the configuration then list it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Selection = Literal["rationale_loss", "macro_f1"]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One training stage: what is learnt, and by what its best checkpoint is picked.
+    """One training stage: what it learns, and how its best checkpoint is selected.
 
     `alpha` is the label task's final weight: 0 trains rationales only, 1 labels only. `explain` is the rationale
     task's prompt: none at all, the text alone, or the text and a label. `warmup_share` and `ramp_share` are shares of
@@ -55,7 +55,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A named tuple of stages; `explain` is how its finished model is asked for a rationale."""
+    """A named tuple of stages; `explain` is how its finished model is prompted for a rationale."""
 
     summary: str
     stages: tuple[Stage, ...]
@@ -72,7 +72,9 @@ _STAGE2 = Stage("stage2", alpha=0.7, explain="conditioned", warmup_share=0.05, r
 _STAGE2_GOLD = replace(_STAGE2, sampling_cap=0.0)
 
 METHODS: dict[str, Method] = {
-    "r2d": Method("Reason2Decide: rationales first, then both while y~ moves to the model's own", (_STAGE1, _STAGE2)),
+    "r2d": Method(
+        "Reason2Decide: rationales first, then both tasks while y~ shifts to the model's own labels", (_STAGE1, _STAGE2)
+    ),
     "sft": Method("plain fine-tuning: labels only, no rationale", (Stage("sft", alpha=1.0, explain="none"),)),
     # alpha 0.5: the default weight in Hsieh et al. 2023's code.
     "dss": Method(
@@ -88,7 +90,7 @@ def method_named(name: str) -> Method:
     """The method of this name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such method.
     """
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, n=1)

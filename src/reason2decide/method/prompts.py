@@ -1,9 +1,9 @@
-"""Every string a trained model sees. Change one and `PROMPT_VERSION` with it: a bundle remembers the version it saw.
+"""Every string a trained model sees. Change one and `PROMPT_VERSION` with it: a bundle records the version it saw.
 
 The prompts are the paper's (section "Method"): "predict: {x}", "explain: {x}", "given label: {y}, explain: {x}".
-Each is a prefix and the text (`body`), joined by one space. They are tokenised apart and the ids joined, so that a
-text is tokenised once whatever stands before it. Every supported tokenizer breaks words at white space, hence the
-ids equal those of the whole string (held by `tests/test_features.py`).
+Each is a prefix and the text (`body`), joined by one space. They are tokenised separately and their ids joined, so
+that a text is tokenised once, whatever its prefix. Every supported tokenizer splits at white space, so the ids equal
+those of the whole string (checked by `tests/test_features.py`).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ EXPLAIN_PREFIX = "explain:"
 
 
 def explain_prefix(conditioning_label: str | None) -> str:
-    """The words before the text when a rationale is asked for, given a label or (None) given none."""
+    """The words before the text when a rationale is asked for, given a label (None: without one)."""
     if conditioning_label is None:
         return EXPLAIN_PREFIX
     return f"given label: {conditioning_label}, {EXPLAIN_PREFIX}"
 
 
 def body(text: str, choices: Sequence[str] | None) -> str:
-    """The text as a prompt holds it: a record's own choices stand before it, where cutting a long text spares them.
+    """The text as it appears in a prompt: a record's own choices come first, so that cutting a long text spares them.
 
-    Labels common to all records are not listed: the model learns them (paper). A record's own it must be told (ours).
+    Labels common to all records are not listed: the model learns them (paper). A record's own choices are (ours).
     """
     if choices is None:
         return text.strip()
@@ -36,5 +36,5 @@ def body(text: str, choices: Sequence[str] | None) -> str:
 
 
 def join(prefix: str, text: str) -> str:
-    """The whole prompt as a reader would write it."""
+    """The whole prompt as one string."""
     return f"{prefix} {text.strip()}"

@@ -6,7 +6,7 @@ import hashlib
 
 
 def alpha_at(step: int, *, alpha: float, warmup_steps: int) -> float:
-    """alpha_t: from 0 linearly to `alpha` over the warm-up, then constant (paper, "Stage 2 loss").
+    """alpha_t: rises linearly from 0 to `alpha` over the warm-up, then stays constant (paper, "Stage 2 loss").
 
     Args:
         step: optimizer steps done before this one, from 0.
@@ -19,7 +19,7 @@ def alpha_at(step: int, *, alpha: float, warmup_steps: int) -> float:
 def sampling_probability_at(step: int, *, cap: float, warmup_steps: int, ramp_steps: int) -> float:
     """pi_t: 0 during the warm-up, then min(cap, share of the ramp done) (paper, "scheduled sampling").
 
-    The slope is that of a ramp to 1, cut at `cap`, as in the authors' code: with the default cap of 0.9 the cap is
+    The slope is that of a ramp to 1, capped at `cap`, as in the authors' code: with the default cap of 0.9 the cap is
     reached after nine tenths of the ramp.
 
     Args:
@@ -34,7 +34,7 @@ def sampling_probability_at(step: int, *, cap: float, warmup_steps: int, ramp_st
 def uniform_draw(seed: int, step: int, record_id: str) -> float:
     """A number in [0, 1) that depends on (seed, step, record id) alone (ours).
 
-    So the draw of a record is the same whatever the batch layout, the number of processes, or a restart in between.
+    So a record's draw does not depend on the batch layout, the number of processes or a restart.
     """
     digest = hashlib.blake2b(f"{seed}/{step}/{record_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
@@ -46,7 +46,7 @@ def takes_predicted_label(sampling_probability: float, seed: int, step: int, rec
 
 
 def learning_rate_at(step: int, *, peak: float, warmup_steps: int, steps: int) -> float:
-    """The learning rate: from 0 linearly to `peak` over the warm-up, then linearly to 0 at the end (authors' code).
+    """The learning rate: rises linearly from 0 to `peak` over the warm-up, then falls linearly to 0 (authors' code).
 
     Args:
         step: optimizer steps done before this one, from 0.
@@ -57,6 +57,6 @@ def learning_rate_at(step: int, *, peak: float, warmup_steps: int, steps: int) -
 
 
 def dropout_seed(seed: int, stage: str, step: int, process: int) -> int:
-    """The seed of one process's dropout in one step (ours): with it, there is no random state to save or lose."""
+    """The seed of one process's dropout in one step (ours): with it, there is no random state to save."""
     digest = hashlib.blake2b(f"{seed}/{stage}/{step}/{process}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

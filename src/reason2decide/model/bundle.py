@@ -1,14 +1,14 @@
-"""The result of training: one folder that holds all it takes to decide and explain, and how it came to be.
+"""The result of training: one folder with all it takes to decide and explain, and how it was made.
 
     bundle/
-      manifest.json        what `Manifest` says, and the SHA-256 of every other file (`manifest.py`)
-      calibration.json     how the validation split came out (`calibration.py`)
+      manifest.json        the `Manifest`, and the SHA-256 of every other file (`manifest.py`)
+      calibration.json     temperature and validation outcomes (`calibration.py`)
       config.toml          the training configuration, defaults included
       training_log.jsonl   losses, schedules and validations of every stage
       README.md            the model card
       model/               safetensors weights, model configuration, tokenizer
 
-Loading executes nothing from the folder: safetensors and JSON only, each file with the hash it had when saved.
+Loading executes nothing from the folder: safetensors and JSON only, each file checked against its saved hash.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CALIBRATION = "calibration.json"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle or export without its model: the manifest, what turns text into tokens, and the calibration."""
+    """A bundle or export without its model: the manifest, the prompt encoder and the calibration."""
 
     path: Path
     manifest: Manifest
@@ -45,7 +45,7 @@ class ModelBundle(Bundle):
 
 
 def load_bundle(path: Path, manifest: Manifest | None = None) -> ModelBundle:
-    """Load a bundle's model and tokenizer; `manifest` is its own where that was read and checked already.
+    """Load a bundle's model and tokenizer; `manifest` is its manifest, if already read and checked.
 
     Raises:
         BundleError: as `read_manifest`, or it is an export, which has no model for torch.
@@ -53,9 +53,9 @@ def load_bundle(path: Path, manifest: Manifest | None = None) -> ModelBundle:
     """
     manifest = manifest or read_manifest(path)
     if manifest.engine is not None:
-        raise BundleError(f"{path} is an export for {manifest.engine['name']}; give the bundle that it was made of")
-    # Who serves without torch has an export.
-    needed_by = f"{path} is a bundle, not exported (`r2d export` does that where torch is), so it"
+        raise BundleError(f"{path} is an export for {manifest.engine['name']}; give the bundle that it was made from")
+    # Serving without torch takes an export.
+    needed_by = f"{path} is a bundle, not an export (`r2d export` makes one, with torch installed), so it"
     torch = require("torch", "train", needed_by)
     transformers = require("transformers", "train", needed_by)
 
@@ -66,14 +66,14 @@ def load_bundle(path: Path, manifest: Manifest | None = None) -> ModelBundle:
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # whatever a foreign folder makes the library raise
+    except Exception as error:  # a foreign folder can make the library raise anything
         raise BundleError(f"the model of {path} cannot be loaded: {first_line(error)}") from None
     encoder = PromptEncoder(tokenizer, manifest.lengths)
     return ModelBundle(path, manifest, _calibration(path), encoder, model.eval())
 
 
 def load_export(path: Path, manifest: Manifest) -> Bundle:
-    """Load an export but for its graphs, without torch or transformers; `manifest` is its own, read and checked.
+    """Load an export except its graphs, without torch or transformers; `manifest` is already read and checked.
 
     Raises:
         BundleError: its tokenizer is damaged.

@@ -1,7 +1,7 @@
-"""What a validation split says of a model's probabilities: a temperature, a deferral threshold, prediction sets.
+"""Calibration of a model's probabilities: a temperature, a deferral threshold, prediction sets.
 
-All of it is fitted on validation and only applied to other data. A bundle keeps the validation outcomes themselves,
-three numbers a record and nothing of its text, so that a hospital can choose its own error rate later.
+All are fitted on the validation split and only applied to other data. A bundle keeps the validation outcomes, three
+numbers per record and none of its text, so that a hospital can choose its own error rate later.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
 
 Floats = NDArray[np.float64]
-LARGEST_TEMPERATURE = 20.0  # ours: and 1/20 the smallest, for validation splits with no mistake, or nothing but
-LEAST_PROBABILITY = 1e-12  # ours: what a file's probability of 0 is taken for
+LARGEST_TEMPERATURE = 20.0  # ours, and 1/20 the smallest: for validation splits without a mistake, or all mistakes
+LEAST_PROBABILITY = 1e-12  # ours: replaces a probability of 0 in a file
 ALWAYS = 1.1  # a threshold that no probability reaches
-DIGITS = 6  # ours: decimals of the outcomes that are kept
+DIGITS = 6  # ours: decimals kept of the outcomes
 
 
 def label_distribution(scores: Floats, temperature: float = 1.0) -> Floats:
@@ -34,13 +34,13 @@ def label_distribution(scores: Floats, temperature: float = 1.0) -> Floats:
 
 
 def rescaled(probabilities: Mapping[str, float], temperature: float) -> dict[str, float]:
-    """The distribution that another temperature makes of one whose temperature was 1: p^(1/T), normalised."""
+    """A distribution of temperature 1 rescaled to another temperature: p^(1/T), normalised."""
     scores = np.log(np.maximum(list(probabilities.values()), np.finfo(float).tiny))
     return dict(zip(probabilities, label_distribution(scores, temperature).tolist(), strict=True))
 
 
 def log_probabilities(probabilities: Mapping[str, float]) -> Floats:
-    """The logarithms of a distribution from a file, in which 0 stands for "hardly ever", (labels,)."""
+    """The logarithms of a distribution from a file, in which 0 means "almost never", (labels,)."""
     return np.log(np.maximum(list(probabilities.values()), LEAST_PROBABILITY))
 
 
@@ -53,11 +53,11 @@ def fit_temperature(scores: Sequence[Floats], gold: Sequence[int]) -> float:
         scores: for each record the log-probabilities of its candidates, (candidates,), normalised or not.
         gold: for each record the index of its gold label among them.
     """
-    widest = max(len(own) for own in scores)
+    widest = max(map(len, scores))
     table = np.full((len(scores), widest), -np.inf)
-    for row, own in enumerate(scores):
-        table[row, : len(own)] = own - own.max()
-    # A finite number that no exponential survives: 0 times infinity would be none.
+    for row, values in enumerate(scores):
+        table[row, : len(values)] = values - values.max()
+    # A finite number whose exponential is 0: 0 times infinity would be NaN.
     table = np.maximum(table, -1e6)
     gold_scores = table[np.arange(len(scores)), list(gold)]
     low, high = -math.log(LARGEST_TEMPERATURE), math.log(LARGEST_TEMPERATURE)  # of log 1/T
@@ -70,15 +70,15 @@ def fit_temperature(scores: Sequence[Floats], gold: Sequence[int]) -> float:
 
 
 def deferral_threshold(confidences: Floats, right: NDArray[np.bool_], error_rate: float) -> float | None:
-    """The least confidence from which on at most `error_rate` of the decisions were wrong; None if there is none.
+    """The lowest confidence threshold at which at most `error_rate` of the decisions are wrong; None if there is none.
 
-    Cases of less confidence are deferred to a person. Of all thresholds that keep the wanted rate it is the lowest,
-    so as many cases as possible are decided. Source: selective classification, Geifman and El-Yaniv 2017, without
-    their margin: on other data the rate holds on average only, hence its realised value is always reported.
+    Cases of lower confidence are deferred to a person. It is the lowest threshold that keeps the rate, so that as many
+    cases as possible are decided. Source: selective classification, Geifman and El-Yaniv 2017, without their margin:
+    on other data the rate holds only on average, so its realised value is always reported.
 
     Args:
         confidences: probability of each predicted label, (n,).
-        right: whether it is the gold one, (n,).
+        right: whether it is the gold label, (n,).
     """
     order = np.argsort(-confidences, kind="stable")
     ranked = confidences[order]
@@ -91,7 +91,7 @@ def deferral_threshold(confidences: Floats, right: NDArray[np.bool_], error_rate
 def conformal_cutoff(gold_probabilities: Floats, miscoverage: float) -> float:
     """The probability that a label must have to be in the prediction set (split conformal, score 1 - p).
 
-    Sets then hold the gold label of exchangeable data with probability at least 1 - `miscoverage`. Source: Sadinle,
+    Sets then contain the gold label of exchangeable data with probability at least 1 - `miscoverage`. Source: Sadinle,
     Lei and Wasserman 2019; the rank is that of Vovk et al. 2005, ceil((n + 1)(1 - miscoverage)).
     """
     scores = np.sort(1 - gold_probabilities)
@@ -100,7 +100,7 @@ def conformal_cutoff(gold_probabilities: Floats, miscoverage: float) -> float:
 
 
 def prediction_set(probabilities: Mapping[str, float], cutoff: float) -> tuple[str, ...]:
-    """The labels with at least `cutoff`, most probable first, and always the first of them (ours: never empty)."""
+    """The labels of probability `cutoff` or more, most probable first, and always the first (ours: never empty)."""
     ranked = sorted(probabilities, key=lambda label: -probabilities[label])
     return tuple(label for i, label in enumerate(ranked) if i == 0 or probabilities[label] >= cutoff)
 
@@ -113,7 +113,7 @@ class OperatingPoint:
     cutoff: float
 
     def defers(self, confidence: float) -> bool:
-        """Whether a decision of this probability is left to a person."""
+        """Whether a decision of this probability is deferred to a person."""
         return confidence < self.threshold
 
     def prediction_set(self, probabilities: Mapping[str, float]) -> tuple[str, ...]:
@@ -123,9 +123,9 @@ class OperatingPoint:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """A temperature, and how the validation split came out under it.
+    """A temperature, and the outcomes of the validation split under it.
 
-    Per record of validation, (n,): the confidence in the predicted label, whether it is right, and the probability of
+    For each validation record, (n,): the confidence in the predicted label, whether it is right, and the probability of
     the gold label.
     """
 
@@ -136,9 +136,9 @@ class Calibration:
 
     @classmethod
     def fit(cls, scores: Sequence[Floats], gold: Sequence[int]) -> Calibration:
-        """From the label log-probabilities of a validation split; arguments as `fit_temperature`."""
+        """Fit to the label log-probabilities of a validation split; arguments as `fit_temperature`."""
         temperature = fit_temperature(scores, gold)
-        distributions = [label_distribution(own, temperature) for own in scores]
+        distributions = [label_distribution(values, temperature) for values in scores]
         return cls(
             temperature,
             np.array([p.max() for p in distributions]).round(DIGITS),
@@ -155,7 +155,7 @@ class Calibration:
         return conformal_cutoff(self.gold_probabilities, miscoverage)
 
     def operating_point(self, error_rate: float = ERROR_RATE, miscoverage: float = MISCOVERAGE) -> OperatingPoint:
-        """The bounds for wanted rates; where no confidence of validation reaches the first, every case is deferred."""
+        """The bounds for the wanted rates; if no validation confidence keeps `error_rate`, every case is deferred."""
         threshold = self.threshold(error_rate)
         return OperatingPoint(ALWAYS if threshold is None else threshold, self.cutoff(miscoverage))
 
@@ -170,7 +170,7 @@ class Calibration:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Calibration:
-        """What `to_json` gave."""
+        """Read what `to_json` returned."""
         return cls(
             float(value["temperature"]),
             np.array(value["confidences"], float),

@@ -1,4 +1,4 @@
-"""Models by folder or hub name: is one there, and its tokenizer for counting tokens."""
+"""Models by folder or hub name: check that one exists, and count tokens with its tokenizer."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from reason2decide.errors import BaseModelError, require
 
 SCRATCH = "tiny"  # a small T5 from scratch, its tokenizer trained on the training split
-HUB_TIMEOUT_SECONDS = 5.0  # ours: to learn that a hub cannot be reached, not to download from it
+HUB_TIMEOUT_SECONDS = 5.0  # ours: for checking that the hub is reachable, not for downloads
 
 
 def silence_transformers() -> None:
-    """Leave progress and messages to us: the library's own bars and advice would stand between ours."""
+    """Silence transformers' progress bars and advice, which would mix with this program's."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -20,23 +20,23 @@ def silence_transformers() -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What a library's exception says, without its advice for programmers."""
+    """The first line of a library's exception, without its advice for programmers."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def require_model(name: str, what: str) -> None:
-    """Check within seconds that a folder holds a model, or that a hub name is cached or reachable.
+    """Check within seconds that a folder contains a model, or that a hub name is cached or reachable.
 
     Args:
-        what: what the model is wanted as, for the message: "base", "encoder".
+        what: the model's role, for the message: "base", "encoder".
 
     Raises:
-        BaseModelError: neither is the case.
+        BaseModelError: neither is true.
     """
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise BaseModelError(
-                f"the folder {name} given as {what} holds no model (no config.json); give one saved by transformers"
+                f"the folder {name} given as {what} contains no model (no config.json); give one saved by transformers"
             )
     elif name.startswith((".", "/")) or name.count("/") > 1:
         raise BaseModelError(f"the {what} {name!r} is not a folder; give a folder or a hub name")
@@ -59,7 +59,7 @@ def _require_reachable(name: str, what: str) -> None:
 
 
 def token_counter(base: str) -> Callable[[Sequence[str]], list[int]]:
-    """A function that counts the tokens of texts by a base's tokenizer. Nothing is downloaded for it.
+    """A function that counts tokens of texts with a base's tokenizer; nothing is downloaded.
 
     Raises:
         BaseModelError: the base is neither a folder nor a downloaded model.
@@ -68,7 +68,7 @@ def token_counter(base: str) -> Callable[[Sequence[str]], list[int]]:
     transformers = require("transformers", "train")
     require("torch", "train")
     if base == SCRATCH:
-        raise BaseModelError(f"the tokenizer of {base!r} is made from the training split; leave --base out")
+        raise BaseModelError(f"the tokenizer of {base!r} is trained on the training split; leave --base out")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(base, local_files_only=True)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Exact label probabilities: P(label | text) over the candidates, scored through their trie rather than typed.
+"""Exact label probabilities: P(label | text) over the candidates, scored through their trie rather than generated.
 
 A label's score is the total log-probability of its tokens, the end token included, given the "predict" prompt (ours;
 the authors generate free text). The encoder runs once, the cross-attention cache is made once per text, and a prefix
@@ -21,8 +21,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from reason2decide.method.prompts import Candidate
 from reason2decide.model.padding import on_device, padded
 
-BYTES_PER_FORWARD = 2**28  # ours: what the copied caches of one forward's rows may take, whatever the number of labels
-LABEL_TOKENS = 8  # ours: tokens of a label, to estimate its logits by
+BYTES_PER_FORWARD = 2**28  # ours: limit for the copied caches of one forward pass, whatever the number of labels
+LABEL_TOKENS = 8  # ours: tokens per label, assumed to estimate the size of its logits
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def score_labels(
 ) -> list[Tensor]:
     """Total log-probability of each candidate's tokens given each text.
 
-    Gradient and dropout are as the caller and the model's mode have them; nobody here takes a gradient.
+    Gradients and dropout follow the caller's context and the model's mode; no caller takes a gradient.
 
     Args:
         model: an encoder-decoder of transformers.
@@ -61,17 +61,17 @@ def score_labels(
         For each text a float32 tensor (candidates,) on the model's device, not normalised over the candidates. Nothing
         here waits for the device.
     """
-    first = np.cumsum([0, *map(len, candidates)])  # of each text, among the candidates of all
+    first = np.cumsum([0, *map(len, candidates)])  # index of each text's first candidate among all
     places: list[int] = []
     parts: list[Tensor] = []  # log-probability of some tokens of the candidate at the same index of `places`
     decode = _CachedDecoder(model, encoder_states, attention_mask)
-    roots = [_Node(text, text, tuple(range(len(own)))) for text, own in enumerate(candidates)]
+    roots = [_Node(text, text, tuple(range(len(choices)))) for text, choices in enumerate(candidates)]
     for text, candidate, part in _score(decode, candidates, roots, *decode.start(), 0):
         places.append(int(first[text]) + candidate)
         parts.append(part)
     totals = torch.zeros(int(first[-1]), device=encoder_states.device)
     totals.index_add_(0, on_device(torch.tensor(places), totals.device), torch.stack(parts))
-    return list(torch.split(totals, [len(own) for own in candidates]))
+    return list(torch.split(totals, list(map(len, candidates))))
 
 
 def _score(
@@ -82,7 +82,7 @@ def _score(
     log_probs: Tensor,
     depth: int,
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """Yield (text, candidate, log-probability of some of its tokens) until all tokens after `depth` have had theirs."""
+    """Yield (text, candidate, log-probability of some of its tokens) until all tokens from `depth` on are scored."""
     tails, shared = [], []
     for branch in _branches(nodes, candidates, depth):
         step = log_probs[branch.row, branch.token]
@@ -94,7 +94,7 @@ def _score(
     for part in decode.chunks(tails):
         targets = [candidates[branch.text][branch.candidates[0]][depth:] for branch in part]
         rest = decode.tails(cache, [b.row for b in part], [b.text for b in part], targets)
-        yield from ((branch.text, branch.candidates[0], own) for branch, own in zip(part, rest, strict=True))
+        yield from ((branch.text, branch.candidates[0], total) for branch, total in zip(part, rest, strict=True))
     for part in decode.chunks(shared):
         grown = decode.step(cache, [b.row for b in part], [b.text for b in part], [b.token for b in part])
         onward = [_Node(branch.text, row, branch.candidates) for row, branch in enumerate(part)]
@@ -104,9 +104,9 @@ def _score(
 def best_labels(scores: Sequence[Tensor]) -> Callable[[], list[int]]:
     """y^ of each text: a function that waits for the index of its most probable candidate, the first of equals.
 
-    What the device is given to do meanwhile is not waited for.
+    Work queued on the device in the meantime is not waited for.
     """
-    best = torch.stack([own.argmax() for own in scores])
+    best = torch.stack([values.argmax() for values in scores])
     if not best.is_cuda:
         return best.tolist
     host = torch.empty(best.shape, dtype=best.dtype, pin_memory=True).copy_(best, non_blocking=True)
@@ -127,7 +127,7 @@ def _branches(nodes: list[_Node], candidates: Sequence[Sequence[Candidate]], dep
         by_token: dict[int, list[int]] = defaultdict(list)
         for candidate in node.candidates:
             by_token[candidates[node.text][candidate][depth]].append(candidate)
-        branches += [_Branch(node.text, node.row, token, tuple(own)) for token, own in by_token.items()]
+        branches += [_Branch(node.text, node.row, token, tuple(indices)) for token, indices in by_token.items()]
     return branches
 
 
@@ -152,7 +152,7 @@ class _CachedDecoder:
     def step(
         self, cache: EncoderDecoderCache, rows: list[int], texts: list[int], tokens: list[int]
     ) -> tuple[EncoderDecoderCache, Tensor]:
-        """Read one token per row from copies of the named cache rows; as `start` returns."""
+        """Read one token per row from copies of the given cache rows; returns as `start`."""
         device = self.states.device
         grown, token = _rows_of(cache, on_device(torch.tensor(rows), device)), on_device(torch.tensor(tokens), device)
         logits, grown = self._forward(grown, on_device(torch.tensor(texts), device), token[:, None])
@@ -192,7 +192,7 @@ class _CachedDecoder:
 
 
 def _rows_of(cache: EncoderDecoderCache, rows: Tensor) -> EncoderDecoderCache:
-    """A copy of the cache that holds the named rows, in their order, repeats allowed."""
+    """A copy of the given rows of the cache, in their order, repeats allowed."""
     return EncoderDecoderCache(
         *(
             DynamicCache([(layer.keys[rows], layer.values[rows]) for layer in half.layers])

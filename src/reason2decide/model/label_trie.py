@@ -1,4 +1,4 @@
-"""The trie of candidate labels, its unbranched runs of tokens drawn together (a radix tree), without any engine."""
+"""The trie of candidate labels with its unbranched runs of tokens merged (a radix tree), without any engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reason2decide.method.prompts import Candidate
 class Branch:
     """A run of tokens from one fork to the next, or to the end of a candidate.
 
-    `candidates` are the indices of those that go this way; `branches` is empty where a single one of them ends.
+    `candidates` are the indices of the candidates on this branch; `branches` is empty where a candidate ends.
     """
 
     tokens: Candidate
@@ -24,14 +24,14 @@ class Branch:
 def branches(candidates: Sequence[Candidate]) -> tuple[Branch, ...]:
     """The branches at the root of the candidates' trie.
 
-    Candidates are distinct and each ends in the end token, which stands nowhere else; so none is a prefix of another.
+    Candidates are distinct and each ends in the end token, which is nowhere else; so none is a prefix of another.
     """
 
     def fork(group: Sequence[int], depth: int) -> tuple[Branch, ...]:
         by_token: dict[int, list[int]] = defaultdict(list)
         for candidate in group:
             by_token[candidates[candidate][depth]].append(candidate)
-        return tuple(branch(tuple(own), depth) for own in by_token.values())
+        return tuple(branch(tuple(indices), depth) for indices in by_token.values())
 
     def branch(group: tuple[int, ...], depth: int) -> Branch:
         paths = [candidates[candidate] for candidate in group]

@@ -1,4 +1,4 @@
-"""What a bundle or export says of itself, and the check that its files are those it was saved with."""
+"""The manifest of a bundle or export, and the check that its files are unchanged."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy",
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle says of itself.
+    """The description of a bundle.
 
-    `training` has for each stage its best step and value; `dataset` the name and file hashes of the training data.
-    `engine` is None where torch runs it; an export's has the weight type and the measured parity (`export.py`).
+    `training` has the best step and value of each stage; `dataset` the name and file hashes of the training data.
+    `engine` is None where torch runs it; for an export it has the weight type and the parity (`export/bundle.py`).
     """
 
     method: str
@@ -43,12 +43,12 @@ class Manifest:
 
     @property
     def explain(self) -> Explain:
-        """How the model is asked for a rationale."""
+        """How the model is prompted for a rationale."""
         return METHODS[self.method].explain
 
     @property
     def rationale_source(self) -> str | None:
-        """The source of the last stage: whose rationales the finished model writes like."""
+        """The source of the last stage, whose rationales the finished model imitates."""
         return list(self.rationale_sources.values())[-1] if self.rationale_sources else None
 
     def to_json(self) -> dict[str, Any]:
@@ -75,10 +75,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a bundle's manifest and check that its files are those it was saved with.
+    """Read a bundle's manifest and check that its files are unchanged.
 
     Raises:
-        BundleError: no bundle, of another version, with a pickle in it, or with a file missing, added or altered.
+        BundleError: not a bundle, from another version, with a pickle in it, or with a file missing, added or altered.
     """
     manifest_path = path / MANIFEST
     if not path.is_dir():
@@ -99,7 +99,7 @@ def read_manifest(path: Path) -> Manifest:
         )
     if found_prompts != PROMPT_VERSION:
         raise BundleError(
-            f"{path} was trained with prompt version {found_prompts}, this program asks with version {PROMPT_VERSION}, "
+            f"{path} was trained with prompt version {found_prompts}, this program uses version {PROMPT_VERSION}, "
             "which the model has never seen; use the version of reason2decide that wrote it, or train again"
         )
     _require_intact(path, expected)
@@ -113,16 +113,22 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _require_intact(path: Path, expected: Mapping[str, str]) -> None:
-    # Hidden files (a file browser's) are never read, so they may stand there.
+    # Hidden files (from a file browser) are never read, so they are allowed.
     files = (item for item in path.rglob("*") if item.is_file() and not item.name.startswith("."))
     present = {item.relative_to(path).as_posix() for item in files} - {MANIFEST}
     pickles = sorted(name for name in present if Path(name).suffix in PICKLES)
     if pickles:
-        raise BundleError(f"{path} holds {pickles[0]}, which may run code when read; bundles are safetensors and JSON")
+        raise BundleError(
+            f"{path} contains {pickles[0]}, which may run code when read; bundles are safetensors and JSON"
+        )
     for name in sorted(set(expected) - present):
-        raise BundleError(f"{path} lacks {name}, which its manifest lists; copy the bundle again, whole")
+        raise BundleError(f"{path} lacks {name}, which its manifest lists; copy the whole bundle again")
     for name in sorted(present - set(expected)):
-        raise BundleError(f"{path} holds {name}, which its manifest does not list; remove it or copy the bundle again")
+        raise BundleError(
+            f"{path} contains {name}, which its manifest does not list; remove it or copy the bundle again"
+        )
     for name, digest in expected.items():
         if sha256_file(path / name) != digest:
-            raise BundleError(f"{path / name} was altered after the bundle was saved (other SHA-256); copy it again")
+            raise BundleError(
+                f"{path / name} was altered after the bundle was saved (its SHA-256 differs); copy it again"
+            )

@@ -1,4 +1,4 @@
-"""What a calibrated model is asked for where nobody says otherwise. Plain numbers, which cost nothing to import."""
+"""Default rates of a calibrated model. Plain numbers, which cost nothing to import."""
 
-ERROR_RATE = 0.1  # ours: wanted among the decisions that are not deferred to a person
+ERROR_RATE = 0.1  # ours: target among the decisions that are not deferred to a person
 MISCOVERAGE = 0.1  # ours: share of prediction sets that may miss the gold label

@@ -14,10 +14,10 @@ from torch.nn.utils.rnn import pad_sequence
 def padded(
     rows: Sequence[Sequence[int] | NDArray[np.integer]], padding: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Rows padded on the right, on the device; what the device is doing is not waited for.
+    """Rows padded on the right, on the device, without waiting for work queued on it.
 
     Returns:
-        ids (rows, longest), int64, and mask (rows, longest), int64: 1 where there is a token of the row.
+        ids (rows, longest), int64, and mask (rows, longest), int64: 1 where the row has a token.
     """
     ids = pad_sequence(
         [torch.from_numpy(np.asarray(row, np.int64)) for row in rows], batch_first=True, padding_value=padding
@@ -30,5 +30,5 @@ def padded(
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device, without waiting for what the device is doing."""
+    """The tensor on the device, without waiting for work queued on it."""
     return tensor.to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""A tokenizer without transformers: what prompts and rationales need of one, from the files of an exported model."""
+"""A tokenizer without transformers, for prompts and rationales, read from the files of an exported model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOKENIZER, SPECIAL = "tokenizer.json", "special_tokens.json"
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids that are no words: all of them, and those of padding, end and unknown words."""
+    """Ids of special tokens: all of them, and those of padding, end and unknown words."""
 
     all: tuple[int, ...]
     pad: int
@@ -24,7 +24,7 @@ class SpecialTokens:
 
 
 class PlainTokenizer:
-    """The part of transformers' tokenizers that `features.PromptEncoder` and the predictor call, by `tokenizers` alone.
+    """The part of transformers' tokenizers that `PromptEncoder` and the predictor call, on `tokenizers` alone.
 
     Raises:
         BundleError: the folder's tokenizer files are missing or damaged.
@@ -36,7 +36,7 @@ class PlainTokenizer:
         try:
             self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
             special = SpecialTokens(**json.loads((folder / SPECIAL).read_text("utf-8")))
-        except Exception as error:  # whatever a damaged file makes the library raise
+        except Exception as error:  # a damaged file can make the library raise anything
             raise BundleError(
                 f"the tokenizer of {folder} cannot be loaded ({error}); export the bundle again"
             ) from None
@@ -48,11 +48,11 @@ class PlainTokenizer:
     def __call__(
         self, texts: str | Sequence[str], *, add_special_tokens: bool = True, verbose: bool = False
     ) -> dict[str, Any]:
-        """`input_ids` of a text, or of each of several; `verbose` is there for the library's sake."""
+        """`input_ids` of a text, or of each of several; `verbose` is accepted for compatibility."""
         if isinstance(texts, str):
             return {"input_ids": self._tokenizer.encode(texts, add_special_tokens=add_special_tokens).ids}
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
-        return {"input_ids": [own.ids for own in encoded]}
+        return {"input_ids": [encoding.ids for encoding in encoded]}
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of token ids."""
@@ -61,10 +61,10 @@ class PlainTokenizer:
 
 
 def save_plain_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write what `PlainTokenizer` reads of a fast tokenizer of transformers.
+    """Write the files that `PlainTokenizer` reads, from a fast tokenizer of transformers.
 
     Raises:
-        BundleError: it is none of the fast ones, which alone can be read without transformers.
+        BundleError: it is not a fast tokenizer; only those can be read without transformers.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

@@ -20,7 +20,7 @@ from reason2decide.model.engines import Engine
 from reason2decide.model.manifest import read_manifest
 from reason2decide.model.prompt_encoder import Truncation
 
-READ_AHEAD = 256  # ours: records sorted by length at a time, so that batches hold little padding
+READ_AHEAD = 256  # ours: records sorted by length together, so that batches contain little padding
 BATCH_SIZE = 32  # ours
 
 
@@ -52,15 +52,15 @@ class Predictor:
         """The labels a record may be given.
 
         Raises:
-            DataError: it has no choices and the model no label set of its own.
+            DataError: the record has no choices and the model no label set.
         """
         choices = record.choices_or(self.bundle.manifest.labels)
         if not choices:
-            raise DataError("it has no choices, and this model has no labels of its own")
+            raise DataError("it has no choices, and this model has no label set")
         return choices
 
     def decidable(self, records: Iterable[Record], on_bad: Callable[[DataError], None]) -> Iterator[Record]:
-        """Yield the records this model can decide on; what is wrong with the others goes to `on_bad`."""
+        """Yield the records this model can decide on; the errors of the others go to `on_bad`."""
         for record in records:
             try:
                 self.bundle.encoder.candidates(self.choices(record))
@@ -79,10 +79,10 @@ class Predictor:
         while ahead := list(islice(stream, read_ahead)):
             texts = self._text_ids(ahead)
             distributions = self._distributions(texts, ahead)
-            labels = [max(own, key=own.__getitem__) for own in distributions]
+            labels = [max(p, key=p.__getitem__) for p in distributions]
             rationales: Sequence[str | None] = self._rationales(texts, labels) if self.explains else [None] * len(ahead)
-            for record, label, own, rationale in zip(ahead, labels, distributions, rationales, strict=True):
-                yield Prediction(record.id, label, own, rationale)
+            for record, label, p, rationale in zip(ahead, labels, distributions, rationales, strict=True):
+                yield Prediction(record.id, label, p, rationale)
 
     @property
     def explains(self) -> bool:
@@ -114,12 +114,12 @@ class Predictor:
 
         found = in_batches(list(map(len, prompts)), scores)
         return [
-            dict(zip(own, label_distribution(values, temperature).tolist(), strict=True))
-            for own, values in zip(choices, found, strict=True)
+            dict(zip(labels, label_distribution(values, temperature).tolist(), strict=True))
+            for labels, values in zip(choices, found, strict=True)
         ]
 
     def rationales(self, records: Sequence[Record], labels: Sequence[str]) -> list[str]:
-        """The rationale of each record, given its label; a method that conditions on nothing disregards the label."""
+        """The rationale of each record, given its label; an unconditioned method ignores the label."""
         return self._rationales(self._text_ids(records), labels)
 
     def _rationales(self, texts: Sequence[Sequence[int]], labels: Sequence[str]) -> list[str]:
@@ -143,7 +143,7 @@ class Predictor:
         ):
             ids.append(token)
             text = encoder.tokenizer.decode(ids, skip_special_tokens=True).lstrip()
-            # A character of several tokens is not whole yet where the text ends in a replacement character.
+            # Where the text ends in a replacement character, a character of several tokens is not complete yet.
             if len(text) > len(written) and text.startswith(written) and not text.endswith("\ufffd"):
                 yield text[len(written) :]
                 written = text
@@ -155,9 +155,9 @@ class Predictor:
 
 
 def in_batches(lengths: Sequence[int] | NDArray[Any], run: Callable[[Sequence[int]], Sequence[Any]]) -> list[Any]:
-    """What `run` gives for each prompt of these lengths, in their order.
+    """The results of `run` for prompts of these lengths, in their order.
 
-    `run` gets the indices of `BATCH_SIZE` prompts of like lengths at a time, and gives a value for each.
+    `run` gets the indices of `BATCH_SIZE` prompts of similar lengths at a time, and returns a value for each.
     """
     order = np.argsort(lengths, kind="stable").tolist()
     results: dict[int, Any] = {}

@@ -1,4 +1,4 @@
-"""Prompts and targets as token ids under given limits: the same in training and at use."""
+"""Prompts and targets as token ids under given limits: the same in training and in use."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from reason2decide.method.prompts import PREDICT_PREFIX, Candidate, explain_pref
 TokenIds = Sequence[int] | NDArray[np.int32]
 
 
-WORDS_KEPT = 10_000  # ours: token ids of labels and prefixes that are kept
+WORDS_KEPT = 10_000  # ours: labels and prefixes whose token ids are cached
 
 
 @dataclass
 class Truncation:
-    """How many of how many texts were cut to fit, to be reported."""
+    """Counts how many texts, out of how many, were cut to fit."""
 
     cut: int = 0
     of: int = 0
@@ -57,7 +57,7 @@ class PromptEncoder:
         self._special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
 
     def text_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of texts (`prompts.body`) as they stand behind a prefix and a space."""
+        """Ids of texts (`prompts.body`) as they follow a prefix and a space."""
         return self._plain_ids([f" {text.strip()}" for text in texts])
 
     def target_ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -69,11 +69,11 @@ class PromptEncoder:
         return self._prompt(PREDICT_PREFIX, text_ids)
 
     def explain_ids(self, text_ids: TokenIds, conditioning_label: str | None) -> list[int]:
-        """The prompt that asks for a rationale, given a label or (None) given none."""
+        """The prompt that asks for a rationale, given a label (None: without one)."""
         return self._prompt(explain_prefix(conditioning_label), text_ids)
 
     def room(self, conditioning_label: str | None = None, *, predict: bool = False) -> int:
-        """Tokens of text that fit a prompt."""
+        """Number of text tokens that fit in a prompt."""
         prefix = self._word_ids(PREDICT_PREFIX if predict else explain_prefix(conditioning_label))
         return max(0, self.lengths.input - len(self.before) - len(prefix) - len(self.after))
 
@@ -118,7 +118,7 @@ class PromptEncoder:
     def _word_ids(self, words: str) -> list[int]:
         if words not in self._words:
             if len(self._words) >= WORDS_KEPT:
-                self._words.clear()  # labels of open sets are without number
+                self._words.clear()  # open label sets are unbounded
             self._words[words] = self._plain_ids([words])[0]
         return self._words[words]
 
@@ -131,21 +131,27 @@ class PromptEncoder:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """A hash that two tokenizers share if they make the same ids."""
+    """A hash that is equal for tokenizers that produce the same ids."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     return hashlib.sha256(f"{type(tokenizer).__name__} {tokenizer.all_special_tokens} {content}".encode()).hexdigest()
 
 
 class Lengths(BaseModel):
-    """Limits in tokens, end token included; longer ones are cut, counted and reported."""
+    """Limits in tokens, end token included; longer sequences are cut, counted and reported."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     input: int = Field(
-        1024, ge=16, description="prompt with its text; the text is cut, never the label (authors' code)"
+        1024,
+        ge=16,
+        description="longest prompt in tokens, text included; the text is cut, never the label (authors' code)",
     )
-    rationale: int = Field(256, ge=2, description="rationale, as target and when generated (authors' code)")
+    rationale: int = Field(
+        256, ge=2, description="longest rationale in tokens, as target and when generated (authors' code)"
+    )
     label: int = Field(
-        50, ge=2, description="label; a longer one is refused, since it could never be right (authors' code)"
+        50,
+        ge=2,
+        description="longest label in tokens; a longer one is refused, as it could never be right (authors' code)",
     )

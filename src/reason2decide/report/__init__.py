@@ -1,4 +1,4 @@
-"""Evaluations and comparisons as reports: one self-contained HTML file each, and their plots and tables as files."""
+"""Reports of evaluations and comparisons: one self-contained HTML file each, and their plots and tables as files."""
 
 from reason2decide.report.comparison_page import render_comparison
 from reason2decide.report.evaluation_page import render_report

@@ -1,4 +1,4 @@
-"""The cases a report shows: which ones, what of each, and all of them packed for the browser of cases."""
+"""Choose the cases that a report shows, prepare their views, and pack them for the case browser."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from reason2decide.evaluation.slices import Column, slice_records
 STATIC_CASES = 20  # on paper, and where scripts do not run
 MAX_CASES = 5000  # ours
 MAX_BARS = 8  # ours: probabilities shown for a case; open and long label sets have more
-NUMBER_OF = {"right": 0, "wrong": 1, "unanswered": 2}  # how the script tells verdicts apart
+NUMBER_OF = {"right": 0, "wrong": 1, "unanswered": 2}  # the codes of verdicts in the script
 
 Case = tuple[Record, Prediction]
 
@@ -41,8 +41,8 @@ class Bar:
 class CaseView:
     """One case as the page shows it.
 
-    `text` alternates parts that the rationale does not cite and parts that it does, beginning with the former, perhaps
-    empty. `verdict` is `right`, `wrong` or `unanswered`; `slices` are the case's values of the sliced columns.
+    `text` alternates between parts that the rationale does not cite and parts that it cites, starting with the former,
+    which may be empty. `verdict` is `right`, `wrong` or `unanswered`; `slices` are its values of the sliced columns.
     """
 
     id: str
@@ -57,7 +57,7 @@ class CaseView:
     slices: tuple[str, ...]
 
 
-# What the page clones and its script fills: every part there once.
+# What the script clones and fills: every part exists once.
 BLANK = CaseView("", "wrong", "", "", ("",), (Bar("", 0, False, True),), 0, "", "", ())
 
 
@@ -67,20 +67,20 @@ class CaseViews:
     def __init__(self, examples: Examples, columns: Sequence[Column] = ()) -> None:
         self.examples = examples
         masks = {column.name: slice_records(examples.records, column) for column in columns}
-        self.values_of = {name: list(own) for name, own in masks.items()}
-        # For each column which of its values a record has, by the record's id.
-        self._value_of = [np.argmax(list(own.values()), axis=0) for own in masks.values()]
+        self.values_of = {name: list(by_value) for name, by_value in masks.items()}
+        # For each column, the index of each record's value.
+        self._value_of = [np.argmax(list(by_value.values()), axis=0) for by_value in masks.values()]
         self._place = {record.id: i for i, record in enumerate(examples.records)}
         self._views: dict[str, CaseView] = {}
 
     def chosen(self, count: int) -> list[CaseView]:
-        """The views of `count` cases, chosen as by `select_cases`."""
+        """The views of `count` cases, chosen by `select_cases`."""
         examples = self.examples
         cases = select_cases(examples.records, examples.predictions, examples.labels.values, count)
         return [self._views.get(case[0].id) or self._view(case) for case in cases]
 
     def packed(self, budget: int) -> tuple[str, int]:
-        """As many cases as `pack` can put into `budget` characters, at least 1 and up to `MAX_CASES`; how many."""
+        """The cases packed into about `budget` characters, at least 1 and at most `MAX_CASES`, and their number."""
         count = min(MAX_CASES, len(self.examples))
         while True:
             data = pack(self.chosen(count), self.examples.labels.values)
@@ -103,7 +103,10 @@ class CaseViews:
             other_bars,
             prediction.rationale or "",
             record.rationales.get(source, "") if source else "",
-            tuple(values[own[place]] for values, own in zip(self.values_of.values(), self._value_of, strict=True)),
+            tuple(
+                values[index_of[place]]
+                for values, index_of in zip(self.values_of.values(), self._value_of, strict=True)
+            ),
         )
         return view
 
@@ -111,9 +114,9 @@ class CaseViews:
 def select_cases(
     records: Sequence[Record], predictions: Sequence[Prediction], labels: Sequence[str], count: int = STATIC_CASES
 ) -> list[Case]:
-    """Choose `count` cases by a fixed rule: half wrong, half right as far as there are, spread over gold labels.
+    """Choose `count` cases by a fixed rule: half wrong and half right if there are enough, spread over gold labels.
 
-    The choice depends on the ids alone, not on order; wrong cases come first, each half in the order of `labels`.
+    Ids break ties, not the order of records. Wrong cases come first, each half in the order of `labels`.
     """
     by_id = {prediction.id: prediction for prediction in predictions}
     rank = {label: i for i, label in enumerate(labels)}
@@ -133,12 +136,12 @@ def verdict(case: Case) -> str:
 
 
 def _order(case: Case, rank: Mapping[str, int]) -> tuple[int, str]:
-    """By gold label, then by a hash of the id: any order that the data do not choose. Labels outside the set last."""
+    """Sort by gold label, then by a hash of the id, independent of the data's order; labels outside the set last."""
     return rank.get(case[0].label or "", len(rank)), hashlib.sha256(case[0].id.encode()).hexdigest()
 
 
 def _spread(cases: Sequence[Case], rank: Mapping[str, int]) -> list[Case]:
-    """All cases, taking one of each gold label in turn."""
+    """All cases, one from each gold label in turn."""
     buckets: dict[int, list[Case]] = {}
     for case in cases:
         buckets.setdefault(rank.get(case[0].label or "", len(rank)), []).append(case)
@@ -146,13 +149,13 @@ def _spread(cases: Sequence[Case], rank: Mapping[str, int]) -> list[Case]:
 
 
 def marked_parts(text: str, rationale: str) -> tuple[str, ...]:
-    """The text cut where what the rationale cites begins and ends; every second part is cited."""
+    """The text split at the ends of the spans that the rationale cites; every second part is cited."""
     cuts = [0, *(end for span in cited_spans(text, rationale) for end in span), len(text)]
     return tuple(text[start:end] for start, end in pairwise(cuts))
 
 
 def _bars(case: Case, choices: Sequence[str]) -> tuple[tuple[Bar, ...], int]:
-    """The bars of the likeliest labels, of the predicted and of the gold one, in the order of the choices; the rest."""
+    """Bars of the likeliest, the predicted and the gold label, in the order of the choices; the number of others."""
     record, prediction = case
     probabilities = prediction.probabilities or {}
     order = [label for label in choices if label in probabilities]
@@ -167,10 +170,10 @@ def _bars(case: Case, choices: Sequence[str]) -> tuple[tuple[Bar, ...], int]:
 
 
 def pack(cases: Sequence[CaseView], labels: Sequence[str]) -> str:
-    """The cases as base64 of gzip of JSON, for `templates/browser.js`; the same cases give the same characters.
+    """Pack cases as base64 of gzip of JSON, for `templates/browser.js`; the same cases give the same characters.
 
-    They go by column, which packs a tenth smaller than by case. `labels` stand first in the table that labels are
-    indices into; labels that cases bring follow, no answer is -1. `parts` are lengths in JavaScript's characters.
+    They are stored by column, which is a tenth smaller than by case. Labels are indices into a table, `labels` first,
+    then the cases' other labels; no answer is -1. `parts` are lengths in UTF-16 code units, as in JavaScript.
     """
     table = {label: i for i, label in enumerate(labels)}
 
@@ -191,5 +194,5 @@ def pack(cases: Sequence[CaseView], labels: Sequence[str]) -> str:
         "gold_rationale": [case.gold_rationale for case in cases],
     }
     data = json.dumps({"labels": list(table), "columns": columns}, ensure_ascii=False, separators=(",", ":"))
-    # Half characters, which some systems' answers hold, cannot be written; a question mark stands for them.
+    # Unpaired surrogates, which some systems' answers contain, cannot be written; a question mark replaces them.
     return base64.b64encode(gzip.compress(data.encode("utf-8", "replace"), mtime=0)).decode()

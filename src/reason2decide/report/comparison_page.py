@@ -1,4 +1,4 @@
-"""A comparison in, one HTML file out: values at a glance, then for each metric every system beside the reference."""
+"""Render a comparison as one HTML file: values at a glance, then every system against the reference by metric."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from reason2decide.evaluation.comparison import Comparison, Difference, SystemVa
 from reason2decide.report.metric_views import HEADLINE, arrow, direction_of, group_names, number, title_of
 from reason2decide.report.pages import render_page
 
-SIGNIFICANT = 0.05  # the usual level; applied to p values that are adjusted for the whole family
+SIGNIFICANT = 0.05  # the usual level; applied to p values adjusted for the whole family
 
 
 @dataclass(frozen=True)
 class Row:
-    """A system on a metric. The fields of its difference are empty for the reference.
+    """A system's row for a metric. The fields of its difference are empty for the reference.
 
-    `forest` places the interval and the difference on an axis whose middle is zero, as (start, width, point) in per
-    cent; `side` is `better` or `worse` where the adjusted p value says so.
+    `forest` places the interval and the difference on an axis centred on zero, as (start, width, point) in per cent;
+    `side` is `better` or `worse` if the adjusted p value is significant.
     """
 
     system: str
@@ -54,8 +54,8 @@ def render_comparison(comparison: Comparison, *, title: str) -> str:
         title=title,
         comparison=comparison,
         significant=SIGNIFICANT,
-        seeds=max(len(own.seeds) for values in comparison.values.values() for own in values.values()),
-        mcnemar=any(own.p_mcnemar is not None for own in comparison.differences),
+        seeds=max(len(value.seeds) for values in comparison.values.values() for value in values.values()),
+        mcnemar=any(change.p_mcnemar is not None for change in comparison.differences),
         glance=[(title_of(name), arrow(name)) for name in glance],
         systems={
             system: [_row(system, name, values.get(name)) for name in glance]
@@ -67,8 +67,8 @@ def render_comparison(comparison: Comparison, *, title: str) -> str:
 
 def metric_table(comparison: Comparison, metric: str) -> MetricTable:
     """The rows of one metric, the reference first, then the systems in their order."""
-    differences = {own.system: own for own in comparison.differences if own.metric == metric}
-    ends = [abs(end) for own in differences.values() for end in (own.low, own.high, own.difference)]
+    differences = {change.system: change for change in comparison.differences if change.metric == metric}
+    ends = [abs(end) for change in differences.values() for end in (change.low, change.high, change.difference)]
     reach = max(ends, default=0) or 1
     systems = sorted(comparison.values, key=lambda system: system != comparison.reference)
     rows = [
@@ -79,12 +79,12 @@ def metric_table(comparison: Comparison, metric: str) -> MetricTable:
 
 
 def p_value(p: float | None) -> str:
-    """To thousandths; a dash for one that was not computed."""
+    """A p value to thousandths; a dash if it was not computed."""
     return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _row(
-    system: str, metric: str, value: SystemValue | None, own: Difference | None = None, reach: float = 1
+    system: str, metric: str, value: SystemValue | None, change: Difference | None = None, reach: float = 1
 ) -> Row | None:
     if value is None:
         return None
@@ -95,19 +95,19 @@ def _row(
         "–" if value.spread is None else number(metric, value.spread),
         value.n,
     )
-    if own is None:
+    if change is None:
         return row
-    low, high, point = (50 + 49 * end / reach for end in (own.low, own.high, own.difference))
-    better = own.difference * direction_of(metric)
+    low, high, point = (50 + 49 * end / reach for end in (change.low, change.high, change.difference))
+    better = change.difference * direction_of(metric)
     return Row(
         row.system,
         row.mean,
         row.interval,
         row.spread,
         row.n,
-        number(metric, own.difference, signed=True),
-        f"{number(metric, own.low, signed=True)} to {number(metric, own.high, signed=True)}",
+        number(metric, change.difference, signed=True),
+        f"{number(metric, change.low, signed=True)} to {number(metric, change.high, signed=True)}",
         (low, high - low, point),
-        "" if own.p_holm >= SIGNIFICANT or better == 0 else "better" if better > 0 else "worse",
-        tuple(map(p_value, (own.p_bootstrap, own.p_randomization, own.p_holm, own.p_mcnemar))),
+        "" if change.p_holm >= SIGNIFICANT or better == 0 else "better" if better > 0 else "worse",
+        tuple(map(p_value, (change.p_bootstrap, change.p_randomization, change.p_holm, change.p_mcnemar))),
     )

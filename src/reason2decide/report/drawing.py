@@ -1,7 +1,7 @@
-"""A plot is drawn twice over: for the page, where it takes its colours and font from the CSS, and as a file of its own.
+"""Draw plots for the page, with colours and font from the CSS, and as separate files.
 
-For the page colours are drawn as sentinels and then replaced by CSS variables, so one drawing is readable on light and
-dark; text stays text. The same plot gives the same bytes.
+For the page, sentinel colours are drawn and then replaced by CSS variables, so one drawing is readable on light and
+dark; text remains text. The same plot gives the same bytes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from markupsafe import Markup
 
 from reason2decide.errors import require
 
-PNG_DPI = 200  # ours: sharp at the width of a column in print
+PNG_DPI = 200  # ours: sharp at column width in print
 
 
 @dataclass(frozen=True)
 class Colours:
-    """What a plot is drawn in: text, guides, lines of the frame, areas behind the data, and the series."""
+    """The colours of a plot: text, guides, frame lines, areas behind the data, and the series."""
 
     ink: str
     muted: str
@@ -33,7 +33,7 @@ class Colours:
 
 
 SENTINELS = Colours("#010101", "#010201", "#020202", "#030203", ("#030301", "#030302", "#030303", "#030304"))
-# The light colours of templates/style.css; a test holds them equal.
+# The light colours of templates/style.css; a test asserts that they are equal.
 LIGHT = Colours("#1f2a30", "#5c6a72", "#d5dad8", "#c9d7dd", ("#1d6480", "#b4632a", "#55813b", "#7d5191"))
 CSS_COLOURS = {
     SENTINELS.ink: "currentColor",
@@ -48,9 +48,10 @@ Paint = Callable[[Any, Colours], None]
 
 @dataclass(frozen=True)
 class Plot:
-    """Something to draw: the name of its file, heading, a sentence on what it shows, how, and its size in inches.
+    """A plot: its file name, heading, a caption on what it shows, how to draw it, and its size in inches.
 
-    `paint` gets a matplotlib figure and the colours to use. Names are unique on a page, whose ids are made of them.
+    `paint` gets a matplotlib figure and the colours to use. Names must be unique on a page, since ids are built from
+    them.
     """
 
     name: str
@@ -81,29 +82,29 @@ class Plot:
         figure_module = require("matplotlib.figure", "report")
         stream = io.BytesIO()
         with matplotlib.rc_context(_style(colours)), warnings.catch_warnings():
-            # Labels may be in any script; where the font has no glyph for one, the reader's often has.
+            # Labels may be in any script; if this font lacks a glyph, the reader's often has it.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             figure = figure_module.Figure(figsize=self.size, layout="constrained")
             if titled:
                 figure.suptitle(printable(self.title), fontsize=10, x=0.01, ha="left")
             self.paint(figure, colours)
             # No date and no version: the same plot gives the same bytes.
-            unsaid = {"svg": {"Date": None}, "png": {"Software": None}}[kind]
+            omitted = {"svg": {"Date": None}, "png": {"Software": None}}[kind]
             ground = "white" if titled else "none"
-            figure.savefig(stream, format=kind, dpi=PNG_DPI, facecolor=ground, metadata=unsaid)
+            figure.savefig(stream, format=kind, dpi=PNG_DPI, facecolor=ground, metadata=omitted)
         return stream.getvalue()
 
 
 def printable(text: str) -> str:
-    """The text without the control characters that XML does not allow, which an SVG could not hold."""
+    """The text with a replacement character for each control character, which XML and thus SVG do not allow."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", text)
 
 
 def _style(colours: Colours) -> dict[str, Any]:
     return {
         "svg.fonttype": "none",
-        "svg.hashsalt": "reason2decide",  # else matplotlib makes random ids
-        "text.parse_math": False,  # a dollar in a label is a dollar
+        "svg.hashsalt": "reason2decide",  # otherwise matplotlib makes random ids
+        "text.parse_math": False,  # a dollar sign in a label is literal
         "font.size": 9,
         "text.color": colours.ink,
         "axes.facecolor": "none",
@@ -121,7 +122,7 @@ def _style(colours: Colours) -> dict[str, Any]:
 
 
 def _for_page(svg: str, name: str) -> Markup:
-    """Strip what belongs to a file of its own, make ids unique to this plot, and give colours to the page's CSS."""
+    """Strip what only a separate file needs, make ids unique to this plot, and take colours from the page's CSS."""
     svg = svg[svg.index("<svg") :]
     for pattern in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->", r'(?<=<g) id="[^"]*"'):
         svg = re.sub(pattern, "", svg, flags=re.DOTALL)
@@ -129,7 +130,7 @@ def _for_page(svg: str, name: str) -> Markup:
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     svg = re.sub(r'xlink:href="#', f'href="#{name}-', svg)
-    # matplotlib's fonts would override the page's wherever they happen to be installed.
+    # matplotlib's fonts would override the page's wherever they are installed.
     svg = re.sub(r" font-family: [^;\"]*;", "", svg)
     svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
     svg = re.sub(r"\s*\n\s*", "\n", svg)

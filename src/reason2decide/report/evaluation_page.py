@@ -1,6 +1,6 @@
-"""An evaluation in, one HTML file out: self-contained, for screen and paper.
+"""Render an evaluation as one self-contained HTML file, for screen and paper.
 
-What is shown is decided here and how it looks in `templates/`; text from data only ever reaches the page escaped.
+What the page shows is decided here, how it looks in `templates/`; text from data reaches the page only escaped.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from reason2decide.report.pages import render_page
 from reason2decide.report.plots import MAX_MATRIX, calibration_plots
 from reason2decide.report.training_plots import training_plots
 
-MAX_BYTES = int(4.95 * 2**20)  # ours: of a page, which so stays under 5 MiB
+MAX_BYTES = int(4.95 * 2**20)  # ours: of a page, to stay under 5 MiB
 MAX_CONFUSIONS = 25  # ours
-MAX_FILTER_LABELS = 200  # ours: more cannot be found in a list; the search finds labels too
+MAX_FILTER_LABELS = 200  # ours: a longer list is hard to use; the search also finds labels
 
 
 def render_report(
@@ -45,16 +45,16 @@ def render_report(
 ) -> str:
     """The report as one HTML document; the same input gives the same bytes.
 
-    Its reader can browse up to `cases.MAX_CASES` cases, fewer where the page would pass `MAX_BYTES`; the page says so.
+    Readers can browse up to `cases.MAX_CASES` cases, or fewer if the page would exceed `MAX_BYTES`; the page says so.
     On paper, and without scripts, it shows `cases.STATIC_CASES`.
 
     Args:
-        training_log: rows of event `train` or `validation`, any key of which may be missing.
-        columns: those that the evaluation was sliced by, to filter cases by.
-        description: shown as it comes, name by value.
+        training_log: rows of event `train` or `validation`; any key may be missing.
+        columns: columns that the evaluation was sliced by, to filter cases by.
+        description: names and values, shown unchanged.
 
     Raises:
-        MissingExtraError: there is something to draw and matplotlib is not installed.
+        MissingExtraError: there is something to draw, but matplotlib is not installed.
     """
     results, examples = evaluation.results, evaluation.examples
     views = CaseViews(examples, columns)
@@ -84,7 +84,7 @@ def render_report(
         least_slice=LEAST_SLICE,
         gaps=largest_gaps(results),
         slice_titles=[(title_of(name), arrow(name)) for name in sliced],
-        slices={column: [_slice_row(own, sliced) for own in slices] for column, slices in results.slices.items()},
+        slices={column: [_slice_row(part, sliced) for part in slices] for column, slices in results.slices.items()},
         training_plots=training_plots(training_log),
         static=static,
         static_wrong=sum(case.verdict != "right" for case in static),
@@ -92,8 +92,8 @@ def render_report(
         columns=list(views.values_of),
         column_values=views.values_of,
         labels=labels if len(labels) <= MAX_FILTER_LABELS else (),
-        unanswered=any(own.predicted_label == NO_ANSWER for own in examples.predictions),
-        confidence=any(own.probabilities for own in examples.predictions),
+        unanswered=any(prediction.predicted_label == NO_ANSWER for prediction in examples.predictions),
+        confidence=any(prediction.probabilities for prediction in examples.predictions),
     )
     size = len(page(data="", packed_count=0).encode())
     data, packed_count = views.packed(MAX_BYTES - size)
@@ -101,27 +101,27 @@ def render_report(
 
 
 def calibration_sentences(results: Results) -> list[str]:
-    """What validation chose, temperature, deferral threshold and prediction sets, and what became of it here."""
-    own = results.calibration
-    if own is None:
-        return ["Nothing was fitted on validation, so these probabilities are as the system gave them."]
-    sentences = [f"Probabilities were scaled by a temperature of {own.temperature:.2f}, fitted on validation."]
-    wanted = f"an error rate of {100 * own.error_rate:g} % among the decisions that stand"
+    """Sentences on temperature, deferral threshold and prediction sets, set on validation, and their effect here."""
+    calibration = results.calibration
+    if calibration is None:
+        return ["Nothing was fitted on validation, so the probabilities are shown as the system gave them."]
+    sentences = [f"Probabilities were scaled by a temperature of {calibration.temperature:.2f}, fitted on validation."]
+    target = f"an error rate of {100 * calibration.error_rate:g} % among the decisions kept"
     deferred, error, covered, size = (
         results.metrics[name] for name in ("deferred", "selective_error", "conformal_coverage", "conformal_set_size")
     )
-    if own.threshold is None:
-        sentences.append(f"Validation reaches {wanted} at no threshold, so none was set.")
+    if calibration.threshold is None:
+        sentences.append(f"No threshold reached {target} on validation, so none was set.")
     elif deferred.value is not None:
         sentences.append(
-            f"Deferral: for {wanted}, validation chose to leave decisions less confident than "
-            f"{100 * own.threshold:.1f} % to a person. Here those are {_percent(deferred)}, and of the others "
-            f"{_percent(error)} are wrong."
+            f"Deferral: for {target}, the threshold from validation defers decisions with a confidence below "
+            f"{100 * calibration.threshold:.1f} % to a person. Here it defers {_percent(deferred)} of cases, and "
+            f"{_percent(error)} of the others are wrong."
         )
     if size.value is not None:
         sentences.append(
-            f"Prediction sets that may miss the gold label in {100 * own.miscoverage:g} % of cases hold it here in "
-            f"{_percent(covered)}, with {size.value:.2f} labels on average."
+            f"Prediction sets allowed to miss the gold label in {100 * calibration.miscoverage:g} % of cases contain "
+            f"it here in {_percent(covered)}, with {size.value:.2f} labels on average."
         )
     return sentences
 
@@ -146,7 +146,7 @@ def largest_confusions(results: Results, limit: int = MAX_CONFUSIONS) -> list[tu
 def _matrix(results: Results, *, always_unanswered: bool = False) -> list[tuple[str, list[tuple[int, float]]]]:
     """Rows of the confusion matrix: the gold label, then each count with its share of the row in per cent.
 
-    The records without a valid answer are the last column where there are some.
+    Records without a valid answer, if any, are the last column.
     """
     rows = results.confusion_matrix
     if always_unanswered or any(results.unanswered):
@@ -164,5 +164,5 @@ def _scaled(results: Results) -> list[tuple[str, MetricView]]:
     return [(number(name, before[name]), view) for name, view in views.items() if view]
 
 
-def _slice_row(own: Slice, names: Sequence[str]) -> tuple[Slice, list[MetricView | None]]:
-    return own, [metric_view(name, own.metrics[name]) if name in own.metrics else None for name in names]
+def _slice_row(part: Slice, names: Sequence[str]) -> tuple[Slice, list[MetricView | None]]:
+    return part, [metric_view(name, part.metrics[name]) if name in part.metrics else None for name in names]

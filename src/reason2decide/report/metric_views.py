@@ -1,4 +1,4 @@
-"""How metrics are named, rounded, grouped and ordered for a reader."""
+"""Name, round, group and order metrics for a reader."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from reason2decide.evaluation.metrics import METRICS, Metric
 from reason2decide.evaluation.results import MetricValue, Results
 
-# Ours: what a reader asks first, and of the two measures of rationales the one that hears more than words.
+# Ours: what a reader asks first, and of the two rationale metrics the one that sees more than words.
 HEADLINE = ("macro_f1", "accuracy", "under_triage", "bertscore_f1", "bleu")
 SLICED = ("macro_f1", "accuracy", "under_triage", "ece", "bertscore_f1", "bleu")
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -25,11 +25,14 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "conformal_coverage",
         "conformal_set_size",
     ),
-    "Rationales beside the gold ones": ("bertscore_f1", "bleu", "chrf", "rouge_l"),
+    "Rationales compared with the gold ones": ("bertscore_f1", "bleu", "chrf", "rouge_l"),
 }
-OTHERS = "Rationales beside text and decision"  # every metric that no group names
-TITLES = {"per_label": "Scores by label", "confusion": "Confusion matrix"}  # of parts of results that are no metric
-NOT_COMPUTED = "not computed: "  # how `evaluation.evaluate` begins such a note
+OTHERS = "Rationales compared with text and decision"  # every metric that no group names
+TITLES = {
+    "per_label": "Scores by label",
+    "confusion": "Confusion matrix",
+}  # of parts of the results that are not metrics
+NOT_COMPUTED = "not computed: "  # how `measure.evaluate` begins such a note
 SHOWN_GAPS = 6  # ours
 
 Track = tuple[float, float, float]
@@ -39,7 +42,7 @@ Track = tuple[float, float, float]
 class MetricView:
     """A metric as a page shows it; `direction` is "↑" where higher is better, else "↓", or empty.
 
-    `track` places its interval on its range, as (start, width, value) in per cent; None where the range has no end.
+    `track` places its interval on its range, as (start, width, value) in per cent; None if the range is unbounded.
     """
 
     name: str
@@ -54,7 +57,7 @@ class MetricView:
 
 @dataclass(frozen=True)
 class Gap:
-    """Between which slices of a column a metric differs most, and by how much."""
+    """The slices of a column between which a metric differs most, and the difference."""
 
     column: str
     title: str
@@ -64,29 +67,29 @@ class Gap:
 
 
 def metric_of(name: str) -> Metric | None:
-    """The metric of this name; None for one that this version does not know."""
+    """The metric of this name; None if this version does not know it."""
     return next((metric for metric in METRICS if metric.name == name), None)
 
 
 def title_of(name: str) -> str:
-    """What a reader knows a metric, or another part of the results, by."""
+    """The title of a metric or of another part of the results."""
     metric = metric_of(name)
     return metric.title if metric else TITLES.get(name, name)
 
 
 def direction_of(name: str) -> int:
-    """1 where higher is better, -1 where lower is, 0 where that is not known."""
+    """1 if higher is better, -1 if lower is, 0 if unknown."""
     metric = metric_of(name)
     return 0 if metric is None else 1 if metric.best > metric.worst else -1
 
 
 def arrow(name: str) -> str:
-    """The direction as an arrow to where better is."""
+    """An arrow in the better direction; empty if unknown."""
     return {1: "↑", -1: "↓", 0: ""}[direction_of(name)]
 
 
 def number(name: str, value: float, *, signed: bool = False) -> str:
-    """The value rounded as its metric's scale deserves: to tenths on 0 to 100, else to thousandths; a true minus."""
+    """The value rounded by its metric's scale, to tenths on 0 to 100, else to thousandths, with a true minus sign."""
     metric = metric_of(name)
     ends = [abs(end) for end in (metric.worst, metric.best) if math.isfinite(end)] if metric else []
     text = f"{value:{'+' if signed else ''}.{1 if max(ends, default=0) >= 10 else 3}f}"
@@ -94,7 +97,7 @@ def number(name: str, value: float, *, signed: bool = False) -> str:
 
 
 def metric_view(name: str, value: MetricValue) -> MetricView | None:
-    """How a page shows the value; None if it was not computed."""
+    """The view of a value; None if it was not computed."""
     if value.value is None or value.low is None or value.high is None:
         return None
     track, span = None, ""
@@ -118,18 +121,18 @@ def metric_view(name: str, value: MetricValue) -> MetricView | None:
 
 
 def headline(results: Results) -> list[MetricView]:
-    """The most important metrics that were computed, first things first; BLEU only where BERTScore is missing."""
+    """The computed metrics among `HEADLINE`, in its order; BLEU only if BERTScore is missing."""
     views = [metric_view(name, results.metrics[name]) for name in HEADLINE if name in results.metrics]
     found = [view for view in views if view is not None]
     return found[:-1] if len(found) > 1 and {view.name for view in found[-2:]} == {"bertscore_f1", "bleu"} else found
 
 
 def group_names(names: Mapping[str, object]) -> dict[str, list[str]]:
-    """The names by group, in the order of `GROUPS`, then of appearance; only groups that have some."""
-    groups = {group: [name for name in own if name in names] for group, own in GROUPS.items()}
-    known = {name for own in GROUPS.values() for name in own}
+    """The names by group, in the order of `GROUPS`, then of appearance; empty groups are left out."""
+    groups = {group: [name for name in members if name in names] for group, members in GROUPS.items()}
+    known = {name for members in GROUPS.values() for name in members}
     groups[OTHERS] = [name for name in names if name not in known]
-    return {group: own for group, own in groups.items() if own}
+    return {group: members for group, members in groups.items() if members}
 
 
 def grouped(results: Results) -> dict[str, list[MetricView]]:
@@ -140,7 +143,7 @@ def grouped(results: Results) -> dict[str, list[MetricView]]:
 
 
 def notes_of(results: Results) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """The notes as (titles of what they are about, text): first why something was not computed, then the others."""
+    """The notes as (titles of their subjects, text), in two lists: why something was not computed, and others."""
     absent, others = [], []
     for note in results.notes:
         names, colon, text = note.partition(": ")
@@ -153,21 +156,21 @@ def notes_of(results: Results) -> tuple[list[tuple[str, str]], list[tuple[str, s
 
 
 def sliced_metrics(results: Results) -> list[str]:
-    """The metrics that tables of slices show: those of `SLICED` that were computed on any slice."""
-    computed = {name for slices in results.slices.values() for own in slices for name in own.metrics}
+    """The metrics shown in tables of slices: those of `SLICED` that were computed on any slice."""
+    computed = {name for slices in results.slices.values() for part in slices for name in part.metrics}
     return [name for name in SLICED if name in computed]
 
 
 def largest_gaps(results: Results) -> list[Gap]:
-    """The largest gaps between slices among the metrics of the tables, as shares of the metrics' ranges."""
+    """The largest gaps between slices, among the metrics of the tables, relative to each metric's range."""
     found = []
     for column, gaps in results.gaps.items():
         for name in sliced_metrics(results):
             metric = metric_of(name)
             if name in gaps and metric is not None and gaps[name]["gap"] > 0:
-                own = gaps[name]
-                share = own["gap"] / abs(metric.best - metric.worst)
-                gap = Gap(column, metric.title, number(name, own["gap"]), own["least"], own["most"])
+                ends = gaps[name]
+                share = ends["gap"] / abs(metric.best - metric.worst)
+                gap = Gap(column, metric.title, number(name, ends["gap"]), ends["least"], ends["most"])
                 found.append((share, gap))
     return [gap for _, gap in sorted(found, key=lambda pair: -pair[0])[:SHOWN_GAPS]]
 

@@ -1,8 +1,8 @@
-"""The model card: what a reader must know of a model, then the 31 source attributes of HTI-1.
+"""The model card: what a reader must know about a model, then the 31 source attributes of HTI-1.
 
-Each attribute is filled from the manifest and the results where these tell it, from the user's own answers where those
-do, and is "Not assessed" otherwise. What was recorded or measured always stands, and an answer is marked as stated: a
-card claims nothing that nobody measured.
+Each attribute is filled from the manifest and the results, then from the user's answers, and is "Not assessed" if none
+of them covers it. What was recorded or measured is always shown, and an answer is marked as stated, so that the card
+claims as measured only what was measured.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ __all__ = ["SOURCE_ATTRIBUTES", "SourceAttribute", "escaped", "model_card", "rea
 Fill = Callable[["Manifest", "Results | None"], str]
 Standing = Literal["none", "test", "seen", "other"]
 
-# Cards are published, counts of patients below 11 are not: the cell size suppression policy of the US Centers for
-# Medicare and Medicaid Services. Where a column has one such group, its count still follows from the total.
+# Cards are published, but counts of patients below 11 are not: the cell size suppression policy of the US Centers for
+# Medicare and Medicaid Services. If a column has only one such group, its count still follows from the total.
 SMALLEST_CELL = 11
-# ours: where these differ between groups of patients, some of them are harmed
+# ours: if these differ between groups of patients, some groups are harmed
 FAIRNESS = ("accuracy", "macro_f1", "under_triage", "over_triage", "ece", "deferred")
 
 
@@ -37,30 +37,30 @@ def model_card(manifest: Manifest, results: Results | None = None, answers: Mapp
     """The card as Markdown.
 
     Args:
-        results: of this very model. Those of its own dataset's test split are the validity "in test data of the same
-            source". Those of a split that training used are no test, and are not shown. All others stand under the
-            external attributes, with the reservation that only a person can tell where data come from.
+        results: of this very model. Those on its own dataset's test split give the validity "in test data of the same
+            source". Those on a split that training used are not a test, and are not shown. All others are listed under
+            the external attributes, with the reservation that only a person can tell where the data come from.
         answers: by the `key` of `SOURCE_ATTRIBUTES`, as `read_answers` gives them.
     """
     assert set(answers) <= set(KEYS)
     parts = [
         _head(manifest),
         "## Source attributes",
-        "The 31 source attributes of 45 CFR 170.315(b)(11)(iv)(B) (HTI-1), in short words: where they differ, those of "
-        "the regulation hold. Figures and facts come from training and evaluation; what is only stated is marked so. "
-        "This card is no certification.",
+        "The 31 source attributes of 45 CFR 170.315(b)(11)(iv)(B) (HTI-1), in short form; the regulation's wording "
+        "prevails. Figures and facts come from training and evaluation; what is only stated is marked as such. "
+        "This card is not a certification.",
     ]
-    for group, attributes in groupby(SOURCE_ATTRIBUTES, key=lambda own: own.group):
+    for group, attributes in groupby(SOURCE_ATTRIBUTES, key=lambda attribute: attribute.group):
         parts.append(f"### {group}")
-        for own in attributes:
-            fill = _FILLS.get(own.key)
+        for item in attributes:
+            fill = _FILLS.get(item.key)
             found = fill(manifest, results) if fill else ""
-            parts += [f"**{own.number}. {own.attribute}** (`{own.key}`)", found, _rest(own, found, answers)]
+            parts += [f"**{item.number}. {item.attribute}** (`{item.key}`)", found, _rest(item, found, answers)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _rest(attribute: SourceAttribute, found: str, answers: Mapping[str, str]) -> str:
-    """What a person says to an attribute, or that nobody has, where what was found is not the whole of it."""
+    """A person's answer for an attribute, or that it is missing, unless what was found is the whole of it."""
     if attribute.key in answers:
         return f"Stated, not measured: {escaped(answers[attribute.key])}"
     if found and attribute.computed == "whole":
@@ -69,7 +69,7 @@ def _rest(attribute: SourceAttribute, found: str, answers: Mapping[str, str]) ->
 
 
 def _head(manifest: Manifest) -> str:
-    """What a reader must know before using the model, from the manifest alone."""
+    """What a reader must know before using the model, from the manifest only."""
     name = escaped(str(manifest.dataset["name"]))
     sources = ", ".join(f"{stage}: {source}" for stage, source in manifest.rationale_sources.items()) or "none"
     best = "".join(
@@ -79,7 +79,7 @@ def _head(manifest: Manifest) -> str:
     )
     return f"""# {name}: {manifest.method} from {escaped(manifest.base)}
 
-A sequence-to-sequence model that decides{"" if manifest.explain == "none" else " and writes the reason why"}.
+A sequence-to-sequence model that decides{"" if manifest.explain == "none" else " and writes a reason"}.
 
 - Method: {manifest.method} ({escaped(METHODS[manifest.method].summary)})
 - Labels: {_labels(manifest)}{_order(manifest)}
@@ -91,9 +91,9 @@ A sequence-to-sequence model that decides{"" if manifest.explain == "none" else 
     r2d evaluate BUNDLE DATASET --split test --out results
 
 ## Limits
-The model repeats what its training data holds, mistakes and gaps included. Its rationale is text that fits its
-decision; it is no proof that the decision is right. A qualified person must verify every output before it touches care.
-Texts longer than {manifest.lengths.input} tokens are cut at their end."""
+The model repeats what is in its training data, including mistakes and gaps. Its rationale is text that fits its
+decision; it does not prove that the decision is right. A qualified person must verify every output before it affects
+care. Texts longer than {manifest.lengths.input} tokens are cut at the end."""
 
 
 def _labels(manifest: Manifest) -> str:
@@ -106,11 +106,11 @@ def _order(manifest: Manifest) -> str:
     return f" (ordinal{f', the {manifest.labels.urgent} is the most urgent' if manifest.labels.urgent else ''})"
 
 
-# ---- what the results are of
+# ---- the data behind the results
 
 
 def _standing(manifest: Manifest, results: Results | None) -> Standing:
-    """What results are to this model: of its dataset's test split, of one that training used, or of other data."""
+    """Whether results are on the model's own test split, on a split that training used, or on other data."""
     if results is None:
         return "none"
     splits = [split for split, digest in manifest.dataset["sha256"].items() if digest == results.dataset_sha256]
@@ -118,7 +118,7 @@ def _standing(manifest: Manifest, results: Results | None) -> Standing:
 
 
 def _if(standing: Standing, say: Callable[[Results], str]) -> Fill:
-    """A fill that only results of this standing give."""
+    """A fill that only results of this standing provide."""
     return lambda manifest, results: say(results) if results and _standing(manifest, results) == standing else ""
 
 
@@ -130,21 +130,21 @@ def _data(results: Results) -> str:
 
 def _external_data(results: Results) -> str:
     return (
-        f"{_data(results)} This file is none that the model was trained on. Whether its records come from another "
-        "source, and none of them was in the training data, was not assessed."
+        f"{_data(results)} The model was not trained on this file. Whether its records come from another source, and "
+        "whether any of them was in the training data, was not assessed."
     )
 
 
-# ---- what training and evaluation tell
+# ---- what is known from training and evaluation
 
 
 def _output_value(manifest: Manifest, _: Results | None) -> str:
     rationale = {
         "none": "It writes no rationale.",
-        "unconditioned": "Beside it stands a rationale, written from the text alone.",
-        "conditioned": "A rationale is then written, from the text and the label decided on.",
+        "unconditioned": "It also writes a rationale, from the text alone.",
+        "conditioned": "It then writes a rationale, from the text and the chosen label.",
     }[manifest.explain]
-    return f"One label, with a probability for each that could be chosen. Labels: {_labels(manifest)}. {rationale}"
+    return f"One label, with a probability for each possible label. Labels: {_labels(manifest)}. {rationale}"
 
 
 def _output_type(manifest: Manifest, _: Results | None) -> str:
@@ -153,59 +153,59 @@ def _output_type(manifest: Manifest, _: Results | None) -> str:
 
 
 def _cautioned_uses(manifest: Manifest, results: Results | None) -> str:
-    untested = "No results on test data are given here, so caution is due in every task, situation and population."
+    untested = "No results on test data are given here, so be cautious in every task, situation and population."
     where = {
         "none": untested,
         "seen": untested,
-        "test": "The results given here are of its own dataset's test split: caution is due wherever data differ.",
-        "other": "Caution is due wherever data differ from those of training and of the results given here.",
+        "test": "The results given here are on its own dataset's test split: be cautious wherever data differ.",
+        "other": "Be cautious wherever data differ from those of training and of the results given here.",
     }[_standing(manifest, results)]
-    return f"{where} Not to be used without a qualified person who verifies every output."
+    return f"{where} Do not use it without a qualified person who verifies every output."
 
 
 def _known_limits(manifest: Manifest, results: Results | None) -> str:
     lines = [
-        "It always decides for one of the labels, also where none fits.",
-        f"Texts longer than {manifest.lengths.input} tokens are cut at their end.",
+        "It always chooses one of the labels, even if none fits.",
+        f"Texts longer than {manifest.lengths.input} tokens are cut at the end.",
     ]
     if manifest.explain != "none":
-        lines.append("A rationale is text that fits the decision; it is no proof that the decision is right.")
+        lines.append("A rationale is text that fits the decision; it does not prove that the decision is right.")
     if results and _standing(manifest, results) != "seen":
         missed = results.metrics.get("under_triage")
         if missed and missed.value is not None:
             value, interval = _value_and_interval("under_triage", missed)
             lines.append(f"Under-triage was measured: {value} (95 % interval {interval}, n = {missed.n}).")
-        counted = {label: own for label, own in results.per_label.items() if own["support"] >= SMALLEST_CELL}
+        counted = {label: scores for label, scores in results.per_label.items() if scores["support"] >= SMALLEST_CELL}
         if counted:
-            label = min(counted, key=lambda own: counted[own]["recall"])
-            recall, support = counted[label]["recall"], counted[label]["support"]
-            lines.append(f"The label with the least recall: {escaped(label)}, {recall:.3f} of {support} records.")
+            lowest = min(counted, key=lambda label: counted[label]["recall"])
+            recall, support = counted[lowest]["recall"], counted[lowest]["support"]
+            lines.append(f"The label with the lowest recall: {escaped(lowest)}, {recall:.3f} of {support} records.")
     return _bullets(lines)
 
 
 def _training_data(manifest: Manifest, _: Results | None) -> str:
-    digests = [f"{escaped(split)}: SHA-256 {escaped(own)}" for split, own in manifest.dataset["sha256"].items()]
+    digests = [f"{escaped(split)}: SHA-256 {escaped(digest)}" for split, digest in manifest.dataset["sha256"].items()]
     return f"Dataset {escaped(str(manifest.dataset['name']))}, with these splits:\n\n{_bullets(digests)}"
 
 
 def _input_variables(*_: object) -> str:
     return (
-        "None of them is an input feature of its own: the model reads the text, and the choices of a record that "
-        "brings its own. What a text says of them is read with the rest."
+        "None of them is a separate input feature: the model reads the text, and the choices of a record that has its "
+        "own. If a text mentions them, they are read with the rest."
     )
 
 
 def _updates(manifest: Manifest, _: Results | None) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     return (
-        f"Trained {escaped(manifest.created)} (versions: {escaped(versions)}). Its weights do not change in use; an "
-        "update is a new bundle."
+        f"Trained {escaped(manifest.created)} (versions: {escaped(versions)}). Its weights do not change in use; "
+        "an update is a new bundle."
     )
 
 
 def _validity(results: Results) -> str:
-    computed = {name: own for name, own in results.metrics.items() if own.value is not None}
-    rows = [(_heading(name), *_value_and_interval(name, own), str(own.n)) for name, own in computed.items()]
+    computed = {name: value for name, value in results.metrics.items() if value.value is not None}
+    rows = [(_heading(name), *_value_and_interval(name, value), str(value.n)) for name, value in computed.items()]
     parts = [
         f"{_data(results)} System: {escaped(results.system)}.",
         _table(("Measure", "Value", "95 % interval", "n"), rows),
@@ -220,21 +220,23 @@ def _validity(results: Results) -> str:
     return "\n\n".join([*parts, f"Signature: {escaped(results.signature)}"])
 
 
-def _calibration(own: CalibrationResults, metrics: Mapping[str, MetricValue]) -> str:
+def _calibration(calibration: CalibrationResults, metrics: Mapping[str, MetricValue]) -> str:
     changes = [
         f"; {_title(name)} {_number(name, before)} before, {_value_and_interval(name, metrics[name])[0]} after"
-        for name, before in own.before.items()
+        for name, before in calibration.before.items()
         if name in metrics
     ]
-    deferred = "every case" if own.threshold is None else f"decisions under a probability of {own.threshold:.3f}"
+    threshold = calibration.threshold
+    deferred = "every case" if threshold is None else f"decisions with a probability below {threshold:.3f}"
     return (
-        f"Probabilities were calibrated on validation: temperature {own.temperature:.3f}{''.join(changes)}. To keep "
-        f"an error rate of {own.error_rate:g} among the rest, validation says to defer {deferred} to a person."
+        f"Probabilities were calibrated on validation: temperature {calibration.temperature:.3f}{''.join(changes)}. On "
+        f"validation, an error rate of {calibration.error_rate:g} among the rest requires deferring {deferred} to a "
+        "person."
     )
 
 
 def _patient_columns(results: Results) -> dict[str, Sequence[Slice]]:
-    """The columns that results were sliced by, without the length of the text: that tells of no patient."""
+    """The columns that results were sliced by, without the length of the text, which is not a patient attribute."""
     return {column: slices for column, slices in results.slices.items() if column != LENGTH}
 
 
@@ -242,46 +244,46 @@ def _representativeness(results: Results) -> str:
     lines = [
         f"{escaped(column)}: "
         + ", ".join(
-            f"{escaped(own.value)} {own.n if own.n >= SMALLEST_CELL else f'fewer than {SMALLEST_CELL}'}"
-            for own in slices
+            f"{escaped(part.value)} {part.n if part.n >= SMALLEST_CELL else f'fewer than {SMALLEST_CELL}'}"
+            for part in slices
         )
         for column, slices in _patient_columns(results).items()
     ]
-    return f"{_data(results)} Its records by column:\n\n{_bullets(lines)}" if lines else ""
+    return f"{_data(results)} Records by column:\n\n{_bullets(lines)}" if lines else ""
 
 
 def _fairness(results: Results) -> str:
     parts = [part for column in _patient_columns(results) for part in _by_column(results, column)]
-    return "\n\n".join([f"{_data(results)} In brackets: 95 % intervals.", *parts]) if parts else ""
+    return "\n\n".join([f"{_data(results)} 95 % intervals in brackets.", *parts]) if parts else ""
 
 
 def _by_column(results: Results, column: str) -> Iterator[str]:
     slices = results.slices[column]
-    shown = {own.value: own for own in slices if own.n >= SMALLEST_CELL}
-    names = [name for name in FAIRNESS if any(_has(own, name) for own in shown.values())]
+    shown = {part.value: part for part in slices if part.n >= SMALLEST_CELL}
+    names = [name for name in FAIRNESS if any(_has(part, name) for part in shown.values())]
     if names:
         cells = {
-            value: [_figure(name, own.metrics[name]) if _has(own, name) else "not computed" for name in names]
-            for value, own in shown.items()
+            value: [_figure(name, part.metrics[name]) if _has(part, name) else "not computed" for name in names]
+            for value, part in shown.items()
         }
-        rows = [(escaped(value), *cells[value], str(own.n)) for value, own in shown.items()]
+        rows = [(escaped(value), *cells[value], str(part.n)) for value, part in shown.items()]
         yield _table((escaped(column), *map(_heading, names), "n"), rows)
     gaps = {name: gap for name, gap in results.gaps.get(column, {}).items() if name in names}
     lines = [
-        f"{_title(name)} by {escaped(column)}: largest gap {_number(name, gap['gap'])}, least for "
-        f"{escaped(gap['least'])}, most for {escaped(gap['most'])}"
+        f"{_title(name)} by {escaped(column)}: largest gap {_number(name, gap['gap'])}, lowest for "
+        f"{escaped(gap['least'])}, highest for {escaped(gap['most'])}"
         for name, gap in gaps.items()
         if gap["least"] != gap["most"] and {gap["least"], gap["most"]} <= shown.keys()
     ]
     if len(shown) < len(slices):
         hidden = len(slices) - len(shown)
-        lines.append(f"{escaped(column)}: of fewer than {SMALLEST_CELL} records, and not shown here: {hidden}")
+        lines.append(f"{escaped(column)}: groups of fewer than {SMALLEST_CELL} records, not shown here: {hidden}")
     if lines:
         yield _bullets(lines)
 
 
-def _has(own: Slice, name: str) -> bool:
-    return name in own.metrics and own.metrics[name].value is not None
+def _has(part: Slice, name: str) -> bool:
+    return name in part.metrics and part.metrics[name].value is not None
 
 
 _FILLS: dict[str, Fill] = {
@@ -306,35 +308,37 @@ _FILLS: dict[str, Fill] = {
 
 
 def _heading(name: str) -> str:
-    own = _metric(name)
-    return f"{own.title} ({'higher' if own.best > own.worst else 'lower'} is better)" if own else escaped(name)
+    metric = _metric(name)
+    return (
+        f"{metric.title} ({'higher' if metric.best > metric.worst else 'lower'} is better)" if metric else escaped(name)
+    )
 
 
 def _title(name: str) -> str:
-    own = _metric(name)
-    return own.title if own else escaped(name)
+    metric = _metric(name)
+    return metric.title if metric else escaped(name)
 
 
-def _figure(name: str, own: MetricValue) -> str:
-    value, interval = _value_and_interval(name, own)
+def _figure(name: str, measured: MetricValue) -> str:
+    value, interval = _value_and_interval(name, measured)
     return f"{value} ({interval})"
 
 
-def _value_and_interval(name: str, own: MetricValue) -> tuple[str, str]:
-    assert own.value is not None and own.low is not None and own.high is not None
-    return _number(name, own.value), f"{_number(name, own.low)} to {_number(name, own.high)}"
+def _value_and_interval(name: str, measured: MetricValue) -> tuple[str, str]:
+    assert measured.value is not None and measured.low is not None and measured.high is not None
+    return _number(name, measured.value), f"{_number(name, measured.low)} to {_number(name, measured.high)}"
 
 
 def _number(name: str, value: float) -> str:
-    own = _metric(name)
-    return f"{value:.1f}" if own and own.best == 100 else f"{value:.3f}"
+    metric = _metric(name)
+    return f"{value:.1f}" if metric and metric.best == 100 else f"{value:.3f}"
 
 
 def _metric(name: str) -> Metric | None:
-    """The metric of this name; None for those of results from elsewhere."""
-    from reason2decide.evaluation.metrics import METRICS  # here, since bundles are saved and loaded without metrics
+    """The metric of this name; None if this version does not know it."""
+    from reason2decide.evaluation.metrics import METRICS  # here, since saving and loading bundles needs no metrics
 
-    return next((own for own in METRICS if own.name == name), None)
+    return next((metric for metric in METRICS if metric.name == name), None)
 
 
 def _bullets(lines: Sequence[str]) -> str:

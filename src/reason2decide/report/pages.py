@@ -1,4 +1,4 @@
-"""Templates to pages: escaped, with a policy that lets nothing in from elsewhere and one script run, by its hash."""
+"""Render templates to pages: escaped, with a policy that blocks external content and allows one script, by its hash."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from reason2decide.version import __version__
 
 
 def render_page(template: str, /, *, script: str | None = None, **values: Any) -> str:
-    """The template filled with the values, all of which it escapes; `script` names a file beside it.
+    """The template filled with the escaped values; `script` names a file next to it.
 
-    The page has its style and script within itself and its content security policy allows nothing else.
+    The page contains its style and script, and its content security policy allows nothing else.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__name__.rpartition(".")[0]),
@@ -31,7 +31,7 @@ def render_page(template: str, /, *, script: str | None = None, **values: Any) -
         version=__version__,
         **values,
     )
-    # Half characters, which some systems' answers hold, cannot be written; a question mark stands for them.
+    # Unpaired surrogates, which some systems' answers contain, cannot be written; a question mark replaces them.
     return html.encode("utf-8", "replace").decode()
 
 

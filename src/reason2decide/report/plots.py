@@ -1,4 +1,4 @@
-"""The plots of an evaluation, calibration and confusion, and the forest of a comparison."""
+"""Plots of calibration and confusion for an evaluation, and forest plots for a comparison."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from reason2decide.report.drawing import Colours, Plot, printable
 from reason2decide.report.metric_views import direction_of, title_of
 
 Z = 1.959964  # the 97.5 % point of the normal distribution
-MAX_MATRIX = 25  # ours: beyond so many labels a confusion matrix is unreadable, and its largest mistakes are listed
-NAME_WIDTH = 22  # ours: characters of a label in a plot before it is wrapped
+MAX_MATRIX = 25  # ours: with more labels the matrix is unreadable, and the most frequent mistakes are listed
+NAME_WIDTH = 22  # ours: characters after which a label in a plot is wrapped
 
 
 def calibration_plots(results: Results) -> list[Plot]:
-    """The reliability diagram and the risk-coverage curve, where there are probabilities."""
+    """The reliability diagram and the risk-coverage curve, if there are probabilities."""
     plots = []
     if results.reliability:
         plots.append(
             Plot(
                 "reliability",
                 "Reliability",
-                "How often decisions of each confidence are right; on the diagonal they are right as often as they "
-                "claim. Bars are 95 % Wilson intervals, and below the share of cases by confidence.",
+                "Accuracy by confidence; on the diagonal, decisions are right as often as their confidence says. Bars "
+                "are 95 % Wilson intervals; the lower panel shows the share of cases by confidence.",
                 lambda figure, colours: _paint_reliability(figure, colours, results),
                 (4.4, 3.5),
             )
@@ -38,8 +38,8 @@ def calibration_plots(results: Results) -> list[Plot]:
             Plot(
                 "risk_coverage",
                 "Risk and coverage",
-                "Error rate among the most confident decisions, by the share of cases that is kept; the others go to a "
-                f"person.{marked}",
+                "Error rate among the most confident decisions, by the share of cases kept; the others go to a person."
+                f"{marked}",
                 lambda figure, colours: _paint_risk(figure, colours, results),
                 (4.4, 3.5),
             )
@@ -48,7 +48,7 @@ def calibration_plots(results: Results) -> list[Plot]:
 
 
 def wilson_interval(share: float, n: float) -> tuple[float, float]:
-    """The 95 % interval of a share of n cases (Wilson 1927), which stays within 0 and 1 also for few of them."""
+    """The 95 % interval of a share of n cases (Wilson 1927), which stays within 0 and 1 even for few cases."""
     centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     return centre - half, centre + half
@@ -59,7 +59,7 @@ def _paint_reliability(figure: Any, colours: Colours, results: Results) -> None:
     points = results.reliability
     confidence, accuracy = ([point[key] for point in points] for key in ("confidence", "accuracy"))
     counts = [point["n"] for point in points]
-    ends = [wilson_interval(own, n) for own, n in zip(accuracy, counts, strict=True)]
+    ends = [wilson_interval(share, n) for share, n in zip(accuracy, counts, strict=True)]
     top.plot((0, 1), (0, 1), color=colours.muted, linewidth=0.9, linestyle=(0, (4, 3)))
     top.vlines(confidence, *zip(*ends, strict=True), color=colours.tint, linewidth=3)
     top.plot(confidence, accuracy, color=colours.series[0], marker="o", markersize=4, linewidth=1.2)
@@ -80,10 +80,10 @@ def _paint_risk(figure: Any, colours: Colours, results: Results) -> None:
     coverage, risk = ([point[key] for point in results.risk_coverage] for key in ("coverage", "risk"))
     axes.plot(coverage, risk, color=colours.series[0], linewidth=1.4, marker="o" if len(coverage) == 1 else "")
     if results.calibration:
-        wanted = results.calibration.error_rate
-        axes.axhline(wanted, color=colours.series[1], linewidth=1, linestyle=(0, (2, 2)))
+        target = results.calibration.error_rate
+        axes.axhline(target, color=colours.series[1], linewidth=1, linestyle=(0, (2, 2)))
         axes.annotate(
-            f"wanted {100 * wanted:g} %", (1.02, wanted), xytext=(0, -10), textcoords="offset points", ha="right"
+            f"target {100 * target:g} %", (1.02, target), xytext=(0, -10), textcoords="offset points", ha="right"
         )
     point = _deferral_point(results)
     if point:
@@ -110,12 +110,12 @@ def _in_percent(*axes: Any) -> None:
 
 
 def confusion_plot(results: Results) -> list[Plot]:
-    """The confusion matrix, as a list of one; of none where there is no matrix, or too large a one."""
+    """The confusion matrix, as a list of one plot; empty if there is no matrix or it is too large."""
     labels = results.confusion_labels
     if not 0 < len(labels) <= MAX_MATRIX:
         return []
     side = 1.9 + 0.45 * len(labels)
-    caption = "Gold labels down, predicted labels across; tint by share of the row."
+    caption = "Gold labels as rows, predicted labels as columns; tint by share of the row."
     return [
         Plot(
             "confusion",
@@ -153,27 +153,29 @@ def _paint_confusion(figure: Any, colours: Colours, results: Results) -> None:
 
 
 def forest_plot(comparison: Comparison, metric: str) -> list[Plot]:
-    """The differences from the reference on a metric, as a list of one; of none where there are none."""
-    own = [difference for difference in comparison.differences if difference.metric == metric]
+    """The differences from the reference on a metric, as a list of one plot; empty if there are none."""
+    differences = [difference for difference in comparison.differences if difference.metric == metric]
     title = f"{title_of(metric)}: difference from {comparison.reference}"
-    size = (5.2, 1.25 + 0.34 * len(own))
-    caption = "Difference with its 95 % interval."
+    size = (5.2, 1.25 + 0.34 * len(differences))
+    caption = "Differences with 95 % intervals."
 
     def paint(figure: Any, colours: Colours) -> None:
-        _paint_forest(figure, colours, own, direction_of(metric))
+        _paint_forest(figure, colours, differences, direction_of(metric))
 
-    return [Plot(f"forest_{metric}", title, caption, paint, size)] if own else []
+    return [Plot(f"forest_{metric}", title, caption, paint, size)] if differences else []
 
 
-def _paint_forest(figure: Any, colours: Colours, own: Sequence[Difference], direction: int) -> None:
+def _paint_forest(figure: Any, colours: Colours, differences: Sequence[Difference], direction: int) -> None:
     axes = figure.add_subplot()
-    rows = range(len(own))
+    rows = range(len(differences))
     axes.axvline(0, color=colours.muted, linewidth=0.9)
-    axes.hlines(rows, [one.low for one in own], [one.high for one in own], color=colours.series[0], linewidth=1.6)
-    axes.plot([one.difference for one in own], rows, color=colours.series[0], marker="s", markersize=5, linestyle="")
-    axes.set_yticks(rows, [_wrapped(one.system) for one in own])
-    axes.set_ylim(len(own) - 0.5, -0.5)
-    reach = 1.1 * max(max(abs(one.low), abs(one.high), abs(one.difference)) for one in own) or 1
+    lows, highs = [one.low for one in differences], [one.high for one in differences]
+    points = [one.difference for one in differences]
+    axes.hlines(rows, lows, highs, color=colours.series[0], linewidth=1.6)
+    axes.plot(points, rows, color=colours.series[0], marker="s", markersize=5, linestyle="")
+    axes.set_yticks(rows, [_wrapped(one.system) for one in differences])
+    axes.set_ylim(len(differences) - 0.5, -0.5)
+    reach = 1.1 * max(map(abs, (*lows, *highs, *points))) or 1
     axes.set_xlim(-reach, reach)
     axes.xaxis.set_major_locator(require("matplotlib.ticker", "report").MaxNLocator(nbins=6))
     axes.set_xlabel({1: "better →", -1: "← better", 0: ""}[direction])

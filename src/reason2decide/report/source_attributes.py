@@ -1,7 +1,7 @@
-"""The 31 source attributes that HTI-1 asks of a predictive decision support intervention, and a user's answers to them.
+"""The 31 source attributes that HTI-1 requires of a predictive decision support intervention, and the user's answers.
 
-They are those of 45 CFR 170.315(b)(11)(iv)(B), as the HTI-1 final rule (89 FR 1192, 9 January 2024) lists them, in its
-order and in short words of ours. `model_card` fills them.
+They are those of 45 CFR 170.315(b)(11)(iv)(B), as listed in the HTI-1 final rule (89 FR 1192, 9 January 2024), in its
+order and shortened by us. `model_card` fills them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Computed = Literal["no", "in part", "whole"]
 
 DEVELOPER = "the developer, who trained this model"
 DEPLOYER = "the deploying organisation"
-EVALUATOR = "whoever evaluates it on data of another source"
+EVALUATOR = "whoever evaluates it on data from another source"
 TEST = "an evaluation on the test split of its own dataset"
 # Paragraphs (A)(5) to (13), which (B)(4)(ii), (B)(4)(iii) and (B)(6)(iii) refer to.
 VARIABLES = (
@@ -32,8 +32,8 @@ VARIABLES = (
 class SourceAttribute:
     """One source attribute: its number in the regulation's order, its group, and how it is filled.
 
-    `key` is its name in a file of answers. `computed` says how much of it training and evaluation can tell: the whole,
-    a part that an answer completes, or nothing. `filled_by` names who or what fills the rest.
+    `key` is its name in a file of answers. `computed` says how much of it training and evaluation provide: the whole,
+    a part to be completed by an answer, or nothing. `filled_by` names who or what fills the rest.
     """
 
     number: int
@@ -47,8 +47,8 @@ class SourceAttribute:
 _GROUPS: dict[str, tuple[tuple[str, str, Computed, str], ...]] = {
     "Details and output": (
         ("developer", "Developer: name and contact", "no", DEVELOPER),
-        ("funding", "Who funded the technical development", "no", DEVELOPER),
-        ("output_value", "What value it puts out", "whole", "training"),
+        ("funding", "Funding source of the technical development", "no", DEVELOPER),
+        ("output_value", "Value that it produces as output", "whole", "training"),
         (
             "output_type",
             "Kind of output: prediction, classification, recommendation, evaluation, analysis or other",
@@ -71,14 +71,14 @@ _GROUPS: dict[str, tuple[tuple[str, str, Computed, str], ...]] = {
         ("input_variables", f"Use as input features of {VARIABLES}", "in part", DEVELOPER),
         (
             "training_representativeness",
-            "Demographic representativeness by these variables, at least by those that are input features",
+            "Demographic representativeness by these variables, at least those used as input features",
             "in part",
             DEVELOPER,
         ),
         ("training_relevance", "Relevance of the training data to the intended setting", "no", DEPLOYER),
     ),
     "Fairness in development": (
-        ("fairness_approach", "Approach taken to make the output fair", "no", DEVELOPER),
+        ("fairness_approach", "Approach to ensure that the output is fair", "no", DEVELOPER),
         ("bias_approach", "Approaches to manage, reduce or eliminate bias", "no", DEVELOPER),
     ),
     "External validation": (
@@ -98,15 +98,15 @@ _GROUPS: dict[str, tuple[tuple[str, str, Computed, str], ...]] = {
         ("external_process", "External validation process", "no", EVALUATOR),
     ),
     "Quantitative measures of performance": (
-        ("test_validity", "Validity in test data of the same source as the training data", "whole", TEST),
+        ("test_validity", "Validity in test data from the same source as the training data", "whole", TEST),
         (
             "test_fairness",
-            "Fairness in test data of the same source as the training data",
+            "Fairness in test data from the same source as the training data",
             "whole",
             f"{TEST}, with slices by groups of patients",
         ),
-        ("external_validity", "Validity in data of another source than the training data", "in part", EVALUATOR),
-        ("external_fairness", "Fairness in data of another source than the training data", "in part", EVALUATOR),
+        ("external_validity", "Validity in data from a source other than the training data", "in part", EVALUATOR),
+        ("external_fairness", "Fairness in data from a source other than the training data", "in part", EVALUATOR),
         (
             "outcomes",
             "References to evaluations of its use on outcomes: morbidity, mortality, length of stay or others",
@@ -122,7 +122,12 @@ _GROUPS: dict[str, tuple[tuple[str, str, Computed, str], ...]] = {
     ),
     "Update and continued validation or fairness assessment": (
         ("updates", "How and how often it is updated", "in part", DEVELOPER),
-        ("corrections", "How often risks found to validity and fairness are corrected", "no", DEVELOPER),
+        (
+            "corrections",
+            "How often performance is corrected when risks to validity or fairness are identified",
+            "no",
+            DEVELOPER,
+        ),
     ),
 }
 
@@ -134,11 +139,11 @@ KEYS = tuple(attribute.key for attribute in SOURCE_ATTRIBUTES)
 
 
 def read_answers(path: Path) -> dict[str, str]:
-    """Read a TOML file of `key = "text"`, keys being those of `SOURCE_ATTRIBUTES`.
+    """Read a TOML file of `key = "text"`, with the keys of `SOURCE_ATTRIBUTES`.
 
     Raises:
-        ConfigError: no such file, not TOML, or unknown keys (with the nearest valid ones) or values that are no text,
-            all of them in one message.
+        ConfigError: the file is missing or not TOML, keys are unknown (with the nearest valid ones) or values are not
+            text, all of them in one message.
     """
     if not path.is_file():
         raise ConfigError(f"{path} is not a file; expected answers for the model card, in TOML")
@@ -157,7 +162,7 @@ def _problems(content: Mapping[str, object]) -> Iterator[str]:
         if key not in KEYS:
             near = difflib.get_close_matches(key, KEYS)
             hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"keys are {', '.join(KEYS)}"
-            yield f"there is no source attribute {key!r}; {hint}"
+            yield f"{key!r} is not a source attribute; {hint}"
         elif not isinstance(value, str) or not value.strip():
-            given = "an empty text" if isinstance(value, str) else f"of type {type(value).__name__}"
-            yield f"{key} is {given}; expected a text, or leave the key out"
+            given = "empty" if isinstance(value, str) else f"of type {type(value).__name__}"
+            yield f"{key} is {given}; expected text, or leave the key out"

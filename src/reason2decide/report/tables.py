@@ -12,7 +12,7 @@ from reason2decide.evaluation.results import MetricValue, Results, Slice
 from reason2decide.report.comparison_page import p_value
 from reason2decide.report.metric_views import number
 
-# How LaTeX prints a character. A bracket or star that begins a row would be an argument of the line break before it.
+# LaTeX for each special character. A bracket or star that starts a row would be an argument of the line break before.
 LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -39,10 +39,10 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table: the name of its file, the heads of its columns, and rows of cells, None where there is no value.
+    """A table: its file name, column headers, and rows of cells, None if there is no value.
 
-    LaTeX gets numbers rounded as those of `metric`, or where that is None of the metric that a row's first cell names,
-    and those of columns whose head begins with `p_` as p values.
+    In LaTeX, numbers are rounded as those of `metric` or, if it is None, of the metric named in a row's first cell;
+    those in columns whose header starts with `p_` are formatted as p values.
     """
 
     name: str
@@ -51,7 +51,7 @@ class ReportTable:
     metric: str | None = None
 
     def csv(self) -> str:
-        """The table as CSV with a head; numbers as they are, an empty field for no value."""
+        """The table as CSV with a header; numbers unrounded, an empty field for no value."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerows([self.header, *self.rows])
@@ -84,7 +84,7 @@ class ReportTable:
 
 
 def latex_escaped(text: str) -> str:
-    """The text for LaTeX to print; any white space becomes one space, and what cannot be printed is left out."""
+    """Escape text for LaTeX; white space becomes single spaces, and unprintable characters are removed."""
     return "".join(LATEX.get(character, character) for character in " ".join(text.split()) if character.isprintable())
 
 
@@ -93,14 +93,14 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def evaluation_tables(results: Results) -> list[ReportTable]:
-    """Metrics, scores by label, confusion, calibration, and a table for each column sliced by, as far as there are."""
+    """Metrics, scores by label, confusion, calibration, and a table per sliced column, as far as available."""
     value_header = ("metric", "value", "low", "high", "n")
     tables = [
-        ReportTable("metrics", value_header, tuple((name, *_cells(own)) for name, own in results.metrics.items()))
+        ReportTable("metrics", value_header, tuple((name, *_cells(value)) for name, value in results.metrics.items()))
     ]
     if results.per_label:
         header = ("label", "precision", "recall", "f1", "support")
-        rows = tuple((label, *(own[key] for key in header[1:])) for label, own in results.per_label.items())
+        rows = tuple((label, *(scores[key] for key in header[1:])) for label, scores in results.per_label.items())
         tables.append(ReportTable("labels", header, rows, "f1"))
         rows = tuple(
             (label, *row, missing)
@@ -114,13 +114,13 @@ def evaluation_tables(results: Results) -> list[ReportTable]:
         scaled = tuple((name, before[name], results.metrics[name].value) for name in before)
         tables.append(ReportTable("calibration", ("metric", "before", "after"), scaled))
     for i, (column, slices) in enumerate(results.slices.items(), 1):
-        # A number, not the column's name, which may hold what no file name can.
+        # A number, not the column's name, which may contain characters not allowed in a file name.
         tables.append(ReportTable(f"slices_{i}", ("metric", column, "records", *value_header[1:]), _slice_rows(slices)))
     return tables
 
 
 def comparison_tables(comparison: Comparison) -> list[ReportTable]:
-    """A table for each metric: every system's value, and its difference from the reference."""
+    """A table per metric: every system's value, and its difference from the reference."""
     names = {name: None for values in comparison.values.values() for name in values}
     return [
         ReportTable(f"comparison_{name}", COMPARISON_HEADER, _comparison_rows(comparison, name), name) for name in names
@@ -135,24 +135,27 @@ COMPARISON_HEADER = (
 
 
 def _comparison_rows(comparison: Comparison, metric: str) -> tuple[tuple[Cell, ...], ...]:
-    differences = {own.system: own for own in comparison.differences if own.metric == metric}
+    differences = {change.system: change for change in comparison.differences if change.metric == metric}
     rows = []
     for system, values in comparison.values.items():
         if metric not in values:
             continue
-        value, own = values[metric], differences.get(system)
+        value, change = values[metric], differences.get(system)
         against: tuple[Cell, ...] = (None,) * 8
-        if own is not None:
-            p_values = (own.p_bootstrap, own.p_randomization, own.p_holm, own.p_mcnemar)
-            against = (own.difference, own.low, own.high, own.n, *p_values)
+        if change is not None:
+            p_values = (change.p_bootstrap, change.p_randomization, change.p_holm, change.p_mcnemar)
+            against = (change.difference, change.low, change.high, change.n, *p_values)
         rows.append((system, value.mean, value.low, value.high, value.spread, len(value.seeds), value.n, *against))
     return tuple(rows)
 
 
 def _slice_rows(slices: Sequence[Slice]) -> tuple[tuple[Cell, ...], ...]:
-    names = {name: None for own in slices for name in own.metrics}
+    names = {name: None for part in slices for name in part.metrics}
     return tuple(
-        (name, own.value, own.n, *_cells(own.metrics[name])) for name in names for own in slices if name in own.metrics
+        (name, part.value, part.n, *_cells(part.metrics[name]))
+        for name in names
+        for part in slices
+        if name in part.metrics
     )
 
 

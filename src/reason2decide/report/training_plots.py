@@ -1,4 +1,4 @@
-"""The curves of a training log."""
+"""Plots of a training log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from reason2decide.errors import require
 from reason2decide.report.drawing import Colours, Plot, printable
 
-MAX_POINTS = 200  # ours: more cannot be told apart at the width of a plot, and a long log stays small
+MAX_POINTS = 200  # ours: more are indistinguishable at the width of a plot; keeps a long log small
 
 Row = Mapping[str, Any]
 Points = list[tuple[float, float]]
@@ -18,7 +18,7 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: its name in the legend, its points (step, value), which series' colour, and how it is drawn."""
+    """One curve: its legend name, points (step, value), index of the series colour, marker and line style."""
 
     name: str
     points: Points
@@ -28,24 +28,24 @@ class Line:
 
 
 def training_plots(log: Sequence[Row]) -> list[Plot]:
-    """The plots a training log has data for: losses and validation scores by stage, then the schedule of all stages.
+    """The plots that a training log has data for: losses and validation scores by stage, then the whole schedule.
 
-    Rows are those of event `train` or `validation`; any key of them may be missing.
+    Rows of event `train` or `validation` are used; any key may be missing.
     """
     rows = [row for row in log if row.get("event") in ("train", "validation") and _number(row.get("step")) is not None]
     stages = list(dict.fromkeys(str(row.get("stage", "training")) for row in rows))
     plots = []
     for i, stage in enumerate(stages, 1):
-        own = [row for row in rows if str(row.get("stage", "training")) == stage]
+        logged = [row for row in rows if str(row.get("stage", "training")) == stage]
         losses = [
-            Line("total", _points(own, "train", "loss"), 0),
-            Line("label", _points(own, "train", "label_loss"), 1),
-            Line("rationale", _points(own, "train", "rationale_loss"), 2),
-            Line("validation", _points(own, "validation", "loss"), 3, marker="o"),
+            Line("total", _points(logged, "train", "loss"), 0),
+            Line("label", _points(logged, "train", "label_loss"), 1),
+            Line("rationale", _points(logged, "train", "rationale_loss"), 2),
+            Line("validation", _points(logged, "validation", "loss"), 3, marker="o"),
         ]
         scores = [
-            Line("macro-F1", _points(own, "validation", "macro_f1"), 0, marker="o"),
-            Line("accuracy", _points(own, "validation", "accuracy"), 1, marker="o"),
+            Line("macro-F1", _points(logged, "validation", "macro_f1"), 0, marker="o"),
+            Line("accuracy", _points(logged, "validation", "accuracy"), 1, marker="o"),
         ]
         plots += _plot(f"loss_{i}", f"Loss, {stage}", "Mean token loss by optimizer step.", losses)
         plots += _plot(
@@ -54,8 +54,8 @@ def training_plots(log: Sequence[Row]) -> list[Plot]:
     plots += _plot(
         "schedule",
         "Schedule, " + " then ".join(stages),
-        "Weight of the label loss (α), probability of conditioning on the model's own label (π) and the share drawn "
-        "so, by optimizer step" + (" counted over all stages." if len(stages) > 1 else "."),
+        "Weight of the label loss (α), probability of conditioning on the model's own label (π), and the share drawn "
+        "with it, by optimizer step" + (" counted over all stages." if len(stages) > 1 else "."),
         _schedule_lines(rows, stages),
         unit_range=True,
     )
@@ -63,16 +63,16 @@ def training_plots(log: Sequence[Row]) -> list[Plot]:
 
 
 def _schedule_lines(rows: Sequence[Row], stages: Sequence[str]) -> list[Line]:
-    """alpha, pi and the drawn share, each stage continuing where the one before it ended."""
-    # The drawn share is noisy: dotted and first, so that it lies under the probability it follows.
+    """alpha, pi and the drawn share; each stage continues where the previous one ended."""
+    # The drawn share is noisy: dotted and first, so that it is drawn under the probability it follows.
     keys = {"drawn": "drawn_share", "α": "alpha", "π": "sampling_probability"}
     points: dict[str, Points] = {name: [] for name in keys}
     offset = 0.0
     for stage in stages:
-        own = [row for row in rows if str(row.get("stage", "training")) == stage]
+        logged = [row for row in rows if str(row.get("stage", "training")) == stage]
         for name, key in keys.items():
-            points[name] += [(offset + step, value) for step, value in _points(own, "train", key)]
-        offset += max(float(row["step"]) for row in own)
+            points[name] += [(offset + step, value) for step, value in _points(logged, "train", key)]
+        offset += max(float(row["step"]) for row in logged)
     return [
         Line("drawn", thinned(points["drawn"]), 2, dashes=":"),
         Line("α", thinned(points["α"]), 0),
@@ -92,14 +92,14 @@ def _number(value: object) -> float | None:
 
 
 def thinned(points: Points, limit: int = MAX_POINTS) -> Points:
-    """At most `limit` points, evenly chosen by rank, the first and the last among them."""
+    """At most `limit` points, evenly spaced by rank, including the first and the last."""
     if len(points) <= limit:
         return points
     return [points[round(i * (len(points) - 1) / (limit - 1))] for i in range(limit)]
 
 
 def _plot(name: str, title: str, caption: str, lines: Sequence[Line], *, unit_range: bool = False) -> list[Plot]:
-    """The plot of the lines that have points, as a list of one; of none if there are no lines."""
+    """The plot of the lines that have points, as a list of one plot; empty if there are none."""
     drawn = [line for line in lines if line.points]
 
     def paint(figure: Any, colours: Colours) -> None:

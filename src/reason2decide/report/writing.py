@@ -1,4 +1,4 @@
-"""The plots and tables of a report as files of their own, for papers and slides."""
+"""Write the plots and tables of a report to separate files, for papers and slides."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_comparison_files(folder: Path, comparison: Comparison) -> None:
     Raises:
         MissingExtraError: there is something to draw and matplotlib is not installed.
     """
-    metrics = {own.metric: None for own in comparison.differences}
+    metrics = {difference.metric: None for difference in comparison.differences}
     _write(folder, [plot for name in metrics for plot in forest_plot(comparison, name)], comparison_tables(comparison))
 
 

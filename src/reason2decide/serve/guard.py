@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from reason2decide.serve.replies import Failure, error_body
+from reason2decide.serve.replies import Fault, error_body
 from reason2decide.serve.settings import ServeSettings
 from reason2decide.serve.wire import Refused
 
@@ -189,8 +189,8 @@ class _Answer:
         await self._send(message)
 
     async def error(self, scope: MutableMapping[str, Any], refused: Refused, *, close: bool = False) -> None:
-        failure = Failure(refused.status, str(refused), refused.kind, refused.location)
-        content = error_body(scope["path"], [failure])
+        fault = Fault(refused.status, str(refused), refused.kind, refused.location)
+        content = error_body(scope["path"], [fault])
         body = json.dumps(content).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         if refused.status == 503:

@@ -30,7 +30,7 @@ _QUOTES_NOTHING = frozenset(
 
 
 @dataclass(frozen=True)
-class Failure:
+class Fault:
     """What is told of an error, whatever the interface; `location` and `kind` say which value is wrong, and how."""
 
     status: int
@@ -45,38 +45,38 @@ def _retry(seconds: int) -> dict[str, str]:
 
 
 # Every error that a request may end with; any other is unforeseen.
-_FAILURES: dict[type[Exception], Callable[[Any], Failure]] = {
-    Refused: lambda error: Failure(error.status, str(error), error.kind, error.location),
-    Unauthorized: lambda error: Failure(401, str(error), "unauthorized", headers={"WWW-Authenticate": "Bearer"}),
-    FhirError: lambda error: Failure(413, str(error), "too_large"),
-    Overloaded: lambda error: Failure(503, str(error), "overloaded", headers=_retry(error.retry_after_seconds)),
-    AuditUnavailable: lambda _: Failure(
+_FAULTS: dict[type[Exception], Callable[[Any], Fault]] = {
+    Refused: lambda error: Fault(error.status, str(error), error.kind, error.location),
+    Unauthorized: lambda error: Fault(401, str(error), "unauthorized", headers={"WWW-Authenticate": "Bearer"}),
+    FhirError: lambda error: Fault(413, str(error), "too_large"),
+    Overloaded: lambda error: Fault(503, str(error), "overloaded", headers=_retry(error.retry_after_seconds)),
+    AuditUnavailable: lambda _: Fault(
         503,
         "the audit record cannot be written now, and no decision leaves without it; try again",
         "unrecorded",
         headers=_retry(AUDIT_RETRY_SECONDS),
     ),
-    DeadlineExceeded: lambda error: Failure(504, str(error), "deadline_exceeded"),
-    HTTPException: lambda error: Failure(error.status_code, str(error.detail), headers=dict(error.headers or {})),
+    DeadlineExceeded: lambda error: Fault(504, str(error), "deadline_exceeded"),
+    HTTPException: lambda error: Fault(error.status_code, str(error.detail), headers=dict(error.headers or {})),
 }
-FORESEEN: tuple[type[Exception], ...] = (RequestValidationError, *_FAILURES)
+FORESEEN: tuple[type[Exception], ...] = (RequestValidationError, *_FAULTS)
 
 
 def error_reply(path: str, error: Exception) -> Response:
     """The reply to a request on a path that ended with one of the errors `FORESEEN`."""
     if isinstance(error, RequestValidationError):
         describe = _cds_message if path.startswith(CDS_PATH) else _message
-        failures = [
-            Failure(422, describe(problem), str(problem["type"]), tuple(problem["loc"])) for problem in error.errors()
+        faults = [
+            Fault(422, describe(problem), str(problem["type"]), tuple(problem["loc"])) for problem in error.errors()
         ]
     else:
-        failures = [next(_FAILURES[kind] for kind in type(error).__mro__ if kind in _FAILURES)(error)]
-    return JSONResponse(error_body(path, failures), failures[0].status, failures[0].headers)
+        faults = [next(_FAULTS[kind] for kind in type(error).__mro__ if kind in _FAULTS)(error)]
+    return JSONResponse(error_body(path, faults), faults[0].status, faults[0].headers)
 
 
-def error_body(path: str, failures: Sequence[Failure]) -> dict[str, Any]:
+def error_body(path: str, faults: Sequence[Fault]) -> dict[str, Any]:
     """Failures in the form of the interface at a path. OpenAI's has room for the first of them only."""
-    first = failures[0]
+    first = faults[0]
     if path == OPENAI_PATH:
         return {
             "error": {
@@ -90,7 +90,7 @@ def error_body(path: str, failures: Sequence[Failure]) -> dict[str, Any]:
         return {"detail": first.message}
     # The keys of CDS Hooks are the standard's own; of the other interfaces some are the caller's words.
     place = list if path.startswith(CDS_PATH) else shown
-    return {"detail": [{"loc": place(own.location), "msg": own.message, "type": own.kind} for own in failures]}
+    return {"detail": [{"loc": place(own.location), "msg": own.message, "type": own.kind} for own in faults]}
 
 
 def _message(problem: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The models training starts from: any encoder-decoder by folder or hub name, and a small one of our own."""
+"""The models that training starts from: any encoder-decoder by folder or hub name, and a small one from scratch."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def load_base(
 
     Args:
         base: `tiny`, a local folder, a hub name, or a BERT-like encoder to warm-start from.
-        texts: gives the training texts, read only if a tokenizer must be trained on them (`tiny`).
-        seed: of the weights of `tiny`, and of those that an encoder's decoder has new.
+        texts: returns the training texts, read only if a tokenizer must be trained on them (`tiny`).
+        seed: for the weights of `tiny`, and for the new decoder weights of an encoder base.
         dropout: replaces the base's own rate.
 
     Raises:
@@ -89,10 +89,10 @@ def new_tiny(tokenizer: Any, seed: int) -> T5ForConditionalGeneration:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = TINY_VOCABULARY) -> PreTrainedTokenizerFast:
-    """A byte-pair tokenizer with T5's special tokens, trained on `texts`; what it never saw is spelt in bytes.
+    """A byte-pair tokenizer with T5's special tokens, trained on `texts`; what it never saw is encoded as bytes.
 
-    Byte-pair merges keep the whole words of a small, repetitive corpus, where unigram training pruned them: 1.2
-    tokens a word against 2.0 on simulated calls.
+    Byte-pair merges keep the whole words of a small, repetitive corpus, which unigram training pruned: 1.2 against 2.0
+    tokens per word on synthetic calls.
     """
     sentinels = [f"<extra_id_{i}>" for i in range(SENTINELS)]
     specials = ["<pad>", "</s>", "<unk>", *sentinels]
@@ -109,7 +109,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = TINY_VOCABULARY) -> 
     )
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     trainer = BpeTrainer(vocab_size=vocabulary - 256, special_tokens=specials, show_progress=False)
-    # The words of the prompts stand before every text the model will read, hence before every text here.
+    # The words of the prompts precede every text the model will read, so they precede every text here.
     tokenizer.train_from_iterator((join(explain_prefix(PREDICT_PREFIX), text) for text in texts), trainer)
     model = json.loads(tokenizer.to_str())["model"]
     learnt = {**model["vocab"], **{f"<0x{byte:02X}>": len(model["vocab"]) + byte for byte in range(256)}}
@@ -125,14 +125,14 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = TINY_VOCABULARY) -> 
 
 
 def load_weights(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
-    """Load weights that hold tied ones once, as `processes.whole_weights` gives them."""
+    """Load weights that contain tied ones once, as `processes.whole_weights` returns them."""
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    own = {name for name, _ in model.named_parameters()}
-    assert not unexpected and own.isdisjoint(missing), f"weights of another model: {unexpected} {missing}"
+    parameters = {name for name, _ in model.named_parameters()}
+    assert not unexpected and parameters.isdisjoint(missing), f"weights of another model: {unexpected} {missing}"
 
 
 def has_dropout(model: Any) -> bool:
-    """Whether any layer drops anything in training."""
+    """Whether any layer applies dropout in training."""
     return any(
         module.p > 0
         if isinstance(module, torch.nn.Dropout)
@@ -148,13 +148,13 @@ def _pretrained(name: str) -> tuple[Any, Any]:
         if not config.is_encoder_decoder:
             raise BaseModelError(
                 f"the base {name!r} is a {config.model_type}, not an encoder-decoder; T5, mT5 and BART are, and a "
-                f'BERT-like encoder becomes one by base = {{encoder = "{name}"}}'
+                f'BERT-like encoder becomes one with base = {{encoder = "{name}"}}'
             )
         model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except BaseModelError:
         raise
-    except Exception as error:  # whatever a damaged or foreign folder makes the library raise
+    except Exception as error:  # a damaged or foreign folder can make the library raise anything
         raise BaseModelError(f"the base {name!r} cannot be loaded: {first_line(error)}") from None
     if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
         raise BaseModelError(f"the tokenizer of {name!r} has no padding or end token; add them and save it again")
@@ -164,7 +164,7 @@ def _pretrained(name: str) -> tuple[Any, Any]:
 def _from_encoder(name: str, seed: int) -> tuple[Any, Any]:
     """An encoder-decoder whose two halves have the weights of a BERT-like encoder (Rothe et al. 2020, "BERT2BERT").
 
-    Its attention from decoder to text is new. The classification token starts the decoder, the separator ends it.
+    Its cross-attention is new. The classification token starts the decoder, the separator ends it.
     """
     require_model(name, "base")
     set_seed(seed)
@@ -193,7 +193,7 @@ def set_dropout(model: Any, rate: float) -> None:
             module.p = rate
         elif isinstance(getattr(module, "dropout", None), float):
             module.dropout = rate
-    # The configurations too (an encoder's and decoder's own among them): copies of the model are made of them.
+    # The configurations too, those of encoder and decoder included: copies of the model are made from them.
     for config in (model.config, getattr(model.config, "encoder", None), getattr(model.config, "decoder", None)):
         for key in DROPOUT_KEYS:
             if hasattr(config, key):

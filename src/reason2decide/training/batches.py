@@ -1,4 +1,4 @@
-"""Which records each optimizer step learns from, cut into batches of like lengths.
+"""Which records each optimizer step learns from, cut into batches of similar lengths.
 
 A plan is a function of (seed, epoch, lengths) alone, so that a restarted run takes the batches it would have taken,
 and every process knows the batches of all others without asking.
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from reason2decide.errors import ConfigError
 
 Rows = NDArray[np.integer[Any]]  # indices or lengths; plans keep int32, at four bytes a record
-WINDOW_STEPS = 50  # ours: records of so many steps are sorted by length; more pads less and mixes less
+WINDOW_STEPS = 50  # ours: steps whose records are sorted by length together; more pads less and mixes less
 ROUNDING = 16  # ours: prompts whose lengths differ by less stay shuffled
 
 
 @dataclass(frozen=True)
 class BatchLimit:
-    """How large a batch may be, in records and, where given, in tokens with their padding."""
+    """Maximum size of a batch, in records and, if given, in tokens with padding."""
 
     records: int
     tokens: int | None = None
@@ -32,7 +32,7 @@ class BatchLimit:
 
 @dataclass(frozen=True)
 class _Epoch:
-    order: Rows  # positions of records, like lengths together
+    order: Rows  # positions of records, similar lengths together
     bounds: Rows  # begin and end of each batch in `order`
     steps: Rows  # for each step its first batch
 
@@ -40,13 +40,13 @@ class _Epoch:
 class BatchPlan:
     """The batches of every step.
 
-    Each epoch takes every record once, in an order of its own, but for the few that do not fill a step. A step has
-    `batches_per_step` batches, shared out among the processes. Records are sorted by length within windows of
+    Each epoch takes every record once, in its own order, except the few that do not fill a step. A step has
+    `batches_per_step` batches, divided among the processes. Records are sorted by length within windows of
     `WINDOW_STEPS` steps, and the steps of an epoch then shuffled.
 
     Args:
-        rows: the records to learn from, by index.
-        prompt_lengths, target_lengths: tokens of each of them, (rows,).
+        rows: indices of the records to learn from.
+        prompt_lengths, target_lengths: tokens of each record, (rows,).
         processes: `batches_per_step` is a multiple of it.
         name_of: the id of a record by index, for messages.
 
@@ -74,7 +74,7 @@ class BatchPlan:
             numbers.astype(np.int32, copy=False) for numbers in (rows, prompt_lengths, target_lengths)
         )
         self.processes, self.seed = processes, seed
-        # Every process needs a batch in every step, also where the records are few.
+        # Every process needs a batch in every step, even if there are few records.
         self.limit = replace(limit, records=min(limit.records, len(rows) // processes))
         self._batches_per_step = batches_per_step
         if limit.tokens is not None:
@@ -107,7 +107,7 @@ class BatchPlan:
     def _plan(self, rng: np.random.Generator) -> _Epoch:
         order = rng.permutation(np.arange(len(self.rows), dtype=np.int32))
         if self.limit.tokens is None:
-            # Left out before sorting, lest it always be the longest.
+            # Left out before sorting, or it would always be the longest records.
             per_step = self.limit.records * self._step_size(len(order) // self.limit.records)
             order = order[: len(order) // per_step * per_step]
         else:
@@ -115,9 +115,9 @@ class BatchPlan:
         window = WINDOW_STEPS * per_step
         for number, begin in enumerate(range(0, len(order), window)):
             part = order[begin : begin + window]
-            # Ties stay shuffled: the lengths of targets go with labels, and a batch of one label teaches badly.
+            # Ties stay shuffled: target lengths correlate with labels, and a batch of one label trains badly.
             part = part[np.argsort(self.prompts[part] // ROUNDING, kind="stable")]
-            # Windows rise and fall in turn: a batch across a seam holds like lengths too.
+            # Windows alternate between rising and falling, so a batch across a seam has similar lengths too.
             order[begin : begin + window] = part if number % 2 == 0 else part[::-1]
         bounds = cut(self.prompts[order], self.targets[order], self.limit)
         batches = len(bounds) - 1
@@ -128,7 +128,7 @@ class BatchPlan:
         return _Epoch(order, bounds, steps)
 
     def _step_size(self, batches: int) -> int:
-        """Batches of a step where an epoch has so many: as asked, or all of a small epoch, for each process as many."""
+        """Batches per step in an epoch of `batches`: as configured, or a whole small epoch; equal for all processes."""
         return max(1, min(self._batches_per_step, batches) // self.processes) * self.processes
 
     def widest(self) -> Rows:
@@ -142,7 +142,7 @@ class BatchPlan:
 
 
 def cut(prompt_lengths: Rows, target_lengths: Rows, limit: BatchLimit) -> Rows:
-    """Where to cut a sequence of records into batches within a limit: the begin of each, and the end."""
+    """Where to cut a sequence of records into batches within a limit: the start of each, and the end."""
     if limit.tokens is None:
         return np.append(np.arange(0, len(prompt_lengths), limit.records), len(prompt_lengths))
     bounds = [0]

@@ -1,13 +1,13 @@
-"""Checkpoints: everything a stage needs to go on as if it had never stopped, complete or not there at all.
+"""Checkpoints: everything a stage needs to resume as if it had never stopped, written complete or not at all.
 
     RUN/STAGE/checkpoint-STEP/
       model.safetensors       weights, tied ones once
       optimizer.safetensors   the optimizer's state, PARAMETER/QUANTITY
-      best.safetensors        weights of the best validation so far, if there was one that counts
+      best.safetensors        weights of the best validation so far, if any counted
       manifest.json           `CheckpointState`, and the SHA-256 of every other file
 
 There is no random state to keep: the draws of y~, the batches and dropout are functions of the seed and the step.
-Nothing here is a pickle, and no file is read before its hash held.
+Nothing here is a pickle, and no file is read before its hash is checked.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ CHECKPOINT_FORMAT = 1
 
 @dataclass(frozen=True)
 class CheckpointState:
-    """Where a stage stands, as numbers; `finished` are the summaries of the stages before it.
+    """The progress of a stage; `finished` are the summaries of the stages before it.
 
-    `identity` says what the run was made of: its configuration, data, tokenizer and number of processes.
+    `identity` is what determines the run: its configuration, data, tokenizer and number of processes.
     """
 
     stage: str
@@ -51,7 +51,7 @@ class CheckpointState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files are those that were written."""
+    """A checkpoint whose files are unchanged."""
 
     path: Path
     state: CheckpointState
@@ -63,14 +63,14 @@ class Checkpoint:
 
 
 def checkpoint_path(run: Path, stage: str, step: int) -> Path:
-    """Where the checkpoint of a stage's step stands in a run folder."""
+    """The path in a run folder of the checkpoint of a stage's step."""
     return run / stage / f"checkpoint-{step}"
 
 
 def write_checkpoint(
     run: Path, state: CheckpointState, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], best: Path | None
 ) -> Path:
-    """Write a checkpoint beside its final place, synced and hashed, and only then give it its name."""
+    """Write a checkpoint next to its final path, synced and hashed, and only then rename it."""
     path = checkpoint_path(run, state.stage, state.step)
     with new_folder(path, MANIFEST, force=path.exists()) as folder:
         save_file(dict(model), folder / MODEL)
@@ -100,7 +100,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if found_format != CHECKPOINT_FORMAT:
             raise CheckpointError(
                 f"{path} has checkpoint format {found_format}, this program reads {CHECKPOINT_FORMAT}; "
-                "go on with the version of reason2decide that wrote it"
+                "resume with the version of reason2decide that wrote it"
             )
         state = CheckpointState(**content["state"])
     except (ValueError, KeyError, TypeError):
@@ -110,8 +110,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(f"{path} lacks {name}, which its manifest lists; resume from another checkpoint")
         if sha256_file(path / name) != digest:
             raise CheckpointError(
-                f"{path / name} is not as it was written (truncated or altered: other SHA-256); "
-                "resume from another checkpoint"
+                f"{path / name} was truncated or altered (its SHA-256 differs); resume from another checkpoint"
             )
     return Checkpoint(path, state)
 
@@ -140,12 +139,12 @@ def _of_stage(run: Path, stage: str) -> list[Path]:
 
 
 def require_same_run(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:
-    """Raise `CheckpointError` naming all that differs between the run a checkpoint is of and this one.
+    """Raise `CheckpointError` naming all that differs between a checkpoint's run and this one.
 
-    What comes after the checkpoint's stage may differ: it has not begun.
+    Later stages than the checkpoint's may differ: they have not begun.
     """
     stage = checkpoint.state.stage
-    then, now = (_flat(_until(stage, own)) for own in (checkpoint.state.identity, identity))
+    then, now = (_flat(_until(stage, values)) for values in (checkpoint.state.identity, identity))
     different = [
         f"{key} was {then.get(key, 'not set')}, now {now.get(key, 'not set')}"
         for key in sorted({*then, *now})
@@ -153,13 +152,13 @@ def require_same_run(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> Non
     ]
     if different:
         raise CheckpointError(
-            f"{checkpoint.path} is of another run: {'; '.join(different)}. Resume with what it was started with, or "
-            "train afresh into another folder"
+            f"{checkpoint.path} belongs to another run: {'; '.join(different)}. Resume with the original settings, or "
+            "train in another folder"
         )
 
 
 def _until(stage: str, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity of a run as far as a stage: settings of the whole run and of the stages up to this one."""
+    """The identity of a run up to a stage: settings of the whole run and of the stages up to this one."""
     names = list(identity["stages"])
     reached = names[: names.index(stage) + 1] if stage in names else names
     rest = {key: value for key, value in identity.items() if key not in ("stages", "common")}

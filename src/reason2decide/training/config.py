@@ -24,12 +24,12 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Optimizer = Literal["adamw", "adafactor"]
 Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 PER_STAGE: dict[str, Any] = {"stage": True}  # marks the keys that may be a table by stage
-# Marks the keys that may change when a run is resumed: what is learnt does not hang on them.
+# Marks the keys that may change when a run is resumed: what is learnt does not depend on them.
 FREE: dict[str, Any] = {"free": True}
 
 
 def _absolute(name: str) -> str:
-    """A folder by its whole path, so that a configuration means the same wherever it is read; a hub name as it is."""
+    """Make a folder's path absolute, so that a configuration means the same everywhere; leave a hub name as is."""
     return str(Path(name).absolute()) if name != SCRATCH and Path(name).is_dir() else name
 
 
@@ -44,59 +44,60 @@ PerStageText = Annotated[dict[str, str], BeforeValidator(_spread)]
 
 
 class Encoder(BaseModel):
-    """A base made of a BERT-like encoder: the decoder has the same weights, its attention to the text is new."""
+    """A base made from a BERT-like encoder: the decoder has the same weights, its cross-attention is new."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     encoder: Annotated[str, AfterValidator(_absolute)] = Field(
-        description="a BERT-like encoder to warm-start from: hub name or local folder"
+        description="BERT-like encoder to warm-start from: hub name or local folder"
     )
 
 
 class Lora(BaseModel):
-    """Low-rank adapters beside frozen weights (Hu et al. 2021), merged into them when a stage ends."""
+    """Low-rank adapters next to frozen weights (Hu et al. 2021), merged into them when a stage ends."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rank: int = Field(16, ge=1, description="of the adapters (ours)")
-    alpha: float = Field(32.0, gt=0, description="adapters are scaled by alpha / rank (ours: twice the rank)")
-    dropout: float = Field(0.0, ge=0, lt=1, description="before the adapters (peft's default)")
+    rank: int = Field(16, ge=1, description="rank of the adapters (ours)")
+    alpha: float = Field(32.0, gt=0, description="scale of the adapters, divided by rank (ours: twice the rank)")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout rate before the adapters (peft's default)")
     targets: tuple[str, ...] = Field(
         ("q", "v"),
         min_length=1,
-        description="layers to adapt, by the end of their name (Hu et al. 2021: q, v; T5's names)",
+        description="layers to adapt, by the end of their names (Hu et al. 2021: q, v; T5's names)",
     )
 
 
 class Config(BaseModel):
-    """What a training run is asked to do. The first five keys are all that a file must hold."""
+    """The configuration of a training run. A file needs the first five keys only."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: str = Field(description=f"one of {', '.join(METHODS)}")
+    method: str = Field(description=f"training method: one of {', '.join(METHODS)}")
     base: Annotated[str, AfterValidator(_absolute)] | Encoder = Field(
-        description="an encoder-decoder: hub name, local folder, or `tiny` (small, from scratch); "
-        'or {encoder = "..."}: a BERT-like encoder'
+        description="base model, an encoder-decoder: hub name, local folder, or `tiny` (small, from scratch); "
+        'or a BERT-like encoder: {encoder = "..."}'
     )
     dataset: Annotated[Path, AfterValidator(Path.absolute)] = Field(
-        description="dataset folder; a relative path starts at the configuration file"
+        description="dataset folder; a relative path starts at the configuration file's folder"
     )
     rationale_source: PerStageText = Field(
-        {}, description="whose rationales to learn from; not needed by sft", json_schema_extra=PER_STAGE
+        {}, description="source of the rationales to learn from; sft needs none", json_schema_extra=PER_STAGE
     )
     steps: PerStageInt = Field(
-        description="optimizer steps (authors: stage1 50000, stage2 30000, sft 30000)", json_schema_extra=PER_STAGE
+        description="number of optimizer steps (authors: stage1 50000, stage2 30000, sft 30000)",
+        json_schema_extra=PER_STAGE,
     )
     train_records: int | None = Field(
-        None, ge=1, description="learn from so many records of the training split, drawn by the seed (ours: all)"
+        None, ge=1, description="number of training records to learn from, drawn by the seed (ours: all)"
     )
-    seed: int = Field(0, ge=0, description="of initialisation, order of records, dropout and the draws of y~ (ours)")
+    seed: int = Field(0, ge=0, description="seed of initial weights, record order, dropout and the draws of y~ (ours)")
     batch_size: PerStageInt = Field(
         {"*": 64}, description="records per batch and process (authors' code)", json_schema_extra=PER_STAGE
     )
     batch_tokens: PerStageInt = Field(
         {},
-        description="takes batch_size's place: tokens per batch and process, padding and targets included (ours: off)",
+        description="tokens per batch and process, padding and targets included; replaces batch_size (ours: off)",
         json_schema_extra=PER_STAGE,
     )
     gradient_accumulation: PerStageInt = Field(
@@ -104,33 +105,41 @@ class Config(BaseModel):
     )
     learning_rate: PerStagePositive = Field(
         {"*": 5e-5},
-        description="peak of the rate, falling linearly to 0 (authors' code)",
+        description="peak learning rate, which falls linearly to 0 (authors' code)",
         json_schema_extra=PER_STAGE,
     )
     learning_rate_warmup: PerStageShare = Field(
         {"*": 0.0},
-        description="share of the steps over which the rate rises (Trainer's default)",
+        description="share of steps over which the learning rate rises from 0 (Trainer's default)",
         json_schema_extra=PER_STAGE,
     )
-    optimizer: Optimizer = Field("adamw", description="adamw, or adafactor, whose states are small (authors: adamw)")
-    weight_decay: float = Field(0.0, ge=0, description="of the optimizer, decoupled (Trainer's default)")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm (Trainer's default)")
-    dropout: float | None = Field(None, ge=0, lt=1, description="replaces the base's own rate (ours: the base's own)")
+    optimizer: Optimizer = Field("adamw", description="optimizer: adamw, or adafactor for less memory (authors: adamw)")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of the optimizer, decoupled (Trainer's default)")
+    max_grad_norm: float = Field(
+        1.0, gt=0, description="largest gradient norm; larger gradients are clipped (Trainer's default)"
+    )
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="dropout rate, which replaces the base's (ours: keep the base's)"
+    )
     precision: Precision = Field(
-        "auto", description="bfloat16 where the GPU has it, else float32 (ours; T5 overflows in float16)"
+        "auto",
+        description="precision of the computation: float32, bfloat16, or auto: bfloat16 if the GPU supports it, "
+        "else float32 (ours; T5 overflows in float16)",
     )
     conditioning_dropout: bool = Field(
         True,
-        description="whether y^ is predicted with dropout on (authors' code); off takes an encoder pass of its own",
+        description="predict y^ with dropout on (authors' code); false takes an extra encoder pass",
     )
     gradient_checkpointing: bool = Field(
-        False, description="compute activations again in the backward pass: less memory, about a third slower (ours)"
+        False, description="recompute activations in the backward pass: less memory, about a third slower (ours)"
     )
     compile: bool = Field(False, description="run the forward passes through torch.compile (ours)")
     fsdp: bool = Field(False, description="shard gradients and optimizer states over the processes (ours)")
     lora: Lora | None = Field(None, description="train low-rank adapters only (ours: off, all weights are trained)")
     alpha: PerStageShare = Field(
-        {}, description="label weight after the warm-up (paper: 0.7 in stage2; dss 0.5)", json_schema_extra=PER_STAGE
+        {},
+        description="weight of the label loss after the warm-up (paper: 0.7 in stage2; dss 0.5)",
+        json_schema_extra=PER_STAGE,
     )
     warmup_share: PerStageShare = Field(
         {},
@@ -138,11 +147,11 @@ class Config(BaseModel):
         json_schema_extra=PER_STAGE,
     )
     ramp_share: PerStageShare = Field(
-        {}, description="share of steps over which pi rises (paper: 0.6 in stage2)", json_schema_extra=PER_STAGE
+        {}, description="share of steps over which pi rises from 0 (paper: 0.6 in stage2)", json_schema_extra=PER_STAGE
     )
     sampling_cap: PerStageShare = Field(
         {},
-        description="largest probability of the model's own label (paper: 0.9 in stage2)",
+        description="largest pi, the probability of the model's own label (paper: 0.9 in stage2)",
         json_schema_extra=PER_STAGE,
     )
     evaluate_every: PerStageInt = Field(
@@ -150,18 +159,18 @@ class Config(BaseModel):
     )
     checkpoint_every: PerStageInt = Field(
         {},
-        description="steps between checkpoints (ours: as evaluate_every)",
+        description="steps between checkpoints (ours: same as evaluate_every)",
         json_schema_extra=PER_STAGE | FREE,
     )
     keep_checkpoints: int = Field(
-        2, ge=1, description="checkpoints kept of each stage, the newest (ours)", json_schema_extra=FREE
+        2, ge=1, description="number of newest checkpoints to keep per stage (ours)", json_schema_extra=FREE
     )
     report_to: tuple[Tracker, ...] = Field(
         (), description="trackers to log to besides RUN/log.jsonl (ours: none)", json_schema_extra=FREE
     )
     patience: PerStageInt = Field(
         {},
-        description="validations without a better one before stopping (authors: stage1 3, else 5)",
+        description="validations without improvement before stopping early (authors: stage1 3, else 5)",
         json_schema_extra=PER_STAGE,
     )
     lengths: Lengths = Field(Lengths(), description="limits in tokens")
@@ -169,8 +178,8 @@ class Config(BaseModel):
     def stages(self) -> tuple[Stage, ...]:
         """The method's stages with this configuration's settings in place of the paper's.
 
-        One value for all stages is meant for those that use the setting at all: `alpha = 0.6` leaves r2d's Stage 1
-        alone, `sampling_cap = 0.5` the ablation that samples nothing.
+        A single value applies to the stages that use the setting: `alpha = 0.6` leaves r2d's Stage 1 alone, as does
+        `sampling_cap = 0.5` the ablation without sampling.
         """
         return tuple(self._set(stage) for stage in method_named(self.method).stages)
 
@@ -192,7 +201,7 @@ class Config(BaseModel):
         return replace(stage, **changes)
 
     def of(self, key: str, stage: str) -> Any:
-        """The value of a per-stage key for one stage, else the default; None where there is neither."""
+        """The value of a per-stage key for one stage, else the default; None if there is neither."""
         values: dict[str, Any] = getattr(self, key)
         field = type(self).model_fields[key]
         default = None if field.is_required() else field.default.get("*")
@@ -208,19 +217,19 @@ class Config(BaseModel):
 
     @property
     def base_name(self) -> str:
-        """The base in one word, for messages and the bundle."""
+        """The base's name, for messages and the bundle."""
         return self.base if isinstance(self.base, str) else f"encoder {self.base.encoder}"
 
     def identity(self) -> dict[str, Any]:
-        """All that decides what is learnt, except the data: settings of the whole run, and each stage's own."""
+        """All that decides what is learnt, except the data: settings of the whole run, and of each stage."""
         fields = type(self).model_fields
         free = {key for key, field in fields.items() if (field.json_schema_extra or {}).get("free")}  # type: ignore[union-attr]
         per_stage = {key for key, field in fields.items() if _stage_note(field)}
-        # What a method is, its stages say: two methods with the same first stage learn the same in it.
+        # A method is defined by its stages: two methods with the same first stage learn the same in it.
         common = self.model_dump(mode="json", exclude=free | per_stage | {"dataset", "method"}, exclude_none=True)
-        own_keys = per_stage - free - {field.name for field in dataclass_fields(Stage)}
+        stage_keys = per_stage - free - {field.name for field in dataclass_fields(Stage)}
         stages = {
-            stage.name: asdict(stage) | {key: self.of(key, stage.name) for key in sorted(own_keys)}
+            stage.name: asdict(stage) | {key: self.of(key, stage.name) for key in sorted(stage_keys)}
             for stage in self.stages()
         }
         return {"common": common, "stages": stages}
@@ -236,7 +245,7 @@ class Config(BaseModel):
         return tomli_w.dumps(collapsed)
 
 
-# Keys that hold a table of keys of their own.
+# Keys whose value is a table of keys.
 TABLES: dict[str, type[BaseModel]] = {"lengths": Lengths, "lora": Lora, "base": Encoder}
 
 
@@ -252,7 +261,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         content = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    # Paths of the file are relative to the file, those of --set to where the command is given.
+    # Paths in the file are relative to its folder, those of --set to the working directory.
     resolve_paths(content, path.parent)
     for override in overrides:
         apply_override(content, override)
@@ -260,7 +269,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def resolve_paths(content: dict[str, Any], folder: Path) -> None:
-    """Make the paths of a configuration's content relative to `folder`, in place."""
+    """Resolve the relative paths of a configuration's content against `folder`, in place."""
     if isinstance(content.get("dataset"), str):
         content["dataset"] = str((folder / content["dataset"]).resolve())
     holder, key = (content["base"], "encoder") if isinstance(content.get("base"), dict) else (content, "base")
@@ -270,7 +279,7 @@ def resolve_paths(content: dict[str, Any], folder: Path) -> None:
 
 
 def parse_config(content: Mapping[str, Any], where: str) -> Config:
-    """Check a configuration's content; `where` begins the message of what is wrong.
+    """Check a configuration's content; `where` begins the error message.
 
     Raises:
         ConfigError: every unknown key with the nearest valid one, and every impossible value, in one message.
@@ -284,7 +293,7 @@ def parse_config(content: Mapping[str, Any], where: str) -> Config:
 
 
 def _validated(content: dict[str, Any]) -> tuple[Config | None, list[str]]:
-    """The configuration without its bad keys, if what is left is one, and what is wrong with those."""
+    """The configuration without its bad keys, if the rest is valid, and the problems found."""
     try:
         return Config.model_validate(content), []
     except ValidationError as error:
@@ -295,7 +304,7 @@ def _validated(content: dict[str, Any]) -> tuple[Config | None, list[str]]:
 
 
 def describe_keys() -> str:
-    """Every key with its type's default and source, one a line (`r2d train --explain`)."""
+    """Every key with its default, meaning and source, one per line (`r2d train --explain`)."""
     lines = []
     models: list[tuple[str, type[BaseModel]]] = [("", Config), *((f"{name}.", table) for name, table in TABLES.items())]
     for prefix, model in models:
@@ -322,7 +331,7 @@ def _stage_note(field: Any) -> str:
 
 
 def apply_override(content: dict[str, Any], override: str) -> None:
-    """Set one key of a content as `--set a.b=c` says, in place.
+    """Set one key of a content as in `--set a.b=c`, in place.
 
     Raises:
         ConfigError: it is not of that form.
@@ -351,13 +360,13 @@ def _problems(error: ValidationError) -> Iterator[str]:
         path = [str(part) for part in problem["loc"] if part != "*"]
         key = ".".join(path)
         if path[0] == "base" and len(path) > 1:
-            # A base is a name or a table: pydantic tells what is wrong with it as either.
-            if path[1] == "str":
+            # A base is a name or a table: pydantic reports what is wrong with it as either.
+            if path[1] != "Encoder":
                 yield f'base = {problem["input"]!r}: expected a name, a folder, or {{encoder = "..."}}'
         elif key == "precision" and problem["input"] in ("float16", "fp16", "half"):
             yield (
                 f"precision = {problem['input']!r}: T5 overflows in float16 and its losses become nan; use bfloat16 "
-                "where the GPU has it, else float32 ('auto' does)"
+                "if the GPU supports it, else float32 ('auto' does this)"
             )
         elif problem["type"] == "extra_forbidden":
             known = list(TABLES.get(path[0], Config).model_fields if len(path) > 1 else Config.model_fields)
@@ -379,7 +388,7 @@ def _stage_problems(config: Config) -> Iterator[str]:
         if _stage_note(field):
             for stage in getattr(config, key):
                 if stage not in (*names, "*"):
-                    yield f"{key}.{stage}: {config.method} has no such stage; it has {', '.join(names)}"
+                    yield f"{key}.{stage}: {config.method} has no such stage; its stages are {', '.join(names)}"
     for stage in stages:
         if config.of("steps", stage.name) is None:
             yield f"steps: none given for {stage.name}; give one number for all stages or one for each"
@@ -387,10 +396,10 @@ def _stage_problems(config: Config) -> Iterator[str]:
             yield f"rationale_source: none given for {stage.name}; {config.method} learns from rationales"
     for stage in config.stages():
         if stage.warmup_share + stage.ramp_share > 1:
-            yield f"{stage.name}: warmup_share and ramp_share are together over 1, so the ramp would never end"
+            yield f"{stage.name}: warmup_share and ramp_share add up to more than 1, so the ramp would never end"
         if stage.explain == "none" and stage.alpha != 1:
             yield f"alpha.{stage.name} = {stage.alpha}: {config.method} learns labels only, so alpha stays 1"
         if stage.explain != "none" and stage.alpha == 1:
-            yield f"alpha.{stage.name} = 1: no rationale would be learnt; use the method sft, or an alpha under 1"
+            yield f"alpha.{stage.name} = 1: no rationale would be learnt; use the method sft, or an alpha below 1"
         if stage.explain == "conditioned" and stage.alpha == 0:
-            yield f"alpha.{stage.name} = 0: no label would be learnt to condition on; use an alpha over 0"
+            yield f"alpha.{stage.name} = 0: no label would be learnt to condition on; use an alpha above 0"

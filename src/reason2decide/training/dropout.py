@@ -1,6 +1,6 @@
 """Dropout at a quarter of the library's cost on a CPU, where drawing the masks is a third of a training step.
 
-PyTorch draws one random number an element on one core. Sixteen bits are enough to decide whether an element stays, so
+PyTorch draws one random number per element on one core. Sixteen bits are enough to decide whether an element stays, so
 one draw of 64 bits serves four elements.
 """
 
@@ -19,7 +19,7 @@ LEVELS = 2**16  # a rate is rounded to a multiple of 1 / LEVELS: 0.1 becomes 0.1
 
 
 class FastDropout(TorchFunctionMode):
-    """Within this context `functional.dropout` of a CPU tensor draws 16 bits an element from the default generator."""
+    """Within this context `functional.dropout` of a CPU tensor draws 16 bits per element from the default generator."""
 
     def __torch_function__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), settings: Mapping[str, Any] | None = None
@@ -30,12 +30,12 @@ class FastDropout(TorchFunctionMode):
 
 
 def dropout_contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    """What activation checkpointing runs a layer in, at first and again: a backward pass knows no other context."""
+    """The contexts in which activation checkpointing runs a layer, first and again: a backward pass has no other."""
     return nullcontext(), FastDropout()
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """As `functional.dropout`, save that it never works in place."""
+    """As `functional.dropout`, but never in place."""
     if not training or p == 0 or input.is_cuda:
         return functional.dropout(input, p, training, inplace)
     result: Tensor = _Dropout.apply(input, p)  # type: ignore[no-untyped-call]
@@ -55,7 +55,7 @@ def _dropped_levels(p: float) -> int:
 
 
 class _Dropout(torch.autograd.Function):
-    """Inverted dropout that keeps one byte an element for the backward pass."""
+    """Inverted dropout that keeps one byte per element for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, p: float) -> Tensor:

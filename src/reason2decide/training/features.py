@@ -1,7 +1,7 @@
-"""Records to token ids: what the model reads and learns, the same in training and at use.
+"""Records to token ids: what the model reads and learns, the same in training and in use.
 
-A text is tokenised once, whatever the number of runs: token tables live in a cache beside the data and are read by
-memory map, so that a million records cost an index, not their size.
+A text is tokenised once, whatever the number of runs: token tables are cached next to the data and memory-mapped, so
+that a million records cost an index, not their size.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TABLE, TOKENS = "table.json", "tokens"  # files of a cached table
 
 
 class TokenTable(Sequence[np.ndarray]):
-    """Rows of token ids, or of the bytes of texts, in one flat file beside their offsets, both read by memory map."""
+    """Rows of token ids, or of bytes of texts, in one flat file and their offsets in another, both memory-mapped."""
 
     def __init__(self, path: Path, dtype: type[np.integer[Any]] = np.int32) -> None:
         self._offsets = np.memmap(_offsets_path(path), np.int64, mode="r")
@@ -69,10 +69,10 @@ def _offsets_path(path: Path) -> Path:
 
 
 class TokenCache:
-    """Token tables by what they were made of, each in a folder of its own, so that a text is tokenised once.
+    """Cached token tables, each in its own folder, so that a text is tokenised once.
 
-    A table is known by the hash of the data file, the tokenizer, the prompt version, and what it holds under which
-    limit. One whose files are not those that were written is made again.
+    A table is identified by the hash of the data file, the tokenizer, the prompt version, its content and its limit.
+    One whose files have changed is made again.
     """
 
     def __init__(self, folder: Path, tokenizer: Any) -> None:
@@ -85,7 +85,7 @@ class TokenCache:
         rows: Callable[[Truncation], Iterable[Sequence[int]]],
         dtype: type[np.integer[Any]] = np.int32,
     ) -> tuple[TokenTable, Truncation]:
-        """The table of this identity and how many of its rows were cut; `rows` is read where there is none yet."""
+        """The table of this identity and how many of its rows were cut; `rows` is read if there is none yet."""
         identity = {**identity, **self.common}
         folder = self.folder / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
         if (cut := self._intact(folder)) is None:
@@ -113,7 +113,7 @@ class TokenCache:
 
 @dataclass(frozen=True)
 class Example:
-    """One record as token ids: `rationale` is empty where the wanted source wrote none."""
+    """One record as token ids; `rationale` is empty if the chosen source wrote none."""
 
     id: str
     text: np.ndarray
@@ -133,20 +133,20 @@ class SplitFeatures(Sequence[Example]):
         self, records: JsonlRecords, data_hash: str, labels: LabelSet, encoder: PromptEncoder, cache: TokenCache
     ) -> None:
         self.records, self.data_hash, self.labels, self.encoder, self.cache = records, data_hash, labels, encoder, cache
-        # Nothing is stored that no prompt has room for; each prompt then cuts to its own room.
+        # No token is stored that no prompt has room for; each prompt then cuts to its own room.
         widest = max(encoder.room(), encoder.room(predict=True))
         self.texts, self.cut_texts = self._table("texts", widest, encoder.text_ids, _body)
         limits = encoder.lengths
         self.targets, _ = cache.table(
             self._identity("labels", [limits.label, limits.input]), lambda _: self._label_rows()
         )
-        # What a step must know of a record besides tokens, so that its JSON is not parsed again: three rows a record.
+        # What a step needs of a record besides tokens, so that its JSON is not parsed again: three rows per record.
         self._keys, _ = cache.table(self._identity("keys", None), lambda _: _keys(records), np.uint8)
         self.rationales: TokenTable | None = None
         self.cut_rationales = Truncation()
 
     def with_source(self, source: str | None) -> SplitFeatures:
-        """The same texts with the rationales of a source as targets; without any for None."""
+        """The same texts with the rationales of a source as targets; None: without rationales."""
         features = copy(self)
         features.rationales, features.cut_rationales = None, Truncation()
         if source is not None:
@@ -188,7 +188,7 @@ class SplitFeatures(Sequence[Example]):
 
     @property
     def with_rationale(self) -> NDArray[np.int64]:
-        """Indices of the records that have a rationale of the wanted source, in order."""
+        """Indices of the records that have a rationale from the chosen source, in order."""
         return np.flatnonzero(self.rationale_lengths)
 
     @property
@@ -218,14 +218,14 @@ class SplitFeatures(Sequence[Example]):
     def _label_rows(self) -> Iterator[Candidate]:
         self.encoder.candidates(self.labels.values)
         for record in self.records:
-            assert record.label is not None, "datasets hold labelled records only"
+            assert record.label is not None, "datasets contain labelled records only"
             if record.choices is not None:
                 self.encoder.candidates(record.choices)
             yield self.encoder.label_ids(record.label)
 
 
 def _keys(records: Iterable[Record]) -> Iterator[bytes]:
-    """The id, the gold label and the choices of its own (as JSON, or nothing) of each record."""
+    """The id, the gold label and the choices (JSON, or empty if it has none of its own) of each record."""
     for record in records:
         choices = "" if record.choices is None else json.dumps(record.choices)
         yield from (text.encode() for text in (record.id, record.label or "", choices))

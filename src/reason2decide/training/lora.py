@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al. 2021) through `peft`: put in place in a model, merged into its weights when done."""
+"""Low-rank adapters (Hu et al. 2021) through `peft`: inserted into a model, merged into its weights at the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reason2decide.training.config import Lora
 
 
 def add_adapters(model: Any, settings: Lora) -> Any:
-    """Freeze the model's weights and put adapters beside those of `settings.targets`, in place; what merges them."""
+    """Freeze the model's weights and add adapters to the `settings.targets`, in place; return what merges them."""
     peft = require("peft", "lora")
     lora = peft.LoraConfig(
         r=settings.rank,
@@ -23,7 +23,7 @@ def add_adapters(model: Any, settings: Lora) -> Any:
 
 
 def require_targets(model: Any, settings: Lora) -> None:
-    """Refuse targets that are no layer of the model.
+    """Refuse targets that are not layers of the model.
 
     Raises:
         ConfigError: no layer's name ends in one of the targets.

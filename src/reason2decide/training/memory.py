@@ -1,4 +1,4 @@
-"""How much memory training will take, told before it starts, and how much it took."""
+"""How much memory training will take, estimated before it starts, and how much it took."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def announce_memory(
     total = total_bytes(objective.device)
     if total is not None and estimate > total:
         warn(
-            f"that is more than the {total / GIB:.0f} GiB of the GPU; give a smaller batch_tokens or batch_size, "
+            f"that is more than the {total / GIB:.0f} GiB of the GPU; use a smaller batch_tokens or batch_size, "
             "gradient_checkpointing, optimizer = 'adafactor', lora, or fsdp over several GPUs"
         )
     return estimate
 
 
 def report_peak(stage: str, device: torch.device, estimate: int) -> None:
-    """Say how much memory it was in the end."""
+    """Say how much memory the stage took at most."""
     peak = peak_bytes(device)
     say(f"{stage}: memory peak {peak / GIB:.2f} GiB, {peak / estimate:.2f} of the estimate")
 
@@ -64,10 +64,10 @@ def _rationale_pass(objective: Objective, example: Example) -> Any:
 
 
 def state_bytes(model: Any, optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of gradients and optimizer states, which are not there yet before the first step."""
+    """Bytes of gradients and optimizer states, which do not exist before the first step."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = sum(_local_bytes(parameter) for parameter in trained)
-    # AdamW keeps two moments a weight; Adafactor a row and a column of each matrix (Shazeer and Stern 2018).
+    # AdamW keeps two moments per weight; Adafactor a row and a column of each matrix (Shazeer and Stern 2018).
     if isinstance(optimizer, torch.optim.AdamW):
         return gradients + 2 * gradients
     factors = (p.element_size() * (p.shape[-1] + p.numel() // p.shape[-1]) for p in trained if p.dim() > 1)
@@ -118,5 +118,5 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def total_bytes(device: torch.device) -> int | None:
-    """Bytes that the device has, where that is known."""
+    """Total memory of the device in bytes, if known."""
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None

@@ -1,9 +1,9 @@
-"""The loss of one stage on one batch, and its gradient: forward passes, conditioning labels, what was counted.
+"""The loss of one stage on one batch, and its gradient: forward passes, conditioning labels, counts.
 
     loss_t = alpha_t · L_label + (1 - alpha_t) · L_rationale
 
-Conditioning labels are scored, not generated, from the encoder states of the predict forward and for the drawn rows
-only. Each task's gradient is taken as soon as its loss is there, so that one task's activations are held at a time.
+Conditioning labels are scored, not generated, from the encoder states of the predict pass and for the drawn rows
+only. Each task's gradient is computed as soon as its loss is, so that one task's activations are kept at a time.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ class Objective:
 
     Args:
         model: what is trained; `forward` runs it (itself, or a compiled form of it).
-        scorer: gives the model that scores labels: the same, or a whole copy where weights are sharded. All processes
+        scorer: returns the model that scores labels: the same, or a whole copy if weights are sharded. All processes
             call it equally often.
-        steps: of the stage, which its schedules are shares of.
-        conditioning_dropout: whether y^ is predicted as the step runs, dropout on (as the authors' code does), or by
-            an encoder and decoder without dropout, which takes an encoder pass of its own over the drawn rows.
+        steps: of the stage; its schedules are shares of them.
+        conditioning_dropout: whether y^ is predicted with dropout on, as in the step (authors' code), or without, which
+            takes an extra encoder pass over the drawn rows.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Objective:
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """The precision of forward passes, and dropout that a CPU can afford."""
+        """Run forward passes in the configured precision, and on a CPU with fast dropout."""
         with self._autocast, FastDropout() if self._fast_dropout else contextlib.nullcontext():
             yield
 
@@ -178,9 +178,9 @@ class Objective:
         )
 
     def explain_batch(self, examples: Sequence[Example], labels: Sequence[str]) -> tuple[Padded, int]:
-        """The prompts that ask for a rationale (given `labels` where the stage conditions on one), and how many.
+        """The prompts that ask for a rationale (given `labels` if the stage conditions on them), and how many.
 
-        Without any rationale one row without targets stands in, so that every process runs equally many passes.
+        Without any rationale, one row without targets stands in, so that all processes run equally many passes.
         """
         rows = [row for row, example in enumerate(examples) if len(example.rationale)]
         given = [labels[row] if self.stage.explain == "conditioned" else None for row in rows or [0]]
@@ -195,11 +195,11 @@ class Objective:
         return token_mean_cross_entropy(output.logits, batch.target_ids, tokens), output.encoder_last_hidden_state
 
     def rationale_loss(self, batch: Padded, tokens: int, model: Any = None) -> Tensor:
-        """L_expl (paper), or the Stage 1 loss where prompts are unconditioned."""
+        """L_expl (paper), or the Stage 1 loss if prompts are unconditioned."""
         return token_mean_cross_entropy(self._forward(batch, model).logits, batch.target_ids, tokens)
 
     def _forward(self, batch: Padded, model: Any) -> Any:
-        # Decoder inputs rather than `labels`: the model would compute a loss of its own that nobody reads.
+        # Decoder inputs rather than `labels`: the model would also compute its own loss, which nobody reads.
         return (model or self.forward)(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
@@ -208,7 +208,7 @@ class Objective:
         )
 
     def _padded(self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int] | np.ndarray]) -> Padded:
-        """Both padded on the right."""
+        """Pad both on the right."""
         input_ids, attention_mask = padded(prompts, self.encoder.tokenizer.pad_token_id, self.device)
         target_ids, _ = padded(targets, IGNORED, self.device)
         tokens = sum(map(len, prompts)) + sum(len(target) for target in targets if target[0] != IGNORED)

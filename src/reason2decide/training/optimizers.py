@@ -13,7 +13,7 @@ from reason2decide.training.config import Config
 def new_optimizer(model: Any, config: Config) -> torch.optim.Optimizer:
     """The optimizer of the weights that train; its learning rate is set at each step.
 
-    Weight decay spares vectors, which are norms and biases (as the Hugging Face Trainer does).
+    Weight decay skips vectors, which are norms and biases (as the Hugging Face Trainer does).
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -27,6 +27,6 @@ def new_optimizer(model: Any, config: Config) -> torch.optim.Optimizer:
 
 
 def clip_gradients(model: Any, max_norm: float) -> Tensor:
-    """Scale the gradients down to this norm over all weights, where it is larger; return the norm they had."""
+    """Clip the gradients to this norm over all weights; return the norm before clipping."""
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
     return norm.full_tensor() if hasattr(norm, "full_tensor") else norm

@@ -1,4 +1,4 @@
-"""Everything that a training reads before it writes: the dataset, the base, token tables, the batches of each stage.
+"""Everything that training reads before it writes: the dataset, the base, token tables, the batches of each stage.
 
 What cannot be trained is refused here, so that a mistake leaves no run folder behind.
 """
@@ -33,8 +33,8 @@ TOKENS = ".tokens"  # the token cache of a dataset folder
 class Prepared:
     """What stages train on and with.
 
-    `train` and `validation` have no rationales yet: `with_source` gives those of `sources[stage]`. `identity` is all
-    that decides what is learnt: a run goes on from a checkpoint of the same identity only.
+    `train` and `validation` have no rationales yet: `with_source` adds those of `sources[stage]`. `identity` is all
+    that decides what is learnt: a run resumes only from a checkpoint of the same identity.
     """
 
     dataset: DatasetFolder
@@ -55,7 +55,7 @@ class Prepared:
 
 @contextlib.contextmanager
 def prepared(config: Config, processes: Processes) -> Iterator[Prepared]:
-    """Read and check all that a configuration names; token tables are there as long as the context.
+    """Read and check all that a configuration names; token tables exist as long as the context.
 
     Raises:
         ConfigError, DataError, BaseModelError: the configuration, its data or its base cannot be used.
@@ -115,7 +115,7 @@ def prepared(config: Config, processes: Processes) -> Iterator[Prepared]:
 
 @contextlib.contextmanager
 def _cache_folder(dataset: DatasetFolder) -> Iterator[Path]:
-    """Where token tables are kept: beside the records they were made of, or nowhere for long."""
+    """The folder of token tables: next to the records they are made from, or else a temporary one."""
     folder = dataset.path / TOKENS
     try:
         folder.mkdir(exist_ok=True)
@@ -132,14 +132,16 @@ def _cache_folder(dataset: DatasetFolder) -> Iterator[Path]:
 def _use_bfloat16(precision: str) -> bool:
     has_it = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "bfloat16" and not has_it:
-        raise ConfigError("precision = 'bfloat16' needs a GPU that has it, and none was found; use 'auto' or 'float32'")
+        raise ConfigError(
+            "precision = 'bfloat16' needs a GPU that supports it, and none was found; use 'auto' or 'float32'"
+        )
     return has_it if precision == "auto" else precision == "bfloat16"
 
 
 def _texts(dataset: DatasetFolder) -> Iterator[str]:
-    """Everything of the training split that a tokenizer should know: texts, labels, rationales.
+    """Everything in the training split that a tokenizer should know: texts, labels, rationales.
 
-    Those of all sources, so that runs that learn from other ones have the same base.
+    Rationales of all sources, so that runs that learn from different ones have the same base.
     """
     yield from dataset.info.labels.values
     for record in dataset.split("train"):
@@ -154,19 +156,21 @@ def _require_several_labels(records: JsonlRecords) -> None:
         labels.add(record.label)
         if len(labels) > 1:
             return
-    raise ConfigError(f"every record of {records.path} has the label {labels.pop()!r}; a decision needs two")
+    raise ConfigError(
+        f"every record of {records.path} has the label {labels.pop()!r}; a decision needs at least two labels"
+    )
 
 
 def _require_rationales(records: JsonlRecords, source: str) -> None:
     if not any(source in record.rationales for record in records):
         raise DataError(
-            f"no record of {records.path} has a rationale of source {source!r}; import the data with another --split, "
-            "or name another rationale_source"
+            f"no record of {records.path} has a rationale from source {source!r}; import the data with another "
+            "--split, or name another rationale_source"
         )
 
 
 def _require_positions(model: Any, config: Config) -> None:
-    """Refuse lengths over what a base with learnt positions (BART, BERT) can read; T5's positions are relative."""
+    """Refuse lengths over the positions of a base that learns them (BART, BERT); T5's positions are relative."""
     parts = {"input": model.get_encoder().config, "rationale": model.get_decoder().config}
     for key, part in parts.items():
         limit = getattr(part, "max_position_embeddings", None)
@@ -178,6 +182,6 @@ def _require_positions(model: Any, config: Config) -> None:
 
 
 def report_cuts(what: str, key: str, cuts: Truncation) -> None:
-    """Warn of what was cut, and name the limit that would keep it whole."""
+    """Warn about cut texts, and name the limit that would keep them whole."""
     if cuts.cut:
         warn(f"{cuts} {what} of the training split were cut; raise lengths.{key} to keep them whole")

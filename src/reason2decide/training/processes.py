@@ -1,7 +1,7 @@
 """The processes that train together, and what they share: sums, objects, gradients, sharded weights.
 
-A launcher (`torchrun`, `accelerate launch`) starts one process a GPU, on one machine or several; without one there is
-a single process. Nothing here knows what is trained.
+A launcher (`torchrun`, `accelerate launch`) starts one process per GPU, on one machine or several; without one
+there is a single process. Nothing here depends on what is trained.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Processes:
         for variable, engine in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
             if os.environ.get(variable, "false").lower() in ("1", "true"):
                 raise ConfigError(
-                    f"the launcher asks for {engine}; start it without, and set fsdp = true in the configuration to "
-                    "shard gradients and optimizer states"
+                    f"the launcher asks for {engine}; start it without {engine}, and set fsdp = true in the "
+                    "configuration to shard gradients and optimizer states"
                 )
         self._state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
         self.rank: int = self._state.process_index
@@ -47,7 +47,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def local_main_first(self) -> Any:
@@ -55,7 +55,7 @@ class Processes:
         return self._state.local_main_process_first()
 
     def wait(self) -> None:
-        """Return when every process has come here."""
+        """Wait until every process has reached this point."""
         self._state.wait_for_everyone()
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class Processes:
         return [float(value) for value in self.sum(values).tolist()]
 
     def gather(self, value: Any) -> list[Any]:
-        """A value of every process, in their order."""
+        """The value of every process, in rank order."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -78,14 +78,14 @@ class Processes:
         return values
 
     def sum_gradients(self, model: Any) -> None:
-        """Replace each gradient by its sum over the processes; where weights are sharded that is done already."""
+        """Replace each gradient by its sum over the processes; sharded weights have that already."""
         if self.count > 1 and not is_sharded(model):
             gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
             for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
                 work.wait()
 
     def end(self) -> None:
-        """Leave the group; for a run that ended well."""
+        """Leave the group; for a run that ended normally."""
         if self.count > 1:
             self.wait()
             self._state.destroy_process_group()
@@ -121,26 +121,26 @@ def is_sharded(model: Any) -> bool:
 
 
 class WholeCopy:
-    """A plain copy of a model whose weights are sharded: to score labels, which takes other passes on each process.
+    """A plain copy of a sharded model, to score labels with, which takes different passes on each process.
 
-    Sharded layers talk to the other processes whenever they run, so all would have to run them equally often.
+    Sharded layers communicate with the other processes whenever they run, so all would have to run equally often.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = copy.deepcopy(model)
 
     def refresh(self, sharded: Any) -> Any:
-        """Copy the weights of the sharded model, with the help of all processes, and return the plain one."""
-        own = dict(self.model.named_parameters())
+        """Copy the weights of the sharded model, which all processes take part in, and return the copy."""
+        parameters = dict(self.model.named_parameters())
         sharded.reshard()  # between forward and backward the outermost weights are still whole
         with torch.no_grad():
             for name, parameter in sharded.named_parameters():
-                own[name].copy_(parameter.full_tensor())
+                parameters[name].copy_(parameter.full_tensor())
         return self.model
 
 
 def whole_weights(model: Any) -> dict[str, Tensor]:
-    """Name -> weights on the CPU, tied ones once; of a sharded model in the main process only, with all taking part."""
+    """Name -> weights on the CPU, tied ones once; of a sharded model in the main process only, but all call it."""
     names = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
     state: dict[str, Any] = get_model_state_dict(model, options=_WHOLE)
     return {name: tensor.contiguous() for name, tensor in state.items() if name in names}
@@ -157,7 +157,7 @@ def whole_optimizer_state(model: Any, optimizer: torch.optim.Optimizer) -> dict[
 
 
 def load_optimizer_state(model: Any, optimizer: torch.optim.Optimizer, state: dict[str, Tensor]) -> None:
-    """Put back what `whole_optimizer_state` gave; settings are those the optimizer was made with."""
+    """Restore what `whole_optimizer_state` returned; the optimizer keeps its settings."""
     by_parameter: dict[str, Any] = {}
     for key, value in state.items():
         name, quantity = key.split("/")

@@ -1,4 +1,4 @@
-"""Run a method's stages in order, from a configuration to a bundle; go on where a run was broken off."""
+"""Run a method's stages in order, from a configuration to a bundle; resume an interrupted run."""
 
 from __future__ import annotations
 
@@ -45,23 +45,23 @@ def train(
     """Train as configured in the run folder `out`; return its bundle's path.
 
     Args:
-        resume: a checkpoint folder of this run to go on from, or `auto`.
-        first_stage_of: another run, whose first stage is taken over if it is just what this one's would be.
-        force: replace the run that stands in `out`.
+        resume: a checkpoint folder of this run to resume from, or `auto`.
+        first_stage_of: another run, whose first stage is reused if it is identical to this run's.
+        force: replace the run in `out`.
 
     Raises:
         ConfigError, DataError, BaseModelError: the configuration, its data or its base cannot be used.
-        CheckpointError: the checkpoint is damaged, or of another configuration or other data.
+        CheckpointError: the checkpoint is damaged, or has another configuration or other data.
         DivergedError: a loss or a gradient became infinite or not a number.
         Interrupted: a signal asked to stop; a checkpoint was written.
-        OutputError: `out` exists and neither `resume` nor `force` is given, or another training is at work there.
+        OutputError: `out` exists and neither `resume` nor `force` is given, or another training is running there.
     """
     silence_transformers()
     processes = Processes()
     if not processes.is_main:
         set_quiet(True)
     if resume is not None and force:
-        raise ConfigError("--resume goes on with a run, --force replaces it; give one of the two")
+        raise ConfigError("--resume continues a run, --force replaces it; give only one of the two")
     if processes.is_main:
         require_free(out, resuming=resume is not None, force=force)
         if resume not in (None, AUTO):
@@ -91,7 +91,7 @@ def train(
 def _opened(
     config: Config, out: Path, processes: Processes, given: Prepared, checkpoint: Checkpoint | None
 ) -> Iterator[RunContext]:
-    """Describe the run in its folder, cut the log back to the checkpoint, open it, and heed signals."""
+    """Describe the run in its folder, trim the log to the checkpoint, open it, and catch stop signals."""
     if processes.is_main:
         describe_run(out, config, given.dataset, checkpoint)
         forget_after(checkpoint, config, out / LOG)
@@ -110,9 +110,11 @@ def _run_stages(context: RunContext, given: Prepared, checkpoint: Checkpoint | N
         train, validation = given.features(stage.name)
         if stage.learns_rationales:
             _report_rationales(stage, train)
-        own = checkpoint if checkpoint and checkpoint.state.stage == stage.name else None
+        begun = checkpoint if checkpoint and checkpoint.state.stage == stage.name else None
         plan = given.plans[stage.name]
-        trainer = StageTrainer(context, stage, model, train, validation, plan, finished=dict(finished), checkpoint=own)
+        trainer = StageTrainer(
+            context, stage, model, train, validation, plan, finished=dict(finished), checkpoint=begun
+        )
         say(f"{stage.name}: {trainer.steps} steps" + (f", from step {trainer.step}" if trainer.step else ""))
         model = trainer.train()
         finished[stage.name] = trainer.summary
@@ -157,5 +159,5 @@ def _report_rationales(stage: Stage, features: SplitFeatures) -> None:
     report_cuts("rationales", "rationale", features.cut_rationales)
     missing = len(features) - len(features.with_rationale)
     if missing:
-        use = "train the label only" if stage.learns_labels else "teach this stage nothing"
-        say(f"{stage.name}: {missing} of {len(features)} records have no rationale of the wanted source; they {use}")
+        use = "they train the label only" if stage.learns_labels else "this stage skips them"
+        say(f"{stage.name}: {missing} of {len(features)} records have no rationale from the chosen source; {use}")

@@ -1,11 +1,11 @@
-"""The folder of a run: whose it is, where to go on from, what it says of itself.
+"""The folder of a run: its lock, the checkpoint to resume from, its description.
 
 RUN/
-  run.json                   versions, data hashes, what was started when
+  run.json                   versions, data hashes, when the run was started and resumed
   config.toml                the configuration, defaults included
   log.jsonl                  every step's losses, schedules and speed, and every validation
   STAGE/best.safetensors     the best weights of each stage
-  STAGE/checkpoint-STEP/     where to go on from (`checkpoints.py`)
+  STAGE/checkpoint-STEP/     where to resume from (`checkpoints.py`)
   bundle/                    the result
 """
 
@@ -39,23 +39,23 @@ from reason2decide.training.processes import Processes
 from reason2decide.training.run_log import keep_rows
 from reason2decide.version import __version__
 
-AUTO = "auto"  # resume from the newest intact checkpoint, or start where there is none
+AUTO = "auto"  # resume from the newest intact checkpoint, or start if there is none
 LOCK = ".lock"
-DATASET = "dataset"  # the records of a run that were given in memory
+DATASET = "dataset"  # the dataset of a run, if it was given in memory
 BUNDLE, CONFIG, LOG, RUN = "bundle", "config.toml", "log.jsonl", "run.json"
 
 
 def require_free(out: Path, *, resuming: bool, force: bool) -> None:
-    """Refuse a path that holds anything but a run, and a run unless it is to be gone on with or replaced."""
+    """Refuse a path that contains anything but a run, and a run that is to be neither resumed nor replaced."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file; give the path of a folder for the run")
     if not out.exists() or all(path.name in (LOCK, DATASET) for path in out.iterdir()):
         return
     if not (out / RUN).exists():
-        raise OutputError(f"{out} holds files but no run (it has no run.json); give another path")
+        raise OutputError(f"{out} contains files but not a run (it has no run.json); give another path")
     if not (resuming or force):
-        hint = "is complete" if (out / BUNDLE).exists() else "was broken off: --resume auto goes on with it"
-        raise OutputError(f"the run {out} exists already and {hint}; give another path, or --force to replace it")
+        hint = "is complete" if (out / BUNDLE).exists() else "was interrupted: --resume auto continues it"
+        raise OutputError(f"the run {out} already exists and {hint}; give another path, or --force to replace it")
 
 
 def require_checkpoint_of(run: Path, path: Path) -> None:
@@ -68,12 +68,12 @@ def require_checkpoint_of(run: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def run_folder(out: Path, dataset: Path, *, force: bool) -> Iterator[None]:
-    """Hold the run folder for this training alone; with `force`, emptied of all but the dataset to train on."""
+    """Lock the run folder for this training; with `force`, empty it of all but the dataset to train on."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot create {out}: {error.strerror}") from None
-    with locked(out / LOCK, f"another training is at work in {out}; let it end, or give another path"):
+    with locked(out / LOCK, f"another training is running in {out}; wait for its end, or give another path"):
         if force:
             for path in out.iterdir():
                 if path.name != LOCK and path.absolute() != dataset:
@@ -84,7 +84,7 @@ def run_folder(out: Path, dataset: Path, *, force: bool) -> Iterator[None]:
 
 
 def chosen_checkpoint(config: Config, run: Path, resume: str | None, processes: Processes) -> Checkpoint | None:
-    """The checkpoint to go on from, chosen by the main process, read by each."""
+    """The checkpoint to resume from, chosen by the main process, read by each."""
     if resume is None:
         return None
     found: Path | None = Path(resume)
@@ -93,7 +93,7 @@ def chosen_checkpoint(config: Config, run: Path, resume: str | None, processes: 
         if processes.is_main:
             checkpoint, passed_over = newest_checkpoint(run, [stage.name for stage in config.stages()])
             for problem in passed_over:
-                warn(f"passed over: {problem}")
+                warn(f"skipped: {problem}")
             found = checkpoint.path if checkpoint else None
             say(f"resuming from {found}" if found else f"no checkpoint in {run} to resume from: starting afresh")
         found = processes.gather(found)[0]
@@ -101,17 +101,17 @@ def chosen_checkpoint(config: Config, run: Path, resume: str | None, processes: 
 
 
 def take_over(other: Path, config: Config, run: Path, identity: Mapping[str, Any]) -> None:
-    """Link the first stage of another run, which has ended, into this one, unless this one has begun.
+    """Link the finished first stage of another run into this one, unless this one has begun.
 
     Raises:
-        CheckpointError: that stage has not ended, or it is not what this run's would be.
+        CheckpointError: that stage has not finished, or differs from this run's.
     """
     first = config.stages()[0].name
     if next(run.glob("*/checkpoint-*"), None) is not None:
         return
     checkpoint, _ = newest_checkpoint(other, [first])
     if checkpoint is None or not _has_ended(config, checkpoint) or len(config.stages()) == 1:
-        raise CheckpointError(f"{other} has no finished {first} that is followed by another stage in this run")
+        raise CheckpointError(f"{other} has no finished {first} that another stage of this run follows")
     require_same_run(checkpoint, identity)
     with new_folder(run / first / checkpoint.path.name, MANIFEST, force=False) as folder:
         for file in checkpoint.path.iterdir():
@@ -130,7 +130,7 @@ def is_complete(config: Config, checkpoint: Checkpoint, run: Path) -> bool:
 
 
 def forget_after(checkpoint: Checkpoint | None, config: Config, log: Path) -> None:
-    """Drop from the log what came after the checkpoint."""
+    """Drop the log rows that came after the checkpoint."""
     state = checkpoint.state if checkpoint else None
 
     def keep(row: Mapping[str, Any]) -> bool:
@@ -151,14 +151,18 @@ def describe_run(run: Path, config: Config, dataset: DatasetFolder, checkpoint: 
     }
     if checkpoint is not None and file.exists():
         description = json.loads(file.read_text("utf-8"))
-        going_on = {"at": now, "from": f"{checkpoint.state.stage} step {checkpoint.state.step}", "versions": versions()}
-        description["resumed"] = [*description.get("resumed", []), going_on]
+        resumption = {
+            "at": now,
+            "from": f"{checkpoint.state.stage} step {checkpoint.state.step}",
+            "versions": versions(),
+        }
+        description["resumed"] = [*description.get("resumed", []), resumption]
     file.write_text(json.dumps(description, indent=2), "utf-8")
     (run / CONFIG).write_text(config.to_toml(), "utf-8")
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes, for the record."""
+    """Versions of Python and of the packages that compute."""
     packages = ("torch", "transformers", "tokenizers", "numpy")
     found = {"reason2decide": __version__, "python": platform.python_version()}
     for package in packages:

@@ -1,6 +1,6 @@
-"""The log of a run: one JSON object a line in `log.jsonl`, and the trackers that `report_to` names.
+"""The log of a run: one JSON object per line in `log.jsonl`, and the trackers that `report_to` names.
 
-Nothing of the records is logged, neither texts nor ids.
+Neither texts nor ids of records are logged.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from reason2decide.errors import require
 from reason2decide.files import new_file
 
-# tracker -> the module it needs and the extra that brings it
+# tracker -> the module it needs and the extra that provides it
 TRACKERS = {name: (name, name) for name in ("tensorboard", "mlflow", "wandb", "trackio")}
 ROWS_PER_STAGE = 200  # ours: enough for a curve
 
@@ -42,7 +42,7 @@ class RunLog:
             tracker.log(numbers, step=row["step"])
 
     def close(self) -> None:
-        """Let the trackers send what they still hold."""
+        """Let the trackers send what is pending."""
         for tracker in self._trackers:
             tracker.finish()
 
@@ -55,7 +55,7 @@ def _start(name: str, run: Path, settings: Mapping[str, Any]) -> Any:
     arguments = [str(run / name)] if name == "tensorboard" else []
     tracker = kind(run.resolve().name, *arguments)
     tracker.start()
-    if name != "tensorboard":  # which would make a second run of the settings
+    if name != "tensorboard":  # tensorboard would make a second run of the settings
         tracker.store_init_configuration({key: str(value) for key, value in settings.items()})
     return tracker
 
@@ -72,13 +72,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def keep_rows(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> None:
-    """Leave only the rows to keep: what was logged after the checkpoint that a run goes on from will come again."""
+    """Keep only some rows: what came after the checkpoint that a run resumes from is logged again."""
     if path.exists():
         _write_rows(path, (row for row in read_rows(path) if keep(row)))
 
 
 def write_summary(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows with those of training averaged, so that at most `ROWS_PER_STAGE` a stage are left."""
+    """Write rows with those of training averaged, at most `ROWS_PER_STAGE` per stage."""
     pending: dict[str, list[Mapping[str, Any]]] = {}
     rows = list(rows)
     last = {row["stage"]: row["step"] for row in rows if row["event"] == "train"}

@@ -24,7 +24,7 @@ def save_bundle(
     config_toml: str,
     training_log: Path,
 ) -> None:
-    """Write a bundle, complete or not at all, in place of one that stands there."""
+    """Write a bundle, complete or not at all, replacing an existing one."""
     with new_folder(out, MANIFEST, force=True) as folder:
         model.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")

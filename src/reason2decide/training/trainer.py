@@ -1,6 +1,6 @@
 """One stage of any method, from its first step or a checkpoint to its best weights.
 
-A step is what the paper writes: the batches' gradients, one clipped update. Around it stand validation, early stopping,
+A step follows the paper: the batches' gradients, one clipped update. Around it come validation, early stopping,
 checkpoints, the log, and signals that ask to stop.
 """
 
@@ -56,7 +56,7 @@ from reason2decide.training.processes import (
 from reason2decide.training.run_log import RunLog
 from reason2decide.training.validation import validate
 
-LOG_TOGETHER = 10  # ours: steps whose rows are written at once, so that the device is not waited for at each
+LOG_TOGETHER = 10  # ours: steps whose log rows are written together, so that not each waits for the device
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class RunContext:
 
 @dataclass(frozen=True)
 class _StepRow:
-    """What a step gave, its tensors still on the device."""
+    """The results of a step, its tensors still on the device."""
 
     step: int
     values: Tensor  # the sums of this process's `Tally`s, float64, (7,)
@@ -85,7 +85,7 @@ class _StepRow:
 
 
 def batch_limit(config: Config, stage: Stage, features: SplitFeatures) -> BatchLimit:
-    """How large a batch of this stage may be: as many records as configured, or as fit `batch_tokens`."""
+    """Maximum size of a batch of this stage: in records as configured, or in `batch_tokens`."""
     tokens = config.of("batch_tokens", stage.name)
     return BatchLimit(config.of("batch_size", stage.name) if tokens is None else len(features), tokens)
 
@@ -114,10 +114,10 @@ def batch_plan(config: Config, stage: Stage, features: SplitFeatures, processes:
 
 
 def drawn_records(records: int, wanted: int, seed: int) -> NDArray[np.integer[Any]]:
-    """Which of the records a smaller training split holds (ours): of two sizes the smaller is part of the larger.
+    """The records in a reduced training split (ours): a smaller one is part of a larger one.
 
     Raises:
-        ConfigError: more are wanted than there are.
+        ConfigError: there are fewer records than wanted.
     """
     if wanted > records:
         raise ConfigError(f"train_records = {wanted}, but the training split has {records} records; ask for fewer")
@@ -128,12 +128,12 @@ class StageTrainer:
     """Trains one `Stage`: loss_t = alpha_t · L_label + (1 - alpha_t) · L_rationale, whatever the method.
 
     Losses are means over the target tokens of the whole optimizer step, each task counting its own. The best
-    checkpoint is sought only after warm-up and ramp have ended, and so does early stopping.
+    checkpoint is selected only after warm-up and ramp have ended; early stopping starts then too.
 
     Args:
-        model: the base or the stage before, whole, on the CPU; it becomes this trainer's.
+        model: the base or the stage before, whole, on the CPU; the trainer takes it over.
         finished: summaries of the stages before, for checkpoints.
-        checkpoint: to go on from.
+        checkpoint: the one to resume from.
     """
 
     def __init__(
@@ -191,9 +191,9 @@ class StageTrainer:
     # ---- preparation
 
     def _placed(self, model: Any) -> tuple[Any, Any]:
-        """The model on its device, sharded where that is asked for, and what gives the one that scores labels."""
+        """The model on its device, sharded if configured, and a function that returns the one that scores labels."""
         if self.device.type == "cpu":
-            # With dropout, attention's own CPU kernels fall back to slower ones than the plain form.
+            # With dropout, the fused CPU kernels of attention fall back to ones slower than the plain form.
             model.set_attn_implementation("eager" if has_dropout(model) else "sdpa")
         model.train()
         if not (self.config.fsdp and self.processes.count > 1):
@@ -276,7 +276,7 @@ class StageTrainer:
     # ---- the log
 
     def _write_rows(self) -> None:
-        """Write a row for each step since the last time; wait for the device, and the other processes, once."""
+        """Write a row for each step since the last call; wait for the device, and the other processes, once."""
         rows, self._pending = self._pending, []
         if not rows:
             return
@@ -316,7 +316,7 @@ class StageTrainer:
             ids = [self.features.id_of(row) for batch in self.plan.step(step) for row in batch.tolist()]
             raise DivergedError(
                 f"{self.stage.name}: {' and '.join(bad)} at step {step + 1}, whose records are {', '.join(ids)}; train "
-                "again with a smaller learning_rate or a longer learning_rate_warmup, or look at these records"
+                "again with a smaller learning_rate or a longer learning_rate_warmup, or check these records"
             )
 
     # ---- validation, checkpoints, the end
@@ -324,7 +324,7 @@ class StageTrainer:
     def _validate(self) -> None:
         """Measure on the validation split; keep the best weights and count towards stopping."""
         self._write_rows()
-        # Several processes have unlike numbers of batches; they stop between steps only.
+        # Several processes have different numbers of batches; they stop between steps only.
         between = self._stop_if_asked if self.processes.count == 1 else None
         metrics = validate(self.objective, self.validation, self.limit, self.processes, between)
         if not math.isfinite(metrics["loss"]):
@@ -336,7 +336,7 @@ class StageTrainer:
         self._log({"event": "validation", "step": self.step, **metrics})
         if self.step < self.objective.warmup_steps + self.objective.ramp_steps:
             return
-        # Where each record has its own choices there is no macro-F1: accuracy picks the checkpoint (ours).
+        # If each record has its own choices there is no macro-F1: accuracy selects the checkpoint (ours).
         self.selection = self.stage.selection if self.stage.selection in metrics else "accuracy"
         value, sign = metrics[self.selection], -1 if self.selection == "rationale_loss" else 1
         if self.best_value is None or sign * value > sign * self.best_value:
@@ -378,10 +378,10 @@ class StageTrainer:
         return path
 
     def _stop_if_asked(self) -> None:
-        """Raise `Interrupted` where a signal asked to stop, with a checkpoint written."""
+        """If a signal asked to stop, write a checkpoint and raise `Interrupted`."""
         received = self.context.signals.received
         if self.processes.count > 1:
-            # All must stop at the same step; they agree where they meet anyway.
+            # All must stop at the same step; they agree at a step where they synchronise anyway.
             if self.step % LOG_TOGETHER:
                 return
             received = max((number for number in self.processes.gather(received) if number), default=None)
@@ -400,7 +400,7 @@ class StageTrainer:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What the bundle says of the stage."""
+        """The bundle's summary of the stage."""
         return {
             "steps": self.step,
             "selection": self.selection,

@@ -1,6 +1,6 @@
-"""What the validation split is for: to pick a checkpoint by, and to calibrate the finished model.
+"""What the validation split is for: to select a checkpoint, and to calibrate the finished model.
 
-A checkpoint is picked by losses with gold conditioning labels, accuracy and macro-F1.
+A checkpoint is selected by losses with gold conditioning labels, accuracy and macro-F1.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def validate(
 ) -> dict[str, float]:
     """Token-mean losses; accuracy and, over a declared label set, macro-F1. The same on every process.
 
-    `between_batches` may raise to break off.
+    `between_batches` may raise to stop early.
     """
     stage, encoder = objective.stage, objective.encoder
     model = objective.scorer()
@@ -62,7 +62,7 @@ def validate(
                     sums["label_loss"] += float(loss)
                     candidates = [encoder.candidates(example.choices) for example in examples]
                     best = best_labels(score_labels(model, states, batch.attention_mask, candidates))
-                    found += [(row, e.choices[own]) for row, e, own in zip(rows, examples, best(), strict=True)]
+                    found += [(row, e.choices[index]) for row, e, index in zip(rows, examples, best(), strict=True)]
                 if stage.learns_rationales and any(len(example.rationale) for example in examples):
                     batch, _ = objective.explain_batch(examples, [example.label for example in examples])
                     sums["rationale_loss"] += float(objective.rationale_loss(batch, 1, model))
@@ -80,7 +80,7 @@ def validate(
 
 
 def _scores(examples: Sequence[Example], predicted: Sequence[str], labels: LabelSet) -> dict[str, float]:
-    """Accuracy, and macro-F1 where labels are common to all records."""
+    """Accuracy, and macro-F1 if labels are common to all records."""
     judged = Examples(
         [Record(example.id, "", example.label, choices=example.choices) for example in examples],
         [Prediction(example.id, label) for example, label in zip(examples, predicted, strict=True)],
@@ -94,7 +94,7 @@ def _scores(examples: Sequence[Example], predicted: Sequence[str], labels: Label
 
 
 def calibrate(model: Any, features: SplitFeatures) -> Calibration:
-    """Fit the probabilities of a finished model, scored by the engine that runs it at use."""
+    """Calibrate the probabilities of a finished model, scored by the engine that runs it in use."""
     encoder = features.encoder
     engine = TorchEngine(model, encoder.tokenizer)
     gold = np.zeros(len(features), int)

@@ -1,12 +1,12 @@
-"""Runs an experiment cell by cell, each in processes of its own, and compares what came out.
+"""Runs an experiment cell by cell, each in its own processes, and compares the results.
 
-    OUT/cells/CELL/train.toml, evaluation.toml   what a cell is trained and evaluated by
-    OUT/cells/CELL/run/, results/               what `r2d train` and `r2d evaluate` make of it
-    OUT/cells/CELL/log.txt                      what they said
-    OUT/comparison.json, report.html            the comparison; tables/, plots/ (a folder a family if there are several)
+    OUT/cells/CELL/train.toml, evaluation.toml   the configuration and evaluation settings of a cell
+    OUT/cells/CELL/run/, results/               what `r2d train` and `r2d evaluate` wrote
+    OUT/cells/CELL/log.txt                      what they printed
+    OUT/comparison.json, report.html            the comparison; tables/, plots/ (a folder per family if several)
 
-A cell whose results are there is not run again, one that was broken off goes on from its newest checkpoint, and cells
-with the same Stage 1 take it over from the first of them that has finished.
+A cell with results is not run again, an interrupted one resumes from its newest checkpoint, and cells with the same
+Stage 1 take it over from the first of them that has finished.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from reason2decide.workflows.compare import write_comparison
 from reason2decide.workflows.experiment import Cell, Experiment, slug
 
 POLL_SECONDS = 0.2
-LAST_LINES = 5  # ours: of a failed cell's log that are shown
+LAST_LINES = 5  # ours: lines shown of a failed cell's log
 
 
 class CellsFailed(Reason2DecideError):
-    """Some cells of an experiment did not end well; the others were compared."""
+    """Some cells of an experiment failed; the others were compared."""
 
 
 @dataclass
 class _Running:
-    """A cell at work: its process, the commands that come after it, the steps it trains."""
+    """A running cell: its process, the commands that come after it, the steps it trains."""
 
     cell: Cell
     process: subprocess.Popen[bytes]
@@ -61,7 +61,7 @@ class _State:
 
 
 def describe(experiment: Experiment, out: Path) -> str:
-    """What a run would do: its cells, what is done of them, and their cost as far as it is known."""
+    """Describe what a run would do: its cells, which of them are done, and their time as far as it is known."""
     known = _seconds_by_base(experiment, out)
     lines, total, unknown = [], 0.0, 0
     for cell in experiment.cells:
@@ -86,28 +86,28 @@ def describe(experiment: Experiment, out: Path) -> str:
 
 
 def _seconds_by_base(experiment: Experiment, out: Path) -> dict[str, float]:
-    """Mean seconds a step of finished cells, by base, from their logs."""
+    """Mean seconds per step of finished cells, by base."""
     sums: dict[str, list[float]] = {}
     for cell in experiment.cells:
         file = _folder(out, cell) / "seconds.json"
         if file.is_file():
             content = json.loads(file.read_text("utf-8"))
-            own = sums.setdefault(cell.config.base_name, [0.0, 0.0])
-            own[0] += content["seconds"]
-            own[1] += content["steps"]
+            totals = sums.setdefault(cell.config.base_name, [0.0, 0.0])
+            totals[0] += content["seconds"]
+            totals[1] += content["steps"]
     return {base: seconds / steps for base, (seconds, steps) in sums.items() if steps}
 
 
 def run_experiment(experiment: Experiment, out: Path, *, jobs: int = 1, resamples: int = RESAMPLES) -> list[Comparison]:
-    """Run every cell that is not done, then compare the systems of each family and write that into `out`.
+    """Run every cell that is not done, then compare the systems of each family and write the comparison into `out`.
 
     Args:
-        jobs: cells at work at the same time; with several devices in CUDA_VISIBLE_DEVICES they take these in turn.
+        jobs: cells to run at the same time; with several devices in CUDA_VISIBLE_DEVICES they take these in turn.
 
     Raises:
-        CellsFailed: some cells failed; the rest was compared, if that was possible.
-        Interrupted: a signal asked to stop; cells at work have saved.
-        ConfigError: `out` holds cells of an experiment that was configured otherwise.
+        CellsFailed: some cells failed; the rest were compared, if possible.
+        Interrupted: a signal asked to stop; running cells have saved.
+        ConfigError: `out` contains cells of an experiment with another configuration.
     """
     for path in {cell.config.dataset for cell in experiment.cells}:
         DatasetFolder.open(path).verify()
@@ -123,29 +123,29 @@ def run_experiment(experiment: Experiment, out: Path, *, jobs: int = 1, resample
                 time.sleep(POLL_SECONDS)
                 _collect(out, state, jobs)
                 if signals.received is not None:
-                    raise Interrupted(signals.received, "cells at work have saved; the same command goes on with them")
+                    raise Interrupted(signals.received, "running cells have saved; the same command resumes them")
         finally:
             _stop(state)
     comparisons = _compare(experiment, out, state, resamples)
     if state.failed:
         shown = "\n".join(f"{name}:\n{tail}" for name, tail in state.failed.items())
         raise CellsFailed(
-            f"{len(state.failed)} of {len(experiment.cells)} cells failed; run the same command again to go on with "
+            f"{len(state.failed)} of {len(experiment.cells)} cells failed; run the same command again to resume "
             f"them. Their logs are in {out / 'cells'}/CELL/log.txt and end in:\n{shown}"
         )
     return comparisons
 
 
 def is_complete(out: Path, cell: Cell) -> bool:
-    """Whether a cell's results are there."""
+    """Whether a cell has results."""
     return (_folder(out, cell) / "results" / RESULTS).is_file()
 
 
 def first_with_same_stage(cells: Sequence[Cell], cell: Cell) -> Cell:
-    """The first cell whose first stage is just that of `cell` (perhaps itself), and is followed by another."""
+    """The first cell (perhaps `cell`) whose first stage equals that of `cell` and is followed by another stage."""
     if len(cell.config.stages()) < 2:
         return cell
-    return next(own for own in cells if len(own.config.stages()) > 1 and _stage_key(own) == _stage_key(cell))
+    return next(other for other in cells if len(other.config.stages()) > 1 and _stage_key(other) == _stage_key(cell))
 
 
 def _stage_key(cell: Cell) -> str:
@@ -159,12 +159,12 @@ def _folder(out: Path, cell: Cell) -> Path:
 
 
 def _prepare(out: Path, cell: Cell, settings: Settings) -> None:
-    """Write what a cell is trained and evaluated by, or check that the configuration there is the same."""
+    """Write a cell's configuration and evaluation settings, or check that its existing configuration is the same."""
     file = _folder(out, cell) / "train.toml"
     if file.is_file():
         if load_config(file) != cell.config:
             raise ConfigError(
-                f"{file} is configured otherwise than this experiment; give another --out, or remove that cell"
+                f"{file} differs from the configuration of this experiment; give another --out, or remove that cell"
             )
         return
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -178,10 +178,10 @@ def _start_ready(experiment: Experiment, out: Path, state: _State, jobs: int) ->
     for cell in list(state.waiting):
         if len(state.running) >= jobs:
             return
-        same = [own for own in experiment.cells if own is not cell and _same_first_stage(own, cell)]
+        same = [other for other in experiment.cells if other is not cell and _same_first_stage(other, cell)]
         if any(running.cell in same for running in state.running):
             continue  # its Stage 1 is being trained: better to wait for it than to train it twice
-        source = next((own for own in same if is_complete(out, own)), None)
+        source = next((other for other in same if is_complete(out, other)), None)
         state.waiting.remove(cell)
         taken = [running.device for running in state.running]
         device = min(filter(None, devices), key=taken.count, default=None)
@@ -239,13 +239,13 @@ def _collect(out: Path, state: _State, jobs: int) -> None:
         if code == 0:
             say(f"{running.cell.name}: done after {(time.monotonic() - running.started) / 60:.1f} minutes")
         else:
-            warn(f"{running.cell.name}: failed with code {code}; the others go on")
+            warn(f"{running.cell.name}: failed with code {code}; the others continue")
             lines = (folder / "log.txt").read_text("utf-8", "replace").splitlines()[-LAST_LINES:]
             state.failed[running.cell.name] = "\n".join(f"    {line}" for line in lines)
 
 
 def _stop(state: _State) -> None:
-    """Let cells that are still at work save and end: only where this process was interrupted are there any."""
+    """Let running cells save and end; there are some only if this process was interrupted."""
     for running in state.running:
         running.process.send_signal(signal.SIGTERM)
     for running in state.running:
@@ -253,7 +253,7 @@ def _stop(state: _State) -> None:
 
 
 def _compare(experiment: Experiment, out: Path, state: _State, resamples: int) -> list[Comparison]:
-    """Compare each family, as far as its cells are there."""
+    """Compare each family, as far as its cells are complete."""
     others = [load_system(other.name, other.folders) for other in experiment.others]
     comparisons = []
     for family in experiment.families:
@@ -269,6 +269,6 @@ def _compare(experiment: Experiment, out: Path, state: _State, resamples: int) -
         except DataError:
             if not state.failed:
                 raise
-            continue  # too few cells are left; that they failed is what must be told
+            continue  # too few cells are left; their failure is what is reported
         comparisons.append(found)
     return comparisons

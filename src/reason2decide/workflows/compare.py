@@ -1,4 +1,4 @@
-"""Compares systems and writes what came out as files."""
+"""Compares systems and writes the results as files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`r2d demo`: simulated calls, the paper's method on a small base, its results, and three calls decided on screen."""
+"""`r2d demo`: synthetic calls, the paper's method on a small base, its results, and three calls decided on screen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reason2decide.training.config import parse_config
 from reason2decide.training.run import train
 from reason2decide.workflows.evaluate import evaluate_bundle
 
-# Ours, found by trial on two cores (docs/results.md); a base of millions of parameters wants the paper's settings.
+# Ours, found by trial on two cores (docs/results.md); a base of millions of parameters needs the paper's settings.
 TRAINING_CALLS = 12_000
 SETTINGS = {
     "method": "r2d",
@@ -33,7 +33,7 @@ SETTINGS = {
     "lengths": {"input": 256, "rationale": 96},
 }
 
-PROBED_CALLS = 100  # ours: on how many the model is asked more about its rationales, to keep the demo short
+PROBED_CALLS = 100  # ours: number of calls to probe, which keeps the demo short
 
 CALLS = (
     "34 yo F calls about sore throat for 2 days. it is mild. pt denies trouble breathing. drinks enough water and tea.",
@@ -43,7 +43,7 @@ CALLS = (
 
 
 def demo(out: Path, *, force: bool = False) -> None:
-    """Simulate, train, evaluate, report and decide, all within the folder `out`.
+    """Make synthetic calls, train, evaluate, report and decide, all within the folder `out`.
 
     Raises:
         OutputError: `out` exists and `force` is false.

@@ -1,4 +1,4 @@
-"""From a bundle, or from anybody's predictions, to a folder of results: decide, ask, measure, report."""
+"""From a bundle, or from any system's predictions, to a folder of results: decide, probe, measure, report."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def evaluate_bundle(
     """Decide the records of a split with a bundle, and write the results folder `out` (`results.py` lists its files).
 
     Args:
-        settings: without a `rationale_source` that of the model's last stage is taken.
+        settings: without a `rationale_source`, that of the model's last stage is used.
         card_answers: what the model card cannot know by itself (`model_card.read_answers`).
 
     Raises:
@@ -72,7 +72,7 @@ def evaluate_bundle(
 def decide_split(
     predictor: Predictor, dataset: DatasetFolder, settings: Settings, card_answers: Mapping[str, str] = {}
 ) -> Decisions:
-    """Decide a split with a bundle, and ask the model about the rationales it wrote.
+    """Decide a split with a bundle, and probe the model about its rationales.
 
     Raises:
         DataError: the dataset's labels are not the model's.
@@ -86,7 +86,7 @@ def decide_split(
         warn(f"{predictor.cut_texts} texts were cut to the model's {manifest.lengths.input} tokens")
     probes = None
     if settings.probed and predictor.explains:
-        say(f"asking the model about its rationales, for at most {settings.probed} records")
+        say(f"probing the model about its rationales, for at most {settings.probed} records")
         probes = probe_model(predictor, records, predictions, seed=settings.seed, limit=settings.probed)
     return Decisions(
         f"{manifest.method} ({manifest.base})",
@@ -111,13 +111,13 @@ def evaluate_predictions(
     probes: Sequence[Probe] | None = None,
     force: bool = False,
 ) -> Results:
-    """Measure anybody's predictions and write the results folder `out`.
+    """Measure any system's predictions and write the results folder `out`.
 
     Args:
-        settings: without a `rationale_source` the dataset's is taken where it has a single one.
+        settings: without a `rationale_source`, the dataset's is used if it has a single one.
         system: its name.
         validation: predictions of the same system on the validation split: they fit temperature, threshold and sets.
-        probes: what else was asked about the predictions.
+        probes: further answers about the predictions.
 
     Raises:
         DataError: the dataset, its split or the predictions do not fit.
@@ -137,14 +137,14 @@ def decided_elsewhere(
     validation: Sequence[Prediction] | None = None,
     probes: Sequence[Probe] | None = None,
 ) -> Decisions:
-    """Anybody's predictions, calibrated where there are some on validation; as `evaluate_predictions`."""
+    """Any system's predictions, calibrated if there are some on validation; as `evaluate_predictions`."""
     sources = dataset.info.rationale_sources
     if settings.rationale_source is None and len(sources) == 1:
         settings = replace(settings, rationale_source=sources[0])
     calibration = None
     if validation is not None:
         calibration = fit_calibration(validation, dataset)
-        predictions = [_calibrated(own, calibration.temperature) for own in predictions]
+        predictions = [_calibrated(prediction, calibration.temperature) for prediction in predictions]
     return Decisions(system, predictions, settings, calibration, probes)
 
 
@@ -160,8 +160,8 @@ def evaluate_file(
 ) -> Results:
     """Measure a `predictions.jsonl` and write the results folder `out`; as `evaluate_predictions`.
 
-    Probes that lie beside the file (`probes.jsonl`) are used, so that results of ours can be measured again. The system
-    has the file's name unless another is given.
+    Probes next to the file (`probes.jsonl`) are used, so that a results folder can be measured again. The system has
+    the file's name unless another is given.
     """
     require_absent(out, RESULTS, force=force)
     beside = file.parent / PROBES
@@ -178,18 +178,18 @@ def evaluate_file(
 
 
 def fit_calibration(predictions: Sequence[Prediction], dataset: DatasetFolder) -> Calibration:
-    """What a system's predictions on the validation split say of its probabilities.
+    """Calibrate a system's probabilities by its predictions on the validation split.
 
     Raises:
         DataError: they do not fit the validation split, or have no probabilities.
     """
     examples = align(predictions, dataset.split("validation"), dataset.info.labels, None, "validation")
     pairs = zip(examples.records, examples.predictions, strict=True)
-    given = [(record, own.probabilities) for record, own in pairs if own.probabilities is not None]
+    given = [(record, p) for record, prediction in pairs if (p := prediction.probabilities) is not None]
     if not given:
-        raise DataError("the predictions on validation have no probabilities, so nothing can be calibrated by them")
-    scores = [log_probabilities(own) for _, own in given]
-    return Calibration.fit(scores, [list(own).index(record.label or "") for record, own in given])
+        raise DataError("the predictions on validation have no probabilities, so they cannot calibrate anything")
+    scores = [log_probabilities(p) for _, p in given]
+    return Calibration.fit(scores, [list(p).index(record.label or "") for record, p in given])
 
 
 def _calibrated(prediction: Prediction, temperature: float) -> Prediction:
@@ -200,10 +200,10 @@ def _calibrated(prediction: Prediction, temperature: float) -> Prediction:
 
 
 def opened(path: Path, settings: Settings) -> DatasetFolder:
-    """The dataset, its files those that were imported, with the rationale source that is asked for.
+    """Open a dataset, and check that its files are unchanged and that it has the rationale source asked for.
 
     Raises:
-        DataError: one of these is not so.
+        DataError: it is not a dataset, or a check fails.
     """
     dataset = DatasetFolder.open(path)
     dataset.verify()
@@ -213,7 +213,7 @@ def opened(path: Path, settings: Settings) -> DatasetFolder:
 
 
 def measure(decided: Decisions, dataset: DatasetFolder) -> Evaluation:
-    """Every metric of the decisions, with what simulators read out of their rationales.
+    """Every metric of the decisions, with what simulators read from their rationales.
 
     Raises:
         DataError: the predictions do not fit the split.
@@ -275,9 +275,9 @@ def _report(folder: Path, evaluation: Evaluation, decided: Decisions) -> None:
 def _with_simulators(
     decided: Decisions, dataset: DatasetFolder, records: JsonlRecords
 ) -> tuple[Sequence[Probe] | None, tuple[str, ...]]:
-    """The probes with what simulators answer, and why these could not be asked."""
+    """The probes with the simulators' answers, and why simulators could not be asked."""
     source = decided.settings.rationale_source
-    if source is None or all(own.rationale is None for own in decided.predictions):
+    if source is None or all(prediction.rationale is None for prediction in decided.predictions):
         return decided.probes, ()
     if "train" not in dataset.hashes:
         return decided.probes, ("simulators: not asked: the dataset has no training split",)
@@ -286,7 +286,7 @@ def _with_simulators(
         simulators = Simulators.fit(dataset.split("train"), dataset.info.labels, source)
     except (NotComputed, UserError) as reason:
         return decided.probes, (f"simulators: not asked: {reason}",)
-    by_id = {own.id: own for own in decided.predictions}
+    by_id = {prediction.id: prediction for prediction in decided.predictions}
     predictions = [by_id[record.id] for record in records if record.id in by_id]
     probe_of = {probe.id: probe for probe in decided.probes or ()}
     answered = [record for record in records if record.id in by_id]
@@ -308,6 +308,6 @@ def _description(manifest: Manifest) -> dict[str, str]:
         "Method": manifest.method,
         "Base": manifest.base,
         "Trained on": str(manifest.dataset["name"]),
-        "Rationale sources": ", ".join(f"{stage}: {own}" for stage, own in sources.items()) or "none",
+        "Rationale sources": ", ".join(f"{stage}: {source}" for stage, source in sources.items()) or "none",
         "Created": manifest.created,
     }

@@ -1,7 +1,7 @@
 """An experiment as data: a training configuration, the axes that vary, and the cells of their product.
 
 name = "methods"
-reference = "sft"                      # the system that others are compared with
+reference = "sft"                      # the system the others are compared with
 [training]                             # as in a training configuration; a table by stage may name
 dataset = "data"                       # the stages of all methods
 steps = {stage1 = 500, stage2 = 500, sft = 1000, dss = 1000}
@@ -29,7 +29,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reason2decide.errors import ConfigError
-from reason2decide.evaluation.settings import Settings, parse_settings
+from reason2decide.evaluation.settings import Settings, parse_settings, with_paths_from
 from reason2decide.method.methods import METHODS
 from reason2decide.training.config import Config, apply_override, parse_config, resolve_paths
 
@@ -37,7 +37,7 @@ AXES = ("method", "base", "rationale_source", "train_records", "seed")
 
 
 class OtherResults(BaseModel):
-    """A system that was evaluated elsewhere: one results folder a seed."""
+    """A system that was evaluated elsewhere: one results folder per seed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -87,10 +87,10 @@ class Experiment:
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read an experiment file, with `a.b=c` overrides; relative paths start at the file.
+    """Read an experiment file, with `a.b=c` overrides; relative paths start at the file's folder.
 
     Raises:
-        ConfigError: the file is missing or no TOML; a key is unknown; an axis, or a cell's configuration, is wrong.
+        ConfigError: the file is missing or not valid TOML, a key is unknown, or an axis or a configuration is wrong.
     """
     if not path.is_file():
         raise ConfigError(f"{path} is not a file; expected an experiment in TOML")
@@ -101,6 +101,8 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     training = content.get("training")
     if isinstance(training, dict):
         resolve_paths(training, path.parent)
+    if isinstance(content.get("evaluation"), dict):
+        content["evaluation"] = with_paths_from(content["evaluation"], path.parent.resolve())
     for base in (content.get("grid") or {}).get("base", ()):
         if isinstance(base, str) and base.startswith(("./", "../")):
             bases = content["grid"]["base"]
@@ -114,7 +116,7 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
 
 
 def parse_experiment(content: Mapping[str, Any], where: str) -> Experiment:
-    """Check an experiment's content and form its cells; `where` begins the message of what is wrong.
+    """Check an experiment's content and form its cells; `where` begins the error message.
 
     Raises:
         ConfigError: as `load_experiment`.
@@ -130,7 +132,7 @@ def parse_experiment(content: Mapping[str, Any], where: str) -> Experiment:
         if axis not in AXES:
             near = difflib.get_close_matches(axis, AXES, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(f"{where}: grid.{axis} is no axis; {hint}axes are {', '.join(AXES)}")
+            raise ConfigError(f"{where}: grid.{axis} is not an axis; {hint}axes are {', '.join(AXES)}")
         if not values or any(values.count(value) > 1 for value in values):
             raise ConfigError(f"{where}: grid.{axis} = {values}: expected different values, at least one")
     axes = [axis for axis in AXES if axis in file.grid]
@@ -140,24 +142,26 @@ def parse_experiment(content: Mapping[str, Any], where: str) -> Experiment:
         point = dict(zip(axes, combination, strict=True))
         system = " ".join(_word(axis, point[axis]) for axis in naming if axis in point)
         name = f"{system} seed {point['seed']}" if "seed" in point else system
-        own = {**file.training, **point}
-        config = parse_config(_for_method(own), f"{where}, cell {name!r}")
+        training = {**file.training, **point}
+        config = parse_config(_for_method(training), f"{where}, cell {name!r}")
         cells.append(Cell(slug(name), system, point, config))
     names = [cell.name for cell in cells]
     if len(set(names)) < len(names):
-        raise ConfigError(f"{where}: two cells have the name {max(names, key=names.count)!r}; reword the axes' values")
+        raise ConfigError(f"{where}: two cells are named {max(names, key=names.count)!r}; reword the axes' values")
     families = _families(file, cells, where)
     settings = parse_settings(file.evaluation, f"{where}, [evaluation]")
     return Experiment(file.name, tuple(cells), tuple(families), settings, file.results)
 
 
 def _families(file: _File, cells: Sequence[Cell], where: str) -> list[Family]:
-    """All systems in one family where the reference is named; else those that differ in the reference's axes only."""
+    """One family of all systems if the reference is a name; else families that differ in the reference's axes only."""
     if isinstance(file.reference, str):
         systems = _by_system(cells)
         known = {*systems, *(other.name for other in file.results)}
         if file.reference not in known:
-            raise ConfigError(f"{where}: reference = {file.reference!r} is no system; choose one of {sorted(known)}")
+            raise ConfigError(
+                f"{where}: reference = {file.reference!r} is not one of the systems; choose one of {sorted(known)}"
+            )
         return [Family("", file.reference, systems)]
     for axis, value in file.reference.items():
         if value not in file.grid.get(axis, []):
@@ -169,10 +173,10 @@ def _families(file: _File, cells: Sequence[Cell], where: str) -> list[Family]:
     return [
         Family(
             name,
-            next(c.system for c in own if all(c.point[axis] == v for axis, v in file.reference.items())),
-            _by_system(own),
+            next(c.system for c in members if all(c.point[axis] == v for axis, v in file.reference.items())),
+            _by_system(members),
         )
-        for name, own in common.items()
+        for name, members in common.items()
     ]
 
 
@@ -184,7 +188,7 @@ def _by_system(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
 
 
 def slug(name: str) -> str:
-    """A name that folders may have."""
+    """A name in the characters that folder names may have."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
 
 
@@ -193,8 +197,8 @@ def _for_method(content: dict[str, Any]) -> dict[str, Any]:
     method = METHODS.get(str(content.get("method")))
     if method is None:
         return content
-    own = {stage.name for stage in method.stages}
-    foreign = {stage.name for other in METHODS.values() for stage in other.stages} - own
+    stages = {stage.name for stage in method.stages}
+    foreign = {stage.name for other in METHODS.values() for stage in other.stages} - stages
     found = {}
     for key, value in content.items():
         if isinstance(value, dict) and set(value) & foreign:
@@ -209,5 +213,5 @@ def _word(axis: str, value: Any) -> str:
     if axis == "train_records":
         return f"n={value}"
     if isinstance(value, dict):
-        return ">".join(str(own) for own in value.values())
+        return ">".join(map(str, value.values()))
     return Path(value).name if axis == "base" else str(value)

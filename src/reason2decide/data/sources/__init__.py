@@ -1,5 +1,5 @@
-"""One module per origin of records.
+"""One module for each source of records.
 
-To add a source, write `sources/NAME.py`, whose function hands its records to `writing.write_import`, and give it a
-command in `cli/data.py`. `writing` spools, splits, sorts and writes; a source only says what a record is.
+To add a source, write `sources/NAME.py`, whose function passes its records to `writing.write_import`, and add a
+command in `cli/data.py`. `writing` spools, splits, sorts and writes; a source only defines what a record is.
 """

@@ -1,7 +1,7 @@
-"""Records from BioASQ Task B files: the yes/no questions, their snippets and ideal answers.
+"""Import records from BioASQ Task B files: the yes/no questions, their snippets and ideal answers.
 
 The format is that of the task's guidelines (participants-area.bioasq.org): `{"questions": [{"id", "type", "body",
-"exact_answer", "ideal_answer", "snippets": [{"text"}]}]}`. The files need a registration there.
+"exact_answer", "ideal_answer", "snippets": [{"text"}]}]}`. Downloading the files requires registration there.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def import_bioasq(
 ) -> Imported:
     """Import the yes/no questions of BioASQ Task B files as a dataset; the notes say what was left out and why.
 
-    The text is the question and each snippet once. The rationale, of source `human`, is the ideal answer, the first
-    where several are listed: the others say the same in other words. Of a question that occurs again (the training
-    files of each year hold those of the years before) the first is kept.
+    The text is the question and each snippet once. The rationale, of source `human`, is the ideal answer, or the first
+    of several: the others say the same in other words. If a question occurs again (the training files of each year
+    contain those of earlier years), the first is kept.
 
     Raises:
-        DataError: a file is not of this format, holds no yes/no question with an answer, or has one class only.
+        DataError: a file is not of this format, has no yes/no question with an answer, or has only one class.
         OutputError: `out` exists and `force` is false.
     """
     left_out: Counter[str] = Counter()
@@ -76,12 +76,12 @@ def _records(paths: Sequence[Path], left_out: Counter[str]) -> Iterator[tuple[st
             else:
                 record = _record(where, question, answer)
                 if record.id in seen:
-                    left_out["the same id came before"] += 1
+                    left_out["their id occurs earlier"] += 1
                 else:
                     seen.add(record.id)
                     yield where, record
     if not seen:
-        reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.most_common()) or "no questions at all"
+        reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.most_common()) or "no questions found"
         raise DataError(f"no yes/no question with an answer in {', '.join(map(str, paths))}: {reasons}")
 
 
@@ -93,14 +93,14 @@ def _questions(path: Path) -> list[Any]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); convert it first") from None
     if not isinstance(content, dict) or not isinstance(content.get("questions"), list):
-        raise DataError(f"{path} is no BioASQ Task B file; expected an object with a list of 'questions'")
+        raise DataError(f"{path} is not a BioASQ Task B file; expected an object with a list of 'questions'")
     questions: list[Any] = content["questions"]
     return questions
 
 
 def _record(where: str, question: Mapping[str, Any], answer: str) -> Record:
     if not isinstance(question.get("body"), str) or not question["body"].strip():
-        raise DataError(f"{where}: the question's 'body' is empty; give it one or leave the question out")
+        raise DataError(f"{where}: the question's 'body' is empty; fill it in or leave the question out")
     try:
         snippets = [snippet["text"].strip() for snippet in question.get("snippets") or ()]
     except (TypeError, KeyError, AttributeError):
@@ -118,7 +118,7 @@ def _record(where: str, question: Mapping[str, Any], answer: str) -> Record:
 
 
 def _answer(exact: object) -> str | None:
-    """`yes` or `no` from "yes", "Yes." or ["yes"], as the task's files of different years have it."""
+    """Read `yes` or `no` from "yes", "Yes." or ["yes"], as in the task's files of different years."""
     if isinstance(exact, list) and len(exact) == 1:
         exact = exact[0]
     answer = exact.strip(" .").lower() if isinstance(exact, str) else None

@@ -1,4 +1,4 @@
-"""Answer choices: lifting them out of a text, and finding the one that a label means."""
+"""Extract answer choices from a text, and find the one that a label means."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ STYLES = (r"{0}[.)]\s", r"\({0}\)\s")  # "A. fever" or "A) fever"; "(a) fever"
 
 
 def lift_choices(text: str) -> tuple[str, tuple[str, ...]] | None:
-    """Part a text into what stands before "Answer Choices:" and the choices behind it; None if it has no such list.
+    """Split a text into the part before "Answer Choices:" and the choices after it; None if it has no such list.
 
-    Choices are lettered from A, as "A. ..." (MedReason) or "(a) ..." (the Distilling Step-by-Step data), on lines of
-    their own or in a row. A choice listed twice is kept once.
+    Choices are lettered from A, as "A. ..." (MedReason) or "(a) ..." (the Distilling Step-by-Step data), on
+    separate lines or in a row. A choice listed twice is kept once.
     """
     headings = list(HEADING.finditer(text))
     if not headings:
         return None
     question, listed = text[: headings[-1].start()], text[headings[-1].end() :]
-    if listed.endswith('\n"'):  # MedReason holds rows with a stray quotation mark below the choices
+    if listed.endswith('\n"'):  # MedReason has rows with a stray quotation mark below the choices
         listed = listed[:-1]
     for style in STYLES:
         for before in (r"(?m:^)[ \t]*", r"(?:^|(?<=\s))"):
@@ -31,7 +31,7 @@ def lift_choices(text: str) -> tuple[str, tuple[str, ...]] | None:
 
 
 def _lettered(listed: str, style: str) -> list[str]:
-    """The pieces of `listed` behind the markers A, B, C, ... of one style, as far as the letters go on."""
+    """The pieces of `listed` after the markers A, B, C, ... of one style, up to the first missing letter."""
     bounds: list[re.Match[str]] = []
     for letter in ascii_uppercase:
         marker = re.compile(style.format(f"[{letter}{letter.lower()}]"))
@@ -44,7 +44,7 @@ def _lettered(listed: str, style: str) -> list[str]:
 
 
 def match_choice(label: str, choices: Sequence[str]) -> str | None:
-    """The choice that `label` means: the equal one, else the only one equal but for case, space or final marks."""
+    """The choice that `label` means: the equal one, else the only one equal apart from case, space or final marks."""
     if label in choices:
         return label
     alike = [choice for choice in choices if _plain(choice) == _plain(label)]

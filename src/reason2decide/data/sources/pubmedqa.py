@@ -1,4 +1,4 @@
-"""Records from PubMedQA files (github.com/pubmedqa/pubmedqa): labelled, artificial and unlabelled ones alike.
+"""Import records from PubMedQA files (github.com/pubmedqa/pubmedqa): labelled, artificial and unlabelled.
 
 A file is one JSON object of PMID -> {"QUESTION", "CONTEXTS", "LABELS", "LONG_ANSWER", "final_decision"}; the
 unlabelled file has no `final_decision`.
@@ -20,7 +20,7 @@ from reason2decide.errors import DataError, UserError
 from reason2decide.files import new_file, require_absent
 
 LABELS = ("yes", "no", "maybe")
-# Of what is not test. The official cross-validation also trains on 450 questions and develops on 50.
+# Shares of the questions outside test. The official cross-validation also trains on 450 and develops on 50.
 OFFICIAL_SHARES = {"train": 0.9, "validation": 0.1}
 CHUNK = 1 << 20
 
@@ -40,16 +40,16 @@ def import_pubmedqa(
 
     The text is the question and its contexts under their section names; `LONG_ANSWER`, the authors' conclusion, is the
     rationale of source `human`; the group is the PMID. With `test_ids` (the official `test_ground_truth.json`) those
-    questions are the test split and `shares` is not used. Questions without `final_decision` carry no label: they go
-    to `unlabelled_out`, one record a line, or are left out. `out` None writes these only.
+    questions are the test split and `shares` is not used. Questions without `final_decision` have no label: they go
+    to `unlabelled_out`, one record per line, or are left out. With `out` None only these are written.
 
     Raises:
-        DataError: a file is not of this format, has no labelled question, or lacks a test id.
+        DataError: a file is not of this format or has no labelled question, or a test id is missing.
         UserError: neither `out` nor `unlabelled_out`.
         OutputError: an output exists and `force` is false.
     """
     if out is None and unlabelled_out is None:
-        raise UserError("nothing to write; give --out for a dataset, --unlabelled-out for records without a label")
+        raise UserError("nothing to write; give --out for a dataset or --unlabelled-out for records without a label")
     if out is not None:
         require_absent(out, force=force)
     wanted = _read_test_ids(test_ids) if test_ids else None
@@ -68,20 +68,20 @@ def import_pubmedqa(
                 yield where, record
         if not count and out is not None:
             raise DataError(
-                f"none of the {unlabelled} questions has a final_decision, so they carry no label and cannot form a "
+                f"none of the {unlabelled} questions has a final_decision, so they have no label and cannot form a "
                 "dataset; write them as plain records with --unlabelled-out FILE.jsonl instead of --out"
             )
 
     def assign(members: Sequence[Member]) -> Mapping[str, str]:
         if wanted is None:
             return split_records(members, shares, seed)
-        missing = sorted(wanted - {one.id for one in members})
+        missing = sorted(wanted - {item.id for item in members})
         if missing:
             raise DataError(
-                f"{len(missing)} of the {len(wanted)} test ids are not among the labelled questions, the first "
+                f"{len(missing)} of the {len(wanted)} test ids are not among the labelled questions, such as "
                 f"{missing[0]!r}; import the file they belong to (ori_pqal.json)"
             )
-        rest = split_records([one for one in members if one.id not in wanted], OFFICIAL_SHARES, seed)
+        rest = split_records([item for item in members if item.id not in wanted], OFFICIAL_SHARES, seed)
         return rest | dict.fromkeys(wanted, "test")
 
     with contextlib.ExitStack() as stack:
@@ -92,7 +92,7 @@ def import_pubmedqa(
         if out is None:
             left_out = sum(1 for _ in labelled(stream))
             if not unlabelled:
-                raise DataError("every question has a final_decision; import them as a dataset with --out")
+                raise DataError("every question has a final_decision; import the questions as a dataset with --out")
             note = f"wrote {unlabelled} records without a label to {unlabelled_out}"
             rest = (f"left out {left_out} labelled questions; they need --out",) if left_out else ()
             return Imported(None, (note, *rest))
@@ -113,19 +113,19 @@ def import_pubmedqa(
         )
     if not unlabelled:
         return Imported(dataset)
-    went = f"went to {unlabelled_out}" if unlabelled_out else "were left out (--unlabelled-out keeps them)"
-    return Imported(dataset, (f"{unlabelled} questions without a final_decision {went}",))
+    fate = f"went to {unlabelled_out}" if unlabelled_out else "were left out (--unlabelled-out keeps them)"
+    return Imported(dataset, (f"{unlabelled} questions without a final_decision {fate}",))
 
 
 def _read_test_ids(path: Path) -> set[str]:
-    """The keys of `test_ground_truth.json` (PMID -> answer), or a plain JSON list of PMIDs."""
+    """Read the keys of `test_ground_truth.json` (PMID -> answer), or a plain JSON list of PMIDs."""
     require_file(path)
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
         raise DataError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, (dict, list)) or not content:
-        raise DataError(f"{path} holds no test ids; expected an object of PMID -> answer or a list of PMIDs")
+        raise DataError(f"{path} has no test ids; expected an object of PMID -> answer or a list of PMIDs")
     return {str(pmid) for pmid in content}
 
 
@@ -144,7 +144,7 @@ def _record(where: str, pmid: str, item: object) -> Record:
     if decision is not None and decision not in LABELS:
         raise DataError(f"{where}: the final_decision is {decision!r}; expected one of {', '.join(LABELS)}")
     contexts, sections, answer = item.get("CONTEXTS") or [], item.get("LABELS") or [], item.get("LONG_ANSWER") or ""
-    if not all(_are_strings(own) for own in (contexts, sections, [answer])):
+    if not all(_are_strings(values) for values in (contexts, sections, [answer])):
         raise DataError(f"{where}: expected CONTEXTS and LABELS to be lists of strings and LONG_ANSWER a string")
     if len(sections) != len(contexts):
         sections = ["context"] * len(contexts)
@@ -164,7 +164,7 @@ def _are_strings(values: object) -> bool:
 
 
 def _items(path: Path) -> Iterator[tuple[str, Any]]:
-    """The members of a JSON object one at a time: the artificial file alone is half a gigabyte.
+    """Yield the members of a JSON object one at a time: the artificial file alone is half a gigabyte.
 
     Raises:
         DataError: not UTF-8, not valid JSON (with its line), or not an object.
@@ -173,7 +173,7 @@ def _items(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open(encoding="utf-8-sig") as stream:
         text = _Ahead(path, stream)
         if text.next_mark() != "{":
-            raise DataError(f"{path} is no PubMedQA file; expected one JSON object of PMID -> question")
+            raise DataError(f"{path} is not a PubMedQA file; expected one JSON object of PMID -> question")
         mark = text.next_mark() if text.peek() == "}" else ","
         while mark == ",":
             key = text.decode(decoder)
@@ -188,14 +188,14 @@ def _items(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 class _Ahead:
-    """A JSON text of which only the part not yet decoded is in memory."""
+    """A JSON text with only the part not yet decoded in memory."""
 
     def __init__(self, path: Path, stream: TextIO) -> None:
         self.path, self.stream = path, stream
         self.text, self.at, self.line = "", 0, 1
 
     def peek(self) -> str:
-        """The next character that is not white space, or "" at the end."""
+        """Return the next character that is not white space, or "" at the end."""
         while True:
             while self.at < len(self.text):
                 if not self.text[self.at].isspace():
@@ -205,13 +205,13 @@ class _Ahead:
                 return ""
 
     def next_mark(self) -> str:
-        """Take what `peek` shows."""
+        """Consume the character that `peek` shows."""
         mark = self.peek()
         self.at += len(mark)
         return mark
 
     def decode(self, decoder: json.JSONDecoder) -> Any:
-        """The next JSON value, reading on as long as it may be incomplete."""
+        """Decode the next JSON value, reading more while it may be incomplete."""
         self.peek()
         size = CHUNK
         while True:
@@ -221,7 +221,7 @@ class _Ahead:
             except json.JSONDecodeError as error:
                 if not self._read(size):
                     raise self.invalid(error.msg, error.pos) from None
-                size *= 2  # so that a long value is not decoded again for each chunk
+                size *= 2  # so that a long value is not decoded again for every chunk
 
     def invalid(self, message: str, at: int | None = None) -> DataError:
         line = self.line + self.text.count("\n", 0, self.at if at is None else at)

@@ -1,4 +1,4 @@
-"""Reading the rows of CSV, TSV, JSON Lines and Parquet files one at a time."""
+"""Read the rows of CSV, TSV, JSON Lines and Parquet files one at a time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from reason2decide.data.sources.writing import require_file
 from reason2decide.errors import DataError, UserError, require
 
 Row = dict[str, Any]
-ROWS_PER_BATCH = 1024  # ours: enough for Parquet to be fast, little enough to stay small in memory
+ROWS_PER_BATCH = 1024  # ours: large enough for Parquet to be fast, small enough for memory
 
 
 class Table(Protocol):
-    """A file of rows: the names of its columns, and its rows, each with where it stands."""
+    """A file of rows: the names of its columns, and its rows, each with its place in the file."""
 
     path: Path
 
@@ -27,9 +27,9 @@ class Table(Protocol):
 
 
 def open_table(path: Path, *, delimiter: str | None = None, encoding: str = "utf-8") -> Table:
-    """The file as a `Table`, its format taken from its extension.
+    """Open a file as a `Table`, with the format given by its extension.
 
-    `delimiter` None is the comma for .csv and the tab for .tsv. UTF-8 files may begin with a byte order mark.
+    `delimiter` None means a comma for .csv and a tab for .tsv. UTF-8 files may begin with a byte order mark.
 
     Raises:
         DataError: the file is missing, empty or a folder.
@@ -56,7 +56,7 @@ def open_table(path: Path, *, delimiter: str | None = None, encoding: str = "utf
 
 
 def known_encoding(encoding: str) -> str:
-    """The encoding as Python reads files in it; UTF-8 may begin with a byte order mark.
+    """The name Python reads files of this encoding under; UTF-8 may begin with a byte order mark.
 
     Raises:
         UserError: Python does not know it.
@@ -72,7 +72,7 @@ def known_encoding(encoding: str) -> str:
 
 @dataclass
 class CsvTable:
-    """CSV or TSV with a header line; quoted cells may hold the delimiter and line breaks."""
+    """CSV or TSV with a header line; quoted cells may contain the delimiter and line breaks."""
 
     path: Path
     delimiter: str
@@ -96,7 +96,7 @@ class CsvTable:
                     if len(cells) != len(header):
                         raise DataError(
                             f"{where}: {len(cells)} cells, but the header has {len(header)}; "
-                            "quote the cells that hold the delimiter"
+                            "quote the cells that contain the delimiter"
                         )
                     yield where, {name: cell for name, cell in zip(header, cells, strict=True) if name in columns}
             except csv.Error as error:
@@ -117,13 +117,13 @@ class CsvTable:
         if repeated:
             raise DataError(f"{self.path} has two columns named {repeated[0]!r}; rename one of them")
         if not header:
-            raise DataError(f"{self.path} is empty; expected a line of column names and rows")
+            raise DataError(f"{self.path} is empty; expected a header line of column names, then rows")
         return header
 
 
 @dataclass
 class JsonlTable:
-    """One JSON object a line; a key may be absent from some of them."""
+    """One JSON object per line; a key may be absent from some of them."""
 
     path: Path
     encoding: str
@@ -136,7 +136,7 @@ class JsonlTable:
             yield where, {name: value for name, value in row.items() if name in columns}
 
     def _objects(self) -> Iterator[tuple[str, Row]]:
-        # Only a line feed ends a line: other line separators may stand inside a JSON string.
+        # Only a line feed ends a line: other line separators may occur inside a JSON string.
         with self.path.open(encoding=self.encoding, newline="\n") as stream, _decoding(self.path, self.encoding):
             for number, line in enumerate(stream, 1):
                 if not line.strip():
@@ -146,7 +146,7 @@ class JsonlTable:
                     row = json.loads(line)
                 except json.JSONDecodeError as error:
                     raise DataError(
-                        f"{where}: not valid JSON ({error.msg} at column {error.colno}); expected one object a line"
+                        f"{where}: not valid JSON ({error.msg} at column {error.colno}); expected one object per line"
                     ) from None
                 if not isinstance(row, dict):
                     raise DataError(f"{where}: expected a JSON object, got {type(row).__name__}")
@@ -155,7 +155,7 @@ class JsonlTable:
 
 @dataclass
 class ParquetTable:
-    """A Parquet file, read batch by batch and only in the columns asked for."""
+    """A Parquet file, read in batches and only in the requested columns."""
 
     path: Path
 
@@ -181,9 +181,9 @@ class ParquetTable:
 
 @dataclass
 class MemoryTable:
-    """Rows that are in memory already: objects by column name; a key may be absent from some of them."""
+    """Rows already in memory: objects by column name; a key may be absent from some of them."""
 
-    path: Path  # what messages call it
+    path: Path  # its name in messages
     content: Sequence[Mapping[str, Any]]
 
     def columns(self) -> list[str]:
@@ -201,8 +201,8 @@ def _decoding(path: Path, encoding: str) -> Iterator[None]:
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise DataError(
-            f"{path} is not {encoding.removesuffix('-sig')}: it holds the byte 0x{byte:02x} ({error.reason}); "
-            "give its encoding with --encoding, for instance cp1252 (Western), cp1254 (Turkish) or utf-16"
+            f"{path} is not {encoding.removesuffix('-sig')}: it contains the byte 0x{byte:02x} ({error.reason}); "
+            "give its encoding with --encoding, such as cp1252 (Western), cp1254 (Turkish) or utf-16"
         ) from None
     except UnicodeError as error:
         raise DataError(f"{path} is not {encoding}: {error}; give its encoding with --encoding") from None

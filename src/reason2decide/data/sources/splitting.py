@@ -1,4 +1,4 @@
-"""Dividing records into train, validation and test: stratified by label, groups whole, by seed and ids only."""
+"""Divide records into train, validation and test: stratified by label, with whole groups, by seed and ids only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reason2decide.errors import DataError, UserError
 
 
 class Member(NamedTuple):
-    """What splitting needs to know of a record. Members of one `group` stay together."""
+    """What splitting needs to know about a record. Members of one `group` stay together."""
 
     id: str
     label: str
@@ -21,9 +21,9 @@ class Member(NamedTuple):
 
 
 def member(record: Record) -> Member:
-    """The record as a `Member`; without a group of its own, records of equal content are one group.
+    """Make a `Member` of a record; without a group, records of equal content form one.
 
-    So a text that occurs twice in the data cannot be in train and in test.
+    A text that occurs twice in the data therefore cannot be in both train and test.
     """
     assert record.label is not None
     group = f"group {record.group}" if record.group is not None else f"content {content_key(record)}"
@@ -31,7 +31,7 @@ def member(record: Record) -> Member:
 
 
 def content_key(record: Record) -> str:
-    """A digest of text and choices without regard to case and white space: equal keys are the same case."""
+    """A digest of text and choices that ignores case and white space: records with equal keys are the same case."""
     content = "\n".join([record.text, *sorted(record.choices or ())])
     return hashlib.blake2b(" ".join(content.casefold().split()).encode(), digest_size=12).hexdigest()
 
@@ -55,29 +55,31 @@ def parse_shares(text: str) -> dict[str, float]:
 
 
 def split_records(members: Iterable[Member], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Give each id a split. The result depends on the seed, the ids, their labels and groups, not on their order.
+    """Assign each id to a split. The result depends on the seed, ids, labels and groups, not on the order of records.
 
     Groups are taken in an order drawn by the seed, and each goes to the split that lacks most of its labels and of
-    records altogether. Each split so follows its share, per label and overall, to about the size of a group; labels
-    that occur once (open label sets) are spread by the overall share.
+    records overall. Each split thus matches its share, per label and overall, to within about the size of a group;
+    labels that occur once (open label sets) are spread by the overall share.
 
     Raises:
-        DataError: a split would stay empty.
+        DataError: a split would remain empty.
     """
     groups: dict[str, list[Member]] = defaultdict(list)
-    for one in members:
-        groups[one.group].append(one)
+    for item in members:
+        groups[item.group].append(item)
 
     def drawn(group: list[Member]) -> bytes:
-        first = min(one.id for one in group)
+        first = min(item.id for item in group)
         return hashlib.blake2b(f"{seed}\0{first}".encode(), digest_size=16).digest()
 
     names = list(shares)
-    lacking: dict[str, list[float]] = defaultdict(lambda: [0.0] * len(names))  # by label: share of those seen - given
+    lacking: dict[str, list[float]] = defaultdict(
+        lambda: [0.0] * len(names)
+    )  # by label: share of records seen - assigned
     lacking_overall = [0.0] * len(names)
     assigned: dict[str, str] = {}
     for group in sorted(groups.values(), key=drawn):
-        counts = Counter(one.label for one in group)
+        counts = Counter(item.label for item in group)
         for index, name in enumerate(names):
             for label, count in counts.items():
                 lacking[label][index] += shares[name] * count
@@ -91,7 +93,7 @@ def split_records(members: Iterable[Member], shares: Mapping[str, float], seed: 
         for label, count in counts.items():
             lacking[label][chosen] -= count
         lacking_overall[chosen] -= len(group)
-        assigned.update((one.id, names[chosen]) for one in group)
+        assigned.update((item.id, names[chosen]) for item in group)
     for name in names:
         if name not in assigned.values():
             raise DataError(

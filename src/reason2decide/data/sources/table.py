@@ -1,4 +1,4 @@
-"""Records from tables: CSV, TSV, JSON Lines and Parquet files whose columns the user names."""
+"""Import records from tables: CSV, TSV, JSON Lines and Parquet files whose columns the user names."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ SPLIT_NAMES = {
     **dict.fromkeys(("validation", "val", "valid", "dev", "development"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-VALIDATION_OF_TRAIN = 0.1  # ours: the share of train that becomes validation where a split column has none
+VALIDATION_OF_TRAIN = 0.1  # ours: share of train that becomes validation if a split column has none
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table become what. `rationales` maps a source to its column.
+    """The columns of a table to import. `rationales` maps a source to its column.
 
-    `choices` names a column with each record's choices (a list, a JSON list, or "A|B|C"); `choices_in_text` lifts them
-    out of the text instead. `meta` columns are kept as they are, all others are dropped.
+    `choices` names a column with each record's choices (a list, a JSON list, or "A|B|C"); `choices_in_text` extracts
+    them from the text instead. `meta` columns are kept as they are; all others are dropped.
 
     Raises:
         UserError: no text column, or both ways of giving choices.
@@ -50,9 +50,9 @@ class Columns:
 
     def __post_init__(self) -> None:
         if not self.text:
-            raise UserError("no text column was given; name one or more with --text")
+            raise UserError("no text column was given; name at least one with --text")
         if self.choices and self.choices_in_text:
-            raise UserError("choices were asked for from a column and from the text; give one of the two")
+            raise UserError("choices were requested both from a column and from the text; give one of the two")
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -62,11 +62,11 @@ class Columns:
 
     @property
     def optional(self) -> tuple[str, ...]:
-        """Columns that some row must have: rationales, groups and meta may be absent from single rows."""
+        """Columns that at least one row must have: rationales, groups and meta may be absent from single rows."""
         return (*self.rationales.values(), *((self.group,) if self.group else ()), *self.meta)
 
 
-# The files that the authors of Reason2Decide publish.
+# Columns of the files that the authors of Reason2Decide publish.
 AUTHORS_COLUMNS = Columns(text=("question",), label="label", rationales={"llm": "rationale"})
 
 
@@ -86,9 +86,10 @@ def import_table(
 ) -> Imported:
     """Import tables as one dataset folder.
 
-    `columns` None takes the authors' own: `question`, `label`, `rationale` (source `llm`). `labels` None takes those
-    found, sorted, not ordinal; where records have choices the label set is open. Without an id column, ids are digests
-    of the text, so they stay when rows are moved or added. A split column without validation rows gets them from train.
+    `columns` None means the authors' columns: `question`, `label`, `rationale` (source `llm`). `labels` None means the
+    labels found, sorted, not ordinal; if records have choices, the label set is open. Without an id column, ids are
+    digests of the text, so they stay the same when rows are moved or added. If a split column has no validation rows,
+    they are taken from train.
 
     Raises:
         DataError: a file, column or row cannot be used; the message names the row.
@@ -124,14 +125,14 @@ def import_rows(
     name: str | None = None,
     force: bool = False,
 ) -> Imported:
-    """Import the rows of open tables, from files or from memory; as `import_table`.
+    """Import the rows of open tables, from files or from memory, like `import_table`.
 
     Args:
         files: names and hashes of what the tables were read from, for `dataset.toml`.
     """
     if columns.choices or columns.choices_in_text:
         if labels is not None:
-            raise UserError("a label set and choices per record were given; give one of the two")
+            raise UserError("a label set and choices per record were both given; give one of the two")
         labels = LabelSet()
     given_splits: dict[str, str] = {}
     notes: list[str] = []
@@ -159,7 +160,9 @@ def import_rows(
         force=force,
     )
     if reader.mended:
-        notes.append(f"{reader.mended} labels differed from their choice by case, space or final marks and became it")
+        notes.append(
+            f"{reader.mended} labels differed from their choice in case, space or final marks and were corrected"
+        )
     return Imported(dataset, tuple(notes))
 
 
@@ -167,14 +170,14 @@ def _authors_columns(tables: Sequence[Table]) -> Columns:
     found = tables[0].columns()
     if not {"question", "label", "rationale"} <= set(found):
         raise UserError(
-            f"which columns are text and label? {tables[0].path} has {_listed(found)}; name them with "
-            "--text and --label (without them, columns question, label and rationale are expected)"
+            f"{tables[0].path} lacks the default columns question, label and rationale; it has {_listed(found)}; "
+            "name the text and label columns with --text and --label"
         )
     return AUTHORS_COLUMNS
 
 
 class _Reader:
-    """Rows to records, with what is known only at the end of them: given splits and mended labels."""
+    """Convert rows to records, and collect what is known only at the end: given splits and corrected labels."""
 
     def __init__(self, columns: Columns, labels: LabelSet | None, given_splits: dict[str, str]) -> None:
         self.columns, self.labels, self.given_splits = columns, labels, given_splits
@@ -211,12 +214,14 @@ class _Reader:
         if choices is not None:
             matched = match_choice(label, choices)
             if matched is None:
-                raise DataError(f"{where}: the label {label!r} is none of the choices {_listed(choices)}; correct one")
+                raise DataError(
+                    f"{where}: the label {label!r} is not one of the choices {_listed(choices)}; correct one"
+                )
             self.mended += matched != label
             label = matched
         elif self.labels is not None and label not in self.labels.values:
             raise DataError(
-                f"{where}: the label {label!r} is outside the declared set {_listed(self.labels.values)}; "
+                f"{where}: the label {label!r} is not in the declared set {_listed(self.labels.values)}; "
                 "correct it, or declare it with --labels"
             )
         if columns.split is not None:
@@ -234,13 +239,13 @@ class _Reader:
         return record_from_json(value, where)
 
     def _text(self, where: str, row: Row) -> str:
-        """The text column, or several with their names before them, without the empty ones."""
+        """The text column, or several, each after its name, without empty ones."""
         names = self.columns.text
         parts = [(name, _string(where, row, name)) for name in names]
         return "\n".join((f"{name}: {part}" if len(names) > 1 else part) for name, part in parts if part is not None)
 
     def _digest(self, text: str) -> str:
-        """An id that depends on the text only, numbered where the same text comes again."""
+        """An id that depends only on the text, numbered if the same text occurs again."""
         digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
         self.repeated[digest] += 1
         return digest if self.repeated[digest] == 1 else f"{digest}-{self.repeated[digest]}"
@@ -273,15 +278,15 @@ class _Reader:
 def _known_splits(given: Mapping[str, str], column: str) -> dict[str, str]:
     unknown = Counter(value for value in given.values() if value.lower() not in SPLIT_NAMES)
     if unknown:
-        came = ", ".join(f"{value!r} ({count})" for value, count in unknown.most_common(5))
-        raise DataError(f"the split column {column!r} holds {came}; expected train, validation (val, dev) or test")
+        shown = ", ".join(f"{value!r} ({count})" for value, count in unknown.most_common(5))
+        raise DataError(f"the split column {column!r} contains {shown}; expected train, validation (val, dev) or test")
     return {id_: SPLIT_NAMES[value.lower()] for id_, value in given.items()}
 
 
 def _with_validation(
     members: Sequence[Member], splits: dict[str, str], seed: int, notes: list[str]
 ) -> Mapping[str, str]:
-    """The given splits; where validation has no records it takes a tenth of train."""
+    """The given splits; if validation has no records, it gets a tenth of train."""
     counts = Counter(splits.values())
     for split in ("train", "test"):
         if not counts[split]:
@@ -291,19 +296,19 @@ def _with_validation(
             )
     if counts["validation"]:
         return splits
-    train = [one for one in members if splits[one.id] == "train"]
+    train = [item for item in members if splits[item.id] == "train"]
     parts = split_records(train, {"train": 1 - VALIDATION_OF_TRAIN, "validation": VALIDATION_OF_TRAIN}, seed)
     notes.append("the split column has no validation records: a tenth of train became validation")
     return splits | parts
 
 
 def _string(where: str, row: Row, column: str) -> str | None:
-    """A cell as a string without surrounding white space; None where it is null or empty."""
+    """A cell as a string without surrounding white space; None if it is null or empty."""
     value = row.get(column)
     if _is_null(value):
         return None
     if isinstance(value, (list, dict)):
-        raise DataError(f"{where}: {column!r} holds a {type(value).__name__}; expected text or a number")
+        raise DataError(f"{where}: {column!r} contains a {type(value).__name__}; expected text or a number")
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value).strip() or None
@@ -314,7 +319,7 @@ def _is_null(value: object) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: dates and decimals of Parquet become strings."""
+    """Convert a value to JSON types: dates and decimals of Parquet become strings."""
     return json.loads(json.dumps(value, default=str))
 
 
@@ -323,7 +328,7 @@ def _missing_column(table: Table, column: str) -> str:
     hint = ""
     if len(found) == 1:
         other = next((mark for mark in (";", "\t", "|", ",") if mark in found[0]), None)
-        hint = f"; is the delimiter {other!r}? then give --delimiter" if other else ""
+        hint = f"; if the delimiter is {other!r}, give --delimiter" if other else ""
     return f"{table.path} has no column {column!r}; it has {_listed(found)}{hint}"
 
 
@@ -332,7 +337,7 @@ def _listed(values: Sequence[str]) -> str:
 
 
 def _written(columns: Columns) -> dict[str, Any]:
-    """The columns as `dataset.toml` keeps them: without absent ones."""
+    """The columns as written to `dataset.toml`, without absent ones."""
     values = {name: getattr(columns, name) for name in Columns.__dataclass_fields__}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
     return {name: dict(value) if isinstance(value, Mapping) else value for name, value in plain.items() if value}

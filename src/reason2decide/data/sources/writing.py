@@ -1,4 +1,4 @@
-"""From a stream of records to a dataset folder: what every source shares."""
+"""Turn a stream of records into a dataset folder; shared by all sources."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Assign = Callable[[Sequence[Member]], Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Imported:
-    """A dataset just written (None: only plain records were), and what the user should know of how it came about."""
+    """A new dataset (None if only plain records were written), and notes for the user on how it was made."""
 
     dataset: DatasetFolder | None
     notes: tuple[str, ...] = ()
@@ -38,15 +38,15 @@ def write_import(
     provenance: Mapping[str, Any],
     force: bool = False,
 ) -> DatasetFolder:
-    """Write labelled records as a dataset; each comes with where it was read, for messages.
+    """Write labelled records as a dataset; each comes with the place it was read from, for messages.
 
-    The records are spooled to a file beside `out`, so the input is read once and only ids, labels and groups stay in
-    memory. `assign` then maps each id to its split. Within a split records are sorted by id. `labels`
-    makes the label set of the labels found.
+    The records are spooled to a file next to `out`, so the input is read once and only ids, labels and groups stay in
+    memory. `assign` then maps each id to its split. Within a split records are sorted by id. `labels` makes the label
+    set from the labels found.
 
     Raises:
         OutputError: `out` exists and `force` is false, or cannot be made.
-        DataError: no records, a repeated id, one class only, an empty split, or whatever `records` raises.
+        DataError: no records, a repeated id, only one class, an empty split, or whatever `records` raises.
     """
     require_absent(out, "dataset.toml", force=force)
     try:
@@ -57,7 +57,7 @@ def write_import(
     with spool as folder:
         file = Path(folder) / "records.jsonl"
         members, sources = _spool(track(records, "import"), file)
-        found = {one.label for one in members}
+        found = {item.label for item in members}
         if len(found) == 1:
             raise DataError(
                 f"all {len(members)} records have the label {members[0].label!r}; a decision needs at least two classes"
@@ -79,20 +79,20 @@ def _spool(records: Iterable[tuple[str, Record]], file: Path) -> tuple[list[Memb
         for where, record in records:
             if record.id in places:
                 raise DataError(
-                    f"{where}: the id {record.id!r} occurs already in {places[record.id]}; ids must be unique"
+                    f"{where}: the id {record.id!r} already occurs in {places[record.id]}; ids must be unique"
                 )
             places[record.id] = where
-            one = member(record)
-            members.append(one._replace(label=sys.intern(one.label)))
+            new_member = member(record)
+            members.append(new_member._replace(label=sys.intern(new_member.label)))
             sources.update(dict.fromkeys(record.rationales))
             stream.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
     if not members:
-        raise DataError("the input holds no records to import; check that it is the right file")
+        raise DataError("the input contains no records to import; check that it is the right file")
     return members, tuple(sources)
 
 
 def files_provenance(paths: Iterable[Path]) -> list[dict[str, str]]:
-    """Name and SHA-256 of each input file, for `dataset.toml`; raises as `require_file`."""
+    """Name and SHA-256 of each input file, for `dataset.toml`; raises like `require_file`."""
     found = []
     for path in paths:
         require_file(path)
@@ -101,10 +101,10 @@ def files_provenance(paths: Iterable[Path]) -> list[dict[str, str]]:
 
 
 def require_file(path: Path) -> None:
-    """Raise `DataError` unless `path` is a file with something in it."""
+    """Raise `DataError` unless `path` is a non-empty file."""
     if path.is_dir():
-        raise DataError(f"{path} is a folder; expected a file, give the path of one in it")
+        raise DataError(f"{path} is a folder; give the path of a file in it")
     if not path.exists():
         raise DataError(f"there is no file {path}; check the path")
     if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty; expected data in it")
+        raise DataError(f"{path} is empty; expected a file with data")

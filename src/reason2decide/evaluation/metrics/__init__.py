@@ -1,4 +1,4 @@
-"""The metrics of an evaluation. To add one, write its class and enter it in `METRICS`; nothing else knows the list."""
+"""The metrics of an evaluation. To add one, write its class and add it to `METRICS`, the only list of metrics."""
 
 from reason2decide.errors import NotComputed
 from reason2decide.evaluation.metrics.base import Examples, Metric, SufficientStatistics
@@ -58,7 +58,7 @@ from reason2decide.evaluation.metrics.simulation import (
 from reason2decide.evaluation.metrics.support import Support
 from reason2decide.evaluation.metrics.synthetic_truth import CitedFalse, CitedTrue, DecidingOmitted
 
-# With no settings of the evaluation's own; `evaluation.Settings.metrics` puts those in their places.
+# Without settings; `measure.metrics_of` replaces those that have settings.
 METRICS: tuple[Metric, ...] = (
     Accuracy(),
     MacroF1(),

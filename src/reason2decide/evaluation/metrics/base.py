@@ -1,8 +1,8 @@
-"""What a metric is: each example becomes a row of numbers that add up, and a value is computed from their sum.
+"""The interface of metrics: each example gives a row of additive numbers, and the value is computed from their sum.
 
-This is sacrebleu's idea of *sufficient statistics*. Because a resample of the examples only changes how often each
-row counts, one vectorised bootstrap (`evaluation/statistics.py`) gives every metric its interval, also those, such as
-macro-F1 or BLEU, that are not a mean over examples.
+This is sacrebleu's idea of *sufficient statistics*. A resample of the examples only changes how often each row counts,
+so one vectorised bootstrap (`evaluation/statistics.py`) gives every metric its interval, including those that are not a
+mean over examples, such as macro-F1 or BLEU.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Examples:
-    """What every metric reads: records and predictions in one order (checked by `evaluation.evaluate`).
+    """The input of every metric: records and predictions in the same order (checked by `examples.align`).
 
-    `rationale_source` names the gold rationales to compare with; None when rationales are not evaluated. `probes`
-    stand in the same order, and are None where nothing more was asked than the predictions hold.
+    `rationale_source` names the gold rationales to compare with, None if rationales are not evaluated. `probes` are in
+    the same order, None if nothing was asked beyond the predictions.
     """
 
     records: Sequence[Record]
@@ -47,11 +47,11 @@ class Examples:
 
 @dataclass(frozen=True)
 class SufficientStatistics:
-    """Additive statistics of n examples, stored as u distinct rows and, for each example, which row is its own.
+    """Additive statistics of n examples, stored as u distinct rows and the index of each example's row.
 
-    rows: (u, d); row_of: (n,) indices into rows; positions: (n,) places of the counted examples in `Examples`.
-    Label metrics have few distinct rows however many examples there are, which makes resampling them cheap.
-    `notes` tell what was left out or counted specially.
+    rows: (u, d); row_of: (n,) indices into rows; positions: (n,) positions of the counted examples in `Examples`.
+    Label metrics have few distinct rows for any number of examples, which makes resampling them cheap.
+    `notes` say what was left out or counted specially.
     """
 
     rows: Floats
@@ -66,7 +66,7 @@ class SufficientStatistics:
         return len(self.row_of)
 
     def subset(self, chosen: NDArray[np.bool_]) -> SufficientStatistics:
-        """The statistics of the examples (of all in `Examples`) that are chosen, (N,) booleans; perhaps of none."""
+        """The statistics of the chosen examples, perhaps none; `chosen` has a boolean for each of the N examples."""
         kept = chosen[self.positions]
         return SufficientStatistics(self.rows, self.row_of[kept], self.positions[kept])
 
@@ -77,10 +77,10 @@ class SufficientStatistics:
 
 
 class Metric(ABC):
-    """One number that says how good predictions are.
+    """One number that measures how good predictions are.
 
-    A metric's docstring says why it exists, its formula and its source; `worst` and `best` are the ends of its range
-    and, by their order, its direction. To add one: write the class and enter it in `metrics.METRICS`.
+    A metric's docstring gives its purpose, formula and source. `worst` and `best` are the ends of its range, and their
+    order is its direction. To add one, write the class and add it to `metrics.METRICS`.
     """
 
     name: ClassVar[str]
@@ -93,7 +93,7 @@ class Metric(ABC):
         """The statistics of the examples this metric counts, at least one.
 
         Raises:
-            NotComputed: the metric is not defined on these examples; with the reason.
+            NotComputed: the metric is not defined on these examples; the message is the reason.
         """
 
     @abstractmethod
@@ -101,7 +101,7 @@ class Metric(ABC):
         """Map summed statistics (..., d) to values (...)."""
 
     def signature(self) -> str:
-        """The settings that make two values comparable; empty where there are none."""
+        """The settings that must be equal for two values to be comparable; empty without settings."""
         return ""
 
 

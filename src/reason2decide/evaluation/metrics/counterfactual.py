@@ -1,4 +1,4 @@
-"""What becomes of the rationale when something is changed: a word put into the text, or the label it must explain."""
+"""Metrics of how a rationale changes with its input: a word inserted into the text, or the label to explain."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from reason2decide.evaluation.metrics.rationales import (
     told,
 )
 from reason2decide.evaluation.probes import Probe
+from reason2decide.evaluation.readers import SIGNATURE
 
-NOT_INSERTED = "no word was put into the texts; evaluate the bundle itself, not its predictions alone"
+NOT_INSERTED = "no word was inserted into the texts; evaluate the bundle itself, not only its predictions"
 NOT_SWAPPED = (
-    "no rationale for another label was asked for; evaluate the bundle itself, of a method that conditions rationales "
-    "on a label"
+    "the model was not asked for rationales for another label; evaluate the bundle itself, trained by a method that "
+    "conditions rationales on a label"
 )
 NOT_READ = "no simulator read the rationales for swapped labels; evaluate with the dataset's train split"
 
@@ -31,22 +32,22 @@ NOT_READ = "no simulator read the rationales for swapped labels; evaluate with t
 class PhiCct(Metric):
     """Whether rationales mention an inserted word when, and only when, it changed the decision.
 
-    Why: if a word changes the decision, an honest rationale names it, and one that names whatever stands in the text
-    is no more honest than one that names nothing.
+    Why: if a word changes the decision, an honest rationale mentions it; one that mentions every word of the text is no
+    more honest than one that mentions none.
     Formula: phi = (n11 n00 - n10 n01) / sqrt(n1. n0. n.1 n.0) over insertions, first index: the decision changed,
-    second: the rationale then written has the word. 0 where the rationales always or never have it, since such
-    rationales tell nothing (so do Siegel et al. argue); not computed where no decision changed, or each one, since
-    nothing was tested then. Changes are rare with single words: mind the interval. Range -1 to 1, higher is better.
+    second: the new rationale has the word. 0 if the rationales always or never have it, since they are then
+    uninformative (as Siegel et al. argue); not computed if no decision changed, or every one, since then nothing was
+    tested. Single words rarely change a decision: mind the interval. Range -1 to 1, higher is better.
     Source: Siegel et al. 2025, "phi-CCT", on the insertions of Atanasova et al. 2023.
     """
 
     name, title, worst, best = "phi_cct", "Counterfactual insertion test (phi-CCT)", -1.0, 1.0
 
     def statistics(self, examples: Examples) -> SufficientStatistics:
-        """Rows of one 1: (changed and mentioned, changed only, mentioned only, neither).
+        """Rows with a single 1: (changed and mentioned, changed only, mentioned only, neither).
 
         Raises:
-            NotComputed: no rationale, no insertion, or all decisions came out alike.
+            NotComputed: no rationale, no insertion, or all decisions changed, or none.
         """
         require_rationales(examples)
         cells, positions, unanswered = [], [], 0
@@ -79,23 +80,23 @@ class PhiCct(Metric):
         return SufficientStatistics(np.eye(4), np.array(cells, np.int64), np.array(positions, np.int64), all_notes)
 
     def aggregate(self, sums: Floats) -> Floats:
-        """(..., 4) -> (...); 0 where a row or column of the table is empty."""
+        """(..., 4) -> (...); 0 if a row or column of the table is empty."""
         both, changed, mentioned, neither = (sums[..., i] for i in range(4))
         margins = (both + changed) * (mentioned + neither) * (both + mentioned) * (changed + neither)
         return ratio(both * neither - changed * mentioned, np.sqrt(margins))
 
     def signature(self) -> str:
-        """How many words are inserted into a text."""
+        """The number of words inserted into a text."""
         return "insertions:1"
 
 
 class SwapChange(Metric):
-    """How far the rationale changes when the model must argue for its second choice instead of its first.
+    """How much the rationale changes when the model must argue for its second choice instead of its first.
 
-    Why: a rationale that stays the same whatever label it is told to explain was not written for the label.
+    Why: a rationale that stays the same for any given label was not written for the label.
     Formula: 100 - chrF of the rationale for the second label against the one for the first, corpus chrF as in the
-    metric `chrf`; an empty second one counts as empty text. Range 0 to 100, higher means more change, and 100 is no
-    aim: the facts of the text stay. Source: ours.
+    metric `chrf`; an empty second one counts as empty text. Range 0 to 100, higher means more change; 100 is not the
+    goal, since the facts of the text stay the same. Source: ours.
     """
 
     name, title, worst, best = "swap_change", "Change when the label is swapped", 0.0, 100.0
@@ -111,13 +112,13 @@ class SwapChange(Metric):
         """
         swapped, notes = _swapped(examples)
         records = [
-            Record(probe.id, "", rationales={"own": prediction.rationale or ""}) for _, prediction, probe in swapped
+            Record(probe.id, "", rationales={"first": prediction.rationale or ""}) for _, prediction, probe in swapped
         ]
         predictions = [
             Prediction(probe.id, prediction.predicted_label, None, probe.swapped_rationale or "")
             for _, prediction, probe in swapped
         ]
-        counts = self.chrf.statistics(Examples(records, predictions, examples.labels, "own"))
+        counts = self.chrf.statistics(Examples(records, predictions, examples.labels, "first"))
         positions = np.array([i for i, _, _ in swapped], np.int64)
         return SufficientStatistics(counts.rows, counts.row_of, positions, notes)
 
@@ -126,15 +127,15 @@ class SwapChange(Metric):
         return 100 - self.chrf.aggregate(sums)
 
     def signature(self) -> str:
-        """chrF's own signature."""
+        """chrF's signature."""
         return self.chrf.signature()
 
 
 class SwapFollows(Ratio):
-    """How often an independent simulator reads the swapped label out of the rationale written for it.
+    """How often an independent simulator reads the swapped label from the rationale written for it.
 
-    Why: that the rationale changes is not enough; it should argue for the label it was given. A model that does so
-    for any label is a good advocate, which is what conditioning asks for, and no proof of a good decision.
+    Why: it is not enough that the rationale changes; it should argue for the given label. A model that does so for any
+    label is a good advocate, as conditioning intends; it does not prove that its decisions are good.
     Formula: mean of 1[S_r(r^(y')) = y'], y' the model's second choice, S_r a simulator trained on gold rationales; an
     empty rationale counts 0. Range 0 to 1, higher is better. Source: ours.
     """
@@ -142,7 +143,7 @@ class SwapFollows(Ratio):
     name, title, worst, best = "swap_follows", "Rationale follows the swapped label", 0.0, 1.0
 
     def statistics(self, examples: Examples) -> SufficientStatistics:
-        """Rows (follows, 1), of which two differ.
+        """Rows (follows, 1), with two distinct ones.
 
         Raises:
             NotComputed: no rationale, none for another label, or no simulator read one.
@@ -156,10 +157,6 @@ class SwapFollows(Ratio):
 
     def signature(self) -> str:
         """The simulators' settings."""
-        from reason2decide.evaluation.readers import (
-            SIGNATURE,  # here, since simulators raise the metrics' `NotComputed`
-        )
-
         return SIGNATURE
 
 

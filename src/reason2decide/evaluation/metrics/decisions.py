@@ -1,4 +1,4 @@
-"""Metrics of the decision: how often it is right, and whether it is right for every label."""
+"""Metrics of decisions: how often they are right, overall and for every label."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def label_indices(examples: Examples) -> tuple[Integers, Integers]:
     """Gold and predicted labels as indices into the K declared labels, each of shape (n,); no answer is K.
 
     Raises:
-        NotComputed: the label set is open, or records with choices of their own left the declared set.
+        NotComputed: the label set is open, or records with choices of their own have labels outside the declared set.
     """
     if examples.labels.is_open:
-        raise NotComputed("the label set is open (each record brings its own choices), so there are no common labels")
+        raise NotComputed("the label set is open (each record has its own choices), so there are no common labels")
     index = {label: i for i, label in enumerate(examples.labels.values)}
     gold = [index.get(record.label or "", -1) for record in examples.records]
     index[NO_ANSWER] = len(index)
@@ -27,14 +27,14 @@ def label_indices(examples: Examples) -> tuple[Integers, Integers]:
     outside = sum(min(pair) < 0 for pair in zip(gold, predicted, strict=True))
     if outside:
         raise NotComputed(
-            f"{outside} of {len(gold)} records have a gold or predicted label from choices of their own, "
-            "outside the declared label set"
+            f"{outside} of {len(gold)} records have a gold or predicted label from their own choices that is outside "
+            "the declared label set"
         )
     return np.array(gold, np.int64), np.array(predicted, np.int64)
 
 
 def confusion_matrix(examples: Examples) -> Integers:
-    """Counts (K, K + 1) over the declared labels: rows are gold labels, columns predicted ones, the last no answer.
+    """Counts (K, K + 1) over the declared labels: rows are gold labels, columns predicted ones and no answer.
 
     Raises:
         NotComputed: as `label_indices`.
@@ -47,7 +47,7 @@ def confusion_matrix(examples: Examples) -> Integers:
 def per_label_scores(matrix: Integers, labels: Sequence[str]) -> Mapping[str, Mapping[str, float | int]]:
     """Precision, recall, F1 and support (gold count) of each label from a confusion matrix (K, K + 1).
 
-    A ratio whose denominator is zero is 0, as with scikit-learn's `zero_division=0`.
+    A ratio with a zero denominator is 0, as with scikit-learn's `zero_division=0`.
     """
     hits, gold, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)[: len(labels)]
     precision, recall, f1 = ratio(hits, predicted), ratio(hits, gold), ratio(2 * hits, gold + predicted)
@@ -63,7 +63,7 @@ def per_label_scores(matrix: Integers, labels: Sequence[str]) -> Mapping[str, Ma
 
 
 def pooled_cells(examples: Examples) -> tuple[Integers, Integers, Integers]:
-    """The distinct (gold, predicted) pairs seen, as two arrays (cells,), and the cell of each example (n,).
+    """The distinct (gold, predicted) pairs that occur, as two arrays (cells,), and the cell of each example (n,).
 
     Raises:
         NotComputed: as `label_indices`.
@@ -77,18 +77,18 @@ def pooled_cells(examples: Examples) -> tuple[Integers, Integers, Integers]:
 class Accuracy(Metric):
     """Share of records whose predicted label is the gold one.
 
-    Why: the plainest question, and the only one that open label sets allow. It hides rare labels; see macro-F1.
-    Formula: right / n; no answer is not right. Range 0 to 1, higher is better. Source: the paper's accuracy.
+    Why: the plainest question, and the only one for open label sets. It hides rare labels; see macro-F1.
+    Formula: right / n; no answer counts as wrong. Range 0 to 1, higher is better. Source: the paper's accuracy.
     """
 
     name, title, worst, best = "accuracy", "Accuracy", 0.0, 1.0
 
     def statistics(self, examples: Examples) -> SufficientStatistics:
-        """Rows (right, 1), of which only two differ."""
+        """Rows (right, 1), with only two distinct ones."""
         pairs = zip(examples.records, examples.predictions, strict=True)
         right = np.array([record.label == prediction.predicted_label for record, prediction in pairs], np.int64)
         unanswered = sum(prediction.predicted_label == NO_ANSWER for prediction in examples.predictions)
-        notes = (f"{unanswered} of {len(right)} records got no valid answer and count as not right",)
+        notes = (f"{unanswered} of {len(right)} records got no valid answer and count as wrong",)
         return SufficientStatistics(
             np.array([[0.0, 1.0], [1.0, 1.0]]), right, np.arange(len(right)), notes if unanswered else ()
         )
@@ -99,17 +99,17 @@ class Accuracy(Metric):
 
 
 class _OfLabelCounts(Metric):
-    """A function of how often each label was hit, is gold, and was predicted."""
+    """A function of each label's hits, gold count and predicted count."""
 
     def statistics(self, examples: Examples) -> SufficientStatistics:
-        """Rows of 3K: hits, gold counts and predicted counts by label; one distinct row per confusion cell seen."""
+        """Rows of 3K: hits, gold counts and predicted counts by label; one distinct row per confusion cell."""
         cell_gold, cell_predicted, cell_of = pooled_cells(examples)
         size = len(examples.labels.values)
         rows, at = np.zeros((len(cell_gold), 3, size + 1)), np.arange(len(cell_gold))
         rows[at, 0, cell_gold] = cell_gold == cell_predicted
         rows[at, 1, cell_gold] = 1
         rows[at, 2, cell_predicted] = 1
-        rows = rows[:, :, :size]  # an answer not given was predicted for no label
+        rows = rows[:, :, :size]  # no answer counts as a prediction of no label
         return SufficientStatistics(rows.reshape(len(rows), -1), cell_of, np.arange(len(cell_of)))
 
     def aggregate(self, sums: Floats) -> Floats:
@@ -125,9 +125,9 @@ class _OfLabelCounts(Metric):
 class MacroF1(_OfLabelCounts):
     """Mean over the declared labels of each label's F1.
 
-    Why: triage labels are unbalanced, and the rare ones are the urgent ones; here each label weighs the same.
+    Why: triage labels are unbalanced, and the rare ones are the urgent ones; here all labels have equal weight.
     Formula: mean over labels of 2 hits / (gold + predicted). The mean is over the *declared* label set, not over the
-    strings seen: a label absent from gold and predictions alike counts as F1 = 0, as with scikit-learn's
+    strings that occur: a label absent from both gold and predictions counts as F1 = 0, as with scikit-learn's
     `f1_score(labels=declared, average="macro", zero_division=0)`. Range 0 to 1, higher is better.
     Source: the paper's macro-F1, except that the authors' code takes the mean over gold and predicted strings.
     """
@@ -143,7 +143,7 @@ class MacroF1(_OfLabelCounts):
 class MicroF1(_OfLabelCounts):
     """F1 of all decisions together.
 
-    Why: others report it. Where every record is answered it is the accuracy; an answer not given costs recall only.
+    Why: others report it. It equals accuracy if every record has an answer; a missing answer lowers only recall.
     Formula: 2 hits / (gold + predicted), each summed over labels. Range 0 to 1, higher is better.
     Source: scikit-learn's `f1_score(average="micro")`.
     """
@@ -158,7 +158,7 @@ class MicroF1(_OfLabelCounts):
 class WeightedF1(_OfLabelCounts):
     """Mean of the labels' F1, each weighted by how often it is gold.
 
-    Why: others report it. Common labels decide it; macro-F1 is the one to read for rare ones.
+    Why: others report it. Common labels dominate it; read macro-F1 for rare ones.
     Formula: sum over labels of gold / n times 2 hits / (gold + predicted). Range 0 to 1, higher is better. Source:
     scikit-learn's `f1_score(average="weighted")`.
     """
@@ -173,9 +173,9 @@ class WeightedF1(_OfLabelCounts):
 class Mcc(_OfLabelCounts):
     """Matthews correlation of gold and predicted labels.
 
-    Why: 0 for any system that answers without looking, however unbalanced the labels, where accuracy flatters.
+    Why: 0 for any system that ignores the text, even with unbalanced labels, where accuracy flatters.
     Formula: (n hits - sum_k gold_k predicted_k) / sqrt((n^2 - sum_k predicted_k^2)(n^2 - sum_k gold_k^2)), no answer
-    being one more predicted label; 0 where a factor is 0. Range -1 to 1, higher is better. Source: Gorodkin 2004.
+    counting as one more predicted label; 0 if a factor is 0. Range -1 to 1, higher is better. Source: Gorodkin 2004.
     """
 
     name, title, worst, best = "mcc", "Matthews correlation", -1.0, 1.0

@@ -1,7 +1,7 @@
-"""What judges (`r2d judge`: language models) think of rationales, criterion by criterion.
+"""Judges' scores of rationales by criterion; judges are language models asked by `r2d judge`.
 
-The scores lie in the probes, so these metrics ask nobody. They are opinions: read them beside the judges' agreement
-with each other and with people, which `r2d judge` measures.
+The scores are read from the probes. They are opinions: read them together with the judges' agreement with each other
+and with people, which `r2d judge` measures.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from reason2decide.evaluation.metrics.base import Examples, Metric, SufficientSt
 from reason2decide.evaluation.metrics.rationales import Ratio, pooled, probes_of, require_rationales, told
 from reason2decide.evaluation.probes import Probe
 
-NOBODY = "no judge was asked; run `r2d judge`"
+NOBODY = "no judge scored the rationales; run `r2d judge`"
 
 
 class JudgeScore(Ratio):
-    """Mean score by one criterion; `judges` says whose, so that other judges' scores are not compared silently."""
+    """Mean score by one criterion; the signature names the `judges`, so that comparing different ones is noticed."""
 
     criterion: ClassVar[str]
 
@@ -41,16 +41,16 @@ class JudgeScore(Ratio):
         return pooled([(score, 1.0) for score in scores if score is not None], positions, notes)
 
     def signature(self) -> str:
-        """The judges, and the versions of the words that they were asked in."""
+        """The judges and the versions of their prompts."""
         return self.judges
 
 
 class JudgeCorrect(JudgeScore):
-    """Judged correctness: is the decision right and the rationale true, beside the gold label and rationale?
+    """Judged correctness: is the decision right and the rationale true, given the gold label and rationale?
 
-    Why: a rationale can be right in other words than the gold one, which overlap does not see.
-    Formula: mean over the records of the mean over the judges of the (expected) level; a missing rationale has the
-    lowest. Range 1 to 5, higher is better. Source: levels are ours; expected levels as in G-Eval (Liu et al. 2023).
+    Why: a rationale can be right in other words than the gold one, which overlap misses.
+    Formula: mean over the records of the mean over the judges of the (expected) level; a missing rationale gets
+    the lowest. Range 1 to 5, higher is better. Source: levels are ours; expected levels as in G-Eval (Liu et al. 2023).
     """
 
     name, title, worst, best = "judge_correct", "Judged: correct", 1.0, 5.0
@@ -60,8 +60,8 @@ class JudgeCorrect(JudgeScore):
 class JudgeSupports(JudgeScore):
     """Judged support: does the rationale support the decision that was made, right or wrong?
 
-    Why: what consistency measures by readers who learnt from gold rationales, by a reader who did not.
-    Formula: as `judge_correct`, seen without the gold label. Range 1 to 5, higher is better. Source: as there.
+    Why: as consistency, but with a reader that did not learn from gold rationales.
+    Formula: as `judge_correct`, but without the gold label. Range 1 to 5, higher is better. Source: as there.
     """
 
     name, title, worst, best = "judge_supports", "Judged: supports the decision", 1.0, 5.0
@@ -71,8 +71,8 @@ class JudgeSupports(JudgeScore):
 class JudgeGrounded(JudgeScore):
     """Judged grounding: is what the rationale says about the case in the text?
 
-    Why: a judge can see a finding that is reversed, which shared words (`support`) cannot.
-    Formula: as `judge_correct`, seen without the gold label. Range 1 to 5, higher is better. Source: as there.
+    Why: a judge can notice a reversed finding, which shared words (`support`) cannot show.
+    Formula: as `judge_correct`, but without the gold label. Range 1 to 5, higher is better. Source: as there.
     """
 
     name, title, worst, best = "judge_grounded", "Judged: grounded in the text", 1.0, 5.0
@@ -82,8 +82,8 @@ class JudgeGrounded(JudgeScore):
 class JudgeComplete(JudgeScore):
     """Judged completeness: does the rationale name everything in the text that matters for the decision?
 
-    Why: the omitted red flag is the harm; `deciding_omitted` knows it on simulated calls only.
-    Formula: as `judge_correct`, seen without the gold label. Range 1 to 5, higher is better. Source: as there.
+    Why: an omitted red flag is harmful; `deciding_omitted` finds it only on synthetic calls.
+    Formula: as `judge_correct`, but without the gold label. Range 1 to 5, higher is better. Source: as there.
     """
 
     name, title, worst, best = "judge_complete", "Judged: complete", 1.0, 5.0
@@ -91,10 +91,10 @@ class JudgeComplete(JudgeScore):
 
 
 class JudgeReadable(JudgeScore):
-    """Judged readability: can a colleague take in the rationale at first reading?
+    """Judged readability: can a colleague understand the rationale at first reading?
 
-    Why: small models repeat themselves and break off, which no other metric here sees.
-    Formula: as `judge_correct`, seen without the gold label. Range 1 to 5, higher is better. Source: as there.
+    Why: small models repeat themselves and break off, which no other metric here detects.
+    Formula: as `judge_correct`, but without the gold label. Range 1 to 5, higher is better. Source: as there.
     """
 
     name, title, worst, best = "judge_readable", "Judged: readable", 1.0, 5.0
@@ -102,7 +102,7 @@ class JudgeReadable(JudgeScore):
 
 
 def signed(metrics: Sequence[Metric], probes: Sequence[Probe] | None) -> tuple[Metric, ...]:
-    """The metrics, those of judges with the judges' names as the probes have them."""
+    """The metrics, with the names of the judges from the probes in those of judges."""
     named: dict[str, str] = {}
     for probe in probes or ():
         named |= probe.judged_by

@@ -1,6 +1,6 @@
-"""Metrics of decisions whose labels are in order: how far off they are, and on which side.
+"""Metrics of decisions with ordinal labels: how far off they are, and on which side.
 
-Under-triage is what harms: a patient told to wait who should not have waited. It is never averaged away here.
+Under-triage is the harmful error: a patient told to wait who should not have. It is never averaged away here.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from reason2decide.evaluation.metrics.decisions import pooled_cells
 
 
 class _OfAnswered(Metric):
-    """Sums of something over the (gold, predicted) pairs; records without an answer are left out and counted."""
+    """Sums over (gold, predicted) pairs; records without an answer are left out, and a note gives their number."""
 
     def statistics(self, examples: Examples) -> SufficientStatistics:
-        """One distinct row per confusion cell seen.
+        """One distinct row per occurring confusion cell.
 
         Raises:
             NotComputed: as `require`, or no record was answered.
@@ -43,7 +43,7 @@ class _OfAnswered(Metric):
         return SufficientStatistics(rows, row_of_cell[cell_of[positions]], positions, notes)
 
     def require(self, labels: LabelSet) -> None:
-        """Raise `NotComputed` where labels do not allow this metric."""
+        """Raise `NotComputed` if the labels do not allow this metric."""
         if not labels.ordinal:
             raise NotComputed("the labels are not declared ordinal")
 
@@ -57,18 +57,18 @@ class _OfAnswered(Metric):
 
 
 class QuadraticKappa(_OfAnswered):
-    """Agreement beyond chance where a miss by two levels weighs four times a miss by one.
+    """Agreement beyond chance, with an error of two levels weighing four times an error of one.
 
-    Why: the usual measure of agreement between triage nurses, so a model can be set beside them.
+    Why: the usual measure of agreement between triage nurses, so a model can be compared with them.
     Formula: 1 - sum_ij w_ij O_ij / sum_ij w_ij E_ij, w_ij = (i - j)^2, O the observed shares, E those of independent
-    raters with the same margins; 1 where both are constant and equal. Range -1 to 1, higher is better.
+    raters with the same margins; 1 if both are constant and equal. Range -1 to 1, higher is better.
     Source: Cohen 1968; scikit-learn's `cohen_kappa_score(weights="quadratic")`.
     """
 
     name, title, worst, best = "quadratic_kappa", "Quadratic-weighted kappa", -1.0, 1.0
 
     def rows(self, gold: Integers, predicted: Integers, labels: LabelSet) -> Floats:
-        """(squared distance, gold, gold^2, predicted, predicted^2, 1): all that the expected distance needs."""
+        """(squared distance, gold, gold^2, predicted, predicted^2, 1), enough for the expected distance."""
         columns = ((gold - predicted) ** 2, gold, gold**2, predicted, predicted**2, np.ones_like(gold))
         return np.stack(columns, -1).astype(float)
 
@@ -82,8 +82,8 @@ class QuadraticKappa(_OfAnswered):
 class MeanAbsoluteError(_OfAnswered):
     """Mean number of levels between the decision and the gold label.
 
-    Why: readable without a table: 0.3 is about a level off in every third case.
-    Formula: mean of |i - j|. Range 0 upwards, lower is better. Source: the usual one for ordinal labels.
+    Why: easy to read: 0.3 is about one level off in every third case.
+    Formula: mean of |i - j|. Range 0 upwards, lower is better. Source: the usual definition for ordinal labels.
     """
 
     name, title, worst, best = "mae", "Mean absolute error, levels", np.inf, 0.0
@@ -94,13 +94,13 @@ class MeanAbsoluteError(_OfAnswered):
 
 
 class _Triage(_OfAnswered):
-    """Share of decisions on one side of the gold label, by the dataset's urgent end."""
+    """Share of decisions on one side of the gold label, given the dataset's urgent end."""
 
     def require(self, labels: LabelSet) -> None:
-        """Ordinal labels with a declared urgent end."""
+        """Raise `NotComputed` unless labels are ordinal with a declared urgent end."""
         super().require(labels)
         if labels.urgent is None:
-            raise NotComputed("the dataset does not say which end of its labels is the urgent one")
+            raise NotComputed("the dataset does not say which end of its labels is urgent")
 
     @staticmethod
     def too_urgent(gold: Integers, predicted: Integers, labels: LabelSet) -> Integers:
@@ -111,8 +111,8 @@ class _Triage(_OfAnswered):
 class UnderTriage(_Triage):
     """Share of decisions less urgent than the gold label.
 
-    Why: this is the error that harms. Compare systems at equal over-triage, or by a cost matrix.
-    Formula: decided less urgent / n. Range 0 to 1, lower is better. Source: the usual definition in triage studies.
+    Why: this is the harmful error. Compare systems at equal over-triage, or by a cost matrix.
+    Formula: less urgent decisions / n. Range 0 to 1, lower is better. Source: the usual definition in triage studies.
     """
 
     name, title, worst, best = "under_triage", "Under-triage", 1.0, 0.0
@@ -125,8 +125,8 @@ class UnderTriage(_Triage):
 class OverTriage(_Triage):
     """Share of decisions more urgent than the gold label.
 
-    Why: what avoiding under-triage costs, in beds and in trust.
-    Formula: decided more urgent / n. Range 0 to 1, lower is better. Source: the usual definition in triage studies.
+    Why: the cost of avoiding under-triage, in beds and in trust.
+    Formula: more urgent decisions / n. Range 0 to 1, lower is better. Source: the usual definition in triage studies.
     """
 
     name, title, worst, best = "over_triage", "Over-triage", 1.0, 0.0
@@ -137,13 +137,13 @@ class OverTriage(_Triage):
 
 
 class ExpectedCost(_OfAnswered):
-    """Mean cost of a decision by a cost matrix of the user's own.
+    """Mean cost of a decision, by the user's cost matrix.
 
-    Why: whoever answers for the decisions knows what each mistake costs; no measure of ours does.
-    Formula: mean of cost[gold][predicted]. Range: that of the costs, lower is better. Source: the user's matrix.
+    Why: those responsible for the decisions know what each mistake costs; no general measure does.
+    Formula: mean of cost[gold][predicted]. Range that of the costs, lower is better. Source: the user's matrix.
 
     Args:
-        costs: gold label -> predicted label -> cost, for all pairs; None where the user gave none.
+        costs: gold label -> predicted label -> cost, for all pairs; None if not given.
     """
 
     name, title, worst, best = "expected_cost", "Expected cost", np.inf, 0.0
@@ -152,9 +152,9 @@ class ExpectedCost(_OfAnswered):
         self.costs = costs
 
     def require(self, labels: LabelSet) -> None:
-        """A cost matrix; the labels need no order."""
+        """Raise `NotComputed` without a cost matrix; the labels need no order."""
         if self.costs is None:
-            raise NotComputed("no cost matrix was given; --costs FILE reads one")
+            raise NotComputed("no cost matrix was given; give one with --costs FILE")
 
     def rows(self, gold: Integers, predicted: Integers, labels: LabelSet) -> Floats:
         """(cost, 1)."""
@@ -163,18 +163,18 @@ class ExpectedCost(_OfAnswered):
         return _counted(np.array([self.costs[names[i]][names[j]] for i, j in zip(gold, predicted, strict=True)]))
 
     def signature(self) -> str:
-        """The costs themselves, where given."""
+        """The costs, if given."""
         return "" if self.costs is None else json.dumps(self.costs, ensure_ascii=False)
 
 
 def read_costs(path: Path, labels: LabelSet) -> dict[str, dict[str, float]]:
-    """Read a cost matrix: a CSV whose first row holds predicted labels and whose first column holds gold ones.
+    """Read a cost matrix: a CSV with predicted labels in the first row and gold labels in the first column.
 
     Raises:
-        DataError: no file, a pair without a cost, a label that is none, or a cost that is no number from 0 up.
+        DataError: a missing file, a pair without a cost, an unknown label, or a cost that is not a number >= 0.
     """
     if not path.is_file():
-        raise DataError(f"{path} is not a file; expected a cost matrix in CSV, gold labels down, predicted ones across")
+        raise DataError(f"{path} is not a file; expected a CSV of costs, gold labels as rows and predicted as columns")
     with path.open(encoding="utf-8-sig", newline="") as stream:
         table = [row for row in csv.reader(stream) if row]
     if (
@@ -182,7 +182,7 @@ def read_costs(path: Path, labels: LabelSet) -> dict[str, dict[str, float]]:
         or sorted(table[0][1:]) != sorted(labels.values)
         or sorted(r[0] for r in table[1:]) != sorted(labels.values)
     ):
-        raise DataError(f"{path} must have each label once down and once across: {', '.join(labels.values)}")
+        raise DataError(f"{path} must have each label once as a row and once as a column: {', '.join(labels.values)}")
     costs: dict[str, dict[str, float]] = {}
     for gold, *row in table[1:]:
         try:
@@ -190,10 +190,10 @@ def read_costs(path: Path, labels: LabelSet) -> dict[str, dict[str, float]]:
         except ValueError:
             raise DataError(f"{path}: the costs of gold {gold!r} are {row}; expected a number for each label") from None
         if not all(0 <= cost < np.inf for cost in costs[gold].values()):
-            raise DataError(f"{path}: the costs of gold {gold!r} are {row}; expected numbers from 0 up")
+            raise DataError(f"{path}: the costs of gold {gold!r} are {row}; expected numbers of at least 0")
     return costs
 
 
 def _counted(values: NDArray[Any]) -> Floats:
-    """Rows (value, 1), whose sums give a mean."""
+    """Rows (value, 1), so that their sums give a mean."""
     return np.stack((values, np.ones(len(values))), -1).astype(float)

@@ -1,7 +1,7 @@
-"""Metrics of the rationale that count what its wording shares with the gold one: BLEU and chrF, by sacrebleu.
+"""Overlap of a rationale's wording with the gold one: BLEU and chrF, by sacrebleu.
 
-sacrebleu tokenises and counts; only the last step, from summed counts to the score, is written again here, because
-sacrebleu's takes one corpus at a time and the bootstrap needs thousands. A test holds both equal to 1e-9.
+sacrebleu tokenises and counts; only the last step, from summed counts to the score, is reimplemented here, because
+sacrebleu's takes one corpus at a time and the bootstrap needs thousands. A test asserts that both agree to 1e-9.
 """
 
 from __future__ import annotations
@@ -16,48 +16,48 @@ import sacrebleu
 from reason2decide.evaluation.metrics.base import Examples, Floats, Metric, SufficientStatistics
 from reason2decide.evaluation.metrics.pairs import rationale_pairs
 
-CHUNK = 512  # ours: records counted at once; sacrebleu holds all n-grams of a chunk in memory
+CHUNK = 512  # ours: records counted at once; sacrebleu keeps all n-grams of a chunk in memory
 
 
 class _Overlap(Metric):
-    """Counts by one of sacrebleu's metric objects, over the records that have a gold rationale of the source."""
+    """Counts from a sacrebleu metric, over the records that have a gold rationale of the source."""
 
     @abstractmethod
     def make_scorer(self) -> Any:
-        """A sacrebleu metric with the settings the signature tells."""
+        """A sacrebleu metric with the settings given in the signature."""
 
     @cached_property
     def scorer(self) -> Any:
-        """The sacrebleu metric, for one reference a record."""
+        """The sacrebleu metric, for one reference per record."""
         scorer = self.make_scorer()
-        scorer.num_refs = 1  # sacrebleu learns it from data; set here, the signature is known before
+        scorer.num_refs = 1  # sacrebleu infers it from data; set here, so that the signature is known earlier
         return scorer
 
     def signature(self) -> str:
-        """sacrebleu's own signature, its version included."""
+        """sacrebleu's own signature, which includes its version."""
         return str(self.scorer.get_signature())
 
     def statistics(self, examples: Examples) -> SufficientStatistics:
         """Rows of sacrebleu's segment counts; a missing predicted rationale counts as an empty one.
 
         Raises:
-            NotComputed: no source was named, no record has a gold rationale of it, or no prediction has any.
+            NotComputed: no source was named, no record has a gold rationale of it, or no prediction has a rationale.
         """
         pairs = rationale_pairs(examples)
         rows: list[list[int]] = []
         for start in range(0, len(pairs.gold), CHUNK):
             chunk = slice(start, start + CHUNK)
-            # The call behind corpus_score and sacrebleu's own significance tests; no public one gives the counts.
+            # The call behind corpus_score and sacrebleu's own significance tests; no public call returns the counts.
             rows += self.scorer._extract_corpus_statistics(pairs.predicted[chunk], [pairs.gold[chunk]])
         return SufficientStatistics(np.array(rows, float), np.arange(len(rows)), pairs.positions, pairs.notes)
 
 
 class Bleu(_Overlap):
-    """Corpus BLEU: n-gram precision of the rationale against the gold one, with a penalty for brevity.
+    """Corpus BLEU: n-gram precision of the rationale against the gold one, with a brevity penalty.
 
-    Why: the paper reports it, so results can be set beside its own; it rewards wording, not truth.
-    Formula: BP · exp(mean over n = 1..4 of log p_n), p_n the clipped n-gram precision in per cent (a zero count
-    becomes 1 / 2^k for the k-th zero), BP = exp(1 - r/c) if the output length c is below the reference length r,
+    Why: the paper reports it, so results can be compared with the paper's; it rewards wording, not truth.
+    Formula: BP · exp(mean over n = 1..4 of log p_n), p_n the clipped n-gram precision in per cent (the
+    k-th zero count becomes 1 / 2^k), BP = exp(1 - r/c) if the output length c is below the reference length r,
     else 1. Range 0 to 100, higher is better. Source: Papineni et al. 2002; settings of sacrebleu (Post 2018): 13a
     tokens, exponential smoothing, mixed case.
     """
@@ -65,7 +65,7 @@ class Bleu(_Overlap):
     name, title, worst, best = "bleu", "BLEU", 0.0, 100.0
 
     def make_scorer(self) -> Any:
-        """BLEU's defaults; `force` only silences a warning about texts that look tokenised."""
+        """BLEU with defaults; `force` only silences a warning about texts that look tokenised."""
         return sacrebleu.BLEU(force=True)
 
     def aggregate(self, sums: Floats) -> Floats:
@@ -77,7 +77,7 @@ class Bleu(_Overlap):
         precision = 100 * smoothed / np.maximum(totals, 1)
         penalty = np.exp(np.minimum(0.0, 1 - reference / np.maximum(written, 1)))
         score = penalty * np.exp(np.log(precision).mean(axis=-1))
-        # Without a single match, or with outputs too short for one 4-gram, sacrebleu defines the score as 0.
+        # Without any match, or with outputs too short for a 4-gram, sacrebleu defines the score as 0.
         result: Floats = np.where(zero.all(axis=-1) | (totals == 0).any(axis=-1), 0.0, score)
         return result
 
@@ -85,7 +85,7 @@ class Bleu(_Overlap):
 class Chrf(_Overlap):
     """Corpus chrF: character n-gram F-score of the rationale against the gold one.
 
-    Why: it forgives inflection, typos and abbreviations, which nurses' notes are full of, where BLEU sees a miss.
+    Why: it tolerates inflection, typos and abbreviations, common in nurses' notes, where BLEU sees a miss.
     Formula: F_2 = 5 P R / (4 P + R), P and R the means over n = 1..6 of character n-gram precision and recall (orders
     that occur on both sides), times 100. Range 0 to 100, higher is better. Source: Popović 2015; settings of sacrebleu.
     """

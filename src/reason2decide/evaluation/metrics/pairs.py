@@ -1,4 +1,4 @@
-"""The pairs that metrics of the rationale's text compare: a predicted rationale and the gold one of its record."""
+"""Pairs of a predicted rationale and its record's gold one, for metrics that compare rationale texts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from reason2decide.evaluation.metrics.base import Examples, Integers
 class RationalePairs:
     """Predicted and gold rationales, stripped, of the n records that have a gold one of the source.
 
-    positions: (n,) places of these records in `Examples`; a missing predicted rationale is an empty text. `notes` tell
-    what was left out or counted specially.
+    positions: (n,) positions of these records in `Examples`; a missing predicted rationale is an empty text. `notes`
+    say what was left out or counted specially.
     """
 
     positions: Integers
@@ -28,7 +28,7 @@ def rationale_pairs(examples: Examples) -> RationalePairs:
     """Pair the predicted rationales with the gold ones of `examples.rationale_source`, at least one pair.
 
     Raises:
-        NotComputed: no source was named, no record has a gold rationale of it, or no prediction has any.
+        NotComputed: no source was named, no record has a gold rationale of it, or no prediction has a rationale.
     """
     source = examples.rationale_source
     if source is None:

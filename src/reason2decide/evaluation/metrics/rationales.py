@@ -1,4 +1,4 @@
-"""What the metrics of rationales share: means, and what becomes of records without a rationale or a probe."""
+"""Shared parts of the rationale metrics: means, and how records without a rationale or a probe count."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reason2decide.evaluation.probes import Probe
 
 
 class Ratio(Metric):
-    """The quotient of two sums: a mean where the second counts examples."""
+    """The ratio of two sums; a mean if the second counts examples."""
 
     def aggregate(self, sums: Floats) -> Floats:
         """(..., 2) -> (...)."""
@@ -37,12 +37,12 @@ def told(notes: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def has_rationale(prediction: Prediction) -> bool:
-    """Whether there is a rationale with anything in it."""
+    """Whether there is a rationale that is not blank."""
     return bool((prediction.rationale or "").strip())
 
 
 def require_rationales(examples: Examples) -> None:
-    """Raise `NotComputed` where no prediction has a rationale."""
+    """Raise `NotComputed` if no prediction has a rationale."""
     if not any(map(has_rationale, examples.predictions)):
         raise NotComputed("no prediction has a rationale")
 
@@ -51,7 +51,7 @@ def probes_of(examples: Examples, whom: str) -> Sequence[Probe]:
     """The probes of all examples.
 
     Raises:
-        NotComputed: there are none; `whom` says who was not asked, and what to do.
+        NotComputed: there are none; `whom` is the message, which says who was not asked and what to do.
     """
     if examples.probes is None:
         raise NotComputed(whom)
@@ -59,24 +59,24 @@ def probes_of(examples: Examples, whom: str) -> Sequence[Probe]:
 
 
 class ReadOut(Ratio):
-    """Share of records for which a reader of the rationale finds the label that was wanted.
+    """Share of records for which a reader finds the wanted label in the rationale.
 
-    A missing rationale gives nothing away and is a miss, and so is a prediction without an answer where its label is
-    wanted. Records whose rationale no reader was asked about are left out.
+    A missing rationale counts as a miss, and so does a prediction without an answer if its label is wanted. Records
+    whose rationale no reader was asked about are left out.
     """
 
     whom: ClassVar[str]
 
     @abstractmethod
     def read(self, probe: Probe) -> str | None:
-        """The reader's label, None where it was not asked."""
+        """The reader's label, None if it was not asked."""
 
     @abstractmethod
     def wanted(self, record: Record, prediction: Prediction) -> str | None:
-        """The label it should find."""
+        """The label that the reader should find."""
 
     def statistics(self, examples: Examples) -> SufficientStatistics:
-        """Rows (found, 1), of which two differ.
+        """Rows (found, 1), with two distinct ones.
 
         Raises:
             NotComputed: no prediction has a rationale, or no reader was asked.
@@ -94,11 +94,11 @@ class ReadOut(Ratio):
             positions.append(i)
         if missing == len(rows):
             raise NotComputed(self.whom)
-        return pooled(rows, positions, notes_on(len(examples), len(rows), missing, unanswered, "are misses"))
+        return pooled(rows, positions, notes_on(len(examples), len(rows), missing, unanswered, "count as misses"))
 
 
 def notes_on(total: int, counted: int, missing: int, unanswered: int, become: str) -> tuple[str, ...]:
-    """What to tell of records that were not probed, and of predictions without a rationale or an answer."""
+    """Notes on records that were not probed, and on predictions without a rationale or an answer."""
     left_out = total - counted
     return told(
         {

@@ -14,14 +14,14 @@ from reason2decide.evaluation.metrics.rationales import Ratio, pooled
 def common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
     """The length of the longest common subsequence.
 
-    One addition of a number of len(one) bits for each word of the other. Source: Hyyrö 2004, "Bit-parallel LCS-length
+    Each word of `other` costs one addition of numbers with len(one) bits. Source: Hyyrö 2004, "Bit-parallel LCS-length
     computation revisited".
     """
     places: defaultdict[str, int] = defaultdict(int)
     for i, word in enumerate(one):
         places[word] |= 1 << i
     every = (1 << len(one)) - 1
-    unmatched = every  # a bit turns 0 where the subsequence grows
+    unmatched = every  # a bit becomes 0 where the subsequence grows
     for word in other:
         matches = unmatched & places.get(word, 0)
         unmatched = ((unmatched + matches) | (unmatched - matches)) & every
@@ -31,11 +31,11 @@ def common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
 class RougeL(Ratio):
     """Mean F1 of the longest common subsequence of words with the gold rationale.
 
-    Why: it asks for the same words in the same order but lets others stand between, so it is milder than BLEU on
-    rewordings; many papers report it.
+    Why: it requires the same words in the same order but allows others in between, so it penalises rewording less than
+    BLEU; many papers report it.
     Formula: mean of 100 · 2 L / (a + b), L the length of the longest common subsequence, a and b the numbers of words
-    (runs of letters and digits, in lower case, not stemmed) of the two; an empty rationale counts 0. Range 0 to 100,
-    higher is better. Source: Lin 2004, with beta = 1 as in the package rouge-score.
+    (runs of letters and digits, in lower case, not stemmed) of the two rationales; an empty one counts 0. Range 0 to
+    100, higher is better. Source: Lin 2004, with beta = 1 as in the package rouge-score.
     """
 
     name, title, worst, best = "rouge_l", "ROUGE-L", 0.0, 100.0
@@ -55,5 +55,5 @@ class RougeL(Ratio):
         return pooled(rows, pairs.positions, pairs.notes)
 
     def signature(self) -> str:
-        """The tokens."""
+        """How texts are tokenised and compared."""
         return "tok:words|case:lower|stem:no|beta:1"

@@ -1,7 +1,7 @@
-"""Does the model that wrote a rationale read its own decision, or the gold label, out of it?
+"""Whether the model that wrote a rationale reads its own decision, or the gold label, from it.
 
-The prompt for that, "predict:" before a rationale, is one that only some methods were trained on, which favours them
-(as Reason2Decide-C by its cycle loss). `metrics.simulation` asks readers that favour nobody.
+The prompt for this, "predict:" before a rationale, occurs in the training of only some methods, which favours them
+(such as Reason2Decide-C, by its cycle loss). `metrics.simulation` uses readers that favour no method.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from reason2decide.evaluation.probes import Probe
 
 
 class _OwnReading(ReadOut):
-    """Read by the model itself."""
+    """A metric of what the model itself reads."""
 
-    whom = "the model was not asked about its rationales; evaluate the bundle itself, not its predictions alone"
+    whom = "the model was not asked about its rationales; evaluate the bundle itself, not only its predictions"
 
     def read(self, probe: Probe) -> str | None:
         """The model's label for the rationale alone."""
@@ -23,7 +23,7 @@ class _OwnReading(ReadOut):
 
 
 class _OwnMaskedReading(_OwnReading):
-    """Read by the model itself, with the words of the labels masked."""
+    """A metric of what the model itself reads with the words of all labels masked."""
 
     def read(self, probe: Probe) -> str | None:
         """The model's label for the masked rationale alone."""
@@ -31,7 +31,7 @@ class _OwnMaskedReading(_OwnReading):
 
 
 class Consistency(_OwnReading):
-    """How often the model decides the same when it reads only its rationale.
+    """How often the model makes the same decision from its rationale alone.
 
     Why: a rationale that argues for another decision than the one made misleads its reader.
     Formula: mean of 1[prediction(r^) = prediction(x)]; a missing rationale counts 0. Range 0 to 1, higher is better.
@@ -46,11 +46,11 @@ class Consistency(_OwnReading):
 
 
 class ConsistencyMasked(_OwnMaskedReading):
-    """Consistency where the words of all labels are masked in the rationale.
+    """Consistency with the words of all labels masked in the rationale.
 
-    Why: a rationale that says its label is consistent with it whatever its reasons; this leaves the reasons alone.
+    Why: a rationale that states its label is consistent with it for any reasons; masking leaves only the reasons.
     Formula: as consistency, with prediction(mask(r^)). Range 0 to 1, higher is better.
-    Source: as consistency; the masking is ours (`masking.mask_label_words`).
+    Source: as consistency; the masking is ours (`words.mask_label_words`).
     """
 
     name, title, worst, best = "consistency_masked", "Consistency, label words masked", 0.0, 1.0
@@ -61,10 +61,10 @@ class ConsistencyMasked(_OwnMaskedReading):
 
 
 class Sufficiency(_OwnReading):
-    """How often the model decides right when it reads only its rationale.
+    """How often the model decides correctly from its rationale alone.
 
-    Why: a good rationale holds what the right decision needs. Bounded by how often the rationale argues for the
-    right label at all, so read it beside accuracy.
+    Why: a good rationale contains what the right decision needs. Bounded by how often the rationale argues for the
+    right label at all, so read it together with accuracy.
     Formula: mean of 1[prediction(r^) = y*]; a missing rationale counts 0. Range 0 to 1, higher is better.
     Source: Reason2Decide-C (Computers 2026, 15(5), 279), "sufficiency".
     """
@@ -77,11 +77,11 @@ class Sufficiency(_OwnReading):
 
 
 class SufficiencyMasked(_OwnMaskedReading):
-    """Sufficiency where the words of all labels are masked in the rationale.
+    """Sufficiency with the words of all labels masked in the rationale.
 
-    Why: naming the right label suffices for nothing; the reasons must.
+    Why: naming the right label is not enough; the reasons must suffice.
     Formula: as sufficiency, with prediction(mask(r^)). Range 0 to 1, higher is better.
-    Source: as sufficiency; the masking is ours (`masking.mask_label_words`).
+    Source: as sufficiency; the masking is ours (`words.mask_label_words`).
     """
 
     name, title, worst, best = "sufficiency_masked", "Sufficiency, label words masked", 0.0, 1.0

@@ -1,4 +1,4 @@
-"""What independent simulators (`simulators.Simulators`) read out of rationales, and what rationales add to texts."""
+"""Metrics of what independent simulators (`readers.Simulators`) read from rationales, and what these add to texts."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from reason2decide.evaluation.probes import Probe
 from reason2decide.evaluation.readers import SIGNATURE
 
 NOBODY = (
-    "no simulator read the rationales; evaluate with the dataset's train split, where simulators learn from its gold "
-    "rationales (labels must be common to all records)"
+    "no simulator read the rationales; evaluate with the dataset's train split, from whose gold rationales simulators "
+    "learn (labels must be common to all records)"
 )
 
 
 class _Simulated(ReadOut):
-    """Read by a simulator."""
+    """A metric of what a simulator reads."""
 
     whom = NOBODY
     reader: ClassVar[str] = "rationale"
@@ -43,7 +43,7 @@ class _Simulated(ReadOut):
 class SimulatedSufficiency(_Simulated):
     """How often a simulator finds the gold label in the rationale alone.
 
-    Why: sufficiency read by somebody who favours no method, unlike the model itself.
+    Why: sufficiency with a reader that favours no method, unlike the model itself.
     Formula: mean of 1[S_r(r^) = y*], S_r a simulator trained on gold rationales; a missing rationale counts 0.
     Range 0 to 1, higher is better. Source: Reason2Decide-C, "sufficiency"; the independent reader is ours.
     """
@@ -56,9 +56,9 @@ class SimulatedSufficiency(_Simulated):
 
 
 class SimulatedSufficiencyMasked(SimulatedSufficiency):
-    """Simulated sufficiency where the words of all labels are masked in the rationale.
+    """Simulated sufficiency with the words of all labels masked in the rationale.
 
-    Why: what is left are the reasons. The simulator learnt from masked gold rationales.
+    Why: only the reasons are left. The simulator learns from masked gold rationales.
     Formula: mean of 1[S_m(mask(r^)) = y*]. Range 0 to 1, higher is better. Source: ours.
     """
 
@@ -69,7 +69,7 @@ class SimulatedSufficiencyMasked(SimulatedSufficiency):
 class SimulatedConsistency(_Simulated):
     """How often a simulator finds the predicted label in the rationale alone.
 
-    Why: whether the rationale argues for the decision made, right or wrong, as an outsider reads it.
+    Why: whether the rationale, to an outsider, argues for the decision made, right or wrong.
     Formula: mean of 1[S_r(r^) = y^]; a missing rationale or answer counts 0. Range 0 to 1, higher is better.
     Source: Reason2Decide-C, "consistency"; the independent reader is ours.
     """
@@ -82,9 +82,9 @@ class SimulatedConsistency(_Simulated):
 
 
 class SimulatedConsistencyMasked(SimulatedConsistency):
-    """Simulated consistency where the words of all labels are masked in the rationale.
+    """Simulated consistency with the words of all labels masked in the rationale.
 
-    Why: a rationale that only repeats its decision is consistent with it, and says nothing.
+    Why: a rationale that only repeats its decision is consistent with it but gives no reason.
     Formula: mean of 1[S_m(mask(r^)) = y^]. Range 0 to 1, higher is better. Source: ours.
     """
 
@@ -93,18 +93,18 @@ class SimulatedConsistencyMasked(SimulatedConsistency):
 
 
 class _Gain(Metric):
-    """What the rationale adds: a simulator that reads text and rationale against one that reads the text alone."""
+    """What the rationale adds: a simulator that reads text and rationale, minus one that reads the text alone."""
 
     def signature(self) -> str:
         """The simulators' settings."""
         return _settings()
 
     def wanted(self, record: Record, prediction: Prediction) -> str | None:
-        """The label whose finding counts."""
+        """The label that counts as found."""
         return record.label
 
     def statistics(self, examples: Examples) -> SufficientStatistics:
-        """Rows (gain if leaking, leaking, gain if not, not leaking); a missing rationale does neither.
+        """Rows (gain if leaking, leaking, gain if not, not leaking); a missing rationale gains nothing, leaks nothing.
 
         Raises:
             NotComputed: no prediction has a rationale, or no simulator was asked.
@@ -128,29 +128,29 @@ class _Gain(Metric):
 
 
 class RationaleQuality(_Gain):
-    """How much the rationale adds to the text for whoever looks for the right label.
+    """How much the rationale adds to the text when looking for the right label.
 
-    Why: a rationale that says no more than the text, or what is wrong, is no help. Near 0 where the text alone is
-    enough for a simulator, and negative where rationales mislead.
+    Why: a rationale that is wrong, or says no more than the text, does not help. Near 0 if the text alone is enough for
+    a simulator, and negative if rationales mislead.
     Formula: RQ = mean of 1[S_xr(x, r^) = y*] - 1[S_x(x) = y*]; a missing rationale adds 0. Range -1 to 1, higher is
-    better. Source: Wiegreffe, Marasović and Smith 2021, "rationale quality"; here the simulators learn from gold
-    rationales.
+    better. Source: Wiegreffe, Marasović and Smith 2021, "rationale quality"; here the simulators learn from
+    gold rationales.
     """
 
     name, title, worst, best = "rq", "Rationale quality (RQ)", -1.0, 1.0
 
     def aggregate(self, sums: Floats) -> Floats:
-        """(..., 4) -> (...): leaking or not does not matter here."""
+        """(..., 4) -> (...), leaking or not."""
         return ratio(sums[..., 0] + sums[..., 2], sums[..., 1] + sums[..., 3])
 
 
 class Las(_Gain):
-    """Leakage-adjusted simulatability: how much the rationale helps to foretell the decision, leaking or not.
+    """Leakage-adjusted simulatability: how much the rationale helps to predict the decision, leaking or not.
 
-    Why: a rationale that gives its label away always helps, and one that hides it seldom; weighing both groups alike
-    takes that out. Where nobody leaks, or everybody, there is one group only: read the note.
+    Why: a rationale that gives its label away always helps, and one that hides it rarely does; equal weights of both
+    groups remove this effect. If all rationales leak, or none, there is only one group: read the note.
     Formula: mean over the groups l = 1, 0 of mean of 1[S_xr(x, r^) = y^] - 1[S_x(x) = y^] among records whose
-    1[S_r(r^) = y^] is l; with one group empty, the mean of the other (ours). A missing rationale or answer does not
+    1[S_r(r^) = y^] is l; if one group is empty, the mean of the other (ours). A missing rationale or answer does not
     leak and adds 0. Range -1 to 1, higher is better. Source: Hase et al. 2020.
     """
 
@@ -161,13 +161,13 @@ class Las(_Gain):
         return prediction.predicted_label
 
     def statistics(self, examples: Examples) -> SufficientStatistics:
-        """As `_Gain.statistics`, noting an empty group."""
+        """As `_Gain.statistics`, with a note on an empty group."""
         found = super().statistics(examples)
         leaking, hiding = found.total()[[1, 3]]
         if leaking and hiding:
             return found
         note = "every rationale gives its label away" if leaking else "no rationale gives its label away"
-        notes = (*found.notes, f"{note}, so the value is the mean of that one group")
+        notes = (*found.notes, f"{note}, so the value is the mean of that group alone")
         return SufficientStatistics(found.rows, found.row_of, found.positions, notes)
 
     def aggregate(self, sums: Floats) -> Floats:

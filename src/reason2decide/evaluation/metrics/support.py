@@ -1,7 +1,8 @@
-"""Is what a rationale says in the text at all? A lexical answer that needs no model, and the words to show for it.
+"""Check lexically, without a model, whether the text supports what a rationale says, and find the cited words.
 
-Rules, all ours. A sentence ends at ".", "!", "?" or ";" before white space or the end, or at a line break. Its content
-words are its words without stop words, stemmed; it is supported if at least half of them occur, stemmed, in the text.
+The rules are all ours. A sentence ends at ".", "!", "?" or ";" before white space or the end, or at a line break. Its
+content words are its stemmed words without stop words; it is supported if at least half of them occur in the stemmed
+text.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ def sentence_support(text: str, rationale: str) -> list[tuple[int, int, bool]]:
 
 
 def cited_spans(text: str, rationale: str) -> list[Span]:
-    """(start, end) of what the rationale takes from the text, in order: what its reader should see marked there.
+    """(start, end) of each part of the text that the rationale cites, in order, to mark it for the reader.
 
-    These are the content words of the text that the rationale has too, stemmed; words with only white space between
-    are one span.
+    Cited are the content words of the text that the rationale has too, compared by stems; words separated only by white
+    space form one span.
     """
     cited = set(_stems(rationale))
     spans: list[Span] = []
@@ -50,11 +51,12 @@ def _stems(text: str) -> list[str]:
 class Support(Ratio):
     """Share of the rationales' sentences that the text supports.
 
-    Why: a sentence with words that the text lacks is invented, or general knowledge: either way no reason that a
-    reader can check. Words alone are compared, so a denied finding cited as present counts as supported.
+    Why: a sentence with words that the text lacks is invented or general knowledge: in either case a reader cannot
+    check it. Only words are compared, so a denied finding cited as present counts as supported.
     Formula: supported sentences / sentences with a content word, over all rationales together; rules in
-    `metrics/support.py`. Range 0 to 1, higher is better, but compare with the gold rationales' own: they also say
-    what is in no note, such as the urgency. Source: ours, after attribution to a source in Rashkin et al. 2023.
+    `metrics/support.py`. Range 0 to 1, higher is better, but compare with that of the gold rationales: they
+    also say what is in no note, such as the urgency. Source: ours, after attribution to a source in Rashkin et al.
+    2023.
     """
 
     name, title, worst, best = "support", "Sentences supported by the text", 0.0, 1.0
@@ -63,7 +65,7 @@ class Support(Ratio):
         """Rows (supported sentences, sentences); rationales without a sentence are left out.
 
         Raises:
-            NotComputed: no prediction has a rationale, or none of them a sentence.
+            NotComputed: no prediction has a rationale, or no rationale has a sentence.
         """
         require_rationales(examples)
         rows, positions = [], []
@@ -83,5 +85,5 @@ class Support(Ratio):
         return pooled(rows, positions, told(notes))
 
     def signature(self) -> str:
-        """The share of content words that a sentence needs."""
+        """The required share of content words, and the stemming."""
         return f"needed:{NEEDED}|stem:suffix"

@@ -1,9 +1,9 @@
-"""What rationales of simulated calls say against what is true of the call: exact, as its facts are in the record.
+"""Compare rationales of synthetic calls with the truth about the call: exactly, since its facts are in the record.
 
-A rationale cites a finding or a risk where it has its `text` or `short` wording in the simulator's rules, as whole
-words in any case. It cites it as denied after a word of denial ("no", "denies", "without" and the like) in the same
-sentence, up to a word that turns the sentence ("but", "has", "with" and the like) or a "+"; "(-)" denies the one
-finding behind it.
+A rationale cites a finding or a risk if it has its `text` or `short` wording from the rules, as whole words in any
+case. The finding is cited as denied after a word of denial ("no", "denies", "without" and the like) in the same
+sentence, up to a word that ends the denial ("but", "has", "with" and the like) or a "+"; "(-)" denies only the
+finding after it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from reason2decide.evaluation.metrics.base import Examples, SufficientStatistics
 from reason2decide.evaluation.metrics.rationales import Ratio, has_rationale, pooled, require_rationales, told
 
 FACTS = ("present", "risks", "facts")  # the keys of `meta` that are read here
-DECIDING = ("red_flags", "risk")  # kinds of facts that are findings or risks; the others are complaint and course
-# Ours: words between two findings that deny what follows, or end a denial.
+DECIDING = ("red_flags", "risk")  # kinds of facts that are findings or risks; the other kinds are complaint and course
+# Ours: words before a finding that deny what follows, or end a denial.
 CUE = re.compile(
     r"(?P<denies>\b(?:no|not|nor|without|den(?:y|ies|ied|ying)|negative|absence|absent|lacks?|free of)\b)"
     r"|\b(?:but|however|yet|though|although|while|except|has|have|having|had|with|present|reports?|also)\b|\+",
@@ -33,7 +33,7 @@ ITEM_DENIED = re.compile(r"\(-\)\s*$")
 
 @dataclass(frozen=True)
 class Citations:
-    """Ids of the findings and risks that a rationale cites as the patient's now, and of those it denies."""
+    """Ids of the findings and risks that a rationale cites as present, and of those it denies."""
 
     present: frozenset[str]
     denied: frozenset[str]
@@ -41,7 +41,7 @@ class Citations:
 
 @cache
 def _wordings() -> tuple[re.Pattern[str], dict[str, str]]:
-    """A pattern of all wordings, longest first, and the id each stands for."""
+    """A pattern of all wordings, longest first, and the id of each wording."""
     rules = load_rules()
     ids: dict[str, str] = {}
     items: list[Symptom | Risk] = [*rules.findings.values(), *rules.risks.values()]
@@ -53,7 +53,7 @@ def _wordings() -> tuple[re.Pattern[str], dict[str, str]]:
 
 
 def citations(rationale: str) -> Citations:
-    """What a rationale cites, and how; something said both ways is in both sets."""
+    """What a rationale cites and denies; something said both ways is in both sets."""
     pattern, ids = _wordings()
     said: dict[bool, set[str]] = {True: set(), False: set()}
     for start, end in sentences(rationale):
@@ -68,17 +68,17 @@ def citations(rationale: str) -> Citations:
 
 
 def true_now(record: Record) -> frozenset[str]:
-    """The findings and risks of a simulated call that are the patient's own, now."""
+    """The findings and risks that the patient of a synthetic call has now."""
     return frozenset(record.meta["present"]) | frozenset(record.meta["risks"])
 
 
 def deciding(record: Record) -> frozenset[str]:
-    """The findings and risks among the facts that decided a simulated call."""
+    """The findings and risks among the facts that decided a synthetic call."""
     return frozenset(fact["id"] for fact in record.meta["facts"] if fact["kind"] in DECIDING)
 
 
 class _AgainstTheTruth(Ratio):
-    """Counts over simulated calls; examples whose second count is 0 are left out."""
+    """A ratio of two counts over synthetic calls; examples whose second count is 0 are left out."""
 
     nothing: str
 
@@ -90,10 +90,10 @@ class _AgainstTheTruth(Ratio):
         """Rows of two counts.
 
         Raises:
-            NotComputed: not simulated calls, no rationale, or nothing to count in any.
+            NotComputed: not synthetic calls, no rationale, or nothing to count in any of them.
         """
         if not all(set(FACTS) <= record.meta.keys() for record in examples.records):
-            raise NotComputed("records carry no facts to compare with; only those of `r2d data synthesize` do")
+            raise NotComputed("records have no facts to compare with; only those of `r2d data synthesize` do")
         require_rationales(examples)
         counted = {
             i: row
@@ -112,9 +112,9 @@ class _AgainstTheTruth(Ratio):
 
 
 class CitedTrue(_AgainstTheTruth):
-    """Share of the findings and risks cited as present that are the patient's now.
+    """Share of the findings and risks cited as present that the patient has now.
 
-    Why: the exact precision of what rationales claim, which real data cannot give.
+    Why: the exact precision of what rationales claim, which real data cannot provide.
     Formula: cited as present and true / cited as present, over all rationales together. Range 0 to 1, higher is better.
     Source: ours.
     """
@@ -129,9 +129,9 @@ class CitedTrue(_AgainstTheTruth):
 
 
 class CitedFalse(_AgainstTheTruth):
-    """Share of rationales that cite as present what the patient denies, has not, or has not now.
+    """Share of rationales that cite as present what the patient denies, does not have, or does not have now.
 
-    Why: one false finding makes a rationale dangerous however many true ones stand beside it, so this counts
+    Why: one false finding makes a rationale dangerous, regardless of the number of true ones, so this counts
     rationales where `cited_true` counts findings. Formula: rationales with such a citation / rationales. Range 0 to 1,
     lower is better. Source: ours.
     """
@@ -145,9 +145,9 @@ class CitedFalse(_AgainstTheTruth):
 
 
 class DecidingOmitted(_AgainstTheTruth):
-    """Share of the red flags and risks that decided a call which its rationale leaves out.
+    """Share of the red flags and risks behind a call's label that its rationale leaves out.
 
-    Why: true things that did not decide are no reason; this is the recall of those that did.
+    Why: true findings that did not decide are not reasons; this is the share missed among those that did.
     Formula: deciding facts not cited as present / deciding facts, over all calls together; a missing rationale leaves
     all out. Range 0 to 1, lower is better. Source: ours.
     """

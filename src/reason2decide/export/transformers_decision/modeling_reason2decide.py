@@ -1,18 +1,18 @@
 """Decision models of reason2decide for transformers: P(label | text), scored exactly, no text written.
 
-transformers (5.23 or newer) runs this file when a model beside it is loaded with `trust_remote_code=True`. It imports
+transformers (5.23 or newer) runs this file when a model next to it is loaded with `trust_remote_code=True`. It imports
 torch and transformers only; it opens no file and no connection.
 
-A label's score is the total log-probability of its tokens, the end token included. The text is encoded once a request,
-whatever the number of questions and labels, and its cross-attention keys and values are computed once.
-`config.reason2decide` holds what that takes:
+A label's score is the total log-probability of its tokens, the end token included. The text is encoded once per
+request, whatever the number of questions and labels, and its cross-attention keys and values are computed once.
+`config.reason2decide` has what that takes:
 
     before, after   token ids around the text: special tokens and the words that ask for a label
     text_tokens     a longer text is cut at its end
-    special_ids     tokens that no text may bring along, such as an end token written in a note
+    special_ids     tokens that no text may contain, such as an end token written in a note
     labels          label -> its token ids, end token last
     ordinal         whether the order of the labels means something
-    yes_no          {"true": label, "false": label} where the labels are a yes and a no, else null
+    yes_no          {"true": label, "false": label} if the labels are a yes and a no, else null
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class LabelScores(DecisionMixin):  # type: ignore[misc]
             marks: where other heads read; not needed here.
 
         Raises:
-            ValueError: there is no text, or an option is no label of the model.
+            ValueError: there is no text, or an option is not a label of the model.
         """
         asked = [self._labels_of(question) for question in decision_questions]
         distinct = list(dict.fromkeys(label for labels in asked for label in labels))
@@ -74,7 +74,9 @@ class LabelScores(DecisionMixin):  # type: ignore[misc]
         if question.type == "choice":
             unknown = [option for option in question.options if option not in labels]
             if unknown:
-                raise ValueError(f"{len(unknown)} of {len(question.options)} options are no labels of this model{hint}")
+                raise ValueError(
+                    f"{len(unknown)} of {len(question.options)} options are not labels of this model{hint}"
+                )
             return list(question.options)
         if question.type == "noul":
             if settings["yes_no"] is None:
@@ -96,7 +98,7 @@ class LabelScores(DecisionMixin):  # type: ignore[misc]
         settings = self.config.reason2decide
         text = [token for token in text if token not in settings["special_ids"]][: settings["text_tokens"]]
         if not text:
-            raise ValueError("the state holds no text to decide on")
+            raise ValueError("the state contains no text to decide on")
         prompt = torch.tensor([[*settings["before"], *text, *settings["after"]]], device=self.device)
         mask = torch.ones_like(prompt)
         states = self.get_encoder()(input_ids=prompt, attention_mask=mask).last_hidden_state
@@ -125,8 +127,8 @@ class LabelScores(DecisionMixin):  # type: ignore[misc]
             real, ids = ids >= 0, ids.clamp(min=0)
             _share(cache, len(ids))
             steps = torch.cat([start.expand(len(ids), -1, -1), log_probs(ids[:, :-1])], 1)
-            own = steps.gather(-1, ids[:, :, None]).squeeze(-1)
-            scores.append(own.masked_fill(~real, 0.0).sum(-1))
+            log_prob = steps.gather(-1, ids[:, :, None]).squeeze(-1)
+            scores.append(log_prob.masked_fill(~real, 0.0).sum(-1))
         return torch.cat(scores)
 
 

@@ -1,1 +1,1 @@
-"""Calls to a language model's server: each is on disk as soon as it is answered and never paid for twice."""
+"""Calls to a language model's server: each answer is on disk at once and never paid for twice."""

@@ -1,8 +1,8 @@
-"""What a run will cost, may cost, and did cost.
+"""Calculate what a run will cost, may cost, and did cost.
 
-Tokens can only be counted by the model's own tokenizer, which an endpoint does not give. So there are two figures: an
-estimate of four characters a token, for people; and a bound of one token a byte, which no byte-level tokenizer
-exceeds, for the hard limit. Prices are the user's: they change too often to be kept here.
+Only the model's own tokenizer can count tokens, and an endpoint does not provide it. So there are two figures: an
+estimate of four characters per token, for people; and a bound of one token per byte, which no byte-level tokenizer
+exceeds, for the hard limit. The user gives the prices: they change too often to be kept here.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from reason2decide.llm.client.calls import AnyCall, Usage
 
 CHARACTERS_PER_TOKEN = 4  # OpenAI's rule of thumb for English text
 TOKENS_PER_MESSAGE = 16  # ours: chat templates add a few to each message
-ASSUMED_OUTPUT_TOKENS = 256  # ours: a rationale of a few sentences, where no limit is set
+ASSUMED_OUTPUT_TOKENS = 256  # ours: a rationale of a few sentences, if no limit is set
 
 
 class BudgetError(UserError):
-    """The budget cannot be kept as it was given."""
+    """The budget cannot be enforced as given."""
 
 
 class BudgetReached(BudgetError):
-    """The budget ended before the calls did; nothing that was answered is lost."""
+    """The budget was spent before all calls were made; no answer is lost."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Prices:
     output: float = 0.0
 
     def cost(self, usage: Usage) -> float:
-        """What so many tokens cost."""
+        """The cost of these tokens."""
         return (usage.input_tokens * self.input + usage.output_tokens * self.output) / 1e6
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run is likely to take: `calls` to be sent, those `cached` come free."""
+    """What a run is likely to take: `calls` to be sent; those `cached` are free."""
 
     calls: int
     cached: int
@@ -50,7 +50,7 @@ class Estimate:
 
 
 def likely_tokens(call: AnyCall) -> Usage:
-    """The rule of thumb for one call; the answer is taken to be as long as the settings allow."""
+    """Estimate the tokens of one call, for an answer as long as the settings allow."""
     texts = call.texts()
     output = call.max_output_tokens()
     asked = sum(map(len, texts)) // CHARACTERS_PER_TOKEN + TOKENS_PER_MESSAGE * len(texts)
@@ -58,7 +58,7 @@ def likely_tokens(call: AnyCall) -> Usage:
 
 
 def bound_tokens(call: AnyCall) -> Usage | None:
-    """What one request can take at most; None where the settings do not limit the answer."""
+    """The most tokens that one request can take; None if the settings do not limit the answer."""
     output = call.max_output_tokens()
     if output is None:
         return None
@@ -67,7 +67,7 @@ def bound_tokens(call: AnyCall) -> Usage | None:
 
 
 def estimate(calls: Iterable[AnyCall], prices: Prices, cached: int = 0) -> Estimate:
-    """What these calls are likely to take, without retries; `cached` others are known to be free."""
+    """Estimate what these calls will take, without retries; `cached` others are known to be free."""
     tokens, count = Usage(), 0
     for call in calls:
         tokens += likely_tokens(call)
@@ -88,10 +88,10 @@ class Spent:
 
 
 class Budget:
-    """Prices, the two hard limits, and the count of what was spent.
+    """Prices, the two hard limits, and a count of what was spent.
 
-    `max_calls` limits requests, retries included, since each may be paid for. Before a request is sent, the most it
-    can cost is reserved; afterwards its true cost replaces that. A request whose reply was lost stays reserved in
+    `max_calls` limits requests, retries included, since each may cost money. Before a request is sent, the most it
+    can cost is reserved; afterwards its actual cost replaces that. A request whose reply was lost stays reserved in
     full: the server may have charged for it.
     """
 
@@ -100,27 +100,27 @@ class Budget:
     ) -> None:
         self.prices = prices or Prices()
         if max_cost is not None and self.prices == Prices():
-            raise BudgetError("a highest cost was given but no prices; give the prices per million tokens too")
+            raise BudgetError("a maximum cost needs prices; give the prices per million tokens too")
         self.max_calls, self.max_cost = max_calls, max_cost
         self.spent = Spent()
         self._reserved = 0.0
         self._in_flight = 0
 
     def bound(self, call: AnyCall) -> float:
-        """The most that one request of this call can cost; 0 where cost is not limited.
+        """The most that one request of this call can cost; 0 if cost is not limited.
 
         Raises:
-            BudgetError: its answer has no limit.
+            BudgetError: its answer has no token limit.
         """
         if self.max_cost is None:
             return 0.0
         tokens = bound_tokens(call)
         if tokens is None:
-            raise BudgetError("a highest cost was given, so answers need a limit: set max_tokens")
+            raise BudgetError("a maximum cost needs a limit on answers: set max_tokens")
         return self.prices.cost(tokens)
 
     def reserve(self, bound: float) -> bool | None:
-        """Set money aside for one request: True if it may be sent, None if it may later, False if never."""
+        """Reserve the cost of one request: True if it may be sent, None if perhaps later, False if never."""
         if self.max_calls is not None and self.spent.requests >= self.max_calls:
             return False
         if self.max_cost is not None and self.spent.cost + self._reserved + bound > self.max_cost:
@@ -131,7 +131,7 @@ class Budget:
         return True
 
     def settle(self, bound: float, usage: Usage | None) -> None:
-        """Replace a reservation by what the request took; None: nobody knows, so it counts in full."""
+        """Replace a reservation by the actual usage; None means unknown, so it counts in full."""
         self._reserved -= bound
         self._in_flight -= 1
         if usage is None:
@@ -141,7 +141,7 @@ class Budget:
             self.spent.cost += self.prices.cost(usage)
 
     def limits_in_words(self) -> str:
-        """The limits and how much of them is used, for messages."""
+        """Format the limits and how much of them is used, for messages."""
         words = []
         if self.max_calls is not None:
             words.append(f"{self.spent.requests} of {self.max_calls} requests")

@@ -1,4 +1,4 @@
-"""What is asked of a model and what comes back. Texts are in no repr, so that no log or traceback shows them."""
+"""Define calls to a model and their answers. Texts are in no repr, so no log or traceback shows them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reason2decide.errors import UserError
 from reason2decide.llm.client.endpoint import Endpoint
 from reason2decide.llm.client.structured import strict_schema
 
-# What the client itself fills in.
+# Settings that the client itself fills in.
 RESERVED_SETTINGS = frozenset({"model", "messages", "response_format", "stream", "n", "state", "input", "questions"})
 
 
@@ -23,7 +23,7 @@ class Question:
     """A typed question to a decision model.
 
     `options` are the choices, or the levels from lowest to highest, each with a description or None; their order is
-    part of the question. A `yes_no` question has none: its options are always "yes" and "no".
+    part of the question. A `yes_no` question has no options here: they are always "yes" and "no".
     """
 
     kind: Literal["choice", "score", "yes_no"]
@@ -35,8 +35,8 @@ class Question:
 class Call:
     """One chat completion.
 
-    `id` is the caller's own and no part of what is sent. `settings` go into the request as they are (`temperature`,
-    `max_tokens`, `seed`, `logprobs`, ...). With `schema` the answer must be a JSON object that this model validates.
+    `id` is for the caller and is not sent. `settings` go into the request unchanged (`temperature`, `max_tokens`,
+    `seed`, `logprobs`, ...). With `schema` the answer must be a JSON object that this model validates.
     """
 
     id: str
@@ -54,7 +54,7 @@ class Call:
         return asked if self.schema is None else [*asked, json.dumps(strict_schema(self.schema))]
 
     def max_output_tokens(self) -> int | None:
-        """How long the answer may become, as the settings say."""
+        """The longest answer that the settings allow; None if they set no limit."""
         for name in ("max_completion_tokens", "max_tokens"):
             if name in self.settings:
                 return int(self.settings[name])
@@ -80,14 +80,14 @@ class DecisionCall:
         _check(self.settings)
 
     def texts(self) -> list[str]:
-        """Everything the model reads; the state once for each question, as servers do."""
+        """Everything the model reads; the state once for each question, as servers send it."""
         words = [self.state] * len(self.questions)
         for question in self.questions.values():
             words += [question.instructions, *question.options, *filter(None, question.options.values())]
         return words
 
     def max_output_tokens(self) -> int | None:
-        """Decision models write no text."""
+        """0: decision models write no text."""
         return 0
 
     def _content(self) -> dict[str, Any]:
@@ -100,13 +100,13 @@ AnyCall = Call | DecisionCall
 
 def _check(settings: Mapping[str, Any]) -> None:
     if taken := settings.keys() & RESERVED_SETTINGS:
-        raise UserError(f"the setting {min(taken)!r} cannot be given: the client fills it in itself")
+        raise UserError(f"the setting {min(taken)!r} cannot be given; the client fills it in itself")
 
 
 def call_key(endpoint: Endpoint, call: AnyCall) -> str:
-    """Hex SHA-256 of everything that an answer depends on: two calls with one key are the same call.
+    """Hex SHA-256 of everything that an answer depends on: two calls with the same key are the same call.
 
-    Settings are sorted by name. Options and questions are not: a model may answer another order differently.
+    Settings are sorted by name. Options and questions are not: a model may answer differently in another order.
     """
     where = [endpoint.base_url, endpoint.dialect, endpoint.model]
     canonical = json.dumps([*where, call._content(), sorted(call.settings.items())], separators=(",", ":"))
@@ -115,7 +115,7 @@ def call_key(endpoint: Endpoint, call: AnyCall) -> str:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens read and written, as the server counts them; 0 where it does not say."""
+    """Tokens read and written, as counted by the server; 0 if it does not say."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -131,7 +131,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token of the answer, its natural log-probability, and those of the likeliest tokens at its place."""
+    """A token of the answer, its natural log-probability, and those of the likeliest tokens at its position."""
 
     token: str
     logprob: float
@@ -140,11 +140,11 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class ModelAnswer:
-    """What a model answered.
+    """A model's answer.
 
     `text` is the message, or for a decision model the JSON of its answers; `parsed` is the validated object of a call
-    with a schema; `probabilities` has question -> option -> probability, None for a question that was refused. `model`
-    is the name that the server gave; `key` and `created` (UTC, ISO 8601) say which entry of the log it is. `cached`:
+    with a schema; `probabilities` has question -> option -> probability, None for a refused question. `model` is the
+    name that the server gave; `key` and `created` (UTC, ISO 8601) identify the entry in the log. `cached` means that
     nothing was sent for it.
     """
 
@@ -164,9 +164,9 @@ class ModelAnswer:
 class Failure:
     """A call without a usable answer.
 
-    `kind` is one of deadline, timeout, connection, http_STATUS, invalid_response (no reply of the protocol),
-    too_large, invalid_answer (not the object that was asked for), cut_off (the answer ended at the token limit) or
-    refused. `message` is fit for a log; `text` is what the model wrote, if anything.
+    `kind` is one of deadline, timeout, connection, http_STATUS, invalid_response (not a reply of the
+    protocol), too_large, invalid_answer (not the requested object), cut_off (the answer ended at the token limit) or
+    refused. `message` may go into a log; `text` is what the model wrote, if anything.
     """
 
     key: str

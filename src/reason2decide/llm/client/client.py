@@ -1,8 +1,8 @@
-"""Calls to a model's server, many at once, each paid for once and none lost.
+"""Run many calls to a model's server at once, with each paid for once and none lost.
 
-The caller's thread reads calls, looks them up in the log and hands those that are new to a second thread, where an
-event loop sends them (`sender.py`). At most twice the concurrency of them are between the two at any time, so memory
-does not grow with the number of calls.
+The caller's thread reads calls, looks them up in the log and passes new ones to a second thread, where an event loop
+sends them (`sender.py`). At most twice the concurrency are in transit between the two, so memory does not grow with the
+number of calls.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ C = TypeVar("C", bound=AnyCall)
 
 
 class Client:
-    """Answers calls with one endpoint, from the log where it can; `budget.spent` says what was done."""
+    """Answers calls from the log where possible, otherwise from one endpoint; `budget.spent` counts what was done."""
 
     def __init__(
         self, endpoint: Endpoint, log: CallLog, limits: Limits | None = None, budget: Budget | None = None
@@ -33,7 +33,7 @@ class Client:
         self.limits, self.budget = limits or Limits(), budget or Budget()
 
     def estimate(self, calls: Iterable[AnyCall]) -> Estimate:
-        """What a run of these calls is likely to take; nothing is sent. Those in the log are free."""
+        """Estimate what a run of these calls will take; nothing is sent. Calls in the log are free."""
         cached, seen = 0, set()
 
         def new() -> Iterator[AnyCall]:
@@ -52,13 +52,13 @@ class Client:
     def run(self, calls: Iterable[C]) -> Iterator[tuple[C, ModelAnswer | Failure]]:
         """Yield each call with its answer or failure, as they finish; `calls` is read no further than needed.
 
-        A call that fails is retried as `limits` say, recorded, and tried again by the next run. Closing the iterator,
-        or Ctrl-C, stops sending at once; what was answered is in the log.
+        A failing call is retried within `limits`, recorded, and tried again by the next run. Closing the iterator, or
+        Ctrl-C, stops sending at once; all answers received are in the log.
 
         Raises:
-            BudgetReached: after everything that could be had within the budget was yielded; says how many are left.
+            BudgetReached: after everything within the budget was yielded; the message says how many calls are left.
             EndpointError: the server refuses the key or does not know the model, or calls fail one after another;
-                after what had been sent was yielded.
+                raised after everything already sent was yielded.
             MissingExtraError: the client library is not installed.
         """
         require("openai", "llm")
@@ -107,18 +107,18 @@ class Client:
             raise EndpointError(sender.problem)
         if unsent:
             raise BudgetReached(
-                f"the budget ends here, with {unsent} calls left ({self.budget.limits_in_words()}); what was answered "
-                f"is in {self.log.path} and will not be paid for again: raise the limit and start again to go on"
+                f"the budget is spent, with {unsent} calls left ({self.budget.limits_in_words()}); all answers so far "
+                f"are in {self.log.path} and will not be paid for again: raise the limit and start again to continue"
             )
 
     def logged(self, call: AnyCall) -> ModelAnswer | Failure | None:
-        """What the log holds for a call: None without an answer, a failure where that is not valid any more."""
+        """The log's answer to a call: None if there is none, a failure if it is no longer valid."""
         key = call_key(self.endpoint, call)
         entry = self.log.find(key)
         return None if entry is None else self._answer(call, key, entry, cached=True)
 
     def _answer(self, call: AnyCall, key: str, entry: Entry, *, cached: bool) -> ModelAnswer | Failure:
-        """What a call's entry in the log means for it."""
+        """Turn a call's log entry into its answer."""
         reply = entry.reply
         parsed, probabilities = None, None
         if not isinstance(call, Call):
@@ -127,7 +127,7 @@ class Client:
             try:
                 parsed = validated(call.schema, reply.text)
             except InvalidAnswer as error:  # it was valid when it was logged: the schema's own checks have changed
-                return Failure(key, "invalid_answer", f"not valid any more: {error}", 0, reply.text)
+                return Failure(key, "invalid_answer", f"no longer valid: {error}", 0, reply.text)
         return ModelAnswer(
             key=key,
             text=reply.text,

@@ -1,7 +1,7 @@
-"""The three protocols: the body of a request, and what a reply says, checked before anything believes it.
+"""Write requests and read replies in the three protocols; replies are checked before use.
 
-Replies are read as plain JSON rather than through the client library's typed objects: servers leave fields out that
-those require, and building them takes more time than sending the request (`benchmarks/llm_client.py`).
+Replies are read as plain JSON rather than through the client library's typed objects: servers omit fields that those
+require, and building them takes longer than sending the request (`benchmarks/llm_client.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SUM_TOLERANCE = 0.01  # ours: probabilities are sent rounded, sometimes to two p
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server answered; `refused`: the model declined."""
+    """A server's answer; `refused` means that the model declined."""
 
     text: str
     finish_reason: str
@@ -32,15 +32,15 @@ class Reply:
 
 
 def request_body(endpoint: Endpoint, call: AnyCall) -> dict[str, Any]:
-    """The JSON body of a call, without a response format.
+    """Make the JSON body of a call, without a response format.
 
     Raises:
         EndpointError: the endpoint's dialect cannot carry this kind of call.
     """
     if isinstance(call, Call) != (endpoint.dialect == "chat"):
         raise EndpointError(
-            f"the dialect {endpoint.dialect!r} cannot carry this: text is asked for by 'chat', decisions with "
-            "probabilities by 'systemone' or 'decisions'"
+            f"the dialect {endpoint.dialect!r} cannot carry this call; use 'chat' for text, 'systemone' or 'decisions' "
+            "for decisions with probabilities"
         )
     body: dict[str, Any] = {"model": endpoint.model, **call.settings}
     if isinstance(call, Call):
@@ -68,15 +68,15 @@ def _decisions(name: str, question: Question) -> dict[str, Any]:
 
 
 def read_reply(endpoint: Endpoint, call: AnyCall, content: bytes) -> Reply:
-    """What a reply of status 200 says.
+    """Read a reply of status 200.
 
     Raises:
-        ValueError: it is no reply of the protocol to this call; the message quotes nothing of it.
+        ValueError: it is not a reply of the protocol to this call; the message quotes nothing of it.
     """
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
-        raise ValueError("the reply is no JSON") from None
+        raise ValueError("the reply is not valid JSON") from None
     try:
         if isinstance(call, Call):
             return _read_chat(body)
@@ -89,7 +89,7 @@ def read_reply(endpoint: Endpoint, call: AnyCall, content: bytes) -> Reply:
 
 
 def _clean(text: str) -> str:
-    """Without halves of surrogate pairs, which JSON can spell and UTF-8 cannot."""
+    """Replace unpaired surrogates, which JSON can express and UTF-8 cannot."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -101,14 +101,14 @@ def _usage(body: Mapping[str, Any], read: str, written: str) -> Usage | None:
 
 
 def _read_chat(body: Mapping[str, Any]) -> Reply:
-    # One answer was asked for; a server that sends more says by `index` which is the first.
+    # One answer was requested; if a server sends more, `index` says which is the first.
     choice = next((choice for choice in body["choices"] if choice.get("index", 0) == 0), None)
     if choice is None:
         raise ValueError("the reply has no first answer")
     message = choice["message"]
     text = message.get("content") or ""
     if not isinstance(text, str):
-        raise ValueError("the reply's content is no text")
+        raise ValueError("the reply's content is not text")
     finish_reason = str(choice.get("finish_reason") or "unknown")
     return Reply(
         text=_clean(text),
@@ -134,7 +134,7 @@ def _read_logprobs(given: Mapping[str, Any] | None) -> tuple[TokenLogprob, ...] 
 
 
 def read_probabilities(dialect: Dialect, call: DecisionCall, answers: Any) -> dict[str, dict[str, float] | None]:
-    """Question -> option -> probability, in the call's order; None where the model refused a question.
+    """Read question -> option -> probability, in the call's order; None if the model refused a question.
 
     Raises:
         ValueError, KeyError, TypeError: the answers do not fit the questions.
@@ -144,16 +144,16 @@ def read_probabilities(dialect: Dialect, call: DecisionCall, answers: Any) -> di
 
 
 def read_logged_probabilities(dialect: Dialect, call: DecisionCall, text: str) -> dict[str, dict[str, float] | None]:
-    """The same of a reply's text, as it stands in the log."""
+    """Read the same from a reply's text, as stored in the log."""
     return read_probabilities(dialect, call, json.loads(text))
 
 
 def _by_name(answers: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """The answers of a decisions reply by question; by their names, since order alone cannot be checked."""
+    """The answers of a `decisions` reply by question name, since order alone cannot be checked."""
     named: dict[str, Mapping[str, Any]] = {}
     for answer in answers:
         if answer["name"] not in names:
-            raise ValueError("an answer is to a question that was not asked")
+            raise ValueError("the reply answers a question that was not asked")
         if named.setdefault(answer["name"], answer) != answer:
             raise ValueError("a question has two answers")
     return named
@@ -177,5 +177,5 @@ def _distribution(dialect: Dialect, question: Question, answer: Mapping[str, Any
     ordered = {option: float(found[option]) for option in options}
     total = sum(ordered.values())
     if len(found) != len(options) or min(ordered.values()) < 0 or not math.isclose(total, 1, abs_tol=SUM_TOLERANCE):
-        raise ValueError("the probabilities are none over the options that were given")
+        raise ValueError("the probabilities are not a distribution over the given options")
     return ordered

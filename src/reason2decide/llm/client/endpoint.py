@@ -1,4 +1,4 @@
-"""Where a language model is served, and the rule that text leaves this machine only if the user says so."""
+"""Define where a language model is served, and let text leave this machine only if the user allows it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Dialect = Literal["chat", "systemone", "decisions"]
 
 
 class EndpointError(UserError):
-    """A server cannot be used as it was named: wrong address, model or key, or it does not answer."""
+    """A server cannot be used: wrong address, model or key, or it does not answer."""
 
 
 class RemoteEndpointError(EndpointError):
@@ -27,8 +27,8 @@ class RemoteEndpointError(EndpointError):
 class Endpoint:
     """A model behind an OpenAI-compatible URL, such as http://localhost:11434/v1.
 
-    `api_key_variable` names the environment variable that holds the key: the key itself is no field, so that it is in
-    no repr, log or error.
+    `api_key_variable` names the environment variable with the key: the key itself is not a field, so it is in no repr,
+    log or error.
 
     Raises:
         RemoteEndpointError: the host is not this machine and `allow_remote` is false.
@@ -44,28 +44,28 @@ class Endpoint:
     def __post_init__(self) -> None:
         url = urlsplit(self.base_url)
         if "@" in url.netloc or url.query or url.fragment:
-            # The URL is not repeated: what stands before the @ or behind the ? may be a key.
+            # The URL is not repeated: the part before the @ or after the ? may be a key.
             raise EndpointError(
-                "the base URL holds a user name, a password or a query; give the plain address, and name the "
-                "environment variable that holds the key"
+                "the base URL contains a user name, a password or a query; give the plain address, and name the "
+                "environment variable with the key"
             )
         if url.scheme not in ("http", "https") or not url.hostname:
             raise EndpointError(
-                f"the base URL {self.base_url!r} is no http address; an example is http://localhost:11434/v1"
+                f"the base URL {self.base_url!r} is not an http address, such as http://localhost:11434/v1"
             )
         if self.dialect not in get_args(Dialect):
-            raise EndpointError(f"the dialect is {self.dialect!r}; it must be one of {', '.join(get_args(Dialect))}")
+            raise EndpointError(f"the dialect is {self.dialect!r}; expected one of {', '.join(get_args(Dialect))}")
         if not self.is_loopback and not self.allow_remote:
             raise RemoteEndpointError(
                 f"{url.hostname} is not this machine: the text of every record would be sent there, and patient text "
-                "must not leave the building by accident. If you may send it, allow it with --allow-remote; else "
-                "serve a model here and give its address, such as http://localhost:11434/v1"
+                "must not leave the building by accident. If you may send it, use --allow-remote; otherwise serve "
+                "a model here and give its address, such as http://localhost:11434/v1"
             )
         object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the host is this machine by its name alone: localhost, 127.0.0.0/8 or ::1; no name is looked up."""
+        """Whether the host name alone means this machine: localhost, 127.0.0.0/8 or ::1; no name is looked up."""
         host = urlsplit(self.base_url).hostname or ""
         if host == "localhost":
             return True
@@ -75,7 +75,7 @@ class Endpoint:
             return False
 
     def api_key(self) -> str | None:
-        """The key, read anew from its environment variable; None where no variable is named.
+        """Read the key from its environment variable; None if no variable is named.
 
         Raises:
             EndpointError: the variable is not set or empty.
@@ -85,6 +85,6 @@ class Endpoint:
         key = os.environ.get(self.api_key_variable, "").strip()
         if not key:
             raise EndpointError(
-                f"the environment variable {self.api_key_variable}, which should hold the key, is empty"
+                f"the environment variable {self.api_key_variable} is empty; set it to the server's key"
             )
         return key

@@ -1,4 +1,4 @@
-"""How fast to send, how long to wait, how often to try again."""
+"""Decide how fast to send, how long to wait and how often to retry."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from datetime import UTC, datetime
 from reason2decide.llm.settings import Limits
 
 # 408 request timeout, 409 conflict (lock), 429 too many requests, and all 5xx: the statuses that OpenAI's client
-# tries again.
+# retries.
 RETRIED = frozenset({408, 409, 429})
 MAX_DELAY = 30.0  # ours: seconds between two attempts when the server does not say
 
 
 class Pacer:
-    """Spreads requests evenly over time, so that no minute holds more than the limits allow.
+    """Spreads requests evenly over time, so that no minute has more than the limits allow.
 
-    Each request books the time that it takes of the minute: the larger of its shares of requests and of tokens.
+    Each request reserves its part of the minute: the larger of its shares of the requests and of the tokens.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -37,17 +37,17 @@ class Pacer:
             await asyncio.sleep(turn - now)
 
     def hold(self, seconds: float) -> None:
-        """Let nothing start for so long: the server has asked for a pause."""
+        """Start nothing for this time: the server has asked for a pause."""
         self._free_at = max(self._free_at, time.monotonic() + seconds)
 
 
 def retried(status: int) -> bool:
-    """Whether another attempt may end better."""
+    """Whether another attempt may succeed."""
     return status in RETRIED or status >= 500
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait: the header Retry-After, a number or an HTTP date (RFC 9110, 10.2.3)."""
+    """Seconds that a server asks to wait, from its Retry-After header: a number or an HTTP date (RFC 9110, 10.2.3)."""
     value = headers.get("retry-after", "").strip()
     try:
         return max(0.0, float(value))
@@ -61,5 +61,5 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def backoff(first: float, attempt: int) -> float:
-    """Seconds before attempt number `attempt` + 1: doubling, with jitter, so that calls do not come back in a wave."""
+    """Seconds before attempt number `attempt` + 1: doubling, with jitter, so that calls do not return in a wave."""
     return min(MAX_DELAY, first * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)

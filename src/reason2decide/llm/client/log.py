@@ -1,8 +1,8 @@
-"""Every finished call on disk at once, so that no answer is paid for twice.
+"""Write every finished call to disk at once, so that no answer is paid for twice.
 
-One SQLite file, to which rows are only added. Answers are found by their call's key; failures are kept beside them for
-the reader and never served as answers. Requests are not stored, only their hash: they hold the records' texts, which
-have a place of their own. Answers may quote those: the file can be read by its owner only.
+The log is one SQLite file, to which rows are only added. Answers are found by their call's key; failures are kept for
+the reader and never served as answers. Requests are not stored, only their hash: they contain the records' texts, which
+are stored elsewhere. Answers may quote those texts, so only the owner can read the file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from reason2decide.llm.client.dialects import Reply
 from reason2decide.llm.client.endpoint import Endpoint
 
 FORMAT = 1
-BUSY_SECONDS = 60.0  # ours: how long one process waits while another writes
+BUSY_SECONDS = 60.0  # ours: how long a process waits while another writes
 
 # WITHOUT ROWID: the key is the table's only order, and it is unique.
 _TABLES = """
@@ -48,12 +48,12 @@ _FIND = (
 
 
 class CallLogError(UserError):
-    """The file of the log cannot be opened or written."""
+    """The log file cannot be opened or written."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A call that came to its end: with a reply, or with a failure and the server's own words about it (`detail`)."""
+    """A completed call, with a reply, or with a failure and the server's own words about it (`detail`)."""
 
     key: str
     call: AnyCall
@@ -66,17 +66,17 @@ class Finished:
 
 @dataclass(frozen=True)
 class Entry:
-    """An answer as the log holds it."""
+    """An answer as stored in the log."""
 
     created: str
     reply: Reply
 
 
 class CallLog:
-    """The log of the calls to any number of endpoints; processes may share a file.
+    """The log of calls to any number of endpoints; processes may share a file.
 
     Raises:
-        CallLogError: the file is no log of this version, or cannot be made.
+        CallLogError: the file is not a log of this version, or cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,11 +84,13 @@ class CallLog:
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            # Two connections: a reader in one thread need not wait for the disk that a writer in another waits for.
+            # Two connections: a reader in one thread need not wait while a writer in another waits for the disk.
             self._writer, self._reader = self._connect(), self._connect()
             version = self._writer.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, FORMAT):
-                raise CallLogError(f"{path} has format {version}, this program writes {FORMAT}; give another file")
+                raise CallLogError(
+                    f"{path} has log format {version}, but this version writes {FORMAT}; give another file"
+                )
             with self._writer:
                 self._writer.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
 
@@ -102,11 +104,11 @@ class CallLog:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")  # on the disk when the transaction ends, also without power
+        connection.execute("PRAGMA synchronous = FULL")  # on disk when the transaction ends, even without power
         return connection
 
     def close(self) -> None:
-        """Close the file; nothing waits to be written."""
+        """Close the file; no writes are pending."""
         self._reader.close()
         self._writer.close()
 
@@ -117,7 +119,7 @@ class CallLog:
         self.close()
 
     def find(self, key: str) -> Entry | None:
-        """The answer to a call, or None."""
+        """Find the answer to a call, or None."""
         with self._explained():
             row = self._reader.execute(_FIND, (key,)).fetchone()
         if row is None:
@@ -131,20 +133,20 @@ class CallLog:
         return Entry(created, Reply(text, finish_reason, model, Usage(tokens_in, tokens_out), logprobs=given))
 
     def add(self, endpoint: Endpoint, finished: Sequence[Finished]) -> None:
-        """Write calls in one transaction, on the disk when this returns. An answer that is there already stays."""
+        """Write calls in one transaction, which is on disk when this returns. An existing answer stays."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         where = (now, endpoint.base_url, endpoint.dialect, endpoint.model)
         answers: list[tuple[Any, ...]] = []
         failures: list[tuple[Any, ...]] = []
-        for one in finished:
-            who = (one.key, *where, one.call.prompt_version)
-            spent = (one.usage.input_tokens, one.usage.output_tokens)
-            took = (one.attempts, one.seconds)
-            if isinstance(one.outcome, Failure):
-                said = (one.outcome.kind, one.outcome.message, one.detail, one.outcome.text)
+        for done in finished:
+            who = (done.key, *where, done.call.prompt_version)
+            spent = (done.usage.input_tokens, done.usage.output_tokens)
+            took = (done.attempts, done.seconds)
+            if isinstance(done.outcome, Failure):
+                said = (done.outcome.kind, done.outcome.message, done.detail, done.outcome.text)
                 failures.append((*who, *said, *spent, *took))
             else:
-                reply = one.outcome
+                reply = done.outcome
                 tokens = reply.logprobs and json.dumps([dataclasses.astuple(token) for token in reply.logprobs])
                 answers.append((*who, reply.model, reply.text, reply.finish_reason, *spent, tokens, *took))
         with self._explained(), self._writer:
@@ -152,7 +154,7 @@ class CallLog:
             self._writer.executemany(_FAILURE, failures)
 
     def failures(self) -> Iterator[dict[str, Any]]:
-        """The failures in the order they were written, `detail` with the server's own words."""
+        """Yield the failures in the order they were written; `detail` has the server's own words."""
         with self._explained():
             cursor = self._reader.execute("SELECT * FROM failures ORDER BY id")
             names = [column[0] for column in cursor.description]

@@ -1,7 +1,7 @@
-"""The thread that sends: an event loop with a worker for each call at a time, and one writer to the log.
+"""Send calls in a second thread: an event loop with one worker per concurrent call, and one writer to the log.
 
-A worker keeps at a call until it has a reply that can be used, or attempts, time or budget are over; it takes the next
-call only when the outcome is on the disk. So a killed process loses at most the calls then in flight.
+A worker retries a call until it has a usable reply, or until attempts, time or budget run out; it takes the next call
+only when the outcome is on disk. A killed process thus loses at most the calls in flight.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from reason2decide.llm.client.log import CallLog, Finished
 from reason2decide.llm.client.structured import InvalidAnswer, asking_for, asking_in_words, repairing, validated
 from reason2decide.llm.settings import Limits
 
-MAX_REPLY_BYTES = 32 << 20  # ours: an answer of 4,000 tokens with 20 log-probabilities each has about 8 MiB
-GRACE_SECONDS = 1.0  # ours: what is in flight when the user stops may still arrive, but nobody waits longer for it
-FAILURES_IN_A_ROW = 16  # ours: then the server is down, and the rest would only fail as slowly
+MAX_REPLY_BYTES = 32 << 20  # ours: an answer of 4,000 tokens with 20 log-probabilities each is about 8 MiB
+GRACE_SECONDS = 1.0  # ours: how long to wait for calls in flight when the user stops
+FAILURES_IN_A_ROW = 16  # ours: then the server is down, and the rest would fail as slowly
 DETAIL_CHARACTERS = 2000  # ours: of the server's own words about an error, for the log
-# Every other call would end like this: the key is wrong, or the address or the model.
+# Every other call would fail too: the key, the address or the model is wrong.
 HOPELESS = {
     401: "the server does not accept the key",
     403: "the server does not allow this key to use the model",
-    404: "the server knows no such model or address",
+    404: "the server does not know this model or address",
 }
 
 
 class Unsent:
-    """The result of a call that was not sent, or not to its end, because the run stops."""
+    """The result of a call that was not sent, or not completed, because the run stops."""
 
 
 class _Failed(Exception):
-    """A request, or a whole call, ended without a usable reply; the message is fit for a log."""
+    """A request, or a whole call, ended without a usable reply; the message may go into a log."""
 
     def __init__(
         self, kind: str, message: str, *, again: bool = False, detail: str = "", wait: float | None = None
@@ -64,12 +64,12 @@ class _Stopped(Exception):
 
 
 class _TooLarge(Exception):
-    """A reply does not end."""
+    """A reply is larger than `MAX_REPLY_BYTES`."""
 
 
 @dataclass
 class _Job:
-    """A call under way; `text` is the last thing that the model wrote and that was not accepted."""
+    """A call in progress; `text` is the model's last text that was not accepted."""
 
     key: str
     call: AnyCall
@@ -81,10 +81,10 @@ class _Job:
 
 
 class Sender:
-    """A context in which calls can be submitted and results taken, in the order they come.
+    """A context for submitting calls and taking results, in the order they arrive.
 
-    A result is None where the answer is in the log. `problem` says why no call can succeed any more, `out_of_budget`
-    that none may be sent; what was not sent then is `Unsent`.
+    A result is None if the answer is in the log. `problem` says why no further call can succeed, `out_of_budget` that
+    none may be sent; calls not sent then are `Unsent`.
 
     Raises:
         EndpointError: the key's environment variable is empty.
@@ -104,7 +104,7 @@ class Sender:
         self._finished: asyncio.Queue[tuple[Finished, asyncio.Future[None]] | None] = asyncio.Queue()
         self._results: queue.SimpleQueue[tuple[str, Failure | Unsent | None] | Exception] = queue.SimpleQueue()
         self._loop = asyncio.new_event_loop()
-        # A daemon: a second Ctrl-C ends the program at once.
+        # A daemon thread, so that a second Ctrl-C ends the program at once.
         self._thread = threading.Thread(target=self._run, name="llm-sender", daemon=True)
 
     def __enter__(self) -> Sender:
@@ -118,12 +118,12 @@ class Sender:
         self._loop.close()
 
     def submit(self, key: str, call: AnyCall) -> None:
-        """Hand over a call whose answer is not in the log."""
+        """Submit a call whose answer is not in the log."""
         job = _Job(key, call, self.budget.bound(call))
         self._loop.call_soon_threadsafe(self._inbox.put_nowait, job)
 
     def next_result(self) -> tuple[str, Failure | Unsent | None]:
-        """The key of a call that came to its end, and how; waits for one.
+        """Wait for a completed call, and return its key and result.
 
         Raises:
             CallLogError: the log cannot be written.
@@ -138,7 +138,7 @@ class Sender:
     def _run(self) -> None:
         try:
             self._loop.run_until_complete(self._main())
-        except Exception as error:  # a mistake of ours, or an address that the client library will not take
+        except Exception as error:  # a bug, or an address that the client library rejects
             self._results.put(error)
 
     async def _main(self) -> None:
@@ -156,15 +156,15 @@ class Sender:
             await writer
 
     def _connect(self) -> httpx2.AsyncClient:
-        """The HTTP client of OpenAI's library, over aiohttp.
+        """Make the HTTP client of OpenAI's library, over aiohttp.
 
-        The layer above it, which makes typed objects of requests and replies, is left out: it takes 0.3 to 0.8 ms of
-        processor time a call (`benchmarks/llm_client.py`), more than everything else together, and adds headers from
+        The layer above it, which makes typed objects of requests and replies, is omitted: it takes 0.3 to 0.8 ms of
+        processor time per call (`benchmarks/llm_client.py`), more than everything else together, and adds headers from
         the environment and about the machine.
 
-        Each call has a connection of its own. On one that is used again, a reply that a server sends twice would be
-        read as the answer to the next call: one patient's rationale in another's record. HTTP/1.1 has no way to tell.
-        It takes 0.2 to 0.3 ms of processor time a call.
+        Each call has its own connection. On a reused one, a reply that a server sends twice would be read as the answer
+        to the next call: one patient's rationale in another's record. HTTP/1.1 cannot tell them apart. A new connection
+        takes 0.2 to 0.3 ms of processor time per call.
         """
         key = {} if self._api_key is None else {"Authorization": f"Bearer {self._api_key}"}
         return openai.DefaultAioHttpClient(
@@ -172,8 +172,8 @@ class Sender:
             limits=httpx2.Limits(max_connections=self.limits.concurrency, keepalive_expiry=0),
             timeout=self.limits.read_timeout,
             verify=self.endpoint.base_url.startswith("https"),  # certificates take 30 ms to load
-            follow_redirects=False,  # a redirect could lead off this machine, text included
-            trust_env=not self.endpoint.is_loopback,  # so could a proxy
+            follow_redirects=False,  # a redirect could send the text off this machine
+            trust_env=not self.endpoint.is_loopback,  # a proxy could too
             event_hooks={"response": [_cap]},
         )
 
@@ -181,29 +181,29 @@ class Sender:
         while job := await self._inbox.get():
             try:
                 self._results.put((job.key, await self._do(job)))
-            except Exception as error:  # of the log, or a mistake of ours: raised where the results are taken
+            except Exception as error:  # from the log, or a bug: raised where the results are taken
                 self._results.put(error)
 
     async def _write(self) -> None:
-        """Write what has finished, all that is there in one transaction: the disk is slower than the network."""
-        one = await self._finished.get()
-        while one is not None:
-            batch = [one]
-            while not self._finished.empty() and (one := self._finished.get_nowait()) is not None:
-                batch.append(one)
+        """Write completed calls, all available ones in one transaction: the disk is slower than the network."""
+        entry = await self._finished.get()
+        while entry is not None:
+            batch = [entry]
+            while not self._finished.empty() and (entry := self._finished.get_nowait()) is not None:
+                batch.append(entry)
             problem: UserError | None = None
             try:
                 await asyncio.to_thread(self.log.add, self.endpoint, [finished for finished, _ in batch])
             except UserError as error:
                 problem = error
             for _, written in batch:
-                if not written.done():  # it is where the worker was cancelled meanwhile
+                if not written.done():  # it is done if the worker was cancelled meanwhile
                     written.set_result(None) if problem is None else written.set_exception(problem)
-            if one is not None:
-                one = await self._finished.get()
+            if entry is not None:
+                entry = await self._finished.get()
 
     async def _do(self, job: _Job) -> Failure | Unsent | None:
-        """A call to its end, the outcome on the disk."""
+        """Complete a call and write the outcome to disk."""
         started = time.monotonic()
         outcome: Reply | Failure
         detail = ""
@@ -215,7 +215,7 @@ class Sender:
             if isinstance(error, _Stopped):
                 if job.text is None:
                     return Unsent()
-                error = _Failed("invalid_answer", "it could not be asked again, since the run stops")
+                error = _Failed("invalid_answer", "the model could not be asked again because the run stops")
             if isinstance(error, TimeoutError):
                 error = _Failed("deadline", f"no complete answer within {self.limits.deadline:g} s")
             outcome = Failure(job.key, error.kind, str(error), job.attempts, job.text)
@@ -233,7 +233,7 @@ class Sender:
         return None
 
     def _judge(self, failure: Failure) -> None:
-        """See whether a failure means that no other call can succeed."""
+        """Check whether a failure means that no other call can succeed."""
         status = int(failure.kind.removeprefix("http_")) if failure.kind.startswith("http_") else None
         where = f"{self.endpoint.base_url}, model {self.endpoint.model!r}"
         if status in HOPELESS:
@@ -242,15 +242,15 @@ class Sender:
             self._failed_in_a_row += 1
             if self._failed_in_a_row == FAILURES_IN_A_ROW:
                 self.problem = (
-                    f"{FAILURES_IN_A_ROW} calls in a row failed, the last with: {failure.message} ({where}). See that "
-                    f"the server runs and keeps up, then start again: what was answered is in {self.log.path}"
+                    f"{FAILURES_IN_A_ROW} calls in a row failed, the last with: {failure.message} ({where}). Check "
+                    f"that the server runs and keeps up, then start again: all answers so far are in {self.log.path}"
                 )
 
     def _without_key(self, detail: str) -> str:
         return detail.replace(self._api_key, "[key]") if self._api_key else detail
 
     async def _answer(self, job: _Job) -> Reply:
-        """A reply that can be used: of a call with a schema, one that holds a valid object."""
+        """Get a usable reply: for a call with a schema, one with a valid object."""
         body = request_body(self.endpoint, job.call)
         if not isinstance(job.call, Call) or job.call.schema is None:
             return await self._reply(job, body)
@@ -265,13 +265,13 @@ class Sender:
                 raise
             asked = asking_in_words(body, schema)
             reply = await self._reply(job, asked)
-            self._refuses_schema = True  # now that the same call without it was accepted
+            self._refuses_schema = True  # since the same call without it was accepted
         try:
             validated(schema, reply.text)
             return reply
         except InvalidAnswer as error:
             job.text = reply.text
-            if reply.finish_reason == "length":  # a second answer would end there too
+            if reply.finish_reason == "length":  # a second answer would be cut off too
                 raise _Failed("cut_off", "the answer ended at the token limit; raise max_tokens") from None
             asked = repairing(asked, reply.text, error)
         reply = await self._reply(job, asked)
@@ -280,10 +280,10 @@ class Sender:
             return reply
         except InvalidAnswer as error:
             job.text = reply.text
-            raise _Failed("invalid_answer", f"not the object asked for, also when asked again: {error}") from None
+            raise _Failed("invalid_answer", f"not the requested object, even when asked again: {error}") from None
 
     async def _reply(self, job: _Job, body: dict[str, Any]) -> Reply:
-        """One request until it is answered. An attempt after which the server says how long to wait is not counted."""
+        """Retry one request until it is answered. Attempts do not count if the server says how long to wait."""
         content = json.dumps(body, separators=(",", ":")).encode()
         counted = 0
         for attempt in itertools.count(1):
@@ -304,10 +304,10 @@ class Sender:
                 if error.wait:
                     self._pacer.hold(error.wait)
             await asyncio.sleep(wait)
-        raise AssertionError  # the loop has no other end
+        raise AssertionError  # the loop ends only by return or raise
 
     async def _turn(self, job: _Job) -> None:
-        """Wait until a request may be sent; this time is not the call's."""
+        """Wait until a request may be sent; this time does not count for the deadline."""
         deadline = job.timeout.when()
         left = self.limits.deadline if deadline is None else deadline - self._loop.time()
         job.timeout.reschedule(None)
@@ -355,7 +355,7 @@ class Sender:
 
 
 async def _cap(response: httpx2.Response) -> None:
-    """Let a reply be no larger than `MAX_REPLY_BYTES`."""
+    """Limit a reply to `MAX_REPLY_BYTES`."""
     assert isinstance(response.stream, httpx2.AsyncByteStream)
     response.stream = _Capped(response.stream)
 
@@ -377,7 +377,7 @@ class _Capped(httpx2.AsyncByteStream):
 
 
 def _of_status(status: int, response: httpx2.Response) -> _Failed:
-    """The failure that an error status is. Its code is told if it is a plain word; all else may quote the text."""
+    """Make the failure for an error status. Its code is named if it is a plain word; all else may quote the text."""
     again = retried(status)
     return _Failed(
         f"http_{status}",

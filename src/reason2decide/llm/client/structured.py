@@ -1,4 +1,4 @@
-"""Objects out of what models write: a tolerant JSON parse, the schema to ask for, the words that ask for it."""
+"""Get objects from models' answers: a tolerant JSON parser, the schema to request, the words that request it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 T = TypeVar("T", bound=BaseModel)
 
-MAX_STARTS = 100  # ours: opening braces tried; bounds the work that a garbled answer can cause
+MAX_STARTS = 100  # ours: opening braces to try; bounds the work that a garbled answer can cause
 
 FORM_WORDS = "Answer with one JSON object and nothing else. It must be valid under this JSON schema:\n{schema}"
 REPAIR_WORDS = "That answer cannot be used: {problem}. Answer again, with one JSON object and nothing else."
@@ -20,7 +20,7 @@ _STRING_OR_TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.
 
 
 def _reject(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not valid JSON")
 
 
 # Not strict: models write line breaks inside strings.
@@ -28,9 +28,9 @@ _DECODER = json.JSONDecoder(strict=False, parse_constant=_reject)
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """The JSON object in a model's answer, whatever stands around it: prose, code fences; trailing commas are dropped.
+    """Find the JSON object in an answer, whatever surrounds it (prose, code fences); trailing commas are dropped.
 
-    Of several objects the last one counts, where models put their conclusion; an empty one only if there is no other.
+    The last of several objects counts, where models put their conclusion; an empty one only if there is no other.
 
     Raises:
         ValueError: there is no JSON object.
@@ -51,7 +51,7 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def _decode(text: str) -> tuple[dict[str, Any], str]:
-    """The object that `text` begins with, and what follows it."""
+    """Decode the object at the beginning of `text`, and return it with the rest."""
     try:
         value, end = _DECODER.raw_decode(text)
     except ValueError:
@@ -61,9 +61,9 @@ def _decode(text: str) -> tuple[dict[str, Any], str]:
 
 
 class InvalidAnswer(ValueError):
-    """An answer is not the object that was asked for.
+    """An answer is not the requested object.
 
-    The message names kinds of mistakes only and is fit for a log; `problem` is for the model and may quote it.
+    The message names only kinds of mistakes and may go into a log; `problem` is for the model and may quote it.
     """
 
     def __init__(self, message: str, problem: str) -> None:
@@ -72,10 +72,10 @@ class InvalidAnswer(ValueError):
 
 
 def validated(schema: type[T], text: str) -> T:
-    """The object of `schema` that an answer holds.
+    """Parse and validate the object of `schema` in an answer.
 
     Raises:
-        InvalidAnswer: it holds none.
+        InvalidAnswer: the answer has none.
     """
     try:
         return schema.model_validate(parse_object(text))
@@ -89,7 +89,7 @@ def validated(schema: type[T], text: str) -> T:
 
 @lru_cache(maxsize=256)
 def strict_schema(schema: type[BaseModel]) -> dict[str, Any]:
-    """A model's JSON schema in the form that servers can hold a model to: every field required, no others allowed.
+    """A model's JSON schema in the form that servers can enforce: every field required, no others allowed.
 
     Source: OpenAI's structured outputs ("supported schemas"). Do not change the result: it is cached.
     """
@@ -109,20 +109,20 @@ def _strict(node: Any) -> Any:
 
 
 def asking_for(body: dict[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
-    """A request that has the server hold the answer to `schema`."""
+    """Make the request in which the server enforces `schema`."""
     form = {"name": schema.__name__, "schema": strict_schema(schema), "strict": True}
     return {**body, "response_format": {"type": "json_schema", "json_schema": form}}
 
 
 def asking_in_words(body: dict[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
-    """A request that spells the schema out to the model, for servers that know no response format."""
+    """Make the request that spells out the schema to the model, for servers without response formats."""
     *before, last = body["messages"]
     words = FORM_WORDS.format(schema=json.dumps(strict_schema(schema)))
     return {**body, "messages": [*before, {**last, "content": f"{last['content']}\n\n{words}"}]}
 
 
 def repairing(body: dict[str, Any], text: str, error: InvalidAnswer) -> dict[str, Any]:
-    """The request again, with the answer it got and what is wrong with that."""
+    """Repeat the request, with the answer it got and what is wrong with it."""
     turn = [
         {"role": "assistant", "content": text},
         {"role": "user", "content": REPAIR_WORDS.format(problem=error.problem)},

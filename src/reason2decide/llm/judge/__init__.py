@@ -1,1 +1,1 @@
-"""A language model as judge of rationales."""
+"""Language models as judges of rationales."""

@@ -1,4 +1,4 @@
-"""What is judged of a system's predictions, and what judgements come to: means, agreement, files."""
+"""Select the predictions to judge, and summarize judgements: means, agreement, files."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from reason2decide.llm.judge.pointwise import NO_DECISION, Judge, JudgedCase, Po
 from reason2decide.llm.judge.rubric import LEVELS, Criterion
 from reason2decide.version import __version__
 
-Scores = Mapping[str, tuple[float, float]]  # id -> (a score on the scale, the expected one)
+Scores = Mapping[str, tuple[float, float]]  # id -> (score on the scale, expected score)
 
 
 @dataclass(frozen=True)
 class JudgedSplit:
-    """Which predictions are judged, and how intervals are made."""
+    """The predictions to judge, and the settings of the intervals."""
 
     predictions: Path
     dataset: Path
@@ -48,7 +48,7 @@ class JudgedSplit:
 
 
 class Sample:
-    """The records that are judged, with their predictions; everything about them that no judge answers."""
+    """The records to judge, with their predictions; everything about them that does not come from judges."""
 
     def __init__(self, asked: JudgedSplit) -> None:
         self.asked = asked
@@ -64,16 +64,16 @@ class Sample:
         self.group_of = group_indices(self.examples.records)
 
     def aligned(self, predictions: Path) -> Examples:
-        """The predictions of a file beside their records."""
+        """Align the predictions of a file with their records."""
         records, labels = self.dataset.split(self.asked.split), self.dataset.info.labels
         return align(read_predictions(predictions), records, labels, self.source, self.asked.split)
 
     def reference(self, record: Record) -> str:
-        """What an expert decided and wrote."""
+        """The expert's decision and rationale."""
         return Work(record.label or "", record.rationales.get(self.source or "", "")).in_words()
 
     def cases(self) -> list[JudgedCase]:
-        """The chosen records and what the system made of them."""
+        """The chosen records with the system's decisions and rationales."""
         return [
             JudgedCase(record.id, record.text, _work(prediction), self.reference(record))
             for record, prediction in self._chosen(self.examples)
@@ -83,8 +83,8 @@ class Sample:
         """The chosen records with two systems' predictions."""
         other = self._chosen(self.aligned(against))
         return [
-            Pair(record.id, record.text, _work(own), _work(theirs), self.reference(record))
-            for (record, own), (_, theirs) in zip(self._chosen(self.examples), other, strict=True)
+            Pair(record.id, record.text, _work(prediction), _work(other_prediction), self.reference(record))
+            for (record, prediction), (_, other_prediction) in zip(self._chosen(self.examples), other, strict=True)
         ]
 
     def _chosen(self, examples: Examples) -> list[tuple[Record, Prediction]]:
@@ -92,16 +92,16 @@ class Sample:
         return [(record, prediction) for record, prediction in both if record.id in self.chosen]
 
     def groups(self, ids: Sequence[str]) -> Integers | None:
-        """The groups of these records, None where there are none."""
+        """The groups of these records; None if there are no groups."""
         return None if self.group_of is None else self.group_of[[self.position_of[id_] for id_ in ids]]
 
     def unit(self, id_: str) -> int:
-        """The group of a record, or the record itself where there are no groups."""
+        """The group of a record, or the record itself if there are no groups."""
         position = self.position_of[id_]
         return position if self.group_of is None else int(self.group_of[position])
 
     def mean(self, values: Mapping[str, float]) -> MetricValue:
-        """The mean over the records that have a value, with its interval."""
+        """The mean over the records with a value, with its interval."""
         if not values:
             return MetricValue(None, None, None, 0)
         statistics = pooled([(value, 1.0) for value in values.values()], np.arange(len(values)), ())
@@ -115,16 +115,16 @@ class Sample:
         return MetricValue(float(np.mean(list(values.values()))), *percentile_interval(draws), len(values))
 
     def agreement(self, raters: Mapping[str, Scores]) -> dict[str, Any]:
-        """Kappa of each two raters, alpha of all, over the records that at least two of them rated."""
-        ids = [id_ for id_ in self.position_of if sum(id_ in own for own in raters.values()) > 1]
+        """Kappa of each pair of raters and alpha of all, over the records that at least two of them rated."""
+        ids = [id_ for id_ in self.position_of if sum(id_ in scores for scores in raters.values()) > 1]
         how: dict[str, Any] = {"resamples": self.asked.resamples, "seed": self.asked.seed}
-        table = np.array([[own.get(id_, (np.nan, np.nan)) for id_ in ids] for own in raters.values()], float)
+        table = np.array([[scores.get(id_, (np.nan, np.nan)) for id_ in ids] for scores in raters.values()], float)
         table = table.reshape(len(raters), len(ids), 2)
         kappas = {}
-        for (i, one), (j, other) in combinations(enumerate(raters), 2):
+        for (i, first), (j, second) in combinations(enumerate(raters), 2):
             both = np.flatnonzero(~np.isnan(table[[i, j], :, 0]).any(0))
             groups = self.groups([ids[k] for k in both])
-            kappas[f"{one} ~ {other}"] = asdict(
+            kappas[f"{first} ~ {second}"] = asdict(
                 kappa_interval(table[i, both, 0].tolist(), table[j, both, 0].tolist(), group_of=groups, **how)
             )
         groups = self.groups(ids)
@@ -135,7 +135,7 @@ class Sample:
         }
 
     def signature(self, form: Pointwise | Pairwise, judges: Sequence[Judge]) -> str:
-        """Everything that the figures depend on besides the predictions, as in `evaluation.signature`."""
+        """Everything besides the predictions that the figures depend on, as in `evaluation.signature`."""
         info = self.dataset.info
         settings = ",".join(f"{name}={value}" for name, value in sorted(form.settings.items())) or "server's"
         parts = [
@@ -156,7 +156,7 @@ class Sample:
 
 
 def chosen_by_hash(ids: Iterable[str], count: int | None) -> frozenset[str]:
-    """The `count` ids of least SHA-256: the same for every system, and a larger sample holds the smaller one."""
+    """Choose the `count` ids with the lowest SHA-256: the same for every system, and nested for growing counts."""
     ordered = sorted(ids, key=lambda id_: hashlib.sha256(id_.encode()).digest())
     return frozenset(ordered[:count])
 
@@ -167,21 +167,21 @@ def _work(prediction: Prediction) -> Work:
 
 
 def judge_versions(form: Pointwise | Pairwise, judges: Sequence[Judge]) -> str:
-    """The judge_versions of the words that these judges are asked in."""
+    """The versions of the words that these judges are asked in."""
     return "+".join(dict.fromkeys(form.version(judge.client.endpoint.dialect) for judge in judges))
 
 
 def read_human(path: Path, criteria: Sequence[Criterion]) -> dict[str, dict[str, int]]:
-    """Scores by people, criterion -> id -> level, from a CSV or JSON Lines file with id, criterion and score.
+    """Read human scores, criterion -> id -> level, from a CSV or JSON Lines file with id, criterion and score.
 
-    Criteria that are not judged are passed over.
+    Criteria that are not judged are skipped.
 
     Raises:
-        DataError: a column is missing, a score is no level, or a record has two by one criterion; with its line.
+        DataError: a column is missing, a score is not a level, or a record has two by one criterion; names the line.
     """
     if not path.is_file():
-        raise DataError(f"{path} is not a file; expected scores by people, in CSV or JSON Lines")
-    scores: dict[str, dict[str, int]] = {own.name: {} for own in criteria}
+        raise DataError(f"{path} is not a file; expected human scores in CSV or JSON Lines")
+    scores: dict[str, dict[str, int]] = {criterion.name: {} for criterion in criteria}
     levels = {str(level): level for level in LEVELS}
     with path.open(encoding="utf-8-sig", newline="") as stream:
         try:
@@ -193,21 +193,21 @@ def read_human(path: Path, criteria: Sequence[Criterion]) -> dict[str, dict[str,
                     raise DataError(f"{where}: expected id, criterion and score")
                 if str(row["score"]) not in levels:
                     raise DataError(f"{where}: the score is {row['score']!r:.40}; expected a level from 1 to 5")
-                own = scores.get(row["criterion"])
-                if own is None:
+                by_id = scores.get(row["criterion"])
+                if by_id is None:
                     continue
-                if row["id"] in own:
+                if row["id"] in by_id:
                     raise DataError(f"{where}: {row['id']!r} has two scores by {row['criterion']!r}; give one")
-                own[row["id"]] = levels[str(row["score"])]
+                by_id[row["id"]] = levels[str(row["score"])]
         except (json.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{path} cannot be read: {type(error).__name__}; expected CSV or JSON Lines") from None
     return scores
 
 
 def merge_into_probes(path: Path, scores: Mapping[str, Mapping[str, float]], judged_by: Mapping[str, str]) -> None:
-    """Put scores, criterion -> id -> mean, into a file of probes, where earlier ones by the same criteria give way."""
+    """Merge scores, criterion -> id -> mean, into a file of probes, replacing earlier ones by the same criteria."""
     probes = {probe.id: probe for probe in (read_probes(path) if path.is_file() else ())}
-    for id_ in dict.fromkeys(id_ for own in scores.values() for id_ in own):
+    for id_ in dict.fromkeys(id_ for by_id in scores.values() for id_ in by_id):
         probes.setdefault(id_, Probe(id_))
 
     def kept(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,9 +215,9 @@ def merge_into_probes(path: Path, scores: Mapping[str, Mapping[str, float]], jud
 
     merged = []
     for probe in probes.values():
-        judged = {name: own[probe.id] for name, own in scores.items() if probe.id in own}
+        judged = {name: by_id[probe.id] for name, by_id in scores.items() if probe.id in by_id}
         by = {name: judged_by[name] for name in judged}
         merged.append(replace(probe, judged=kept(probe.judged) | judged, judged_by=kept(probe.judged_by) | by))
     with new_file(path, force=True) as partial:
         write_probes(partial, merged)
-    say(f"the scores are in {path}: measure again with `r2d evaluate --predictions` to have them among the results")
+    say(f"the scores are in {path}: run `r2d evaluate --predictions` again to include them in the results")

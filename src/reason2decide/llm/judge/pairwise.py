@@ -1,8 +1,8 @@
-"""Which of two systems' answers to a case does better by a criterion? Each pair is shown in both orders.
+"""Compare two systems' answers to a case by each criterion. Each pair is shown in both orders.
 
-Judges favour what stands first, or second (Wang et al. 2023; Zheng et al. 2023), so a single order measures the order
-too. A win here is the mean over both orders, a tie half a win; how often the two orders name different systems is
-reported, as the part of the verdicts that is position and not preference.
+Judges favour the first or the second position (Wang et al. 2023; Zheng et al. 2023), so a single order also measures
+position. A win here is the mean over both orders, a tie half a win; how often the two orders name different systems is
+reported, as the part of the verdicts that reflects position and not preference.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OPTIONS = {
     "second": "the second answer does better by this criterion",
     "tie": "neither does better",
 }
-# What a position in an order stands for.
+# The system in each position of an order.
 _MEANS: Mapping[Order, Mapping[str, Better]] = {
     "own_first": {"first": "own", "second": "other", "tie": "tie"},
     "other_first": {"first": "other", "second": "own", "tie": "tie"},
@@ -37,7 +37,7 @@ _MEANS: Mapping[Order, Mapping[str, Better]] = {
 
 @dataclass(frozen=True)
 class Pair:
-    """Two systems' work on one text, and what an expert decided and wrote about it."""
+    """Two systems' work on one text, and the expert's decision and rationale."""
 
     id: str
     text: str = field(repr=False)
@@ -47,16 +47,17 @@ class Pair:
 
     @property
     def equal(self) -> bool:
-        """Whether both answers are the same, so that nobody needs to be asked."""
+        """Whether both answers are the same, so that no judge needs to be asked."""
         return self.own == self.other
 
 
 @dataclass(frozen=True)
 class Preference:
-    """One judge's verdict on one pair by one criterion in one order; no text.
+    """One judge's verdict on one pair by one criterion in one order, without text.
 
-    `expected` is what the own answer won: 1, a half for a tie, or by the probabilities of these. Both are None where
-    the judge failed. Equal answers tie without anybody being asked: then `judge`, `order` and `key` are None.
+    `expected` is what the `own` answer won: 1, a half for a tie, or the expected value of these. `better` and
+    `expected` are None if the judge failed. Equal answers tie without asking a judge: then `judge`, `order` and `key`
+    are None.
     """
 
     id: str
@@ -69,7 +70,7 @@ class Preference:
     failure: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The comparison as a JSON object, `failure` only where there was one."""
+        """The comparison as a JSON object, with `failure` only if there was one."""
         return {name: value for name, value in asdict(self).items() if name != "failure" or value is not None}
 
 
@@ -81,7 +82,7 @@ class PairVerdict(BaseModel):
 
 @dataclass(frozen=True)
 class Pairwise:
-    """How pairs are compared: by which criteria, in which words, with which settings."""
+    """How pairs are compared: the criteria, prompts and settings."""
 
     criteria: tuple[Criterion, ...]
     rubric_version: str
@@ -95,19 +96,19 @@ class Pairwise:
         return f"{prompt.full_version}+rubric/{self.rubric_version}"
 
     def calls(self, client: Client, pairs: Iterable[Pair]) -> Iterator[AnyCall]:
-        """What a judge is asked, in both orders: one call a criterion or, of a decision model, one a pair."""
+        """Yield the calls to a judge, in both orders: one per criterion or, for a decision model, one per pair."""
         for pair in pairs:
             for order in ORDERS:
                 works = (pair.own, pair.other) if order == "own_first" else (pair.other, pair.own)
                 data = {"text": pair.text, "first": works[0].in_words(), "second": works[1].in_words()}
                 if client.endpoint.dialect == "chat":
-                    yield from (self._chat(pair, order, data, own) for own in self.criteria)
+                    yield from (self._chat(pair, order, data, criterion) for criterion in self.criteria)
                 else:
                     yield decision_call(
                         f"{order} {pair.id}",
                         self.decision,
                         {**data, "reference": pair.reference},
-                        {own: Question("choice", own.question, OPTIONS) for own in self.criteria},
+                        {criterion: Question("choice", criterion.question, OPTIONS) for criterion in self.criteria},
                         self.version(client.endpoint.dialect),
                     )
 
@@ -117,8 +118,8 @@ class Pairwise:
         return Call(f"{order} {criterion.name} {pair.id}", messages, PairVerdict, self.settings, self.version("chat"))
 
     def read(self, judge: str, call: AnyCall, outcome: ModelAnswer | Failure) -> list[Preference]:
-        """What a judge said, or that it failed."""
-        order = next(own for own in ORDERS if call.id.startswith(f"{own} "))
+        """Read a judge's answer or failure."""
+        order = next(name for name in ORDERS if call.id.startswith(f"{name} "))
         means, rest = _MEANS[order], call.id.removeprefix(f"{order} ")
         if isinstance(call, Call):
             criterion, id_ = rest.split(" ", 1)
@@ -139,7 +140,7 @@ class Pairwise:
 
 
 def equal_pairs(pairs: Iterable[Pair], criteria: Iterable[Criterion]) -> list[Preference]:
-    """A tie by each criterion for the pairs of equal answers."""
-    names = [own.name for own in criteria]
+    """Record a tie by each criterion for the pairs of equal answers."""
+    names = [criterion.name for criterion in criteria]
     equal = [pair.id for pair in pairs if pair.equal]
     return [Preference(id_, name, None, None, "tie", WORTH["tie"], None) for id_ in equal for name in names]

@@ -1,10 +1,10 @@
-"""A judge's score of one rationale by one criterion, from 1 to 5: what is asked, and how the answer is read.
+"""Score one rationale by one criterion, from 1 to 5: the questions to a judge, and how its answers are read.
 
-A chat model is asked one criterion a call and answers with a level; where its server gives the probabilities of
-tokens, the score is the expected level (as in G-Eval, Liu et al. 2023), which has fewer ties than the level itself. A
-decision model is asked all criteria of a case in one request and gives the probabilities of the levels at once.
+A chat model is asked about one criterion per call and answers with a level; if its server gives token probabilities,
+the score is the expected level (as in G-Eval, Liu et al. 2023), which has fewer ties than the level itself. A decision
+model is asked about all criteria of a case in one request and gives the probabilities of the levels at once.
 
-No judge is told whose rationale it reads. All texts, the labels among them, are fenced data (`llm/prompts.py`).
+No judge is told whose rationale it reads. All texts, including the labels, are fenced data (`llm/prompt_files.py`).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from reason2decide.llm.prompt_files import Prompt
 
 NO_DECISION = "(no decision)"
 NO_REFERENCE = "(not given for this criterion)"
-# As many as OpenAI's API allows: five digits, each perhaps also with a space before it, among other tokens.
+# The most that OpenAI's API allows: five digits, each perhaps also with a space before it, among other tokens.
 TOKEN_PROBABILITIES: Mapping[str, Any] = {"logprobs": True, "top_logprobs": 20}
-AROUND = ' \t\n"{}:,'  # what a tokenizer may join to a digit in a JSON object
+AROUND = ' \t\n"{}:,'  # characters that a tokenizer may join to a digit in a JSON object
 REFUSED_SETTINGS = ("http_400", "http_422")
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A model that judges, under a name."""
+    """A judging model and its name."""
 
     name: str
     client: Client
@@ -51,17 +51,17 @@ class Work:
 
     @property
     def explains(self) -> bool:
-        """Whether there is a rationale at all."""
+        """Whether there is a rationale."""
         return bool(self.rationale.strip())
 
     def in_words(self) -> str:
-        """Both as one text."""
+        """Format both as one text."""
         return f"Decision: {self.decision}\nRationale: {self.rationale or '(none)'}"
 
 
 @dataclass(frozen=True)
 class JudgedCase:
-    """Work on a text, and what an expert decided and wrote about it."""
+    """The work to judge on a text, and the expert's decision and rationale."""
 
     id: str
     text: str = field(repr=False)
@@ -71,11 +71,11 @@ class JudgedCase:
 
 @dataclass(frozen=True)
 class Judgement:
-    """One judge's score of one case by one criterion; no text.
+    """One judge's score of one case by one criterion, without text.
 
-    `score` is the level named, or the likeliest one, `expected` the expected level; both None where the judge failed,
-    with the kind of failure. `key` is that of the call in the log. A case without a rationale has the lowest score
-    without anybody being asked: then `judge` and `key` are None.
+    `score` is the level named, or the likeliest one, `expected` the expected level; both are None if the judge failed,
+    with the kind of failure. `key` is the call's key in the log. A case without a rationale gets the lowest score
+    without asking a judge: then `judge` and `key` are None.
     """
 
     id: str
@@ -87,7 +87,7 @@ class Judgement:
     failure: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The judgement as a JSON object, `failure` only where there was one."""
+        """The judgement as a JSON object, with `failure` only if there was one."""
         return {name: value for name, value in asdict(self).items() if name != "failure" or value is not None}
 
 
@@ -99,7 +99,7 @@ class Verdict(BaseModel):
 
 @dataclass(frozen=True)
 class Pointwise:
-    """How single rationales are judged: by which criteria, in which words, with which settings."""
+    """How single rationales are judged: the criteria, prompts and settings."""
 
     criteria: tuple[Criterion, ...]
     rubric_version: str
@@ -114,9 +114,9 @@ class Pointwise:
         return f"{prompt.full_version}+rubric/{self.rubric_version}"
 
     def fitting(self, client: Client, cases: Iterable[JudgedCase], *, ask: bool) -> Pointwise:
-        """This, or this without log-probabilities where the server refuses those.
+        """Return this form, or one without log-probabilities if the server refuses them.
 
-        The log knows that it does if the first call without them was answered; else it is asked, if it may be.
+        It does if the log has an answer to the first call without them; otherwise the server is asked if `ask`.
         """
         first = next(iter(self.calls(client, islice(cases, 1))), None)
         if not isinstance(first, Call):
@@ -125,7 +125,7 @@ class Pointwise:
         if client.log.find(call_key(client.endpoint, without._plain(first))):
             return without
         outcomes = [outcome for _, outcome in client.run([first])] if ask else []
-        refuses = any(isinstance(own, Failure) and own.kind in REFUSED_SETTINGS for own in outcomes)
+        refuses = any(isinstance(outcome, Failure) and outcome.kind in REFUSED_SETTINGS for outcome in outcomes)
         return without if refuses else self
 
     @staticmethod
@@ -133,7 +133,7 @@ class Pointwise:
         return replace(call, settings={k: v for k, v in call.settings.items() if k not in TOKEN_PROBABILITIES})
 
     def calls(self, client: Client, cases: Iterable[JudgedCase]) -> Iterator[AnyCall]:
-        """What a judge is asked, one call a criterion or, of a decision model, one a case."""
+        """Yield the calls to a judge: one per criterion or, for a decision model, one per case."""
         dialect = client.endpoint.dialect
         for case in cases:
             if dialect == "chat":
@@ -144,7 +144,10 @@ class Pointwise:
                     case.id,
                     self.decision,
                     {**data, "reference": case.reference},
-                    {own: Question("score", own.question, own.options()) for own in self.criteria},
+                    {
+                        criterion: Question("score", criterion.question, criterion.options())
+                        for criterion in self.criteria
+                    },
                     self.version(dialect),
                 )
 
@@ -161,7 +164,7 @@ class Pointwise:
         return Call(name, self.chat.messages(data, words), Verdict, settings, self.version("chat"))
 
     def read(self, judge: str, call: AnyCall, outcome: ModelAnswer | Failure) -> list[Judgement]:
-        """What a judge said, or that it failed."""
+        """Read a judge's answer or failure."""
         if isinstance(call, Call):
             criterion, id_ = call.id.split(" ", 1)
             if isinstance(outcome, Failure):
@@ -182,13 +185,13 @@ class Pointwise:
 def decision_call(
     name: str, prompt: Prompt, data: Mapping[str, str], questions: Mapping[Criterion, Question], version: str
 ) -> DecisionCall:
-    """All criteria of a case in one request; only questions with a reference are followed by it."""
+    """Ask about all criteria of a case in one request; the reference follows only the questions that use it."""
     state, reference = (message["content"] for message in prompt.messages(data))
     asked = {
-        own.name: replace(question, instructions=f"{question.instructions}\n\n{reference}")
-        if own.reference
+        criterion.name: replace(question, instructions=f"{question.instructions}\n\n{reference}")
+        if criterion.reference
         else question
-        for own, question in questions.items()
+        for criterion, question in questions.items()
     }
     return DecisionCall(name, state, asked, {}, version)
 
@@ -198,14 +201,14 @@ def distributions(call: DecisionCall, outcome: ModelAnswer | Failure) -> dict[st
     if isinstance(outcome, Failure):
         return dict.fromkeys(call.questions, outcome.kind)
     assert outcome.probabilities is not None
-    return {name: "refused" if own is None else own for name, own in outcome.probabilities.items()}
+    return {name: "refused" if options is None else options for name, options in outcome.probabilities.items()}
 
 
 def expected_level(answer: ModelAnswer, score: int) -> float:
-    """The mean of the levels, each weighed by the probability it had where the model wrote its score.
+    """The mean of the levels, each weighted by its probability where the model wrote its score.
 
-    The score itself where there are no probabilities, or no token is the score. Of several such tokens the last counts,
-    as the last object in an answer does. Tokens that differ only in white space or punctuation count together.
+    If there are no probabilities, or no token is the score, this is the score itself. The last of several such tokens
+    counts, like the last object in an answer. Tokens that differ only in white space or punctuation count together.
     """
     written = [token for token in answer.logprobs or () if token.token.strip(AROUND) == str(score)]
     if not written:
@@ -224,11 +227,11 @@ def _mean(weights: Mapping[str, float]) -> float:
 
 
 def without_rationale(cases: Sequence[JudgedCase], criteria: Sequence[Criterion]) -> list[Judgement]:
-    """The lowest level by each criterion for the cases that have no rationale."""
+    """Give the cases without a rationale the lowest level by each criterion."""
     lowest = LEVELS[0]
     return [
-        Judgement(case.id, own.name, None, lowest, float(lowest), None)
+        Judgement(case.id, criterion.name, None, lowest, float(lowest), None)
         for case in cases
         if not case.work.explains
-        for own in criteria
+        for criterion in criteria
     ]

@@ -1,4 +1,4 @@
-"""What judges judge by: the criteria with their anchored levels, from a file of the package or the user's own."""
+"""Load the rubric: the criteria with their anchored levels, from the package or from the user's file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAME = re.compile(r"[a-z_]+")
 
 
 class RubricError(UserError):
-    """A rubric is not as it must be, or has no such criterion."""
+    """A rubric is invalid, or has no such criterion."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Rubric:
     criteria: Mapping[str, Criterion]
 
     def chosen(self, names: list[str] | None) -> tuple[Criterion, ...]:
-        """The criteria of these names, in the rubric's order; all where none is named.
+        """Select the criteria with these names, in the rubric's order; all if none is named.
 
         Raises:
             RubricError: there is no such criterion.
@@ -50,64 +50,64 @@ class Rubric:
         for name in names or ():
             if name not in self.criteria:
                 raise RubricError(f"the rubric has no criterion {name!r}; it has {', '.join(self.criteria)}")
-        return tuple(own for own in self.criteria.values() if not names or own.name in names)
+        return tuple(criterion for criterion in self.criteria.values() if not names or criterion.name in names)
 
     def in_words(self) -> str:
-        """The rubric to read."""
+        """Format the rubric for reading."""
         parts = [f"rubric {self.version}"]
-        for own in self.criteria.values():
-            beside = " (beside the gold label and rationale)" if own.reference else ""
-            parts.append(f"{own.name}: {own.question}{beside}\n{levels_in_words(own)}")
+        for criterion in self.criteria.values():
+            note = " (compared with the gold label and rationale)" if criterion.reference else ""
+            parts.append(f"{criterion.name}: {criterion.question}{note}\n{levels_in_words(criterion)}")
         return "\n\n".join(parts)
 
 
 def levels_in_words(criterion: Criterion) -> str:
-    """The levels, one a line."""
+    """Format the levels, one per line."""
     return "\n".join(f"{level}: {words}" for level, words in criterion.options().items())
 
 
 def load_rubric(folder: Path | None = None) -> Rubric:
-    """The rubric of the package, or the user's own where `folder` has a rubric.toml.
+    """Load the package's rubric, or the user's if `folder` contains a rubric.toml.
 
     Raises:
-        RubricError: the user's file is not as it must be.
+        RubricError: the user's file is invalid.
     """
     original = _parse((resources.files("reason2decide.llm.judge") / RUBRIC).read_text("utf-8"), RUBRIC)
-    own = folder / RUBRIC if folder else None
-    if own is None or not own.is_file():
+    path = folder / RUBRIC if folder else None
+    if path is None or not path.is_file():
         return original
     try:
-        rubric = _parse(own.read_text("utf-8"), str(own))
+        rubric = _parse(path.read_text("utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise RubricError(f"the rubric {own} cannot be read: {error}") from None
+        raise RubricError(f"the rubric {path} cannot be read: {error}") from None
     if rubric.version == original.version and rubric != original:
-        raise RubricError(f"the rubric {own} has the version of the package's own, {original.version}; give it another")
+        raise RubricError(f"the rubric {path} needs a version other than the package's, {original.version}")
     return rubric
 
 
 def _parse(text: str, where: str) -> Rubric:
     try:
         fields = tomllib.loads(text)
-        criteria = {name: _criterion(name, dict(own), where) for name, own in fields["criteria"].items()}
+        criteria = {name: _criterion(name, dict(table), where) for name, table in fields["criteria"].items()}
         version = fields["version"]
     except tomllib.TOMLDecodeError as error:
-        raise RubricError(f"the rubric {where} is no TOML: {error}") from None
+        raise RubricError(f"the rubric {where} is not valid TOML: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError):
         raise RubricError(f"the rubric {where} must have a version and [criteria.NAME] tables") from None
     if not isinstance(version, str) or not criteria:
-        raise RubricError(f"the rubric {where} must have a version, a text, and at least one criterion")
+        raise RubricError(f"the rubric {where} must have a version, which is text, and at least one criterion")
     return Rubric(version, criteria)
 
 
 def _criterion(name: str, fields: dict[str, object], where: str) -> Criterion:
     question, levels = fields.get("question"), fields.get("levels")
     reference = fields.get("reference", False)
-    valid = isinstance(levels, list) and len(levels) == len(LEVELS) and all(isinstance(own, str) for own in levels)
+    valid = isinstance(levels, list) and len(levels) == len(LEVELS) and all(isinstance(level, str) for level in levels)
     known = fields.keys() <= {"question", "levels", "reference"}
     if not (_NAME.fullmatch(name) and isinstance(question, str) and valid and known and isinstance(reference, bool)):
         raise RubricError(
             f"the criterion {name!r} of the rubric {where} must have a name of the letters a to z and _, a question, "
-            f"{len(LEVELS)} levels from lowest to highest, and perhaps reference = true"
+            f"{len(LEVELS)} levels from lowest to highest, and optionally reference = true"
         )
     assert isinstance(levels, list)
     return Criterion(name, question, tuple(levels), reference)

@@ -1,7 +1,7 @@
-"""What a written rationale must pass before it may teach: each gate is a pure rule over words, all of them ours.
+"""Check generated rationales before they may teach: each gate is a pure rule over words, all of them ours.
 
-A gate judges form and provenance, not truth: one that passes all gates can still be wrong. Each fails on the side of
-dropping; `docs/llm.md` says how often each does so on rationales that are known to be good.
+A gate judges form and provenance, not truth: a rationale that passes all gates can still be wrong. Each errs on the
+side of dropping; `docs/llm.md` says how often each drops rationales that are known to be good.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from reason2decide.data.words import STOP_WORDS, WORD, stem, words_of
 from reason2decide.llm.prompt_files import Prompt
 from reason2decide.llm.settings import MAX_WORDS
 
-COPIED_WORDS = 8  # ours: so many words in a row are no coincidence
+COPIED_WORDS = 8  # ours: this many words in a row are not a coincidence
 
-# First person and an act of writing: "I cannot breathe", as a patient says, is no refusal.
+# First person and an act of writing: a patient's "I cannot breathe" is not a refusal.
 _REFUSAL = re.compile(
     r"\bi(?:'m| am)? (?:cannot|can ?not|can't|won't|will not|couldn't|unable to|not able to|not allowed to) "
     r"(?:help|assist|comply|provide|give|offer|write|answer|fulfill?|generate|create|determine|complete|do that)\b"
@@ -35,7 +35,7 @@ _GIVEN_AS_ANSWER = (
     r"(?:answer|label|decision|conclusion|verdict|level|category)\W+(?:(?:is|was|be|would|should|must)\W+)*"
 )
 
-# What a rewording may say that no text says: who speaks, and how sentences are joined.
+# Words that a rewording may add to the text: who speaks, and how sentences are joined.
 _FRAMING_WORDS = """
 according accordingly additionally also although appear associated become begin call caller case cause complain
 concern consider consistent currently date decide decision denies deny despite due experience explain feel follow give
@@ -48,7 +48,7 @@ _FRAMING = frozenset(stem(word) for word in _FRAMING_WORDS.split())
 
 @dataclass(frozen=True)
 class GatedCase:
-    """What a rationale is held against: the text it is about, the decision it argues for, what could be decided.
+    """What a rationale is checked against: its text, the decision it argues for, and the possible decisions.
 
     `instructions` are the prompt's own words, without data.
     """
@@ -61,17 +61,17 @@ class GatedCase:
 
 
 def failed_gates(rationale: str, case: GatedCase) -> list[str]:
-    """The gates that a rationale fails, by name, in their order; the first is the reason that is told."""
+    """The names of the gates that a rationale fails, in order; the first is the reported reason."""
     return [name for name, fails in GATES.items() if fails(rationale, case)]
 
 
 def is_empty(rationale: str, case: GatedCase) -> bool:
-    """It has no word."""
+    """It has no words."""
     return WORD.search(rationale) is None
 
 
 def is_refusal(rationale: str, case: GatedCase) -> bool:
-    """The model speaks of itself, and declines."""
+    """The model speaks about itself and declines."""
     return _REFUSAL.search(" ".join(rationale.casefold().replace("\u2019", "'").split())) is not None
 
 
@@ -81,22 +81,22 @@ def is_too_long(rationale: str, case: GatedCase) -> bool:
 
 
 def leaks_mask_token(rationale: str, case: GatedCase) -> bool:
-    """It holds a place holder: [LABEL], [MASK], ___, a slot of a prompt, a fence. A student would print it."""
+    """It contains a placeholder: [LABEL], [MASK], ___, a prompt slot, a fence. A student would print it."""
     return _MASK.search(rationale) is not None
 
 
 def copies_prompt(rationale: str, case: GatedCase) -> bool:
-    """It repeats `COPIED_WORDS` words in a row of the instructions."""
+    """It repeats `COPIED_WORDS` consecutive words of the instructions."""
     return not _runs([rationale]).isdisjoint(_instruction_runs(case.instructions))
 
 
 def states_another_label(rationale: str, case: GatedCase) -> bool:
-    """It names a label that it does not argue for, be it to contrast; see `named_labels`."""
+    """It names a label that it does not argue for, even for contrast; see `named_labels`."""
     return bool(named_labels(rationale, case.choices) - {case.label})
 
 
 def cites_what_is_not_there(rationale: str, case: GatedCase) -> bool:
-    """It has no content word of the text, so it is about something else, or a number that the text has not."""
+    """It has no content word of the text, so it is about something else, or a number that is not in the text."""
     known = numbers(case.text).union(_spelt_numbers(case.text), *map(numbers, case.choices))
     return not _content_stems(rationale) & _content_stems(case.text) or bool(_cited_numbers(rationale) - known)
 
@@ -113,24 +113,25 @@ GATES: Mapping[str, Callable[[str, GatedCase], bool]] = {
 
 
 def named_labels(text: str, choices: Sequence[str]) -> set[str]:
-    """The labels whose words occur in a text in their order.
+    """Find the labels whose words occur in a text in order.
 
-    A label within a longer one that stands there ("care" in "home care") is not named. Labels of nothing but stop
-    words or numbers, such as "no" or "3", occur in any text: they are named only where they are given as an answer,
-    as in "the answer is no" or at the very beginning before a comma or full stop.
+    A label within a longer one ("care" in "home care") does not count. Labels made only of stop words or numbers, such
+    as "no" or "3", occur in any text: they count only if given as an answer, as in "the answer is no" or at the very
+    beginning before a comma or full stop.
     """
     words = words_of(text)
     spans: dict[tuple[int, int], set[str]] = {}
     found = set()
     for choice in choices:
-        own = words_of(choice)
-        if all(word in STOP_WORDS or word.isdigit() for word in own):
-            if own and _given_as_answer(text, choice):
+        label_words = words_of(choice)
+        if all(word in STOP_WORDS or word.isdigit() for word in label_words):
+            if label_words and _given_as_answer(text, choice):
                 found.add(choice)
             continue
-        for start in range(len(words) - len(own) + 1):
-            if words[start : start + len(own)] == own:
-                spans.setdefault((start, start + len(own)), set()).add(choice)
+        for start in range(len(words) - len(label_words) + 1):
+            end = start + len(label_words)
+            if words[start:end] == label_words:
+                spans.setdefault((start, end), set()).add(choice)
     for (start, end), named in spans.items():
         if not any(s <= start and end <= e and (s, e) != (start, end) for s, e in spans):
             found |= named
@@ -143,7 +144,7 @@ def _given_as_answer(text: str, choice: str) -> bool:
 
 
 def numbers(text: str) -> set[str]:
-    """The numbers of a text, in one form: "38,5" is "38.5", "1,000" is "1000", "007" is "7"."""
+    """Find the numbers of a text, in normal form: "38,5" is "38.5", "1,000" is "1000", "007" is "7"."""
     return {_plain(match.group()) for match in _NUMBER.finditer(text)}
 
 
@@ -159,7 +160,7 @@ def _spelt_numbers(text: str) -> set[str]:
 
 
 def instructions(prompt: Prompt) -> str:
-    """A prompt's own words; a line break stands for each slot."""
+    """A prompt's own words, with a line break for each slot."""
     return _SLOT.sub("\n", f"{prompt.system}\n{prompt.user}")
 
 
@@ -177,7 +178,7 @@ def _instruction_runs(text: str) -> frozenset[tuple[str, ...]]:
 
 
 def _runs(parts: Sequence[str]) -> frozenset[tuple[str, ...]]:
-    """All runs of `COPIED_WORDS` words."""
+    """All runs of `COPIED_WORDS` consecutive words."""
     listed = [words_of(part) for part in parts]
     return frozenset(
         tuple(words[start : start + COPIED_WORDS]) for words in listed for start in range(len(words) - COPIED_WORDS + 1)
@@ -185,10 +186,10 @@ def _runs(parts: Sequence[str]) -> frozenset[tuple[str, ...]]:
 
 
 def additions(rewritten: str, known: Sequence[str]) -> dict[str, list[str]]:
-    """What a rewritten rationale says that none of the texts `known` does: {"words": [...], "numbers": [...]}, sorted.
+    """What a rewritten rationale adds to the texts `known`: {"words": [...], "numbers": [...]}, sorted.
 
-    Words are content words, compared by their stems, without those of framing ("patient", "reports", "therefore").
-    A spelt-out abbreviation counts as added: only a reader can tell whether it means the same.
+    Words are content words, compared by their stems, without framing words ("patient", "reports", "therefore").
+    A spelled-out abbreviation counts as added: only a reader can tell whether it means the same.
     """
     text = "\n".join(known)
     known_stems = {stem(word) for word in WORD.findall(text)} | _FRAMING

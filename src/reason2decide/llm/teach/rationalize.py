@@ -1,4 +1,4 @@
-"""A language model as teacher: rationales for decisions that are known, or for decisions of its own."""
+"""A language model as teacher: rationales for known decisions, or for its own."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from reason2decide.llm.teach.source_writing import Reading, SourceWriter
 class Teacher(SourceWriter):
     """Writes a rationale for each record's text and gold label.
 
-    `without_label` keeps the label from the teacher, who then decides too, as in Distilling Step-by-Step (Hsieh et al.
-    2023): its label is kept in `meta["teacher_labels"]`, and with `only_right` a rationale is dropped where that label
-    is not the gold one. Otherwise it is kept: it argues for a wrong decision then.
+    `without_label` hides the label from the teacher, which then decides too, as in Distilling Step-by-Step (Hsieh et
+    al. 2023): its label is kept in `meta["teacher_labels"]`, and with `only_right` a rationale is dropped if that label
+    is not the gold one. Otherwise it is kept, although it argues for a wrong decision.
 
     Raises:
-        ConfigError: `only_right` goes with `without_label`.
+        ConfigError: `only_right` without `without_label`.
         PromptError: as `load_prompt`.
     """
 
@@ -41,7 +41,7 @@ class Teacher(SourceWriter):
         prompts: Path | None = None,
     ) -> None:
         if only_right and not without_label:
-            raise ConfigError("--only-right asks whether the teacher decides right, so it needs --without-label")
+            raise ConfigError("--only-right needs --without-label: otherwise the teacher does not decide")
         self.source, self.without_label, self.only_right = source, without_label, only_right
         self.max_words, self.sampling = max_words, sampling
         self.prompt = load_prompt("rationalize_unlabelled" if without_label else "rationalize", prompts)
@@ -49,7 +49,7 @@ class Teacher(SourceWriter):
         self._hits: list[tuple[str, bool]] = []
 
     def call(self, record: Record, labels: LabelSet) -> Call:
-        """One call a record."""
+        """One call per record."""
         choices = record.choices_or(labels)
         other = {"choices": "\n".join(choices)} if self.without_label else {"label": record.label or ""}
         return Call(
@@ -77,17 +77,18 @@ class Teacher(SourceWriter):
         return Reading(None, failed[0], notes) if failed else Reading(rationale, notes=notes)
 
     def settings(self) -> dict[str, Any]:
-        """How the teacher was asked."""
+        """The settings of the teacher."""
         asked = {"with_label": not self.without_label, "max_words": self.max_words, "sampling": dict(self.sampling)}
         return {**asked, "only_right": self.only_right} if self.without_label else asked
 
     def accuracy(self) -> MetricValue:
-        """How often the teacher decided right, of the calls that it answered."""
+        """The share of right decisions among the calls that the teacher answered."""
         return share(self._hits)
 
     def found(self) -> dict[str, Any]:
         """The accuracy of a teacher that decided."""
-        own = self.accuracy()
-        if own.value is None:
+        accuracy = self.accuracy()
+        if accuracy.value is None:
             return {}
-        return {"teacher_accuracy": {"value": own.value, "low": own.low, "high": own.high, "n": own.n}}
+        interval = {"low": accuracy.low, "high": accuracy.high}
+        return {"teacher_accuracy": {"value": accuracy.value, **interval, "n": accuracy.n}}

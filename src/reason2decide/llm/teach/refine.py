@@ -1,4 +1,4 @@
-"""A language model as editor: terse notes into readable rationales, and what it added to them."""
+"""A language model as editor: it turns terse notes into readable rationales, and its additions are flagged."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from reason2decide.llm.teach.source_writing import Reading, SourceWriter
 
 
 class Editor(SourceWriter):
-    """Writes the rationales of one source again as those of another.
+    """Rewrites the rationales of one source as those of another.
 
-    Words and numbers that neither the note nor the text has are listed in `meta["refine_flags"]`; with `drop_flagged`
-    such a rationale is not written. A gate that the note itself fails is not held against the rationale made of it.
+    Words and numbers that are in neither the note nor the text are listed in `meta["refine_flags"]`; with
+    `drop_flagged` such a rationale is not written. A gate that the note itself fails is not applied to its rationale.
 
     Raises:
         PromptError: as `load_prompt`.
@@ -50,13 +50,13 @@ class Editor(SourceWriter):
         return Call(record.id, messages, Written, self.sampling, self.prompt.full_version)
 
     def read(self, record: Record, labels: LabelSet, answer: ModelAnswer) -> Reading:
-        """The rewritten note if it passes the gates, and what was added to it."""
+        """The rewritten note if it passes the gates, and the additions to it."""
         written = answer.parsed
         assert isinstance(written, Written)
         note, rationale = record.rationales[self.original], written.rationale.strip()
         choices = record.choices_or(labels)
         case = GatedCase(record.text, record.label or "", choices, self._instructions, self.max_words)
-        # What the note cites was there for its writer; what the editor adds is flagged.
+        # The note's writer could see what it cites; what the editor adds is flagged.
         forgiven = {"not_in_text", *failed_gates(note, case)}
         for gate in failed_gates(rationale, case):
             if gate not in forgiven:
@@ -68,10 +68,10 @@ class Editor(SourceWriter):
         return Reading(rationale, notes={"refine_flags": added} if added else {})
 
     def settings(self) -> dict[str, Any]:
-        """How the editor was asked."""
+        """The settings of the editor."""
         asked = {"from": self.original, "max_words": self.max_words, "drop_flagged": self.drop_flagged}
         return {**asked, "sampling": dict(self.sampling)}
 
     def found(self) -> dict[str, Any]:
-        """How many rationales have additions, dropped or not."""
+        """The number of rationales with additions, dropped or not."""
         return {"flagged": self.flagged}

@@ -1,4 +1,4 @@
-"""A dataset with one rationale source more: every record asked about once, judged by the gates, written in order."""
+"""Add a rationale source to a dataset: ask about every record once, apply the gates, and write in order."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ FAILURES = "rationale_failures.jsonl"
 
 @dataclass(frozen=True)
 class Reading:
-    """What an answer comes to: a rationale, or the reason why there is none; `notes` are kept either way.
+    """The result of an answer: a rationale, or the reason why there is none; `notes` are kept either way.
 
-    `notes` go into the record's `meta`, each under its name and there under the source.
+    `notes` go into the record's `meta`, by name and then by source.
     """
 
     rationale: str | None
@@ -36,31 +36,31 @@ class Reading:
 
 
 class SourceWriter(ABC):
-    """Who writes the rationales of a new source: asks about a record, and reads the answer."""
+    """Writes the rationales of a new source: asks about a record, and reads the answer."""
 
     source: str
     prompt: Prompt
 
     @abstractmethod
     def call(self, record: Record, labels: LabelSet) -> Call | None:
-        """What to ask about a record; None if nothing."""
+        """The call about a record, or None."""
 
     @abstractmethod
     def read(self, record: Record, labels: LabelSet, answer: ModelAnswer) -> Reading:
-        """What the answer comes to."""
+        """Read the answer."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What of this writer belongs into the dataset's provenance."""
+        """The settings for the dataset's provenance."""
 
     def found(self) -> dict[str, Any]:
-        """What only reading all answers tells, for provenance and for the user; nothing by default."""
+        """Findings from all answers together, for provenance and for the user; nothing by default."""
         return {}
 
 
 @dataclass(frozen=True)
 class WrittenSource:
-    """The new dataset; of its rationales how many were `written`, and how many were not, by gate or failure."""
+    """The new dataset, the number of rationales `written`, and of those not written by gate or failure."""
 
     dataset: DatasetFolder
     written: int
@@ -79,30 +79,30 @@ def write_source(
     force: bool = False,
     dry_run: bool = False,
 ) -> WrittenSource | None:
-    """Write the dataset `out`: that at `dataset_path` with the writer's source beside those there; None if a dry run.
+    """Write to `out` the dataset at `dataset_path` with the writer's source added; None after a dry run.
 
-    A record whose rationale fails a gate, or whose call failed, keeps its other rationales; `FAILURES` in `out` lists
+    A record whose rationale fails a gate, or whose call fails, keeps its other rationales; `FAILURES` in `out` lists
     its id and the reason. One record is in memory at a time.
 
     Args:
-        splits: the splits to write for, all by default; the others are copied.
+        splits: the splits to write rationales for, all by default; the others are copied.
 
     Raises:
-        DataError: the source or the column for its provenance exists already, a split does not, or no rationale is fit.
+        DataError: the source or its provenance column already exists, a split is missing, or no rationale passes.
         OutputError: `out` exists and `force` is false.
-        BudgetReached, EndpointError: as `Client.run`; nothing is written, and what was answered is in the log.
+        BudgetReached, EndpointError: as `Client.run`; nothing is written, and all answers received are in the log.
     """
     require_absent(out, "dataset.toml", force=force)
     dataset = DatasetFolder.open(dataset_path)
     dataset.verify()
     if writer.source in dataset.info.rationale_sources:
         raise DataError(
-            f"{dataset_path} has rationales of source {writer.source!r} already, and they would be lost; give the new "
-            "source a name of its own"
+            f"{dataset_path} already has rationales of source {writer.source!r}, which would be lost; give the new "
+            "source another name"
         )
     labels = dataset.info.labels
     chosen = tuple(dict.fromkeys(splits)) or tuple(dataset.hashes)
-    records = {split: dataset.split(split) for split in chosen}  # an unknown split is refused here
+    records = {split: dataset.split(split) for split in chosen}  # an unknown split raises here
 
     def calls() -> Iterator[Call]:
         for split in chosen:
@@ -132,8 +132,8 @@ def write_source(
     with new_folder(out, "dataset.toml", force=force) as folder:
         write_dataset(folder, info, {split: contents(split) for split in dataset.hashes})
         if not tally.written:
-            reasons = counts_in_words(tally.gates + tally.failures) or "nothing was asked"
-            raise DataError(f"no rationale of source {writer.source!r} could be written: {reasons}; nothing is kept")
+            reasons = counts_in_words(tally.gates + tally.failures) or "no calls were made"
+            raise DataError(f"no rationale of source {writer.source!r} could be written: {reasons}; nothing was saved")
         lines = "".join(json.dumps(row) + "\n" for row in tally.rows)
         (folder / FAILURES).write_text(lines, "utf-8")
     say(f"wrote {tally.written} rationales of source {writer.source!r} to {out}")
@@ -143,7 +143,7 @@ def write_source(
 
 
 class _Tally:
-    """Records with what became of their answers, and the counts of it."""
+    """Adds answers to records, and counts the outcomes."""
 
     def __init__(self, client: Client, writer: SourceWriter, failed: Mapping[str, Failure]) -> None:
         self.client, self.writer, self.failed = client, writer, failed
@@ -189,7 +189,7 @@ class _Tally:
         return replace(record, rationales=rationales, meta=meta)
 
     def provenance(self, splits: Sequence[str]) -> dict[str, Any]:
-        """What `dataset.toml` says of the source."""
+        """The entry for the source in `dataset.toml`."""
         return {
             "model": self.client.endpoint.model,
             "served_models": sorted(self.served),
@@ -207,14 +207,14 @@ class _Tally:
 
 
 def _with(values: Mapping[str, Any], name: str, source: str, value: Any) -> dict[str, Any]:
-    """`{name: {source: value}}` beside what `values` has under that name.
+    """Return `{name: {source: value}}`, merged with what `values` has under that name.
 
     Raises:
         DataError: something else has that name.
     """
-    there = values.get(name, {})
-    if not isinstance(there, Mapping):
+    existing = values.get(name, {})
+    if not isinstance(existing, Mapping):
         raise DataError(
-            f"{name!r} is a column of the records' meta already, so it cannot be written; rename the column"
+            f"{name!r} is already a column of the records' meta, so it cannot be written; rename the column"
         )
-    return {name: {**there, source: value}}
+    return {name: {**existing, source: value}}

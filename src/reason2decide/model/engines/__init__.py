@@ -12,15 +12,15 @@ from reason2decide.method.prompts import Candidate
 
 
 class Engine(Protocol):
-    """What the predictor needs of an engine. Prompts and targets are token ids, special tokens included."""
+    """What the predictor needs from an engine. Prompts and targets are token ids, special tokens included."""
 
     def score_labels(
         self, prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[Candidate]]
     ) -> list[NDArray[np.float64]]:
-        """Total log-probability of each candidate given each prompt, not normalised; one array a prompt."""
+        """Total log-probability of each candidate given each prompt, not normalised; one array per prompt."""
 
     def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
         """Greedy continuation of each prompt, without special tokens, at most `max_tokens` long."""
 
     def stream(self, prompt: Sequence[int], max_tokens: int) -> Iterator[int]:
-        """The tokens of one greedy continuation as they come."""
+        """The tokens of one greedy continuation as they are generated."""

@@ -1,8 +1,8 @@
-"""The engine for ordinary servers: ONNX Runtime and numpy, without torch. `export_graphs.py` writes what it runs.
+"""The engine for ordinary servers: ONNX Runtime and numpy, without torch. `export/graphs.py` writes what it runs.
 
 Each text is encoded alone, and its labels are scored alone: there is no padding, and no other text can change a bit of
-its label scores, whatever the weights. At 256 tokens a batch of texts would be no faster, as the products are limited
-by arithmetic. Rationales are written in batches, since there every step reads all weights.
+its label scores, whatever the weight type. At 256 tokens a batch of texts would be no faster, as the products are
+limited by arithmetic. Rationales are generated in batches, since every step reads all weights.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from reason2decide.model.label_trie import Branch, branches
 
 ENGINE_FILE, ENGINE_FORMAT = "engine.json", 1
 HIDDEN = -1e9  # added to a score, it leaves no attention in float32
-BYTES_PER_FORWARD = 2**27  # ours: caches and log-probabilities of one forward's rows, whatever the number of labels
+BYTES_PER_FORWARD = 2**27  # ours: caches and log-probabilities of one forward pass, whatever the number of labels
 
 
 @dataclass(frozen=True)
 class EngineFile:
-    """What `engine.json` says: token ids, the decoder's layers, heads and width of a head, and which file is what."""
+    """The content of `engine.json`: token ids, the decoder's layers, heads and head width, and the graphs' files."""
 
     format: int
     weights: str
@@ -45,10 +45,10 @@ class EngineFile:
 
 
 def read_engine(folder: Path) -> EngineFile:
-    """Read what an exported folder says of itself.
+    """Read the `engine.json` of an exported model.
 
     Raises:
-        BundleError: it is no exported model, or of another format.
+        BundleError: it is not an exported model, or of another format.
     """
     path = folder / ENGINE_FILE
     if not path.is_file():
@@ -66,7 +66,7 @@ def read_engine(folder: Path) -> EngineFile:
 
 @dataclass(frozen=True)
 class _Text:
-    """An encoded text: keys and values of each decoder layer, (1, heads, length, width), as ONNX Runtime holds them."""
+    """An encoded text: keys and values of each decoder layer, (1, heads, length, width), as ONNX Runtime values."""
 
     length: int
     cross: list[Any]
@@ -86,10 +86,10 @@ class OnnxEngine:
 
     Args:
         folder: what `export_graphs` wrote.
-        threads: processor threads of a forward; 0 leaves it to ONNX Runtime, which takes one per core.
+        threads: processor threads of a forward pass; 0 leaves it to ONNX Runtime, which takes one per core.
 
     Raises:
-        BundleError: no export, of another format, or damaged.
+        BundleError: not an export, of another format, or damaged.
         MissingExtraError: onnxruntime is not installed.
     """
 
@@ -107,18 +107,18 @@ class OnnxEngine:
     def score_labels(
         self, prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[Candidate]]
     ) -> list[NDArray[np.float64]]:
-        """Total log-probability of each candidate given each prompt, (candidates,) a prompt, not normalised.
+        """Total log-probability of each candidate given each prompt, (candidates,) per prompt, not normalised.
 
         A text's scores are bitwise the same in any batch.
         """
-        return [self._score(self._encode(prompt), own) for prompt, own in zip(prompts, candidates, strict=True)]
+        return [self._score(self._encode(prompt), labels) for prompt, labels in zip(prompts, candidates, strict=True)]
 
     def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
         """Greedy continuation of each prompt, without special tokens, at most `max_tokens` long.
 
         Args:
-            prompts: token ids; texts of like lengths are best batched together.
-            max_tokens: the end token counts too.
+            prompts: token ids; texts of similar lengths are best batched together.
+            max_tokens: the end token included.
         """
         texts = [self._encode(prompt) for prompt in prompts]
         written: list[list[int]] = [[] for _ in texts]
@@ -137,15 +137,15 @@ class OnnxEngine:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # Its plans of memory are kept per combination of sizes, of which decoding has one per token.
+        # Memory plans are cached per combination of sizes, and decoding has a new one for every token.
         options.enable_mem_pattern = False
-        # Threads that spin from an operator to the next save a decoder of small ones a quarter of its time on a quiet
-        # machine. After a call they stop: they would take the processor from whatever else runs.
+        # Threads that spin between operators save a decoder of small operators a quarter of its time on an idle
+        # machine. They stop after a call: they would take processor time from everything else.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             return self._ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # whatever a damaged file makes the library raise
+        except Exception as error:  # a damaged file can make the library raise anything
             raise BundleError(f"{path} cannot be loaded ({type(error).__name__}); export the bundle again") from None
 
     def _encode(self, prompt: Sequence[int]) -> _Text:
@@ -163,7 +163,7 @@ class OnnxEngine:
         return log_probs.numpy(), present
 
     def _value(self, array: NDArray[Any]) -> Any:
-        """An array as ONNX Runtime holds it, not copied."""
+        """An array as an ONNX Runtime value, not copied."""
         return self._ort.OrtValue.ortvalue_from_numpy(array)
 
     def _nothing_read(self, rows: int) -> list[Any]:
@@ -186,12 +186,12 @@ class OnnxEngine:
         depth: int,
         scores: NDArray[np.float64],
     ) -> None:
-        """Add to `scores` what branches have, each from its row of the past and of the log-probabilities there.
+        """Add the branches' log-probabilities to `scores`, each from its row of the past and of `following`.
 
-        A method, for a closure that calls itself would hold the text until the garbage collector comes.
+        A method, since a closure that calls itself would keep the text alive until garbage collection.
 
         Args:
-            following: (rows, vocabulary), of the token after the past.
+            following: (rows, vocabulary), log-probabilities of the token after the past.
             depth: tokens in the past.
         """
         for row, branch in ways:
@@ -213,11 +213,11 @@ class OnnxEngine:
                 self._follow(text, onward, grown, log_probs[rows, length - 1], depth + length, scores)
 
     def _shown(self, text: _Text) -> Any:
-        """The mask of one text alone: nothing of it is hidden."""
+        """The mask of a single text: nothing is hidden."""
         return self._value(np.zeros((1, text.length), np.float32))
 
     def _forwards(self, ways: list[tuple[int, Branch]], past: int) -> Iterator[list[_Read]]:
-        """What the branches still need read, the longest first, in parts of bounded memory."""
+        """The tokens that branches still need read, longest first, in parts of bounded memory."""
         # A candidate's last token is scored, never read.
         reads = [_Read(row, way, way.tokens if way.branches else way.tokens[:-1]) for row, way in ways]
         reads = sorted((read for read in reads if read.tokens), key=lambda read: -len(read.tokens))
@@ -229,7 +229,7 @@ class OnnxEngine:
             reads = reads[size:]
 
     def _rows(self, past: Sequence[Any], rows: Sequence[int], length: int | None = None) -> list[Any]:
-        """Copies of the named rows of the past, up to a length of it."""
+        """Copies of the given rows of the past, up to a length."""
         return [self._value(np.ascontiguousarray(value.numpy()[:, :, :length][rows])) for value in past]
 
     def _greedy(self, texts: Sequence[_Text], max_tokens: int) -> Iterator[list[tuple[int, int]]]:
@@ -240,16 +240,16 @@ class OnnxEngine:
         for _ in range(max_tokens):
             tokens = batch.read(tokens).argmax(-1)
             yield list(zip(alive.tolist(), tokens.tolist(), strict=True))
-            going_on = np.flatnonzero(tokens != self.file.end)
-            if not len(going_on):
+            unfinished = np.flatnonzero(tokens != self.file.end)
+            if not len(unfinished):
                 return
-            if len(going_on) < len(alive):
-                order = batch.keep(going_on)
+            if len(unfinished) < len(alive):
+                order = batch.keep(unfinished)
                 alive, tokens = alive[order], tokens[order]
 
 
 class _Batch:
-    """Texts read on together, a row each."""
+    """Texts decoded together, one row each."""
 
     def __init__(self, engine: OnnxEngine, texts: Sequence[_Text]) -> None:
         self._engine = engine
@@ -274,9 +274,9 @@ class _Batch:
         return log_probs[:, 0]
 
     def keep(self, texts: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Drop all texts but the named ones; returns these in their new order.
+        """Drop all texts but the given ones; return these in their new order.
 
-        Texts at the end fill the gaps, so that few keys and values are moved: those of a text outweigh all the rest.
+        Texts at the end fill the gaps, so that few keys and values are moved: a text's outweigh all the rest.
         """
         count = len(texts)
         order = np.arange(count)

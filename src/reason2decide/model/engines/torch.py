@@ -31,18 +31,19 @@ class TorchEngine:
     def score_labels(
         self, prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[Candidate]]
     ) -> list[NDArray[np.float64]]:
-        """Total log-probability of each candidate given each prompt (see `labels.score_labels`)."""
+        """Total log-probability of each candidate given each prompt (see `label_scores.score_labels`)."""
         input_ids, attention_mask = self._padded(prompts)
         states = self.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return [
-            own.cpu().numpy().astype(np.float64) for own in score_labels(self.model, states, attention_mask, candidates)
+            scores.cpu().numpy().astype(np.float64)
+            for scores in score_labels(self.model, states, attention_mask, candidates)
         ]
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
         """Greedy continuation of each prompt, without special tokens, at most `max_tokens` long."""
         input_ids, attention_mask = self._padded(prompts)
-        # Nothing of a base's own generation settings (beams, penalties, forced tokens) but its start and end tokens.
+        # Ignore a base's generation settings (beams, penalties, forced tokens) except its start and end tokens.
         self.model.generation_config = GenerationConfig()
         settings = GenerationConfig(
             max_new_tokens=max_tokens,
@@ -57,7 +58,7 @@ class TorchEngine:
 
     @torch.no_grad()
     def stream(self, prompt: Sequence[int], max_tokens: int) -> Iterator[int]:
-        """The tokens of one greedy continuation as they come."""
+        """The tokens of one greedy continuation as they are generated."""
         input_ids, attention_mask = self._padded([prompt])
         output = self.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())

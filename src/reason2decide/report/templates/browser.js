@@ -1,6 +1,6 @@
 "use strict";
-// The browser of cases. Whatever comes from data enters the page as text, never as markup. Where anything needed here
-// is missing, nothing happens, and the cases chosen for print stay.
+// The case browser. Data enters the page as text, never as markup. If anything needed here is missing, nothing happens,
+// and the page keeps the cases chosen for print.
 (async () => {
   const CASES_A_PAGE = 20;
   const element = (id) => document.getElementById(id);
@@ -25,14 +25,14 @@
     const search = wordsOf(chosen);
     const [least, most] = ["least", "most"].map((name) => parseFloat(chosen.get(name)));
     const narrowed = least > 0 || most < 100;
-    const slices = [...form.querySelectorAll("[data-column]")].map((own) => [own.dataset.column, own.value]);
+    const slices = [...form.querySelectorAll("[data-column]")].map((select) => [select.dataset.column, select.value]);
     const same = (name, value) => !chosen.get(name) || Number(chosen.get(name)) === value;
     const found = cases.filter(
       (one) =>
         (chosen.get("verdict") === "all" || Number(chosen.get("verdict")) === one.verdict) &&
         same("gold", one.gold) &&
         same("predicted", one.predicted) &&
-        // A comparison with an empty field is false, so an empty end is no end.
+        // A comparison with an empty field is false, so an empty limit does not apply.
         (!narrowed || (one.confidence !== null && !(one.confidence < least) && !(one.confidence > most))) &&
         slices.every(([column, value]) => !value || one.slices[column] === value) &&
         search.every((word) => one.words.includes(word)),
@@ -59,7 +59,7 @@
     put("id", one.id);
     put("verdict", ["✓ Right: ", "✗ Wrong: ", "✗ No valid answer"][one.verdict] + (labels[one.predicted] ?? ""));
     put("gold", one.verdict ? `Gold: ${labels[one.gold]}` : "");
-    const names = [...form.querySelectorAll("[data-column]")].map((own) => own.dataset.name);
+    const names = [...form.querySelectorAll("[data-column]")].map((select) => select.dataset.name);
     put("slices", one.slices.map((value, i) => `${names[i]}: ${value}`).join(" · "));
     let end = 0;
     const parts = one.parts.map((length, i) => {
@@ -87,7 +87,7 @@
     return item;
   };
 
-  // Words that were searched for stand out, where the browser can do that without touching the text.
+  // Highlight the search words, if the browser can do so without changing the text.
   const point = (words) => {
     if (!CSS.highlights) return;
     const ranges = [];
@@ -118,7 +118,7 @@
     element("found").textContent = found.length
       ? `${many(found.length)} of ${many(cases.length)} cases` +
         (pages > 1 ? `, ${many(first + 1)} to ${many(Math.min(first + CASES_A_PAGE, found.length))} shown` : "")
-      : "No case fits. Clear a filter to see more.";
+      : "No case matches. Clear a filter to see more.";
     element("page").textContent = `Page ${many(page + 1)} of ${many(pages)}`;
     element("previous").disabled = page === 0;
     element("next").disabled = page === pages - 1;

@@ -1,8 +1,8 @@
 """Synthetic calls to a nurse line: telephone triage with labels, three rationales and the facts behind them.
 
-SYNTHETIC, and no clinical advice: the rules in `triage_rules.toml` are made up to test software with. They exist
-because no triage data with human rationales is public. The way of one call: `facts.draw_call` draws what is true of
-it, `facts.decide` applies the rules, `wording` says it as a note and as rationales.
+SYNTHETIC, not clinical advice: the rules in `triage_rules.toml` are made up to test software. They exist because no
+triage data with human rationales is public. For each call, `facts.draw_call` draws its facts, `facts.decide` applies
+the rules, and `wording` writes the note and the rationales.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from reason2decide.files import require_absent
 
 SYNTHETIC_NOTICE = (
     "Synthetic nurse-line calls: patients, notes, rules and rationales are made up to test software. "
-    "They describe nobody, and they are no clinical advice."
+    "They describe nobody, and they are not clinical advice."
 )
 RATIONALE_SOURCES = ("llm", "nurse", "nurse_refined")
 
@@ -40,8 +40,8 @@ def synthesize_calls(
 ) -> DatasetFolder:
     """Write a dataset of synthetic calls to the folder `out`; the same arguments give the same bytes.
 
-    `label_noise` is the share of records, in every split, whose label is an adjacent one; their rationales argue for
-    the label given, and `meta["true_label"]` keeps what the rules say. Sizes, rates and rules are ours.
+    `label_noise` is the share of records, in every split, with an adjacent label; their rationales argue for the label
+    given, and `meta["true_label"]` keeps the label by the rules. Sizes, rates and rules are ours.
 
     Raises:
         DataError: a count below 1, or a label noise outside 0 to 0.5.
@@ -50,7 +50,7 @@ def synthesize_calls(
     counts = {"train": train, "validation": validation, "test": test}
     for split, count in counts.items():
         if count < 1:
-            raise DataError(f"{count} records were asked for the split {split!r}; a split needs at least 1")
+            raise DataError(f"{count} records were requested for the split {split!r}; a split needs at least 1")
     if not 0 <= label_noise < 0.5:
         raise DataError(f"the label noise is {label_noise}; expected a share from 0 to below 0.5")
     require_absent(out, force=force)
@@ -68,7 +68,7 @@ def synthesize_calls(
             "rules_sha256": hashlib.sha256(rules_text().encode()).hexdigest(),
         },
     )
-    # The smaller splits are drawn first: only train gives way to the others, so they do not change with its size.
+    # The smaller splits are drawn first: only train avoids notes of the others, so they do not change with its size.
     texts: set[str] = set()
     drawn = {split: list(_records(split, counts[split], seed, label_noise, texts)) for split in ("test", "validation")}
     splits = {"train": _records("train", train, seed, label_noise, texts), **drawn}
@@ -76,7 +76,7 @@ def synthesize_calls(
 
 
 def _records(split: str, count: int, seed: int, label_noise: float, texts: set[str]) -> Iterator[Record]:
-    """The records of a split; a note whose text is among `texts` is drawn again, and each adds its own."""
+    """Yield the records of a split; a note whose text is in `texts` is drawn again, and each new text is added."""
     for index in range(count):
         attempt = 0
         while (record := _record(split, index, attempt, seed, label_noise)).text in texts:
@@ -87,7 +87,7 @@ def _records(split: str, count: int, seed: int, label_noise: float, texts: set[s
 
 def _record(split: str, index: int, attempt: int, seed: int, label_noise: float) -> Record:
     rules = load_rules()
-    # Each record has streams of its own: it is the same whatever the number of records, or the noise of the labels.
+    # Each record has its own random streams: it does not depend on the number of records or on the label noise.
     stream = f"{seed}/{split}/{index}/{attempt}"
     rng = Random(stream)
     call = draw_call(rng, rules, held_out=split == "test")
@@ -128,7 +128,7 @@ def _record(split: str, index: int, attempt: int, seed: int, label_noise: float)
 
 
 def _noisy(rng: Random, decision: RuledLevel, label_noise: float, labels: int) -> int:
-    """The decision's level, or by the chance of `label_noise` an adjacent one."""
+    """The decision's level, or with probability `label_noise` an adjacent one."""
     if rng.random() >= label_noise:
         return decision.level
     return rng.choice([level for level in (decision.level - 1, decision.level + 1) if 0 <= level < labels])

@@ -1,4 +1,4 @@
-"""What is true of one simulated call, and the decision that follows. No words are chosen here."""
+"""Draw the facts of one synthetic call, and decide it by the rules. No words are chosen here."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from reason2decide.data.sources.synthetic_calls.rules import Complaint, Rules
 
-# All rates are ours. They are set so that the labels are as unbalanced as on a nurse line, and so that most red flags a
-# note names are not the patient's: counting words then misleads, reading does not.
+# All rates are ours. They make the labels as unbalanced as on a nurse line, and most red flags in a note not the
+# patient's: counting words then misleads, reading does not.
 PRESENT_COUNTS = ((0, 1, 2), (0.57, 0.39, 0.04))
 DENIED_COUNTS = ((0, 1, 2), (0.7, 0.22, 0.08))
 ELSEWHERE_COUNTS = ((0, 1), (0.85, 0.15))
@@ -26,7 +26,7 @@ CHILD_RATE = 0.25
 
 
 class Mention(NamedTuple):
-    """Something a note names though the patient does not have it now; `how`: denied, someone_else or past."""
+    """Something that a note names but the patient does not have now; `how` is denied, someone_else or past."""
 
     id: str
     how: str
@@ -34,7 +34,7 @@ class Mention(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SyntheticCall:
-    """All that is true of one call; findings and risks are ids of the rules."""
+    """All facts of one call; findings and risks are ids in the rules."""
 
     complaint: str
     sex: str
@@ -65,7 +65,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class RuledLevel:
-    """The level a call gets, an index into the labels, and the facts that decide it, in the order they apply."""
+    """The level of a call, as an index into the labels, and the facts that decide it, in the order they apply."""
 
     level: int
     facts: tuple[Fact, ...]
@@ -74,7 +74,7 @@ class RuledLevel:
 def decide(call: SyntheticCall, rules: Rules) -> RuledLevel:
     """Apply the rules at the head of `triage_rules.toml`.
 
-    The facts are the complaint, the gravest red flags, and whatever else moved the level; the rest is not a reason.
+    The facts are the complaint, the gravest red flags, and whatever else changed the level; the rest is not a reason.
     """
     complaint = rules.complaints[call.complaint]
     level, top = complaint.base, len(rules.labels) - 1
@@ -111,7 +111,7 @@ def draw_call(rng: Random, rules: Rules, *, held_out: bool) -> SyntheticCall:
     absent = [Mention(id, "denied") for id in _draw_flags(rng, rules, flags, present, _count(rng, DENIED_COUNTS))]
     for _ in range(_count(rng, ELSEWHERE_COUNTS)):
         used = [*present, *(mention.id for mention in absent)]
-        # A baby has no past to speak of.
+        # A baby has no relevant history.
         how = "someone_else" if age_unit == "mo" else rng.choice(("someone_else", "past"))
         absent += [Mention(id, how) for id in _draw_flags(rng, rules, flags, used, 1)]
     return SyntheticCall(
@@ -144,8 +144,8 @@ def _draw_risks(rng: Random, rules: Rules, complaint: Complaint, *, held_out: bo
     return tuple(id for id in rules.risks if id in chosen)
 
 
-def _compatible(one: str, other: str) -> bool:
-    pair = {one, other}
+def _compatible(first: str, second: str) -> bool:
+    pair = {first, second}
     return "infant" not in pair and pair != {"pregnant", "elderly"}
 
 
@@ -162,14 +162,14 @@ def _draw_age(rng: Random, complaint: Complaint, risks: Sequence[str]) -> tuple[
 
 
 def _draw_flags(rng: Random, rules: Rules, flags: Sequence[str], but: Sequence[str], count: int) -> list[str]:
-    """Red flags by the weights of their levels, whether the patient has them or not: a name alone tells little."""
+    """Draw red flags by the weights of their levels, present or not, so that a name alone says little."""
     chosen: list[str] = []
     for _ in range(count):
         by_level: dict[int, list[str]] = {}
         for id in flags:
             if id not in chosen and id not in but:
                 by_level.setdefault(rules.findings[id].at_least or 0, []).append(id)
-        if not by_level:  # a baby has few findings that a caller can tell
+        if not by_level:  # a baby has few findings that a caller can report
             break
         level = rng.choices(list(by_level), [LEVEL_WEIGHTS[level] for level in by_level])[0]
         chosen.append(rng.choice(by_level[level]))
@@ -179,7 +179,7 @@ def _draw_flags(rng: Random, rules: Rules, flags: Sequence[str], but: Sequence[s
 def _draw_absent_risks(
     rng: Random, rules: Rules, complaint: Complaint, risks: Sequence[str], *, adult: bool, sex: str
 ) -> tuple[Mention, ...]:
-    """A risk that is not the patient's own, mostly one that would matter."""
+    """Draw a risk that the patient does not have, sometimes one that would matter."""
     if rng.random() >= MENTIONED_RISK_RATE:
         return ()
     relevant = [id for id in rules.groups[complaint.group].risks if id not in risks]

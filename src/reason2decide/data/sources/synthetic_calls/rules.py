@@ -1,4 +1,4 @@
-"""The simulator's rules, read from `triage_rules.toml`: complaints, findings, risks, and all wordings."""
+"""Read the rules of the synthetic calls from `triage_rules.toml`: complaints, findings, risks, and all wordings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Phrases:
 
 @dataclass(frozen=True, slots=True)
 class Symptom:
-    """Something a patient may have; a red flag if it demands at least some level."""
+    """Something a patient may have; a red flag if it demands a minimum level."""
 
     id: str
     text: str
@@ -54,7 +54,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """Why a patient calls, and the level it has by itself."""
+    """The reason for a call, and its level without other facts."""
 
     id: str
     text: str
@@ -82,7 +82,7 @@ class Rules:
 
     @property
     def minor_findings(self) -> tuple[str, ...]:
-        """The findings that are no red flag."""
+        """The findings that are not red flags."""
         return tuple(finding.id for finding in self.findings.values() if finding.at_least is None)
 
     def group_of(self, complaint: str) -> Group:
@@ -91,13 +91,13 @@ class Rules:
 
 
 def rules_text() -> str:
-    """The rules as they stand in `triage_rules.toml`."""
+    """The text of `triage_rules.toml`."""
     return resources.files(__package__).joinpath("triage_rules.toml").read_text("utf-8")
 
 
 @cache
 def load_rules() -> Rules:
-    """The rules as objects; levels become indices into `labels`."""
+    """Load the rules as objects; levels become indices into `labels`."""
     content = tomllib.loads(rules_text())
     labels = tuple(content["labels"])
     findings = {

@@ -1,4 +1,4 @@
-"""A call's facts in words: the note, and three rationales for a label."""
+"""Write a call's facts in words: the note, and three rationales for a label."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ DENIED_IN_RATIONALE = 2
 
 
 class NoteWriter:
-    """Writes one note; with `unseen`, some mentions take wordings that only test notes have."""
+    """Writes one note; with `unseen`, some mentions use wordings that occur only in test notes."""
 
     def __init__(self, rng: Random, rules: Rules, *, unseen: bool) -> None:
         self.rng, self.rules, self.unseen = rng, rules, unseen
         self.unseen_wordings = 0
 
     def write(self, call: SyntheticCall) -> str:
-        """The note of a call: an opening, then its other sentences in any order."""
+        """Write the note of a call: an opening, then its other sentences in random order."""
         sentences = self._findings(call) + self._risks(call)
         sentences.append(self._pick(self.rules.severity[call.severity]))
         opening = self._opening(call)
@@ -63,7 +63,7 @@ class NoteWriter:
         return sentences
 
     def _fillers(self) -> list[str]:
-        """Everything beside the point that a note may say, in any order."""
+        """All irrelevant sentences that a note may contain, in random order."""
         ways = self.rules.sentences["filler"]
         fillers = [*ways.train, *(ways.test if self.unseen else ())]
         return self.rng.sample(fillers, len(fillers))
@@ -81,7 +81,7 @@ class NoteWriter:
         return self.rng.choice(phrases.train)
 
     def _with_typos(self, template: str) -> str:
-        """Swap two letters of a word now and then; never in a slot, so that every deciding fact stays legible."""
+        """Swap two letters of a word now and then; never in a slot, so every deciding fact stays legible."""
         return " ".join(
             self._swap(word) if len(word) > 4 and word.isalpha() and self.rng.random() < TYPO_RATE else word
             for word in template.split(" ")
@@ -93,7 +93,7 @@ class NoteWriter:
 
 
 def llm_rationale(call: SyntheticCall, decision: RuledLevel, label: int, rules: Rules) -> str:
-    """Every deciding fact, the red flags denied, and the urgency of `label`, in sentences that the facts alone fix."""
+    """Write every deciding fact, the denied red flags and the urgency of `label`; the facts alone fix the sentences."""
     style = rules.rationale["styles"][rules.group_of(call.complaint).style]
     complaint, *others = decision.facts
     level = rules.rationale["level_alone"][rules.complaints[call.complaint].base]
@@ -107,7 +107,7 @@ def llm_rationale(call: SyntheticCall, decision: RuledLevel, label: int, rules: 
 def nurse_rationales(
     rng: Random, call: SyntheticCall, decision: RuledLevel, label: int, rules: Rules
 ) -> tuple[str, str] | None:
-    """What the nurse jotted down, some of it left out, and the same in sentences; nothing if she wrote nothing."""
+    """Write the nurse's short notes, with some facts omitted, and the same in sentences; None if there are no notes."""
     if rng.random() < NURSE_MISSING_RATE:
         return None
     complaint, *others = decision.facts
@@ -125,7 +125,7 @@ def nurse_rationales(
 
 
 def _reasons(words: dict[str, str], facts: Sequence[Fact]) -> list[str]:
-    """One sentence a kind of fact, in the order the rules apply."""
+    """One sentence per kind of fact, in the order the rules apply."""
     kinds = dict.fromkeys(fact.kind for fact in facts)
     return [
         words[kind].format(x=sentence_of([fact.text for fact in facts if fact.kind == kind], "and")) for kind in kinds
@@ -139,5 +139,5 @@ def _short(fact: Fact, rules: Rules) -> str:
 
 
 def sentence_of(items: Sequence[str], last: str) -> str:
-    """'a, b and c' for the items and the last word between them."""
+    """Join items as in 'a, b and c', where `last` is the final joining word."""
     return f"{', '.join(items[:-1])} {last} {items[-1]}" if len(items) > 1 else "".join(items)
