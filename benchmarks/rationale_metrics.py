@@ -2,7 +2,7 @@
 
     python benchmarks/rationale_metrics.py [REPEATS]
 
-On simulated calls: 10,000 rationales for each metric, ROUGE-L against the package rouge-score in the same round, and
+On synthetic calls: 10,000 rationales for each metric, ROUGE-L against the package rouge-score in the same round, and
 simulators learnt from 20,000 records whose texts are five notes long (about 250 words). Seconds, median and range.
 """
 

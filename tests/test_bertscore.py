@@ -397,7 +397,7 @@ def reason(metric):
 def test_without_a_usable_encoder_the_reason_is_given(encoders, tmp_path):
     assert "no encoder was named" in reason(BertScore()) and "--bertscore-encoder" in reason(BertScore())
     assert "no config.json" in reason(BertScore(tmp_path))
-    assert "no config.json" in reason(BertScore("./nowhere"))
+    assert "is not a folder" in reason(BertScore("./nowhere"))
     assert "nor reachable on the hub" in reason(BertScore("reason2decide-nobody/nothing"))
     assert "has the layers 0 to 4, but 5 was asked for" in reason(BertScore(encoders["bert"], layer=5))
     assert "has the layers 0 to 4, but -1 was asked for" in reason(BertScore(encoders["bert"], layer=-1))

@@ -203,7 +203,7 @@ def test_prompts_come_from_the_package_or_the_users_folder(tmp_path):
         own.write_text(text)
         with pytest.raises(PromptError, match=problem):
             load_prompt("ping", tmp_path)
-    with pytest.raises(PromptError, match=r"there are .*\bping\b"):
+    with pytest.raises(PromptError, match=r"expected one of .*\bping\b"):
         load_prompt("pingpong")
 
 

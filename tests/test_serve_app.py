@@ -307,7 +307,7 @@ def test_no_page_and_no_method(client: TestClient) -> None:
 def test_an_unforeseen_error_is_told_without_its_message(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     with TestClient(create_app([Failing("triage", bundle)], ServeSettings())) as client:
         response = client.post("/v1/systemone", json=systemone(include=["rationale"]))
-    assert response.status_code == 500 and "did not foresee" in response.json()["detail"]
+    assert response.status_code == 500 and "unforeseen error" in response.json()["detail"]
     assert "RuntimeError at" in caplog.text and CANARY not in caplog.text + response.text
 
 
@@ -494,7 +494,7 @@ def test_settings_that_cannot_be() -> None:
         ServeSettings(max_queue=0)
     with pytest.raises(ConfigError, match="port"):
         ServeSettings(port=70_000)
-    with pytest.raises(ConfigError, match="expected a whole address"):
+    with pytest.raises(ConfigError, match="expected a full URL"):
         ServeSettings(source_url="h.example")
 
 

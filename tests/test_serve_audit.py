@@ -277,7 +277,7 @@ def test_a_missing_or_damaged_key_is_refused(path: Path) -> None:
     key = path.with_name("audit.sqlite.key")
     kept = key.read_text()
     key.write_text(kept[:-2])
-    with pytest.raises(AuditError, match="does not hold the key"):
+    with pytest.raises(AuditError, match="does not contain the key"):
         AuditLog(path, 30)
     key.unlink()
     with pytest.raises(AuditError, match="Restore the key file"):

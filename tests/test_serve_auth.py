@@ -368,18 +368,18 @@ def files(tmp_path: Path) -> Files:
         ("[" * 100_000, "neither a PEM public key nor a JWK Set"),
         ('{"keys": [1]}', "neither a PEM public key nor a JWK Set"),
         ('{"keys": []}', "expected keys for RS384 or ES384"),
-        (json.dumps({"keys": [{"kty": "oct", "kid": "a", "k": "AAAA"}]}), "holds a secret key"),
-        (json.dumps({"keys": [jwk(EC, "a"), {"kty": "oct", "alg": "HS384", "k": "AAAA"}]}), "holds a secret key"),
-        (json.dumps({"keys": [jwk(EC, "a", d="AAAA")]}), "holds a secret key"),
-        (json.dumps({"keys": [jwk(EC, "a"), jwk(RSA, "a")]}), "each with a kid of its own"),
+        (json.dumps({"keys": [{"kty": "oct", "kid": "a", "k": "AAAA"}]}), "contains a secret key"),
+        (json.dumps({"keys": [jwk(EC, "a"), {"kty": "oct", "alg": "HS384", "k": "AAAA"}]}), "contains a secret key"),
+        (json.dumps({"keys": [jwk(EC, "a", d="AAAA")]}), "contains a secret key"),
+        (json.dumps({"keys": [jwk(EC, "a"), jwk(RSA, "a")]}), "each with its own kid"),
         (json.dumps({"keys": [{k: v for k, v in jwk(EC, "a").items() if k != "kid"}]}), "whose keys have a kid"),
         (json.dumps({"keys": [jwk(EC, "a", x="AAAA")]}), "cannot be read"),
         (json.dumps({"keys": [jwk(rsa.generate_private_key(65537, 1024), "a")]}), "at least 2048 bits"),
         (pem(rsa.generate_private_key(65537, 1024)), "at least 2048 bits"),
         (pem(ec.generate_private_key(ec.SECP256R1())), "P-384"),
         (pem(ed25519.Ed25519PrivateKey.generate()), "P-384"),
-        (private_pem(EC), "is no PEM public key"),
-        ("-----BEGIN PUBLIC KEY-----\nx\n", "is no PEM public key"),
+        (private_pem(EC), "is not a PEM public key"),
+        ("-----BEGIN PUBLIC KEY-----\nx\n", "is not a PEM public key"),
     ],
 )
 def test_keys_that_cannot_be_used_are_refused_at_start(files: Files, keys: str, message: str) -> None:
@@ -408,11 +408,11 @@ def test_a_missing_file_is_named(files: Files) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "holds no token"),
-        ("# only\n", "holds no token"),
+        ("", "contains no tokens"),
+        ("# only\n", "contains no tokens"),
         ("a:SECRET", "line 1: expected NAME:SHA256"),
         (f"a:{'0' * 64}\n{TOKEN}\n", "line 2: expected NAME:SHA256"),
-        (f"a:{'0' * 64}\na:{'1' * 64}\n", "line 2: 'a' is there twice"),
+        (f"a:{'0' * 64}\na:{'1' * 64}\n", "line 2: 'a' occurs twice"),
         (f":{'0' * 64}", "line 1"),
     ],
 )
@@ -425,5 +425,5 @@ def test_a_file_of_tokens_of_another_form_is_refused(tmp_path: Path, content: st
 
 def test_web_tokens_need_a_public_url(files: Files) -> None:
     own = files.issuers(json.dumps({"keys": [jwk(EC, "a")]}))
-    with pytest.raises(ConfigError, match="give the public URL"):
+    with pytest.raises(ConfigError, match="give the public URL that callers use"):
         Authenticator(ServeSettings(jwt_issuers=own.jwt_issuers))

@@ -159,7 +159,7 @@ def test_discovery_needs_no_token(secured: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "message"), [(["a b", "A-B"], "both be the service 'a-b'"), (["分"], "gives no addre")]
+    ("names", "message"), [(["a b", "A-B"], "both have the service id 'a-b'"), (["分"], "cannot form")]
 )
 def test_names_that_give_no_address_of_their_own_are_refused(batcher: Batcher, names: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -1,8 +1,9 @@
-"""What goes back over the wire: answers of the two interfaces, rationales, models, errors. Pure functions and types.
+"""Response bodies: answers of the two interfaces, rationales, models, errors. Pure functions and types.
 
-Beyond the interfaces, an answer holds `renormalised: true` where the options left labels out, and on request
-`rationale` (for its own label), `rationales` (label -> text, for others), `prediction_set` and `deferred`; the reply
-then repeats `rationale` as `rationales: {question: text}`. The last two are of the model's whole label set.
+Beyond the interfaces, an answer has `renormalised: true` if the options left labels out, and on request `rationale`
+(for its own label), `rationales` (label -> text, for other labels), `prediction_set` and `deferred`; the reply then
+repeats `rationale` as `rationales: {question: text}`. `prediction_set` and `deferred` refer to the model's whole label
+set.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from reason2decide.serve.questions import Asked, Wanted
 from reason2decide.serve.served_model import Decision, ServedModel
 from reason2decide.serve.wire import WORDS
 
-OPENAI_PATH = "/v1/decisions"  # the one with OpenAI's form of an error
+OPENAI_PATH = "/v1/decisions"  # the path whose errors have OpenAI's format
 
 _IDENTIFIER = re.compile(r"[\w.-]{1,64}")
 
@@ -52,7 +53,7 @@ class ScoreAnswer(_Extras):
 
 
 class TokenUsage(BaseModel):
-    """Tokens of the text before any cut, and of the rationales."""
+    """Tokens of the text before truncation, and of the rationales."""
 
     input_tokens: int
     output_tokens: int
@@ -121,7 +122,7 @@ class DecisionsReply(BaseModel):
 
 
 class ExplainReply(BaseModel):
-    """A rationale; where no label was asked for, also the decision."""
+    """A rationale, and the decision if no label was given."""
 
     model: str
     label: str
@@ -131,7 +132,7 @@ class ExplainReply(BaseModel):
 
 
 class ModelEntry(BaseModel):
-    """A model as System One's clients list it, and what it answers."""
+    """A model as System One's clients list it, and what it can answer."""
 
     name: str
     description: str
@@ -161,7 +162,7 @@ class Problem(BaseModel):
 
 
 class ErrorReply(BaseModel):
-    """An error of every path but `/v1/decisions`: a sentence, or one problem per wrong value."""
+    """An error on any path except `/v1/decisions`: a sentence, or one problem per invalid value."""
 
     detail: str | list[Problem]
 
@@ -174,20 +175,20 @@ class OpenAIError(BaseModel):
 
 
 class OpenAIErrorReply(BaseModel):
-    """An error of `/v1/decisions`."""
+    """An error on `/v1/decisions`."""
 
     error: OpenAIError
 
 
 def choice_confidence(probabilities: Sequence[float]) -> float:
-    """How far the largest is above that of a uniform distribution, from 0 to 1 (as transformers 5.23 computes it)."""
+    """Excess of the largest probability over a uniform one, scaled to 0 to 1 (as transformers 5.23 computes it)."""
     n = len(probabilities)
     return 1.0 if n == 1 else max(0.0, (max(probabilities) - 1 / n) / (1 - 1 / n))
 
 
 def score_confidence(probabilities: Sequence[float]) -> float:
-    """One minus E|level - most probable level|, in units of that distance from the middle under a uniform
-    distribution; not below 0 (as transformers 5.23 computes it)."""
+    """One minus E|level - most probable level|, relative to the expected distance from the middle under a uniform
+    distribution; at least 0 (as transformers 5.23 computes it)."""
     n = len(probabilities)
     if n == 1:
         return 1.0
@@ -210,7 +211,7 @@ def systemone_reply(
     rationales: Mapping[str, str],
     tokens: tuple[int, int],
 ) -> dict[str, Any]:
-    """The body of a System One reply; `tokens` were read and written."""
+    """The body of a System One reply; `tokens` counts those read and those written."""
     answers: dict[str, Any] = {}
     for question in asked:
         found = question.distribution(decision)
@@ -249,7 +250,7 @@ def decisions_reply(
     rationales: Mapping[str, str],
     tokens: tuple[int, int],
 ) -> dict[str, Any]:
-    """The body of a decisions reply; `rationales` of questions without a name stand under their number, from 0."""
+    """The body of a decisions reply; `rationales` of unnamed questions are keyed by their index, from 0."""
     answers: list[dict[str, Any]] = []
     for question in asked:
         found = question.distribution(decision)
@@ -305,7 +306,7 @@ def _extras(question: Asked, decision: Decision, want: Wanted, rationales: Mappi
 
 
 def models_reply(models: Sequence[ServedModel]) -> dict[str, Any]:
-    """The list of models in both forms side by side."""
+    """The list of models, in both formats side by side."""
     entries = [
         {
             "name": model.name,
@@ -321,14 +322,14 @@ def models_reply(models: Sequence[ServedModel]) -> dict[str, Any]:
 
 
 def openai_model(model: ServedModel) -> dict[str, Any]:
-    """A model as OpenAI's clients know one."""
+    """A model in the format of OpenAI's clients."""
     created = int(datetime.fromisoformat(model.created).timestamp())
     return {"id": model.name, "object": "model", "created": created, "owned_by": "reason2decide"}
 
 
 def shown(location: Sequence[str | int]) -> list[str | int]:
-    """A place in a request without the caller's own words: keys of the interfaces, numbers, and names of questions
-    where they are identifiers; other parts are left open."""
+    """A location in a request without the caller's own words: keys of the interfaces, numbers, and question names
+    that are identifiers are kept; other parts become `...`."""
     kept: list[str | int] = []
     for before, part in zip(("", *location), location, strict=False):
         known = isinstance(part, int) or part in WORDS or (before == "questions" and _IDENTIFIER.fullmatch(part))

@@ -1,4 +1,4 @@
-"""The web application: models, endpoints, limits, errors. Any ASGI server runs it; `running` is ours."""
+"""The web application: models, endpoints, limits, errors. Any ASGI server can run it; `running` uses uvicorn."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from reason2decide.serve.audit import AuditLog
     from reason2decide.serve.auth import Authenticator
 
-WARM_UP_SECONDS = 600.0  # ours: for the first calls of each model, before the server is ready
+WARM_UP_SECONDS = 600.0  # ours: limit for the first calls of each model, before the server is ready
 
 
 class Health(BaseModel):
@@ -43,18 +43,18 @@ def create_app(
     authenticator: Authenticator | None = None,
     audit: AuditLog | None = None,
 ) -> FastAPI:
-    """The application that serves these models; its `state.door` tells and decides who is let in.
+    """The application that serves these models; its `state.door` counts requests and can stop letting them in.
 
     Args:
-        authenticator: who may call; without one everybody, so bind to loopback only.
-        audit: the record of decisions; closed with the application.
+        authenticator: checks callers; without one anyone may call, so bind to loopback only.
+        audit: records decisions; closed with the application.
 
     Raises:
-        ConfigError: no model, or two of one name.
+        ConfigError: no model, or two with the same name.
     """
     names = [model.name for model in models]
     if not names or len(set(names)) < len(names):
-        raise ConfigError(f"expected models of different names, got {names}; give each a name of its own (NAME=PATH)")
+        raise ConfigError(f"expected models with different names, got {names}; give each its own name (NAME=PATH)")
     door, metrics = Door(), Metrics(lambda: batcher.requests)
     batcher = Batcher(
         max_requests=settings.max_queue,
@@ -77,7 +77,7 @@ def create_app(
         version=__version__,
         description="Decisions with calibrated probabilities, and the rationale for them.",
         lifespan=lifespan,
-        docs_url=None,  # these pages would load scripts from elsewhere
+        docs_url=None,  # these pages load scripts from other sites
         redoc_url=None,
     )
     app.state.door = door
@@ -97,8 +97,8 @@ def create_app(
 
 
 async def _warm_up(batcher: Batcher, model: ServedModel) -> None:
-    """The first call of a model is slow; and a text of full length shows what a call costs at most, so that a server
-    that has just begun does not admit more than it can answer."""
+    """Make each kind of call once, since a model's first call is slow. A text of full length shows the maximum cost of
+    a call, so that a freshly started server does not admit more than it can answer."""
     deadline, text = time.monotonic() + WARM_UP_SECONDS, model.longest_text
     label = (await batcher.decide(model, text, deadline)).label
     if model.explains:
@@ -112,7 +112,7 @@ def _operation_routes(
     door: Door, batcher: Batcher, metrics: Metrics, authenticator: Authenticator | None, settings: ServeSettings
 ) -> APIRouter:
     api = APIRouter(tags=["Operation"])
-    # Who scrapes is asked for a token too, and is not recorded: it learns nothing of any case.
+    # Scraping needs a token too, but is not recorded: it reveals nothing about any case.
     guarded = APIRouter(
         route_class=recorded_route(authenticator, None, settings), dependencies=documented_security(authenticator)
     )
@@ -120,12 +120,12 @@ def _operation_routes(
 
     @api.get("/health/live", response_model=Health, responses=unwell)
     async def live() -> Response:
-        """Whether the process works; where it does not, it should be started again."""
+        """Whether the process works; if not, restart it."""
         return JSONResponse({"status": "live"}) if batcher.works else JSONResponse({"status": "dead"}, 503)
 
     @api.get("/health/ready", response_model=Health, responses=unwell)
     async def ready() -> Response:
-        """Whether requests should be sent here: not while it shuts down."""
+        """Whether to send requests here: not while the server shuts down."""
         return JSONResponse({"status": "draining"}, 503) if door.draining else JSONResponse({"status": "ready"})
 
     text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}

@@ -1,11 +1,11 @@
-"""Who had what decided when: an append-only record in SQLite, without any text.
+"""An append-only record in SQLite of who had what decided and when, without any text.
 
-An input stands as HMAC-SHA256 under a random key of the database's own, which lies in a file beside it: equal texts
-can be found again by who holds the key, and nobody can guess texts from the database alone. The key file is as
-confidential as a patient's record, and is not needed to read the rest.
+Each input is stored as HMAC-SHA256 under a random key of this database, which is in a file next to it: whoever has the
+key can find equal texts, and nobody can guess texts from the database alone. The key file is as confidential as a
+patient's record, and is not needed to read the rest.
 
-The database itself refuses to change a row, or to delete one that is younger than the retention period, whoever asks.
-The owner of the file could remove these triggers: they guard against mistakes and ordinary SQL, not against the owner.
+The database itself refuses to change any row, or to delete one younger than the retention period. The owner of the
+file could remove these triggers: they guard against mistakes and ordinary SQL, not against the owner.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from typing import Any
 from reason2decide.errors import Reason2DecideError, UserError
 
 FORMAT = 1
-WAITING_ROWS = 10_000  # ours: rows that may wait for the disk, some megabytes
+WAITING_ROWS = 10_000  # ours: rows that may wait for the disk, a few megabytes
 BATCH_ROWS = 500  # ours: rows of one transaction
 BUSY_SECONDS = 10.0  # ours: how long a write waits for another process
-RETRY_SECONDS = 1.0  # ours: between two attempts to write to a disk that refuses
+RETRY_SECONDS = 1.0  # ours: between two attempts to write to a failing disk
 ANSWER_SECONDS = 5.0  # ours: the longest that a caller waits for the disk
 CLOSE_SECONDS = 10.0  # ours: how long closing waits for the last rows
 PURGE_SECONDS = 86_400.0  # a day
 
 _log = logging.getLogger(__name__)
 
-# Dates are compared as text, so they all have this form, of UTC.
+# Dates are compared as text, so all have this format, in UTC.
 _COMMON = (
     "id INTEGER PRIMARY KEY CHECK (id > 0), at TEXT NOT NULL CHECK (at GLOB '????-??-??T??:??:??.???Z'), "
     "caller TEXT NOT NULL"
@@ -58,7 +58,7 @@ CREATE TABLE IF NOT EXISTS used_tokens (key TEXT PRIMARY KEY, expires INTEGER NO
 _KEPT_TABLES = ("requests", "feedback")
 _REQUEST = "INSERT INTO requests VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _FEEDBACK = "INSERT INTO feedback VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)"
-# INSERT OR REPLACE deletes the row it replaces without asking the trigger on deleting, hence the third.
+# INSERT OR REPLACE deletes the row it replaces without firing the delete trigger, so a third trigger is needed.
 _TRIGGERS = """
 DROP TRIGGER IF EXISTS {table}_update; DROP TRIGGER IF EXISTS {table}_delete; DROP TRIGGER IF EXISTS {table}_replace;
 CREATE TRIGGER {table}_update BEFORE UPDATE ON {table}
@@ -77,19 +77,19 @@ class AuditError(UserError):
 
 
 class AuditUnavailable(Reason2DecideError):
-    """The record cannot be kept now: the disk is behind or refuses. No decision may leave without its record."""
+    """The record cannot be written now: the disk is too slow or fails. No decision may be sent without its record."""
 
 
 class AuditLog:
     """The record of one server; several may share a file.
 
-    Rows are written by a thread of its own, many in a transaction, in the order they came. At most `WAITING_ROWS` wait.
+    A separate thread writes the rows, many per transaction, in order of arrival. At most `WAITING_ROWS` wait.
 
     Args:
         retention_days: rows older than this are deleted and overwritten, on opening and daily.
 
     Raises:
-        AuditError: the file is no audit record of this version, its key is missing, or it cannot be made.
+        AuditError: the file is not an audit record of this version, its key is missing, or it cannot be created.
     """
 
     def __init__(self, path: Path, retention_days: int) -> None:
@@ -97,7 +97,7 @@ class AuditLog:
         self._kept_since = _KEPT_SINCE.format(retention_days)
         self.key_path = path.with_name(path.name + ".key")
         if retention_days < 1:
-            raise AuditError(f"the audit record is to be kept for {retention_days} days; give 1 or more")
+            raise AuditError(f"the retention period of the audit record is {retention_days} days; give 1 or more")
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._key = self._read_or_make_key()
@@ -120,8 +120,8 @@ class AuditLog:
     def _read_or_make_key(self) -> bytes:
         if self.path.exists() and self.path.stat().st_size and not self.key_path.exists():
             raise AuditError(
-                f"the audit record {self.path} is there, but not its key {self.key_path}: inputs of now could not be "
-                "compared with earlier ones. Restore the key file, or give another file for the record"
+                f"the audit record {self.path} exists, but its key {self.key_path} is missing, so new inputs could not "
+                "be compared with earlier ones. Restore the key file, or give another file for the record"
             )
         with contextlib.suppress(FileExistsError):
             descriptor = os.open(self.key_path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
@@ -134,13 +134,15 @@ class AuditLog:
         except ValueError:
             key = b""
         if len(key) != 32:
-            raise AuditError(f"{self.key_path} does not hold the key of an audit record (64 hexadecimal digits)")
+            raise AuditError(f"{self.key_path} does not contain the key of an audit record (64 hexadecimal digits)")
         return key
 
     def _prepare(self) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, FORMAT):
-            raise AuditError(f"{self.path} has format {version}, this program writes {FORMAT}; give another file")
+            raise AuditError(
+                f"{self.path} has format {version}, but this program writes format {FORMAT}; give another file"
+            )
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")  # on the disk when the transaction ends
         self._connection.execute("PRAGMA secure_delete = ON")  # what retention deletes is overwritten
@@ -157,7 +159,7 @@ class AuditLog:
     # ---- Called by the server
 
     def input_hash(self, text: str) -> str:
-        """What stands for a text in the record: HMAC-SHA256 under the database's key."""
+        """The hash that stands for a text in the record: HMAC-SHA256 under the database's key."""
         return hmac.new(self._key, text.encode("utf-8", "surrogatepass"), "sha256").hexdigest()
 
     def record(
@@ -174,12 +176,12 @@ class AuditLog:
         confidence: float | None = None,
         card: str | None = None,
     ) -> None:
-        """Add what became of one request or question, without waiting for the disk; of the text only its hash is kept.
+        """Record the outcome of one request or question, without waiting for the disk; only the text's hash is stored.
 
-        The other values must be the server's own words: a name that only a caller knows may be anybody's note.
+        The other values must come from the server: a name that a caller made up may contain a note.
 
         Raises:
-            AuditUnavailable: too many rows wait; the caller must not send the decision.
+            AuditUnavailable: too many rows are waiting; the caller must not send the decision.
         """
         hashed = None if text is None else self.input_hash(text)
         row = (_now(), caller, endpoint, model, model_hash, hashed, label, confidence, latency_ms, status, card)
@@ -196,17 +198,17 @@ class AuditLog:
         reason_system: str | None = None,
         reason_code: str | None = None,
     ) -> None:
-        """Add what became of one card, as `record`; the caller sees to it that no value is free text."""
+        """Record the outcome of one card, as `record` does; the caller must ensure that no value is free text."""
         self._put(_FEEDBACK, (_now(), caller, service, card, outcome, reason_system, reason_code, outcome_at))
 
     async def use_once(self, key: str, expires: int) -> bool:
-        """Whether `key` was never used before; it counts as used from now on, also after a restart.
+        """Whether `key` is used for the first time; it counts as used from now on, also after a restart.
 
         Args:
             expires: seconds since 1970 after which the key may be forgotten.
 
         Raises:
-            AuditUnavailable: that cannot be told now.
+            AuditUnavailable: this cannot be determined now.
         """
         answer: Future[bool] = Future()
         self._put(_USED, (key, expires), answer)
@@ -216,7 +218,7 @@ class AuditLog:
             raise AuditUnavailable("the audit record cannot be written now") from None
 
     def close(self) -> None:
-        """Write what waits, and close the file."""
+        """Write the waiting rows, and close the file."""
         with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=CLOSE_SECONDS)
         self._thread.join(CLOSE_SECONDS)
@@ -231,7 +233,7 @@ class AuditLog:
         self.close()
 
     def _put(self, statement: str, row: Sequence[Any], answer: Future[bool] | None = None) -> None:
-        # Half a character, which JSON may hold, cannot be written.
+        # JSON may contain unpaired surrogates, which cannot be stored.
         written = [_whole(value) if isinstance(value, str) else value for value in row]
         try:
             self._queue.put_nowait((statement, written, answer))
@@ -258,7 +260,7 @@ class AuditLog:
             _log.error("%d rows were never written to the audit record %s", self._queue.qsize(), self.path)
 
     def _write(self, batch: Sequence[tuple[str, Sequence[Any], Future[bool] | None]]) -> None:
-        """Write a batch, again and again where the disk refuses; who waits for an answer is told at once."""
+        """Write a batch, and retry while the disk fails; callers that wait for an answer get the error at once."""
         failures = 0
         while batch:
             try:
@@ -267,7 +269,7 @@ class AuditLog:
             except sqlite3.Error as error:
                 failures += 1
                 if failures == 1:
-                    _log.error("the audit record %s cannot be written, and is tried again: %s", self.path, error)
+                    _log.error("the audit record %s cannot be written; trying again: %s", self.path, error)
                 for _, _, answer in batch:
                     _resolve(answer, error)
                 batch = [item for item in batch if item[2] is None]
@@ -288,7 +290,7 @@ class AuditLog:
 
 
 def _resolve(answer: Future[bool] | None, outcome: bool | sqlite3.Error) -> None:
-    # Who asked may have stopped waiting, which cancels the future.
+    # The caller may have stopped waiting, which cancels the future.
     if answer is not None and answer.set_running_or_notify_cancel():
         if isinstance(outcome, bool):
             answer.set_result(outcome)

@@ -1,12 +1,12 @@
 """Who may call: static bearer tokens, and JSON web tokens of allowlisted issuers (CDS Hooks 2.0, Trusting CDS Clients).
 
-Tokens stand in a file as NAME:SHA256, one a line, so that the file holds no secret. Issuers stand in a TOML file, with
-their public keys beside it:
+Tokens are listed in a file as NAME:SHA256, one per line, so the file contains no secret. Issuers are listed in a TOML
+file, with their public keys next to it:
 
     [issuers]
     "https://ehr.example.org/" = "ehr.jwks.json"    # a JWK Set, or a PEM public key
 
-Both are read once, at start. Keys are never fetched: a `jku` in a token is disregarded. A refusal never says why.
+Both are read once, at start. Keys are never fetched: a `jku` in a token is ignored. A refusal never says why.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LONGEST_LIFE_SECONDS = 3600
 LONGEST_TOKEN = 8192  # ours: characters
 LONGEST_JTI = 256  # ours: characters
 LEAST_RSA_BITS = 2048  # NIST SP 800-131A
-_ALGORITHMS = {"RSA": "RS384", "EC": "ES384"}  # by the kind of a key; CDS Hooks 2.0 recommends these two
+_ALGORITHMS = {"RSA": "RS384", "EC": "ES384"}  # by key type; CDS Hooks 2.0 recommends these two
 REQUIRED_CLAIMS = ("iss", "aud", "exp", "iat", "jti")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -46,34 +46,34 @@ _log = logging.getLogger(__name__)
 
 
 class Unauthorized(Reason2DecideError):
-    """The caller is not known: 401, without a word on why."""
+    """The caller is not authenticated: 401, without a reason."""
 
     def __init__(self) -> None:
         super().__init__("unauthorized")
 
 
 def new_token(name: str) -> tuple[str, str]:
-    """A new bearer token of 256 random bits, and the line for the file of tokens.
+    """A new bearer token of 256 random bits, and its line for the token file.
 
     Raises:
-        ConfigError: the name cannot stand in that file.
+        ConfigError: the name is not valid in that file.
     """
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"{name!r} cannot name a token; use at most 64 of A-Z, a-z, 0-9, '.', '_' and '-'")
+        raise ConfigError(f"{name!r} cannot name a token; use at most 64 characters: A-Z, a-z, 0-9, '.', '_', '-'")
     token = secrets.token_urlsafe(32)
     return token, f"{name}:{hashlib.sha256(token.encode()).hexdigest()}"
 
 
 class Authenticator:
-    """Names the caller of a request, or refuses it; without tokens and issuers everybody is `anonymous`.
+    """Names the caller of a request, or refuses it; without tokens and issuers everyone is `anonymous`.
 
     Args:
-        audit: where used `jti` are remembered, so that a restart does not forget them; without it, in memory.
+        audit: stores each used `jti`, so that a restart does not lose it; without it, they are kept in memory.
 
     Raises:
-        ConfigError: a file cannot be used, or there are issuers but no public URL: what a caller claims in its `Host`
-            header is no audience to check.
-        MissingExtraError: there are issuers, and PyJWT is not installed.
+        ConfigError: a file cannot be used, or there are issuers but no public URL: an audience cannot be checked
+            against what a caller claims in its `Host` header.
+        MissingExtraError: there are issuers, but PyJWT is not installed.
     """
 
     def __init__(self, settings: ServeSettings, audit: AuditLog | None = None) -> None:
@@ -82,8 +82,8 @@ class Authenticator:
         self._used = audit or _UsedTokens()
         if self._issuers and not (settings.public_url or "").startswith(("https://", "http://")):
             raise ConfigError(
-                "JSON web tokens are made for the address of one server, so it must know its own: give the public URL "
-                "that callers use, for instance https://cds.example.org"
+                "JSON web tokens are issued for the address of one server, so it must know its own: give the public "
+                "URL that callers use, for instance https://cds.example.org"
             )
 
     @property
@@ -92,14 +92,14 @@ class Authenticator:
         return bool(self._tokens or self._issuers)
 
     async def check(self, request: Request, *, audience: str) -> str:
-        """The caller's name: of the static token, or the issuer of the JSON web token.
+        """The caller's name: the name of the static token, or the issuer of the JSON web token.
 
         Args:
             audience: the URL called, as `ServeSettings.audience` gives it.
 
         Raises:
             Unauthorized: no token, or one that is not accepted.
-            AuditUnavailable: whether the token was used before cannot be told now.
+            AuditUnavailable: whether the token was used before cannot be determined now.
         """
         if not self.required:
             return "anonymous"
@@ -118,7 +118,7 @@ class Authenticator:
     def _name_of(self, token: str) -> str | None:
         digest = hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
         found = None
-        for name, expected in self._tokens.items():  # all of them, whichever fits
+        for name, expected in self._tokens.items():  # compare all of them, even after a match
             if hmac.compare_digest(digest, expected):
                 found = name
         return found
@@ -126,25 +126,25 @@ class Authenticator:
     async def _issuer_of(self, token: str, audience: str) -> str:
         try:
             claims = self._verified(token, audience)
-        except Exception as error:  # whatever a token makes the library raise, it is refused
+        except Exception as error:  # whatever the library raises, the token is refused
             _log.info("a JSON web token was refused: %s", type(error).__name__)
             raise Unauthorized from None
         issuer, expires = str(claims["iss"]), int(claims["exp"]) + LEEWAY_SECONDS + 1
         key = hashlib.sha256(json.dumps([issuer, claims["jti"]]).encode()).hexdigest()
         if not await self._used.use_once(key, expires):
-            _log.info("a JSON web token was refused: it was used before")
+            _log.info("a JSON web token was refused: it was already used")
             raise Unauthorized
         return issuer
 
     def _verified(self, token: str, audience: str) -> Mapping[str, Any]:
-        """The claims of a token, its use before aside; anything that is wrong is an exception of any kind."""
+        """The claims of a token, not checked for reuse; any fault raises an exception of any type."""
         jwt = require("jwt", "serve")
         header = jwt.get_unverified_header(token)
         if header["typ"].upper() != "JWT":
             raise ValueError("typ")
         issuer = jwt.decode(token, options={"verify_signature": False})["iss"]
-        # The algorithm is a property of the key: what the token says of it is never followed.
-        (key,) = (own for own in self._issuers[issuer] if own.kid is None or own.kid == header["kid"])
+        # The algorithm is a property of the key: what the token says about it is never trusted.
+        (key,) = (listed for listed in self._issuers[issuer] if listed.kid is None or listed.kid == header["kid"])
         claims: Mapping[str, Any] = jwt.decode(
             token,
             key.public,
@@ -153,7 +153,7 @@ class Authenticator:
             leeway=LEEWAY_SECONDS,
             options={"require": list(REQUIRED_CLAIMS), "verify_aud": False},
         )
-        # A token for several audiences could be shown here by another of them.
+        # A token for several audiences could be replayed here by another of them.
         if claims["aud"] not in (audience, [audience]):
             raise ValueError("aud")
         if int(claims["exp"]) > time.time() + LONGEST_LIFE_SECONDS + LEEWAY_SECONDS:
@@ -164,7 +164,7 @@ class Authenticator:
 
 
 class _UsedTokens:
-    """The `jti` that were used, until they expire; for a server without an audit record."""
+    """Keys of used tokens until they expire; for a server without an audit record."""
 
     def __init__(self) -> None:
         self._expires: dict[str, int] = {}
@@ -173,7 +173,7 @@ class _UsedTokens:
     async def use_once(self, key: str, expires: int) -> bool:
         now = time.time()
         if now > self._cleaned + 60:
-            self._expires = {own: until for own, until in self._expires.items() if until >= now}
+            self._expires = {used: until for used, until in self._expires.items() if until >= now}
             self._cleaned = now
         first = key not in self._expires
         self._expires.setdefault(key, expires)
@@ -185,7 +185,7 @@ class _UsedTokens:
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """A public key of an issuer; without a `kid` (a PEM file) it is for all tokens of the issuer."""
+    """A public key of an issuer; without a `kid` (a PEM file), it is for all of the issuer's tokens."""
 
     kid: str | None
     algorithm: str
@@ -198,14 +198,14 @@ def _read_tokens(path: Path) -> dict[str, str]:
         if not line.strip() or line.startswith("#"):
             continue
         name, _, digest = line.strip().partition(":")
-        # The line itself is not shown: it may hold a token by mistake.
+        # The line itself is not shown: it may contain a token by mistake.
         if not _NAME.fullmatch(name) or not re.fullmatch("[0-9a-f]{64}", digest):
-            raise ConfigError(f"{path}, line {number}: expected NAME:SHA256, a line as `r2d serve-token` prints it")
+            raise ConfigError(f"{path}, line {number}: expected NAME:SHA256, as `r2d serve-token` prints it")
         if name in tokens:
-            raise ConfigError(f"{path}, line {number}: {name!r} is there twice; give each token a name of its own")
+            raise ConfigError(f"{path}, line {number}: {name!r} occurs twice; give each token its own name")
         tokens[name] = digest
     if not tokens:
-        raise ConfigError(f"{path} holds no token; add a line that `r2d serve-token NAME` prints")
+        raise ConfigError(f"{path} contains no tokens; add a line that `r2d serve-token NAME` prints")
     return tokens
 
 
@@ -227,7 +227,7 @@ def _read_keys(path: Path) -> Sequence[_Key]:
         try:
             public = serialization.load_pem_public_key(text.encode())
         except ValueError:
-            raise ConfigError(f"{path} is no PEM public key; give the public key of the issuer") from None
+            raise ConfigError(f"{path} is not a PEM public key; give the issuer's public key") from None
         return [_key(None, public, path)]
     try:
         entries = [dict(entry) for entry in json.loads(text)["keys"]]
@@ -236,9 +236,9 @@ def _read_keys(path: Path) -> Sequence[_Key]:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ConfigError(f"{path} is neither a PEM public key nor a JWK Set whose keys have a kid") from None
     if any(entry["kty"] == "oct" or "d" in entry for entry in entries):
-        raise ConfigError(f"{path} holds a secret key; give the public keys of the issuer only")
+        raise ConfigError(f"{path} contains a secret key; give only the issuer's public keys")
     if not kids or len(set(kids)) < len(kids):
-        raise ConfigError(f"{path}: expected keys for RS384 or ES384, each with a kid of its own; got the kids {kids}")
+        raise ConfigError(f"{path}: expected keys for RS384 or ES384, each with its own kid; got the kids {kids}")
     jwt = require("jwt", "serve")
     try:
         read = [(entry["kid"], jwt.PyJWK(entry, _ALGORITHMS[entry["kty"]]).key) for entry in suitable]
@@ -248,7 +248,7 @@ def _read_keys(path: Path) -> Sequence[_Key]:
 
 
 def _suits(entry: Mapping[str, Any]) -> bool:
-    """Whether a key of a JWK Set is one for our algorithms; a set may hold others, for other servers."""
+    """Whether a key of a JWK Set fits our algorithms; a set may contain others, for other servers."""
     algorithm = _ALGORITHMS.get(entry["kty"])
     return (
         algorithm is not None
@@ -259,10 +259,10 @@ def _suits(entry: Mapping[str, Any]) -> bool:
 
 
 def _key(kid: str | None, public: Any, path: Path) -> _Key:
-    """The key with the one algorithm that its kind allows.
+    """The key with the one algorithm that its type allows.
 
     Raises:
-        ConfigError: it is of another kind, or too short.
+        ConfigError: it is of another type, or too short.
     """
     ec = require("cryptography.hazmat.primitives.asymmetric.ec", "serve")
     rsa = require("cryptography.hazmat.primitives.asymmetric.rsa", "serve")

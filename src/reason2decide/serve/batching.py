@@ -1,11 +1,11 @@
-"""Dynamic batching: many requests, one thread that owns every blocking call of a model.
+"""Dynamic batching: many requests, one thread that makes every blocking call of a model.
 
-While a batch is computed, what arrives waits; the next batch is the oldest waiting call and those like it in model,
-kind and length. So nothing waits for company when the server is idle, and batches grow with the load. Rationales that
-are streamed advance by one piece between batches.
+Calls that arrive while a batch is computed wait; the next batch is the oldest waiting call and others of the same
+model, the same kind and similar length. So no call waits for a batch to fill when the server is idle, and batches grow
+with the load. Streamed rationales advance by one piece between batches.
 
-A request is admitted or refused at once. It is refused where too many are under way, or where what they still need,
-by the measured seconds per call, would leave it less than half of its time: so that what is admitted can be answered.
+A request is admitted or refused at once. It is refused if too many are in progress, or if what they still need, by the
+measured seconds per call, would leave it less than half of its time: so every admitted request can be answered.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from reason2decide.errors import Reason2DecideError
 from reason2decide.serve.served_model import Decision, ServedModel
 
 Kind = Literal["decide", "explain", "stream"]
-CallType = tuple[str, Kind]  # of a model, by its name
+CallType = tuple[str, Kind]  # the model's name, and what is called
 BatchObserver = Callable[[str, Kind, int, float], None]  # model name, kind, calls, seconds
 
-NEWEST_SHARE = 0.2  # ours: of the newest batch in the running mean of seconds per call
-SHARE_OF_TIME = 0.5  # ours: of a request's time that may be spent waiting, as estimates are rough
-SHORT = 200  # ours: characters up to which lengths count as equal, as padding costs little there
+NEWEST_SHARE = 0.2  # ours: weight of the newest batch in the running mean of seconds per call
+SHARE_OF_TIME = 0.5  # ours: share of a request's time that may be spent waiting, as estimates are rough
+SHORT = 200  # ours: lengths up to this many characters count as equal, as padding costs little there
 LONGEST_TO_SHORTEST = 2  # ours: within a batch, so that at most half of it is padding
-LOOK_AHEAD = 2  # ours: batches' worth of calls among which company is sought; of more, too many would overtake others
-# Ours: seconds that a batch may take, since all of it waits for its last. Long decisions gain next to nothing from
-# company (they are limited by arithmetic), rationales gain much (every token reads all weights).
+LOOK_AHEAD = 2  # ours: batches' worth of calls searched for similar ones; with more, too many would overtake others
+# Ours: seconds that a batch may take, since all its calls wait for the last. Long decisions gain almost nothing from
+# batching (they are limited by arithmetic), rationales gain much (every token reads all weights).
 BATCH_SECONDS: Mapping[Kind, float] = {"decide": 0.5, "explain": 2.5}
 
 
 class Overloaded(Reason2DecideError):
-    """No more requests are taken for now."""
+    """No more requests are accepted for now."""
 
     def __init__(self, retry_after_seconds: int) -> None:
         super().__init__(f"the server is at its limit; try again in {retry_after_seconds} s")
@@ -47,15 +47,15 @@ class Overloaded(Reason2DecideError):
 
 
 class DeadlineExceeded(Reason2DecideError):
-    """The answer was not there in time."""
+    """The answer was not ready in time."""
 
     def __init__(self) -> None:
-        super().__init__("the answer was not there in time; try again when the server is less busy, or ask for less")
+        super().__init__("the answer was not ready in time; try again when the server is less busy, or ask for less")
 
 
 @dataclass(frozen=True)
 class _End:
-    """How a call ended: the value and the tokens read and written, or an error."""
+    """How a call ended: the value and the counts of tokens read and written, or an error."""
 
     value: Any = None
     read: int = 0
@@ -65,7 +65,7 @@ class _End:
 
 @dataclass(eq=False)
 class _Call:
-    """One text for the worker, and where its pieces (of a stream) and its end go, in the event loop."""
+    """One text for the worker, and the inbox in the event loop for its pieces (of a stream) and its end."""
 
     kind: Kind
     model: ServedModel
@@ -81,7 +81,7 @@ class _Call:
         return max(SHORT, len(self.text))
 
     def deliver(self, item: str | _End) -> None:
-        """Called by the worker; a loop that is closed has nobody left who waits."""
+        """Called by the worker; once the loop is closed, nobody waits any more."""
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self.inbox.put_nowait, item)
 
@@ -89,7 +89,7 @@ class _Call:
         """The next piece or the end.
 
         Raises:
-            DeadlineExceeded: there was none in time.
+            DeadlineExceeded: neither came in time.
         """
         try:
             async with asyncio.timeout(self.deadline - time.monotonic()):
@@ -99,9 +99,9 @@ class _Call:
 
 
 class Admission:
-    """A request that was admitted: what it asks of the model is not refused any more. A context manager.
+    """An admitted request: its calls of the model are no longer refused. A context manager.
 
-    `input_tokens` are those of its text, before any cut, and `output_tokens` those of its rationales.
+    `input_tokens` counts the tokens of its text, before truncation, and `output_tokens` those of its rationales.
     """
 
     def __init__(self, batcher: Batcher, model: ServedModel, deadline: float, plan: Counter[CallType]) -> None:
@@ -121,7 +121,7 @@ class Admission:
         """Decide on a text.
 
         Raises:
-            DeadlineExceeded: see there.
+            DeadlineExceeded: the decision was not ready in time.
         """
         async with self._called("decide", text, "") as call:
             end = self._ended(call, await call.receive())
@@ -135,7 +135,7 @@ class Admission:
         return str(end.value)
 
     async def stream(self, text: str, label: str) -> AsyncIterator[str]:
-        """The rationale of a text for a label in pieces; raises as `decide`, between any two of them."""
+        """The rationale of a text for a label in pieces; raises as `decide`, also between two pieces."""
         async with self._called("stream", text, label) as call:
             while isinstance(item := await call.receive(), str):
                 yield item
@@ -164,9 +164,9 @@ class Batcher:
     """Runs the calls of all models, one batch at a time. Its methods belong to an event loop.
 
     Args:
-        max_requests: admitted and not yet answered.
-        max_batch: calls in a batch.
-        max_streams: rationales streamed at a time; further ones wait.
+        max_requests: maximum number of requests admitted and not yet answered.
+        max_batch: maximum number of calls in a batch.
+        max_streams: maximum number of rationales streamed at a time; further ones wait.
         observe: called by the worker after each batch.
     """
 
@@ -196,17 +196,17 @@ class Batcher:
 
     @property
     def works(self) -> bool:
-        """Whether the worker is there."""
+        """Whether the worker is alive."""
         return self._thread.is_alive()
 
     def admit(self, model: ServedModel, deadline: float, *, explains: int = 0, streams: int = 0) -> Admission:
-        """Admit a request that needs one decision at most and so many rationales, whole or streamed.
+        """Admit a request that needs at most one decision and the given numbers of rationales, whole or streamed.
 
         Args:
             deadline: when it must be answered, on the clock of `time.monotonic`.
 
         Raises:
-            Overloaded: it cannot be taken now.
+            Overloaded: it cannot be accepted now.
         """
         backlog = sum(count * self._seconds.get(call, 0.0) for call, count in self._planned.items())
         if self._requests >= self._max_requests or backlog > SHARE_OF_TIME * (deadline - time.monotonic()):
@@ -215,21 +215,21 @@ class Batcher:
         return Admission(self, model, deadline, Counter({(model.name, kind): count for kind, count in needs.items()}))
 
     async def decide(self, model: ServedModel, text: str, deadline: float) -> Decision:
-        """Decide on one text, as a request of its own.
+        """Decide on one text, as a separate request.
 
         Raises:
-            Overloaded, DeadlineExceeded: see there.
+            Overloaded, DeadlineExceeded: as `admit` and `Admission.decide`.
         """
         with self.admit(model, deadline) as request:
             return await request.decide(text)
 
     async def explain(self, model: ServedModel, text: str, label: str, deadline: float) -> str:
-        """The rationale of one text for a label, as a request of its own; raises as `decide`."""
+        """The rationale of one text for a label, as a separate request; raises as `decide`."""
         with self.admit(model, deadline, explains=1) as request:
             return await request.explain(text, label)
 
     def close(self) -> None:
-        """Stop the worker after what it is at, and wait for it; calls still waiting end with `DeadlineExceeded`."""
+        """Stop the worker after its current step, and wait for it; waiting calls end with `DeadlineExceeded`."""
         with self._condition:
             self._closed = True
             self._condition.notify()
@@ -257,7 +257,7 @@ class Batcher:
             self._condition.notify()
 
     def _forget(self, call: _Call) -> None:
-        """Nobody waits for the call any more: it is not begun, and a stream is not continued."""
+        """Drop a call that nobody waits for any more: it is not started, and a stream is not continued."""
         call.abandoned = True
         with self._condition:
             if call in self._waiting:
@@ -293,7 +293,7 @@ class Batcher:
         return begun
 
     def _next_batch(self) -> list[_Call]:
-        """The oldest waiting call and those of its kind most like it in length; what is too late is left out."""
+        """The oldest waiting call and those of its kind closest to it in length; expired calls are dropped."""
         now = time.monotonic()
         self._waiting = [call for call in self._waiting if call.deadline > now]
         oldest = next((call for call in self._waiting if call.kind != "stream"), None)

@@ -1,6 +1,6 @@
-"""CDS Hooks cards: what a person is shown of a decision.
+"""CDS Hooks cards: how a decision is shown to a person.
 
-What a card quotes is data: it is escaped, and cannot become markup or a link.
+Data that a card quotes is escaped, so it cannot become markup or a link.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from reason2decide.serve.served_model import Decision, ServedModel
 
 LONGEST_SUMMARY = 139  # fewer than 140 characters, counted in UTF-16 as JavaScript does
-REASONS_SYSTEM = "urn:uuid:0d9f2c3e-8a51-4c0b-9e0e-6a3f5b7c1d24"  # ours: of the codes below
+REASONS_SYSTEM = "urn:uuid:0d9f2c3e-8a51-4c0b-9e0e-6a3f5b7c1d24"  # ours: the system of the codes below
 URGENCY_REASONS = {"more-urgent": "Needs more urgent care", "less-urgent": "Needs less urgent care"}
 DECISION_REASON = {"other-decision": "Another decision is right"}
-REASONS = {  # ours: so that what was wrong can be learnt, and told from what did not apply
+REASONS = {  # ours: so that errors can be learnt from, and distinguished from what did not apply
     "unsupported-rationale": "The rationale is wrong, or the note does not support it",
-    "missing-information": "The note lacks information that decides",
+    "missing-information": "The note lacks the deciding information",
     "already-decided": "Already decided or done",
 }
 
@@ -33,7 +33,7 @@ _LINK = re.compile(r"(?<=www)(?=\.)|(?<=:)(?=//)|(?=@)", re.IGNORECASE)
 
 
 class Coding(BaseModel):
-    """A code, its system, and what a person reads."""
+    """A code, its system, and the text to display."""
 
     code: str
     system: str
@@ -73,9 +73,9 @@ def card_of(
 
 
 def indicator(decision: Decision, labels: LabelSet) -> Literal["info", "warning", "critical"]:
-    """How urgent a card is: the most urgent label is critical, the upper half of the others a warning.
+    """The urgency of a card: the most urgent label is critical, the upper half of the others a warning.
 
-    The middle counts as upper. A decision that is deferred is a warning at least. Source: ours.
+    The middle counts as upper. A deferred decision is at least a warning. Source: ours.
     """
     if labels.urgent is not None:
         last = len(labels.values) - 1
@@ -89,14 +89,14 @@ def indicator(decision: Decision, labels: LabelSet) -> Literal["info", "warning"
 
 
 def summary(decision: Decision) -> str:
-    """The decision and its probability in fewer than 140 characters; of a deferred one, that a person should decide."""
+    """The decision and its probability in fewer than 140 characters; if deferred, also that a person should decide."""
     before = "Uncertain, a person should decide; most likely: " if decision.deferred else ""
     after = f" ({_percent(decision.confidence)})"
     return before + _cut(plain(decision.label), LONGEST_SUMMARY - len(before) - len(after)) + after
 
 
 def detail(decision: Decision, rationale: str | None, given: FhirText, model: ServedModel) -> str:
-    """The distribution first, then the rationale and what the decision stands on, as Markdown."""
+    """The distribution first, then the rationale and what the decision is based on, as Markdown."""
     ranked = sorted(decision.probabilities, key=lambda label: -decision.probabilities[label])
     parts = ["Read the note first."]
     if decision.deferred:
@@ -108,31 +108,31 @@ def detail(decision: Decision, rationale: str | None, given: FhirText, model: Se
     if rationale and rationale.strip():
         parts.append(f"**Why, in the model's own words, which nobody has checked:** {_quoted(rationale)}")
     if given.incomplete:
-        parts.append("**Not all of the data could be had, so the model has not seen everything.**")
+        parts.append("**Some of the data was not available, so the model has not seen everything.**")
     read = ", ".join(f"{count} {kind}" for kind, count in given.sources.items()) or "the text of the request"
     parts.append(f"Model {_quoted(model.name)} ({model.hash[:12]}), which has read: {read}.")
     return "\n\n".join(parts)
 
 
 def override_reasons(labels: LabelSet) -> list[Coding]:
-    """What a person may say against a card."""
+    """Reasons that a person may give for overriding a card."""
     reasons = (URGENCY_REASONS if labels.urgent else DECISION_REASON) | REASONS
     return [Coding(code=code, system=REASONS_SYSTEM, display=display) for code, display in reasons.items()]
 
 
 def _quoted(text: str) -> str:
-    """Data as Markdown that shows it: no markup, and no links by an unseen space in what viewers take for one."""
+    """Data as Markdown that shows it literally: escaped, with an invisible space in what viewers would make a link."""
     return _LINK.sub("\u200b", escaped(text))
 
 
 def plain(text: str) -> str:
-    """Text in one line, without control characters and what turns its direction around."""
+    """Text on one line, without control characters and characters that change its direction."""
     kept = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text if not "\u202a" <= c <= "\u202e")
     return " ".join(re.sub("[\u2066-\u2069]", "", kept).split())
 
 
 def _cut(text: str, room: int) -> str:
-    """The text, or its beginning with an ellipsis, in at most `room` UTF-16 units, no character torn from its marks."""
+    """The text, or its beginning with an ellipsis, in at most `room` UTF-16 units; no character loses its marks."""
     if _units(text) <= room:
         return text
     end = min(len(text), room)
@@ -142,7 +142,7 @@ def _cut(text: str, room: int) -> str:
 
 
 def _belong(first: str, second: str) -> bool:
-    """Whether two code points are shown as one character: the second is a mark, or a joiner holds them."""
+    """Whether two code points are shown as one character: the second is a mark, or a joiner connects them."""
     return unicodedata.category(second).startswith("M") or "\u200d" in (first, second)
 
 
@@ -151,5 +151,5 @@ def _units(text: str) -> int:
 
 
 def _percent(probability: float) -> str:
-    """Whole percents that never claim certainty."""
+    """Whole percentages that never claim certainty."""
     return "<1%" if probability < 0.01 else ">99%" if probability > 0.99 else f"{probability:.0%}"

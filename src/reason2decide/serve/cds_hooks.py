@@ -1,6 +1,6 @@
 """CDS Hooks 2.0: a service for each model, which answers the opening of a patient's record with one card.
 
-Source: https://cds-hooks.hl7.org/2.0/. `docs/cds_hooks.md` holds every SHALL and SHOULD on a service, with its test.
+Source: https://cds-hooks.hl7.org/2.0/. `docs/cds_hooks.md` lists every SHALL and SHOULD for services, with its test.
 
 FHIR servers are never called, and access tokens are not even read.
 """
@@ -29,29 +29,29 @@ if TYPE_CHECKING:
     from reason2decide.serve.settings import ServeSettings
 
 HOOK = "patient-view"  # the most mature hook of the catalogue; its context may name the encounter
-# Ours: the encounter's own texts and no older ones, the newest first. Queries of the subset that 2.0 recommends.
+# Ours: the texts of this encounter only, newest first. The queries keep to the subset that 2.0 recommends.
 PREFETCH = {
     "encounter": "Encounter/{{context.encounterId}}",
     "documents": "DocumentReference?encounter={{context.encounterId}}&_sort=-date&_count=1",
     "communications": "Communication?encounter={{context.encounterId}}&_sort=-sent&_count=5",
     "observations": "Observation?encounter={{context.encounterId}}&_sort=-date&_count=20",
 }
-MOST_FEEDBACK = 100  # ours: items of one request
+MOST_FEEDBACK = 100  # ours: items per request
 _ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"description": "No valid token"},
     404: {"description": "No such service"},
     412: {"description": "No text in context or prefetch"},
     413: {"description": "More resources or text than the service reads"},
-    422: {"description": "Not a request of CDS Hooks 2.0"},
-    503: {"description": "At its limit; try again after the seconds of Retry-After"},
-    504: {"description": "The answer was not there in time"},
+    422: {"description": "Not a CDS Hooks 2.0 request"},
+    503: {"description": "At its limit; try again after Retry-After seconds"},
+    504: {"description": "The answer was not ready in time"},
 }
 
 _CODE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SYSTEM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]{1,200}")
 
 
-# ---- The standard's own words
+# ---- The standard's types
 
 
 class Service(BaseModel):
@@ -72,7 +72,7 @@ class Discovery(BaseModel):
 
 
 class Context(BaseModel):
-    """The context of `patient-view`; `text` is ours: the note itself, as plain text. Other keys may hold resources."""
+    """The context of `patient-view`; `text` is ours: the note as plain text. Other keys may contain resources."""
 
     model_config = {"extra": "allow"}
 
@@ -83,7 +83,7 @@ class Context(BaseModel):
 
 
 class ServiceRequest(BaseModel):
-    """A call of a service. The FHIR server and its access token are not read."""
+    """A call to a service. The FHIR server and its access token are not read."""
 
     model_config = {
         "json_schema_extra": {
@@ -117,13 +117,13 @@ class GivenCoding(BaseModel):
 
 
 class OverrideReason(BaseModel):
-    """Why a card was overridden. The user's comment is not read: it may hold what the audit record must not."""
+    """Why a card was overridden. The user's comment is not read: it may contain what the audit record must not."""
 
     reason: GivenCoding | None = None
 
 
 class Feedback(BaseModel):
-    """What became of a card."""
+    """The outcome of a card."""
 
     card: UUID
     outcome: Literal["accepted", "overridden"]
@@ -132,7 +132,7 @@ class Feedback(BaseModel):
 
 
 class FeedbackRequest(BaseModel):
-    """What became of several cards."""
+    """The outcomes of several cards."""
 
     feedback: Annotated[list[Feedback], Field(min_length=1, max_length=MOST_FEEDBACK)]
 
@@ -141,29 +141,29 @@ class FeedbackRequest(BaseModel):
 
 
 def service_id(name: str) -> str:
-    """The id of a model's service: its name in lower case, all but letters and digits as single hyphens.
+    """The id of a model's service: its name in lower case, each run of other characters than a-z and 0-9 a hyphen.
 
     Raises:
-        ConfigError: nothing is left.
+        ConfigError: the name contains none of a-z and 0-9.
     """
     slug = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
     if not slug:
-        raise ConfigError(f"the model name {name!r} gives no address for a service; use letters a-z or digits in it")
+        raise ConfigError(f"the model name {name!r} cannot form a service address; use letters a-z or digits in it")
     return slug
 
 
 def note_of(call: ServiceRequest) -> FhirText:
-    """The text to decide on: `context.text` where it is given, else that of the resources in context and prefetch.
+    """The text to decide on: `context.text` if given, else that of the resources in context and prefetch.
 
     Raises:
-        FhirError: see there.
+        FhirError: as `text_of`.
     """
     if call.context.text and call.context.text.strip():
         found = FhirText(call.context.text.strip(), {})
     else:
         prefetch = call.prefetch or {}
         found = text_of(*(call.context.model_extra or {}).values(), *(prefetch.get(key) for key in PREFETCH))
-    # Half a character, which JSON may hold, is none to a tokenizer.
+    # JSON may contain unpaired surrogates, which a tokenizer cannot read.
     return FhirText(found.text.encode("utf-8", "replace").decode(), found.sources, found.incomplete)
 
 
@@ -174,10 +174,10 @@ def router(
     audit: AuditLog | None,
     settings: ServeSettings,
 ) -> APIRouter:
-    """The discovery, service and feedback endpoints of all models; without an audit record there is no feedback.
+    """The discovery, service and feedback endpoints of all models; feedback needs an audit record.
 
     Raises:
-        ConfigError: two models would have one service id, or one none.
+        ConfigError: two models would have the same service id, or one would have none.
     """
     services: dict[str, ServedModel] = {}
 
@@ -191,7 +191,7 @@ def router(
         slug = service_id(model.name)
         if slug in services:
             raise ConfigError(
-                f"the models {services[slug].name!r} and {model.name!r} would both be the service {slug!r}"
+                f"the models {services[slug].name!r} and {model.name!r} would both have the service id {slug!r}"
             )
         services[slug] = model
     api = APIRouter(tags=["CDS Hooks 2.0"])
@@ -201,7 +201,7 @@ def router(
         """The services, one for each model."""
         return Discovery(services=[_described(slug, model) for slug, model in services.items()])
 
-    of_path = Depends(served)  # a dependency: an unknown service is told before the body is checked
+    of_path = Depends(served)  # a dependency: an unknown service is reported before the body is checked
     guarded = APIRouter(
         route_class=recorded_route(authenticator, audit, settings), dependencies=documented_security(authenticator)
     )
@@ -225,7 +225,7 @@ def router(
 
         @guarded.post("/cds-services/{service}/feedback", responses=_ERRORS)
         async def feedback(given: FeedbackRequest, request: Request, model: Any = of_path) -> Response:
-            """Keep what became of cards."""
+            """Record the outcomes of cards."""
             for item in given.feedback:
                 reason = item.overrideReason and item.overrideReason.reason
                 audit.feedback(
@@ -256,7 +256,7 @@ def _described(slug: str, model: ServedModel) -> Service:
 
 
 def _code_only(reason: GivenCoding) -> dict[str, str]:
-    """The code of an override reason, unless it could be somebody's words."""
+    """The code of an override reason, unless it could be free text."""
     if _CODE.fullmatch(reason.code) and _SYSTEM.fullmatch(reason.system):
         return {"reason_system": reason.system, "reason_code": reason.code}
     return {"reason_code": "other"}

@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 SYSTEM_ONE, DECISIONS, EXPLAIN = "/v1/systemone", answers.OPENAI_PATH, "/v1/explain"
 INCLUDE_HEADER = "X-Decision-Include"
 IncludeHeader = Annotated[
-    str | None, Header(alias=INCLUDE_HEADER, description="As `include`, its items parted by commas.")
+    str | None, Header(alias=INCLUDE_HEADER, description="Same as `include`, with items separated by commas.")
 ]
 Reply = Callable[[ServedModel, Sequence[Asked], Decision, Wanted, Mapping[str, str], tuple[int, int]], dict[str, Any]]
 ERRORS = {
     401: "No valid token",
-    404: "No model of this name",
+    404: "No model with this name",
     408: "The body came too slowly",
     413: "The body or the text is too large",
     415: "Not JSON",
     422: "Not a request of this interface, or one that the model cannot answer",
-    503: "At its limit, or shutting down; try again after the seconds of Retry-After",
-    504: "The answer was not there in time",
+    503: "At its limit, or shutting down; try again after Retry-After seconds",
+    504: "The answer was not ready in time",
 }
 EVENT = {
     "type": "object",
@@ -60,7 +60,7 @@ EVENTS_EXAMPLE = (
 
 
 def documented(model: type, *statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What the OpenAPI document says of errors."""
+    """Error responses for the OpenAPI document."""
     return {status: {"description": ERRORS[status], "model": model} for status in statuses or ERRORS}
 
 
@@ -71,7 +71,7 @@ def router(
     audit: AuditLog | None,
     settings: ServeSettings,
 ) -> APIRouter:
-    """The endpoints for these models."""
+    """The `/v1` endpoints for these models."""
     served = _Served(models, batcher, settings)
     api = APIRouter(
         tags=["Decisions"],
@@ -104,28 +104,30 @@ def router(
 
     @api.post(EXPLAIN, response_model=answers.ExplainReply, responses={200: streamed, **documented(answers.ErrorReply)})
     async def explain(given: ExplainRequest, request: Request) -> Response:
-        """The rationale for the decided label or another, as it is written or whole."""
+        """The rationale for the decided label or another, streamed or whole."""
         model = served.model(given.model)
         if not model.explains:
             raise Refused("this model writes no rationales", ("body", "model"))
         if given.label is not None and given.label not in model.labels.values:
-            raise Refused(f"this is no label of this model, which are: {named(model.labels)}", ("body", "label"))
+            raise Refused(
+                f"this is not a label of this model; its labels are: {named(model.labels)}", ("body", "label")
+            )
         text = served.checked(given.text, "text")
         if not given.stream:
             return await served.explained(request, model, text, given.label)
         events = served.events(request, model, text, given.label)
-        first = await anext(events)  # what goes wrong before it has a status of its own
+        first = await anext(events)  # an error before it still gets its own status
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter for nginx
         return StreamingResponse(_joined(first, events), media_type="text/event-stream", headers=headers)
 
     @api.get("/v1/models", responses=documented(answers.ErrorReply, 401, 503))
     async def list_models() -> answers.ModelsReply:
-        """The models, as clients of either interface list them."""
+        """The models, in the formats of both interfaces."""
         return answers.ModelsReply.model_validate(answers.models_reply(models))
 
     @api.get("/v1/models/{name:path}", responses=documented(answers.ErrorReply, 401, 404, 503))
     async def retrieve_model(name: str) -> answers.OpenAIModel:
-        """One model, as OpenAI's clients ask for it."""
+        """One model, in OpenAI's format."""
         return answers.OpenAIModel.model_validate(answers.openai_model(served.model(name)))
 
     return api
@@ -139,18 +141,18 @@ class _Served:
         self._batcher, self._settings = batcher, settings
 
     def model(self, name: str) -> ServedModel:
-        """Raises `Refused` (404) where there is none of this name."""
+        """The model with this name; raises `Refused` (404) if there is none."""
         if name not in self._models:
             known = ", ".join(map(repr, self._models))
             raise Refused(
-                f"there is no model of this name; there are: {known}", ("body", "model"), "model_not_found", 404
+                f"there is no model with this name; the models are: {known}", ("body", "model"), "model_not_found", 404
             )
         return self._models[name]
 
     def checked(self, text: str, key: str) -> str:
-        """Raises `Refused` where the text is empty or too long."""
+        """The text itself; raises `Refused` if it is empty or too long."""
         if not text.strip():
-            raise Refused("there is no text in it to decide on", ("body", key))
+            raise Refused("it contains no text to decide on", ("body", key))
         most = self._settings.max_text
         if len(text) > most:
             raise Refused(f"the text is longer than {most} characters; send less", ("body", key), "too_large", 413)
@@ -165,7 +167,7 @@ class _Served:
         want: Wanted,
         reply: Reply,
     ) -> Response:
-        """Decide once on the text, write the rationales that are wanted, and answer all questions."""
+        """Decide once on the text, write the requested rationales, and answer all questions."""
         explains = want.most_rationales(asked, model.labels)
         note(request, model, text=text)
         with self._admitted(model, explains=explains) as admitted:
@@ -190,7 +192,7 @@ class _Served:
         return JSONResponse(reply)
 
     async def events(self, request: Request, model: ServedModel, text: str, label: str | None) -> AsyncIterator[str]:
-        """The same as server-sent events: `decision` where none was given, `rationale` by pieces, `done` or `error`."""
+        """The same as server-sent events: `decision` if no label was given, `rationale` pieces, `done` or `error`."""
         note(request, model, text=text)
         with self._admitted(model, streams=1) as admitted:
             chosen, confidence = str(label), None

@@ -1,12 +1,11 @@
 """The text in FHIR R4 resources, for a model that reads notes.
 
-What is read: `Observation` (`valueString`, led by the text of `code`; notes), `Encounter` (texts of `reasonCode`),
-`DocumentReference` (attachments that hold plain text or HTML), `Communication` (`contentString` of the payload), and
-Bundles of them. A figure without words (`valueQuantity`) is no text, and a problem list (`Condition`) is no note: a
-diagnosis in it may be the very decision that is asked for. Nothing is fetched: an attachment with only a URL has no
-text.
+What is read: `Observation` (`valueString`, preceded by the text of `code`; notes), `Encounter` (texts of `reasonCode`),
+`DocumentReference` (attachments of plain text or HTML), `Communication` (`contentString` of the payload), and Bundles
+of them. A value without words (`valueQuantity`) is not text, and a problem list (`Condition`) is not a note: a
+diagnosis in it may be the very decision asked for. Nothing is fetched: an attachment with only a URL has no text.
 
-Resources that were withdrawn do not count: entered in error, cancelled, not done, superseded.
+Withdrawn resources are ignored: entered in error, cancelled, not done, superseded.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from typing import Any
 
 from reason2decide.errors import Reason2DecideError
 
-MOST_RESOURCES = 1000  # ours: looked at in one request
-LONGEST_TEXT = 200_000  # ours: characters of all texts together; models read some thousands
-# `docStatus` of a DocumentReference too. Source: the value sets of the four resources' status in FHIR R4.
+MOST_RESOURCES = 1000  # ours: per request
+LONGEST_TEXT = 200_000  # ours: characters of all texts together; models read a few thousand
+# Also values of `docStatus` of a DocumentReference. Source: the value sets of the four resources' status in FHIR R4.
 WITHDRAWN = frozenset({"entered-in-error", "cancelled", "not-done", "superseded"})
-# Encodings that hospitals use; others of Python's take long or are no text.
+# Encodings that hospitals use; other codecs of Python are slow or not for text.
 CHARSETS = frozenset({"utf-8", "us-ascii", "iso-8859-1", "iso-8859-15", "windows-1252", "utf-16"})
 
-# Each alternative ends at the first chance or takes the rest, so the time is linear in the length.
+# Each alternative ends as early as possible or takes the rest, so the time is linear in the length.
 _TAG = re.compile(
     r"<!--.*?(?:-->|\Z)"
     r"|<(?P<hidden>script|style|head|title)\b[^<>]*>.*?(?:</(?P=hidden)\s*>|\Z)"
@@ -40,15 +39,15 @@ _TAG = re.compile(
 
 
 class FhirError(Reason2DecideError):
-    """There is more than this module reads; the message holds nothing of it."""
+    """The request contains more than this module reads; the message quotes nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class FhirText:
     """The texts in order with an empty line between them, and where they came from.
 
-    `sources` counts the resources that gave text by type. `incomplete` says that the sender could not give all: an
-    OperationOutcome with an error, or a Bundle of which a further page exists.
+    `sources` counts the resources that gave text, by type. `incomplete` says that the sender could not give everything:
+    an OperationOutcome with an error, or a Bundle with a further page.
     """
 
     text: str
@@ -57,9 +56,9 @@ class FhirText:
 
 
 def text_of(*values: object) -> FhirText:
-    """The text of FHIR resources as parsed JSON; what is missing, null or of another kind is passed over.
+    """The text of FHIR resources as parsed JSON; what is missing, null or of another kind is skipped.
 
-    A resource that comes twice, by its type and id, counts once.
+    A resource that occurs twice, by type and id, counts once.
 
     Raises:
         FhirError: more than `MOST_RESOURCES` or `LONGEST_TEXT`.
@@ -77,18 +76,18 @@ def text_of(*values: object) -> FhirText:
             if (kind, identity) in seen:
                 continue
             seen.add((kind, identity))
-        own = [text for text in map(_tidy, _READERS[kind](resource)) if text]
-        if own:
-            texts.append("\n".join(own))
+        parts = [text for text in map(_tidy, _READERS[kind](resource)) if text]
+        if parts:
+            texts.append("\n".join(parts))
             sources[kind] += 1
             length += len(texts[-1])
         if length > LONGEST_TEXT:
-            raise FhirError(f"the resources hold more than {LONGEST_TEXT} characters of text; send fewer")
+            raise FhirError(f"the resources contain more than {LONGEST_TEXT} characters of text; send fewer")
     return FhirText("\n\n".join(texts), dict(sources), incomplete)
 
 
 def _resources(values: tuple[object, ...]) -> Iterator[dict[str, Any]]:
-    """All resources in order, those of Bundles in place of the Bundle's entries."""
+    """All resources in order, those in a Bundle directly after it."""
     waiting = list(reversed(values))
     count = 0
     while waiting:
@@ -115,7 +114,7 @@ def _withdrawn(resource: Mapping[str, Any]) -> bool:
     return any(resource.get(key) in WITHDRAWN for key in ("status", "docStatus") if _string(resource, key))
 
 
-# ---- What each kind of resource says
+# ---- The text of each kind of resource
 
 
 def _observation(resource: Mapping[str, Any]) -> Iterator[str]:
@@ -133,7 +132,7 @@ def _encounter(resource: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _document(resource: Mapping[str, Any]) -> Iterator[str]:
-    """The first attachment with text: `content` holds the same document in several formats."""
+    """The first attachment with text: `content` has the same document in several formats."""
     for content in _objects(resource, "content"):
         text = _attachment(content.get("attachment"))
         if text:
@@ -170,7 +169,7 @@ def _attachment(attachment: object) -> str:
 
 
 def _without_tags(markup: str) -> str:
-    """The text of HTML: elements that stand in a line vanish, all others part lines."""
+    """The text of HTML: inline tags are removed, all others become line breaks."""
     return html.unescape(_TAG.sub(lambda found: "" if found["inline"] else "\n", markup))
 
 
@@ -183,7 +182,7 @@ def _concept(concept: object) -> str:
 
 
 def _tidy(text: str) -> str:
-    """Without spaces at the ends of lines, and with one empty line at most between two others."""
+    """The text with single spaces, none at the ends of lines, and at most one empty line between two others."""
     return re.sub(r"\n{3,}", "\n\n", "\n".join(" ".join(line.split()) for line in text.splitlines())).strip()
 
 

@@ -1,8 +1,8 @@
-"""What stands before every route: bounds on bodies, an end to slow ones, draining, counting, and no text in logs.
+"""Middleware before every route: bounds on the size and time of bodies, draining, counting, and no text in logs.
 
 A body is read whole, within its bounds of size and time, decompressed and checked to be JSON of bounded depth before
-any route sees it. A request whose client has gone is cancelled. An unforeseen error is logged by its type and place,
-never with its message, which may quote a text.
+any route sees it. A request whose client has disconnected is cancelled. An unforeseen error is logged by type and
+location, never with its message, which may quote a text.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 Observer = Callable[[str, int, float], None]  # route, status, seconds
 
 ALWAYS_ANSWERED = ("/health/live", "/health/ready", "/metrics")  # also while draining
-# Ours: a body up to so many times the bound is read to its end, and forgotten, so that its sender hears the answer: a
-# connection closed on a client that still sends is reset.
+# Ours: a body up to this many times the bound is read to its end and discarded, so that its sender gets the answer:
+# closing a connection while the client still sends resets it.
 READ_ANYWAY = 16
-CLIENT_GONE = 499  # nginx's status for it; it stands in metrics only
+CLIENT_GONE = 499  # nginx's status for it; never sent, only counted and recorded
 REQUEST_ID_HEADERS = (b"x-request-id", b"x-typesafe-request-id")  # as openai and typesafe-sdk read it
 DRAINING_RETRY_SECONDS = 5  # ours
 
@@ -56,7 +56,7 @@ class Door:
 
 
 class Guard:
-    """ASGI middleware; see the module. `observe` is told of every answer."""
+    """ASGI middleware; see the module. `observe` is called for every answer."""
 
     def __init__(self, app: App, *, settings: ServeSettings, door: Door, observe: Observer) -> None:
         self._app, self._settings, self._door, self._observe = app, settings, door, observe
@@ -74,7 +74,7 @@ class Guard:
             place = traceback.extract_tb(error.__traceback__)[-1]
             _log.error("%s at %s, line %s", type(error).__name__, place.filename, place.lineno)
             if answer.status is None:
-                message = "the server met an error it did not foresee; its log says where"
+                message = "the server met an unforeseen error; its log says where"
                 await answer.error(scope, Refused(message, (), "internal_error", 500))
         finally:
             self._door.inside -= not always
@@ -97,7 +97,7 @@ class Guard:
         await _until_gone(self._app, scope, body, receive, answer)
 
     async def _body(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes | None:
-        """The whole body; None where the client has gone.
+        """The whole body; None if the client has disconnected.
 
         Raises:
             Refused: it is too large or too slow.
@@ -124,10 +124,10 @@ class Guard:
                         return bytes(body)
         except TimeoutError:
             seconds = self._settings.body_seconds
-            raise Refused(f"the body did not come within {seconds:g} s", (), "too_slow", 408) from None
+            raise Refused(f"the body did not arrive within {seconds:g} s", (), "too_slow", 408) from None
 
     def _checked(self, scope: MutableMapping[str, Any], body: bytes) -> bytes:
-        """The body decompressed, JSON of bounded depth.
+        """The body, decompressed and checked to be JSON of bounded depth.
 
         Raises:
             Refused: it is not.
@@ -140,10 +140,10 @@ class Guard:
             body = self._decompressed(body)
             scope["headers"] = [item for item in scope["headers"] if item[0] != b"content-encoding"]
         elif encoding not in (b"", b"identity"):
-            raise Refused("expected a body that is not compressed, or by zstd", (), "content_encoding", 415)
+            raise Refused("expected an uncompressed body, or one compressed with zstd", (), "content_encoding", 415)
         try:
             value = from_json(body, allow_inf_nan=False)
-            json.loads(body)  # what the routes read it with: it bounds the digits of a number, for one
+            json.loads(body)  # the parser that the routes use; it bounds the digits of a number, for example
         except (ValueError, RecursionError):
             raise Refused("the body is not valid JSON in UTF-8", ("body",), "json_invalid") from None
         if body.count(b"[") + body.count(b"{") > self._settings.max_nesting:
@@ -155,11 +155,11 @@ class Guard:
         try:
             plain = decompressor.decompress(body, max_length=most + 1)
         except ZstdError:
-            raise Refused("the body is not compressed by zstd as its header says", kind="content_encoding") from None
+            raise Refused("the body is not compressed with zstd as its header says", kind="content_encoding") from None
         if len(plain) > most:
             raise Refused(f"the body is larger than {most} bytes when decompressed", (), "too_large", 413)
         if not decompressor.eof:
-            raise Refused("the compressed body is not complete", kind="content_encoding")
+            raise Refused("the compressed body is incomplete", kind="content_encoding")
         return plain
 
     def _require_shallow(self, value: Any) -> None:
@@ -173,7 +173,7 @@ class Guard:
 
 
 class _Answer:
-    """The `send` of a request, which remembers the status; while draining, each answer is its connection's last."""
+    """The `send` of a request, which remembers the status; while draining, each answer closes its connection."""
 
     def __init__(self, send: Send, door: Door) -> None:
         self._send, self._door = send, door
@@ -202,7 +202,7 @@ class _Answer:
 
 
 async def _until_gone(app: App, scope: MutableMapping[str, Any], body: bytes, receive: Receive, send: Send) -> None:
-    """Run an app on a request read before; cancel it when the client goes."""
+    """Run an app on a request whose body was read before; cancel it when the client disconnects."""
     gone = asyncio.ensure_future(receive())  # after the body nothing else can come
     read = False
 

@@ -1,4 +1,4 @@
-"""What Prometheus reads: counts, depths and times. No text, no label, no name of a caller, no id."""
+"""Prometheus metrics: counts, depths and times. No text, label, caller's name or id."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ CALLS = (1, 2, 4, 8, 16, 32, 64)  # ours
 
 
 class Metrics:
-    """The server's figures, in a registry of their own.
+    """The server's metrics, in a separate registry.
 
     Args:
-        admitted: requests accepted and not yet answered, asked at each scrape.
+        admitted: returns the number of requests accepted and not yet answered; called at each scrape.
     """
 
     def __init__(self, admitted: Callable[[], int]) -> None:
@@ -26,20 +26,20 @@ class Metrics:
         )
         self._seconds = Histogram(
             "r2d_request_seconds",
-            "From a request's head to its answer",
+            "Seconds from a request's head to its answer",
             ("route",),
             buckets=SECONDS,
             registry=self.registry,
         )
         self._batch_calls = Histogram(
-            "r2d_batch_calls", "Calls in a batch", ("model", "kind"), buckets=CALLS, registry=self.registry
+            "r2d_batch_calls", "Calls per batch", ("model", "kind"), buckets=CALLS, registry=self.registry
         )
         self._batch_seconds = Histogram(
-            "r2d_batch_seconds", "Seconds of a batch", ("model", "kind"), buckets=SECONDS, registry=self.registry
+            "r2d_batch_seconds", "Seconds per batch", ("model", "kind"), buckets=SECONDS, registry=self.registry
         )
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """Count an answered request; `route` is the pattern of its path, 499 the status of one nobody waited for."""
+        """Count an answered request; `route` is the pattern of its path, status 499 means the client disconnected."""
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
@@ -49,5 +49,5 @@ class Metrics:
         self._batch_seconds.labels(model, kind).observe(seconds)
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -1,11 +1,11 @@
-"""What is asked, checked against what the model can answer. Pure functions.
+"""The questions of a request, checked against what the model can answer. Pure functions.
 
-A trained model answers one question, the one it was trained on. So instructions and descriptions are accepted and not
-read, and the options of a question must be labels of the model. Questions on one text share one decision.
+A trained model answers one question, the one it was trained on. So instructions and descriptions are accepted but not
+read, and the options of a question must be labels of the model. Questions on the same text share one decision.
 
-| question | answered where | from the label distribution |
+| question | answered if | from the label distribution |
 |---|---|---|
-| choice | the options are labels, in any order | as it is; over the options, and said so, where they are fewer |
+| choice | the options are labels, in any order | as it is; renormalised, and marked so, if the options are fewer |
 | score | the labels are ordinal and the levels are all of them, in their order or the reverse | expected level |
 | noul, predicate | the model has two labels, one of `YES` and one of `NO` | the probability of yes |
 
@@ -40,15 +40,15 @@ class Asked:
     name: str | None
     kind: Literal["choice", "score", "yes_no"]
     labels: tuple[str, ...]
-    legend: tuple[Any, ...] = ()  # of System One's levels, as they came
+    legend: tuple[Any, ...] = ()  # System One's levels, as received
 
     def distribution(self, decision: Decision) -> dict[str, float]:
-        """P(label | text) over the options: the model's own, renormalised where the options are not all labels."""
+        """P(label | text) over the options: the model's, renormalised if the options are not all labels."""
         found = {label: decision.probabilities[label] for label in self.labels}
         if not self.renormalised(decision):
             return found
         total = sum(found.values())
-        # Probabilities may all be too small for a float; then nothing is known of the options.
+        # All probabilities may be too small for a float; then nothing is known about the options.
         return {label: p / total if total else 1 / len(found) for label, p in found.items()}
 
     def renormalised(self, decision: Decision) -> bool:
@@ -63,7 +63,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What `include` asks for; `labels` are those of `rationale:LABEL`."""
+    """What `include` asks for; `labels` are those given as `rationale:LABEL`."""
 
     rationale: bool = False
     prediction_set: bool = False
@@ -72,20 +72,20 @@ class Wanted:
 
     def explained(self, asked: Sequence[Asked], decision: Decision) -> list[str]:
         """The labels to write a rationale for, each once."""
-        own = [question.chosen(decision) for question in asked] if self.rationale else []
-        return list(dict.fromkeys([*own, *self.labels]))
+        chosen = [question.chosen(decision) for question in asked] if self.rationale else []
+        return list(dict.fromkeys([*chosen, *self.labels]))
 
     def most_rationales(self, asked: Sequence[Asked], labels: LabelSet) -> int:
-        """How many `explained` may name, known before the decision."""
-        own = len({question.labels for question in asked}) if self.rationale else 0
-        return min(len(labels.values), own + len(self.labels))
+        """Maximum number of labels that `explained` can return, known before the decision."""
+        chosen = len({question.labels for question in asked}) if self.rationale else 0
+        return min(len(labels.values), chosen + len(self.labels))
 
 
 def wanted(include: Sequence[str], labels: LabelSet, *, explains: bool) -> Wanted:
     """What `include` asks for.
 
     Raises:
-        Refused: an item is unknown, names no label, or the model writes no rationales.
+        Refused: an item is unknown or its label is not one of the model's, or the model writes no rationales.
     """
     plain = {"rationale", "prediction_set", "deferral"}
     others = [item.removeprefix("rationale:").strip() for item in include if item not in plain]
@@ -97,13 +97,14 @@ def wanted(include: Sequence[str], labels: LabelSet, *, explains: bool) -> Wante
             raise Refused("this model writes no rationales; leave it out", where)
     if not set(others) <= set(labels.values):
         raise Refused(
-            f"'rationale:LABEL' names no label of this model, which are: {named(labels)}", ("body", "include")
+            f"'rationale:LABEL' does not name a label of this model; its labels are: {named(labels)}",
+            ("body", "include"),
         )
     return Wanted("rationale" in include, "prediction_set" in include, "deferral" in include, tuple(others))
 
 
 def named(labels: LabelSet) -> str:
-    """The labels as messages name them."""
+    """The labels as listed in messages."""
     return ", ".join(map(repr, labels.values))
 
 
@@ -130,7 +131,7 @@ def decisions_asked(request: DecisionsRequest, labels: LabelSet) -> list[Asked]:
     """The questions of a decisions request.
 
     Raises:
-        Refused: the model cannot answer one of them, or two have one name.
+        Refused: the model cannot answer one of them, or two have the same name.
     """
     names = [question.name for question in request.questions if question.name is not None]
     if len(set(names)) < len(names):
@@ -155,7 +156,7 @@ def _yes_no(name: str | None, labels: LabelSet, where: Location) -> Asked:
     no = [folded[word] for word in NO if word in folded]
     if len(labels.values) != 2 or not yes or not no:
         raise Refused(
-            "this model cannot answer a yes/no question, as its labels are no yes and no; ask a 'choice' question "
+            "this model cannot answer a yes/no question, as its labels are not yes and no; ask a 'choice' question "
             f"with its labels as options: {named(labels)}",
             where,
         )
@@ -166,12 +167,12 @@ def _choice(name: str | None, options: Sequence[str | bool], labels: LabelSet, w
     unknown = [option for option in options if not isinstance(option, str) or option not in labels.values]
     if unknown:
         raise Refused(
-            f"{len(unknown)} of {len(options)} options are no labels of this model; use some or all of: "
+            f"{len(unknown)} of {len(options)} options are not labels of this model; use some or all of: "
             f"{named(labels)}",
             where,
         )
     if len(set(options)) < len(options):
-        raise Refused("an option is there twice; name each once", where)
+        raise Refused("an option occurs twice; give each once", where)
     return Asked(name, "choice", tuple(map(str, options)))
 
 
@@ -191,7 +192,7 @@ def _score(
 
 
 def _level(level: Content, labels: LabelSet) -> str | None:
-    """The label that a level of System One names: it is one, or begins with one and a colon."""
+    """The label that a System One level names: the level is the label, or begins with it and a colon."""
     if not isinstance(level, str):
         return None
     return next((label for label in labels.values if level == label or level.startswith(f"{label}:")), None)

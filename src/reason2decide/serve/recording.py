@@ -1,4 +1,4 @@
-"""What stands around every route: who calls is asked first, foreseen errors are answered, the request is recorded."""
+"""The wrapper of every route: it authenticates the caller, answers foreseen errors and records the request."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 def recorded_route(
     authenticator: Authenticator | None, audit: AuditLog | None, settings: ServeSettings
 ) -> type[APIRoute]:
-    """A kind of route that records every authenticated request, whatever comes of it, before its reply leaves.
+    """A kind of route that records every authenticated request, whatever its outcome, before its reply is sent.
 
     Args:
-        authenticator: who may call; None lets everybody in as `anonymous`.
-        audit: the record; None keeps none.
+        authenticator: checks callers; None lets everyone in as `anonymous`.
+        audit: the record; None records nothing.
     """
 
     class RecordedRoute(APIRoute):
@@ -79,10 +79,10 @@ def recorded_route(
 
 
 def note(request: Request, model: ServedModel, **values: Any) -> None:
-    """Keep for the record which model a request is about, and `text`, `label`, `confidence` or `card` as they come."""
+    """Note for the record the model of a request, and `text`, `label`, `confidence` or `card` once they are known."""
     request.state.row |= {"model": model.name, "model_hash": model.hash, **values}
 
 
 def documented_security(authenticator: Authenticator | None) -> Sequence[Dependency]:
-    """What the OpenAPI document says of it: the routes themselves ask."""
+    """The security scheme for the OpenAPI document only: the routes themselves check tokens."""
     return [] if authenticator is None else [Depends(HTTPBearer(auto_error=False))]

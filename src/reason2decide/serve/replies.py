@@ -1,6 +1,6 @@
-"""From an exception to a reply: one table of what each means, and a body for each interface.
+"""Turn exceptions into replies: one table of what each means, and a body for each interface.
 
-Nothing a caller sent is quoted.
+Nothing that a caller sent is quoted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from reason2decide.serve.wire import Location, Refused
 
 CDS_PATH = "/cds-services"
 AUDIT_RETRY_SECONDS = 5  # ours
-# Messages of pydantic that quote nothing of the input, and name no word that CDS Hooks does not have.
+# Kinds of pydantic messages that quote nothing of the input, and use no word foreign to CDS Hooks.
 _QUOTES_NOTHING = frozenset(
     {"missing", "literal_error", "string_type", "string_too_short", "dict_type", "list_type", "too_short", "too_long"}
 )
@@ -31,7 +31,7 @@ _QUOTES_NOTHING = frozenset(
 
 @dataclass(frozen=True)
 class Fault:
-    """What is told of an error, whatever the interface; `location` and `kind` say which value is wrong, and how."""
+    """An error as any interface reports it; `location` and `kind` say which value is wrong, and how."""
 
     status: int
     message: str
@@ -52,7 +52,7 @@ _FAULTS: dict[type[Exception], Callable[[Any], Fault]] = {
     Overloaded: lambda error: Fault(503, str(error), "overloaded", headers=_retry(error.retry_after_seconds)),
     AuditUnavailable: lambda _: Fault(
         503,
-        "the audit record cannot be written now, and no decision leaves without it; try again",
+        "the audit record cannot be written now, and no decision is sent without it; try again",
         "unrecorded",
         headers=_retry(AUDIT_RETRY_SECONDS),
     ),
@@ -75,7 +75,7 @@ def error_reply(path: str, error: Exception) -> Response:
 
 
 def error_body(path: str, faults: Sequence[Fault]) -> dict[str, Any]:
-    """Failures in the form of the interface at a path. OpenAI's has room for the first of them only."""
+    """Faults in the format of the interface at a path. OpenAI's has room for the first one only."""
     first = faults[0]
     if path == OPENAI_PATH:
         return {
@@ -88,13 +88,13 @@ def error_body(path: str, faults: Sequence[Fault]) -> dict[str, Any]:
         }
     if first.status != 422:
         return {"detail": first.message}
-    # The keys of CDS Hooks are the standard's own; of the other interfaces some are the caller's words.
+    # The keys of CDS Hooks are the standard's own; in the other interfaces, some are the caller's words.
     place = list if path.startswith(CDS_PATH) else shown
-    return {"detail": [{"loc": place(own.location), "msg": own.message, "type": own.kind} for own in faults]}
+    return {"detail": [{"loc": place(fault.location), "msg": fault.message, "type": fault.kind} for fault in faults]}
 
 
 def _message(problem: Mapping[str, Any]) -> str:
-    """What pydantic says of a problem; of an unknown tag it would quote the tag."""
+    """Pydantic's message for a problem, except for an unknown tag, which it would quote."""
     if problem["type"] == "union_tag_invalid":
         return f"expected 'type' to be one of {problem['ctx']['expected_tags']}"
     return str(problem["msg"])
@@ -102,4 +102,4 @@ def _message(problem: Mapping[str, Any]) -> str:
 
 def _cds_message(problem: Mapping[str, Any]) -> str:
     quotes_nothing = problem["type"] in _QUOTES_NOTHING
-    return str(problem["msg"]) if quotes_nothing else "this is not what CDS Hooks 2.0 asks for"
+    return str(problem["msg"]) if quotes_nothing else "this is not valid in CDS Hooks 2.0"

@@ -1,7 +1,7 @@
-"""The process: an address of its own, bounds on connections, and an orderly end.
+"""The server process: its address, bounds on connections, and graceful shutdown.
 
-On SIGTERM or Ctrl-C the server goes on listening and answers what it had let in; what comes then gets 503, and so does
-`/health/ready`. When all are answered, or the time of grace is over, it closes. A second signal closes it at once.
+On SIGTERM or Ctrl-C the server keeps listening and answers the requests it let in; later ones get 503, and so does
+`/health/ready`. When all are answered, or the grace period is over, it closes. A second signal closes it at once.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from reason2decide.serve.guard import Door
 from reason2decide.serve.served_model import ServedModel
 from reason2decide.serve.settings import ServeSettings
 
-LAST_MOMENT = 0.2  # ours: seconds between the last new connection and the end of the idle ones
-LAST_SECONDS = 2  # ours: for responses on their way, after the grace
+LAST_MOMENT = 0.2  # ours: seconds between the last new connection and the closing of idle ones
+LAST_SECONDS = 2  # ours: for responses being sent, after the grace period
 _REFUSED = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-type: application/json\r\n"
     b'content-length: 33\r\nconnection: close\r\n\r\n{"detail":"too many connections"}'
@@ -37,11 +37,11 @@ _HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-leng
 
 
 class AddressError(UserError):
-    """The server cannot listen where it was told to."""
+    """The server cannot listen on the given address."""
 
 
 def serve(models: Sequence[tuple[str, Path]], settings: ServeSettings) -> None:
-    """Load models by name and serve them until a signal; whatever can be refused is refused before they are loaded.
+    """Load models by name and serve them until a signal; address, files and tokens are checked before models load.
 
     Raises:
         UserError: an address, a file, a model or a name cannot be used.
@@ -59,7 +59,7 @@ def bind(settings: ServeSettings) -> socket.socket:
     """A socket at the server's address, not listening yet.
 
     Raises:
-        AddressError: the address is taken, not allowed or none of this machine.
+        AddressError: the address is in use, not permitted or not one of this machine.
     """
     where = f"{settings.host}:{settings.port}"
     try:
@@ -67,7 +67,7 @@ def bind(settings: ServeSettings) -> socket.socket:
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listening = socket.socket(family, kind, protocol)
-        # What a server before left behind in TIME_WAIT does not stand in the way; one that listens does.
+        # Connections that an earlier server left in TIME_WAIT do not block the address; a listening server does.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
     except OSError as error:
@@ -86,10 +86,10 @@ def run_server(
     """Serve until a signal.
 
     Args:
-        listening: what `bind` gave; without it the address is bound here.
+        listening: the socket from `bind`; without it, the address is bound here.
 
     Raises:
-        ConfigError: other machines could call without authentication, or two models have one name.
+        ConfigError: other machines could call without authentication, or two models have the same name.
         AddressError: as `bind`.
     """
     if authenticator is None:
@@ -113,7 +113,7 @@ def run_server(
     say(f"serving {names} at http://{f'[{host}]' if ':' in host else host}:{port}")
     try:
         _Server(config, app.state.door, settings.grace_seconds).run(sockets=[listening])
-    except OSError as error:  # somebody else began to listen since
+    except OSError as error:  # another program has started to listen since
         raise _explained(error, f"{host}:{port}") from None
 
 
@@ -130,13 +130,13 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         if self._door.draining and self._end is None:
-            self._end = time.monotonic() + self._grace  # the next tick looks again: what was being read is let in
+            self._end = time.monotonic() + self._grace  # checked from the next tick on: what is being read is let in
         elif self._end is not None:
             self.should_exit |= self._door.inside == 0 or time.monotonic() > self._end
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # Nobody new can connect; what open connections bring in a last moment is still told 503.
+        # No new connections; requests that arrive on open ones in a last moment still get 503.
         for server in self.servers:
             server.close()
         await asyncio.sleep(LAST_MOMENT)
@@ -201,4 +201,4 @@ def _protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
 def _explained(error: OSError, where: str) -> AddressError:
     if error.errno == errno.EADDRINUSE:
         return AddressError(f"{where} is in use by another program; stop it, or give another --port")
-    return AddressError(f"cannot listen at {where}: {error.strerror}; give another --host or --port")
+    return AddressError(f"cannot listen on {where}: {error.strerror}; give another --host or --port")

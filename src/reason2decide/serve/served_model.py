@@ -1,4 +1,4 @@
-"""A model as the server sees it: decisions with what calibration says of them, and rationales. Nothing of HTTP."""
+"""A model as the server sees it: calibrated decisions and rationales. Knows nothing of HTTP."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from reason2decide.model.predictor import Predictor
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One text decided: calibrated probabilities by label, in the order of the label set.
+    """The decision on one text: calibrated probabilities by label, in the order of the label set.
 
-    `prediction_set` holds the labels that split-conformal prediction cannot rule out, most probable first; `deferred`
-    says that the confidence is under the threshold, so that a person should decide.
+    `prediction_set` lists the labels that split-conformal prediction cannot rule out, most probable first; `deferred`
+    says that the confidence is below the threshold, so that a person should decide.
     """
 
     label: str
@@ -36,11 +36,11 @@ class ServedModel:
     """A loaded bundle or export under a name. Its methods block; they are called from one thread at a time.
 
     Args:
-        error_rate: wanted among the decisions that are not deferred; `miscoverage`: allowed to prediction sets. Both
+        error_rate: target among the decisions that are not deferred; `miscoverage`: allowed for prediction sets. Both
             are looked up in the model's own validation outcomes.
 
     Raises:
-        ConfigError: its records bring labels of their own, which no interface of the server can ask for.
+        ConfigError: each of its records has its own labels, which no interface of the server can ask for.
         BundleError, MissingExtraError: as `Predictor.load`.
     """
 
@@ -51,10 +51,10 @@ class ServedModel:
         self.predictor = Predictor.load(path)
         manifest, calibration = self.predictor.bundle.manifest, self.predictor.bundle.calibration
         if manifest.labels.is_open:
-            raise ConfigError(f"{path} has no labels of its own (each record brings choices), so it cannot be served")
+            raise ConfigError(f"{path} has no fixed labels (each record has its own choices), so it cannot be served")
         self.labels: LabelSet = manifest.labels
         self.created = manifest.created
-        self.hash = sha256_file(path / "manifest.json")  # which holds the hash of every other file
+        self.hash = sha256_file(path / "manifest.json")  # which contains the hash of every other file
         self.description = f"{manifest.method} on {manifest.dataset['name']}"
         self.operating_point = calibration.operating_point(error_rate, miscoverage)
 
@@ -65,21 +65,22 @@ class ServedModel:
 
     @property
     def longest_text(self) -> str:
-        """A text that fills all the model reads: what costs most."""
+        """A text that fills the model's input length, and so costs most."""
         return "warm-up " * self.predictor.bundle.manifest.lengths.input
 
     def tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, before any cut."""
+        """Number of tokens of each text, before truncation."""
         return [len(ids) for ids in self.predictor.bundle.encoder.text_ids(texts)]
 
     def decide(self, texts: Sequence[str]) -> list[Decision]:
         """Decide on each text; a text's decision does not depend on the others of the batch."""
         found = self.predictor.distributions([Record(str(i), text) for i, text in enumerate(texts)])
         decisions = []
-        for own in found:
-            label = max(own, key=own.__getitem__)
+        for probabilities in found:
+            label = max(probabilities, key=probabilities.__getitem__)
             point = self.operating_point
-            decisions.append(Decision(label, own, point.prediction_set(own), point.defers(own[label])))
+            labels, deferred = point.prediction_set(probabilities), point.defers(probabilities[label])
+            decisions.append(Decision(label, probabilities, labels, deferred))
         return decisions
 
     def explain(self, texts: Sequence[str], labels: Sequence[str]) -> list[str]:

@@ -14,65 +14,65 @@ from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """How the server listens, what it accepts and how much of it; times in seconds unless named otherwise.
+    """Where the server listens, what it accepts and how much of it; times in seconds unless named otherwise.
 
     Raises:
-        ConfigError: a number or an address that cannot be.
+        ConfigError: a number is out of range, or an address is not a URL.
     """
 
-    host: str = field(  # ours: nothing leaves the machine unless somebody says so
+    host: str = field(  # ours: other machines cannot call unless it is changed
         default="127.0.0.1",
         metadata={"help": "Address to listen on; any but loopback needs --tokens or --jwt-issuers."},
     )
     port: int = field(
-        default=8080, metadata={"help": "Port to listen on; 0 takes a free one.", "min": 0, "max": 65535}
+        default=8080, metadata={"help": "Port to listen on; 0 picks a free one.", "min": 0, "max": 65535}
     )  # ours
     public_url: str | None = field(
-        default=None, metadata={"help": "Address that callers use, if through a proxy; token audiences begin with it."}
+        default=None, metadata={"help": "URL that callers use, if through a proxy; token audiences begin with it."}
     )
     tokens: Path | None = field(  # lines of NAME:SHA256, see `auth`
-        default=None, metadata={"help": "Callers' tokens: the lines that `r2d serve-token` printed.", "metavar": "FILE"}
+        default=None, metadata={"help": "Callers' tokens: lines printed by `r2d serve-token`.", "metavar": "FILE"}
     )
     jwt_issuers: Path | None = field(  # see `auth`
-        default=None, metadata={"help": "TOML of issuers of JSON web tokens and their key files.", "metavar": "FILE"}
+        default=None, metadata={"help": "TOML file of JSON web token issuers and their key files.", "metavar": "FILE"}
     )
     audit: Path | None = field(default=None, metadata={"help": "SQLite record of every decision.", "metavar": "FILE"})
     retention_days: int = field(  # ours: local rules decide
         default=365, metadata={"help": "Days to keep rows of the audit record.", "min": 1}
     )
     cors: tuple[str, ...] = field(  # as CDS Hooks' browser clients need
-        default=(), metadata={"help": "Web page that may call; may be repeated.", "metavar": "ORIGIN"}
+        default=(), metadata={"help": "Origin of web pages that may call; may be repeated.", "metavar": "ORIGIN"}
     )
     source_url: str | None = field(
-        default=None, metadata={"help": "Page about the model, which CDS cards link to.", "metavar": "URL"}
+        default=None, metadata={"help": "Page about the model that CDS cards link to.", "metavar": "URL"}
     )
     error_rate: float = field(
         default=ERROR_RATE,
-        metadata={"help": "Error rate wanted among decisions that are not deferred to a person.", "min": 0, "max": 1},
+        metadata={"help": "Target error rate of decisions that are not deferred to a person.", "min": 0, "max": 1},
     )
     miscoverage: float = field(
         default=MISCOVERAGE,
-        metadata={"help": "Share of prediction sets that may miss the right label.", "min": 0, "max": 1},
+        metadata={"help": "Share of prediction sets that may miss the correct label.", "min": 0, "max": 1},
     )
     max_queue: int = field(  # ours
-        default=256, metadata={"help": "Requests accepted and not yet answered; further ones get 503.", "min": 1}
+        default=256, metadata={"help": "Maximum number of requests in progress; further ones get 503.", "min": 1}
     )
     deadline_ms: int = field(  # the time that typesafe-sdk 0.7 waits for a reply
-        default=10_000, metadata={"help": "Milliseconds to answer a request in; a later one gets 504.", "min": 1}
+        default=10_000, metadata={"help": "Milliseconds to answer a request in; after that it gets 504.", "min": 1}
     )
 
     max_batch: int = 32  # `predictor.BATCH_SIZE`
-    max_streams: int = 8  # ours: rationales written token by token at a time
+    max_streams: int = 8  # ours: rationales streamed at the same time
     grace_seconds: float = 30.0  # Kubernetes' terminationGracePeriodSeconds: accepted requests are answered within it
 
-    max_body_bytes: int = 2**20  # ours: prefetched documents of a CDS client among them
-    max_text: int = 256 * 1024  # characters; OpenAI's decisions take JSON inputs of so many bytes
-    max_nesting: int = 32  # container levels of a body: OpenAI's decisions
+    max_body_bytes: int = 2**20  # ours: includes the prefetched documents of a CDS client
+    max_text: int = 256 * 1024  # characters; OpenAI's decisions accept JSON inputs of this many bytes
+    max_nesting: int = 32  # container levels of a body; as OpenAI's decisions
     max_head_bytes: int = 64 * 1024  # h11's bound on a request's line and headers
     max_connections: int = 512  # ours: with the largest body each, 512 MiB
     head_seconds: float = 10.0  # ours: to send a request's line and headers
     body_seconds: float = 10.0  # ours: to send its body
-    keep_alive_seconds: int = 30  # ours: an idle connection is kept; typesafe-sdk pools them as long
+    keep_alive_seconds: int = 30  # ours: an idle connection is kept; typesafe-sdk pools them for the same time
 
     def __post_init__(self) -> None:
         positive = ("retention_days", "max_queue", "max_batch", "max_streams", "deadline_ms", "max_connections")
@@ -84,14 +84,14 @@ class ServeSettings:
         for name in ("public_url", "source_url"):
             url = getattr(self, name)
             if url is not None and not url.startswith(("http://", "https://")):
-                raise ConfigError(f"{name} is {url!r}; expected a whole address, as in https://triage.example.org")
+                raise ConfigError(f"{name} is {url!r}; expected a full URL, as in https://triage.example.org")
 
     def deadline(self) -> float:
         """When a request that begins now must be answered, on the clock of `time.monotonic`."""
         return time.monotonic() + self.deadline_ms / 1000
 
     def audience(self, url: str, path: str) -> str:
-        """What a token for this call must name: the URL called, as a client outside a proxy wrote it."""
+        """The audience that a token for this call must have: the URL called, as a client outside a proxy wrote it."""
         return url.split("?")[0] if self.public_url is None else self.public_url.rstrip("/") + path
 
     @property
@@ -103,12 +103,12 @@ class ServeSettings:
         """Refuse to be reached from other machines without authentication.
 
         Raises:
-            ConfigError: the host is no loopback address and nobody is asked for a token, or it cannot be resolved.
+            ConfigError: the host is not a loopback address and no token is required, or it cannot be resolved.
         """
         if not self.authenticates and not _is_loopback(self.host):
             raise ConfigError(
                 f"the host {self.host} can be reached from other machines, and no authentication is configured; "
-                "give --tokens FILE or --jwt-issuers FILE, or keep to --host 127.0.0.1"
+                "give --tokens FILE or --jwt-issuers FILE, or use --host 127.0.0.1"
             )
 
 

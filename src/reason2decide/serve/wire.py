@@ -1,7 +1,7 @@
-"""What comes over the wire: requests of the two interfaces of decision models and of `/v1/explain`, and their text.
+"""Request bodies of the two interfaces of decision models and of `/v1/explain`, and their text.
 
-Sources: System One as transformers 5.23 serves it; decisions as openai-python 3.57 types them; `include`, what it
-brings and `/v1/explain`: ours.
+Sources: System One as transformers 5.23 serves it; decisions as openai-python 3.57 types them; `include`, what it adds
+and `/v1/explain`: ours.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from reason2decide.errors import Reason2DecideError
 
 MAX_QUESTIONS = 64  # transformers 5.23 `serve`; OpenAI has 400
 MAX_CHOICES = 255  # OpenAI's decisions
-MAX_VALUES = 10_000  # values of a state that is no plain text: OpenAI's decisions
+MAX_VALUES = 10_000  # values of a state that is not plain text: OpenAI's decisions
 MAX_INCLUDE = MAX_CHOICES + 3  # ours: a rationale for every label, and the other three
 
 Content = str | dict[str, Any] | list[Any]
@@ -24,7 +24,7 @@ Location = tuple[str | int, ...]
 
 
 class Refused(Reason2DecideError):
-    """A request that this model cannot answer as it stands; the message holds nothing of the text."""
+    """A request that this model cannot answer as it is; the message quotes nothing of the text."""
 
     def __init__(self, message: str, location: Location = ("body",), kind: str = "value_error", status: int = 422):
         super().__init__(message)
@@ -39,7 +39,7 @@ class _Wire(BaseModel):
 
 
 class _Strict(BaseModel):
-    # A misspelt key says so.
+    # A misspelt key is reported.
     model_config = ConfigDict(extra="forbid")
 
 
@@ -52,7 +52,7 @@ class NoulQuestion(_Strict):
 
 
 class ChoiceQuestion(_Strict):
-    """Which of the options; they are labels of the model."""
+    """Which of the options applies; they are labels of the model."""
 
     type: Literal["choice"]
     instructions: Content | None = None
@@ -60,7 +60,7 @@ class ChoiceQuestion(_Strict):
 
 
 class ScoreQuestion(_Strict):
-    """Which level; each is a label of the model, or begins with one and a colon."""
+    """Which level applies; each is a label of the model, or begins with one and a colon."""
 
     type: Literal["score"]
     instructions: Content | None = None
@@ -80,7 +80,7 @@ _NOTE = "45 yo with chest pain for one hour, sweating."
 
 
 class SystemOneRequest(_Strict):
-    """Typed questions about a state. A state that is no text is rendered by `state_text`."""
+    """Typed questions about a state. A state that is not text is rendered by `state_text`."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -118,7 +118,7 @@ class InputPart(_Wire):
 
 
 class InputItem(_Wire):
-    """A message, or a tool's call or output."""
+    """A message, a tool call, or a tool's output."""
 
     type: Literal["message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output"] = (
         "message"
@@ -145,7 +145,7 @@ class ChoiceOption(_Wire):
 
 
 class ChoicesQuestion(_Named):
-    """Which of the choices; their values are labels of the model."""
+    """Which of the choices applies; their values are labels of the model."""
 
     type: Literal["choice"]
     choices: list[ChoiceOption] = Field(min_length=1, max_length=MAX_CHOICES)
@@ -157,17 +157,17 @@ class Level(_Wire):
 
 
 class LevelsQuestion(_Named):
-    """Which level; their labels are those of the model."""
+    """Which level applies; their labels are those of the model."""
 
     type: Literal["score"]
     levels: list[Level] = Field(min_length=1, max_length=MAX_CHOICES)
 
 
 class DecisionsRequest(_Wire):
-    """Typed questions about an input. Of messages, what users and assistants said and tools returned is read."""
+    """Typed questions about an input. Only messages of users and assistants and tool outputs are read."""
 
     model_config = ConfigDict(
-        extra="ignore",  # cache keys and such, which mean nothing here
+        extra="ignore",  # such as cache keys, which mean nothing here
         json_schema_extra={
             "examples": [
                 {
@@ -204,8 +204,10 @@ class ExplainRequest(_Strict):
 
     model: str
     text: str
-    label: str | None = Field(None, description="A label of the model; without it, the one it decides on.")
-    stream: bool = Field(True, description="Server-sent events while it is written; else one JSON object.")
+    label: str | None = Field(None, description="A label of the model; without it, the decided one.")
+    stream: bool = Field(
+        True, description="Server-sent events while the rationale is written; otherwise one JSON object."
+    )
 
 
 _REQUESTS: tuple[type[BaseModel], ...] = (
@@ -215,20 +217,20 @@ _REQUESTS: tuple[type[BaseModel], ...] = (
 )
 WORDS = frozenset({"body", "header", "path", "choice", "score", "noul", "predicate"}).union(
     *(model.model_fields for model in _REQUESTS)
-)  # what the place of a problem may be called: words of the interfaces, and none of the caller's
+)  # words that the location of a problem may contain: the interfaces', none of the caller's
 
 
 # ---- Text
 
 
 def state_text(state: Content) -> str:
-    """The text of a state: a string is the text; else one line `key: value` for each value that is not null.
+    """The text of a state: a string is the text; otherwise one line `key: value` for each value that is not null.
 
-    The key is the way to the value, keys joined by spaces; items of a list stand under the list's key, or alone where
-    it has none. Values that are no strings are written as JSON.
+    The key is the path to the value, keys joined by spaces; items of a list have the list's key, or none if it has
+    none. Values other than strings are written as JSON.
 
     Raises:
-        Refused: it holds too many values.
+        Refused: it contains too many values.
     """
     if isinstance(state, str):
         return state
@@ -236,7 +238,7 @@ def state_text(state: Content) -> str:
     for line in _lines(state, ""):
         lines.append(line)
         if len(lines) > MAX_VALUES:
-            raise Refused(f"the text holds more than {MAX_VALUES} values; send fewer, or plain text")
+            raise Refused(f"the text contains more than {MAX_VALUES} values; send fewer, or plain text")
     return "\n".join(lines)
 
 
@@ -253,12 +255,12 @@ def _lines(value: Any, key: str) -> Iterator[str]:
 
 
 def input_text(given: str | Sequence[InputItem]) -> str:
-    """The text of a decisions input: of messages, what users and assistants said and what tools returned, in lines.
+    """The text of a decisions input: what users and assistants said and what tools returned, in lines.
 
-    Instructions of systems and developers, and calls of tools, are no part of it.
+    Instructions from systems and developers, and tool calls, are left out.
 
     Raises:
-        Refused: an image is among the parts.
+        Refused: one of the parts is an image.
     """
     if isinstance(given, str):
         return given

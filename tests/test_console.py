@@ -1,0 +1,33 @@
+"""What a progress line says: rate and time left are those of this process, also where a run is resumed."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from reason2decide import console
+
+
+def test_a_resumed_bar_counts_only_what_this_process_did(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.ProgressBar("stage2", 1000, "steps", done=900) as bar:
+        now[0] += 20.0
+        bar.advance(40)
+    found = re.search(r"stage2: (\d+)/1000 steps, ([\d.]+)/s, (\d+) s left", capsys.readouterr().err)
+    assert found is not None
+    # 40 steps in 20 seconds are 2 a second; 60 are left, which take 30.
+    assert found.groups() == ("940", "2.0", "30")
+
+
+def test_a_bar_from_the_start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.ProgressBar("import", None) as bar:
+        now[0] += 10.0
+        bar.advance(5, note="so far")
+        bar.advance(5)  # not yet another line
+    assert capsys.readouterr().err.splitlines() == ["import: 5 records, 0.5/s · so far"]
