@@ -273,7 +273,7 @@ def test_other_architectures_and_weights_are_refused(load: Load, tmp_path: Path)
         export_graphs(torch_engine.model, encoder.tokenizer, tmp_path, "int3")
     shape: dict[str, int] = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 20}
     marian = MarianMTModel(MarianConfig(**shape, pad_token_id=0, decoder_start_token_id=0))
-    with pytest.raises(BaseModelError, match=r"the kind marian cannot be exported to ONNX; .*The torch engine runs it"):
+    with pytest.raises(BaseModelError, match=r"type marian cannot be exported to ONNX; .*The torch engine runs it"):
         export_graphs(marian, encoder.tokenizer, tmp_path, "float32")
     assert not any(tmp_path.iterdir())
 

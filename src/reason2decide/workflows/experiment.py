@@ -121,13 +121,22 @@ def parse_experiment(content: Mapping[str, Any], where: str) -> Experiment:
     Raises:
         ConfigError: as `load_experiment`.
     """
+    file, problems = None, []
     try:
         file = _File.model_validate(dict(content))
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(str(part) for part in p['loc'])}: {p['msg'][0].lower()}{p['msg'][1:]}" for p in error.errors()
+        problems += [
+            f"  - {'.'.join(str(part) for part in p['loc'])}: {p['msg'][0].lower()}{p['msg'][1:]}"
+            for p in error.errors()
         ]
-        raise ConfigError(f"{where}:\n" + "\n".join(f"  - {line}" for line in lines)) from None
+    evaluation, settings = content.get("evaluation", {}), None
+    if isinstance(evaluation, dict):
+        try:
+            settings = parse_settings(evaluation, "evaluation")
+        except ConfigError as error:
+            problems += str(error).splitlines()[1:]
+    if file is None or settings is None:
+        raise ConfigError("\n".join([f"{where}:", *problems]))
     for axis, values in file.grid.items():
         if axis not in AXES:
             near = difflib.get_close_matches(axis, AXES, n=1)
@@ -149,7 +158,6 @@ def parse_experiment(content: Mapping[str, Any], where: str) -> Experiment:
     if len(set(names)) < len(names):
         raise ConfigError(f"{where}: two cells are named {max(names, key=names.count)!r}; reword the axes' values")
     families = _families(file, cells, where)
-    settings = parse_settings(file.evaluation, f"{where}, [evaluation]")
     return Experiment(file.name, tuple(cells), tuple(families), settings, file.results)
 
 
