@@ -55,7 +55,7 @@ def test_every_step_is_logged(dataset: DatasetFolder, tmp_path: Path) -> None:
 def test_tensorboard_gets_what_the_log_has(dataset: DatasetFolder, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run(dataset, tmp_path / "run", steps=3, method="sft", report_to=["tensorboard"])
+    run(dataset, tmp_path / "run", steps=3, method="sft", report_to=["tensorboard"], evaluate_every=1)
     (events,) = (tmp_path / "run" / "tensorboard").rglob("events.*")
     board = EventAccumulator(str(events.parent))
     board.Reload()
