@@ -16,7 +16,7 @@ from toy import LABELS, record, run
 
 import reason2decide as r2d
 from reason2decide.data.records import DatasetFolder
-from reason2decide.errors import ConfigError, DataError, OutputError
+from reason2decide.errors import BaseModelError, ConfigError, DataError, OutputError
 
 TEXT = "21 yo with mild rash since 2 days"
 
@@ -159,8 +159,23 @@ def test_a_run_on_data_in_memory_repeats_itself(folder: Path, tmp_path: Path) ->
     settings: dict[str, Any] = {"steps": 2, "batch_size": 8, "rationale_source": "nurse"}
     first = r2d.train(method="r2d", base="tiny", dataset=data, out=tmp_path / "run", **settings)
     assert (tmp_path / "run" / "dataset" / "dataset.toml").is_file()
-    with pytest.raises(OutputError, match="already exists"):
-        r2d.train(method="r2d", base="tiny", dataset=data, out=tmp_path / "run", **settings)
+    kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    other = r2d.Dataset.from_pandas(
+        frame[::-1], text="note", label="disposition", rationales={"nurse": "reason"}, seed=1
+    )
+    for change, error, message in (
+        ({}, OutputError, "already exists"),
+        ({"force": True, "base": "nobody/nothing"}, BaseModelError, "neither a folder here nor reachable"),
+        ({"force": True, "stepps": 3}, ConfigError, "did you mean 'steps'"),
+    ):
+        with pytest.raises(error, match=message):
+            r2d.train(
+                **{"method": "r2d", "base": "tiny", "dataset": other, "out": tmp_path / "run", **settings, **change}
+            )
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == kept
+    with pytest.raises(OutputError, match="contains files but not a run"):
+        r2d.train(method="r2d", base="tiny", dataset=data, out=folder, **settings)
+    assert not (folder / "dataset").exists()
     done = subprocess.run(
         [sys.executable, "-m", "reason2decide", "train", tmp_path / "run" / "config.toml", "--out", tmp_path / "again"],
         cwd=tmp_path,

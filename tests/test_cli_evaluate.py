@@ -147,6 +147,15 @@ def test_mistakes_end_with_one_line_and_leave_nothing(
     assert "Traceback" not in ended.stderr and not out.exists()
 
 
+@pytest.mark.parametrize("option", ["--costs", "--bertscore-baseline"])
+def test_what_settings_name_is_read_before_anything_is_decided(
+    option: str, forks: Forks, bundle: Path, dataset: DatasetFolder, tmp_path: Path
+) -> None:
+    ended = forks.run("evaluate", bundle, dataset.path, "--out", tmp_path / "out", option, tmp_path / "none")
+    assert ended.returncode == 2 and str(tmp_path / "none") in ended.stderr
+    assert "asking" not in ended.stderr and "probing" not in ended.stderr and not (tmp_path / "out").exists()
+
+
 def test_a_missing_encoder_is_told_and_the_rest_goes_on(forks: Forks, dataset: DatasetFolder, tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text(predicted(dataset, "test"))
     arguments = ("--predictions", tmp_path / "p.jsonl", dataset.path, "--out", tmp_path / "out", *QUICK)

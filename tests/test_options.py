@@ -52,6 +52,9 @@ def test_settings_go_to_a_file_and_back(tmp_path: Path) -> None:
     settings = Settings(split="validation", slices=("sex",), costs=tmp_path / "costs.csv", probed=0, error_rate=0.05)
     (tmp_path / "settings.toml").write_text(settings.to_toml())
     assert load_settings(tmp_path / "settings.toml") == settings
+    # A relative path means the same from wherever the file is read.
+    (tmp_path / "other.toml").write_text(Settings(costs=Path("costs.csv")).to_toml())
+    assert load_settings(tmp_path / "other.toml").costs == Path("costs.csv").absolute()
 
 
 def test_paths_in_a_file_start_at_the_file(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ from reason2decide.data.records import DatasetFolder, JsonlRecords, LabelSet, Re
 from reason2decide.data.sources.rows import MemoryTable
 from reason2decide.data.sources.table import Columns, import_rows
 from reason2decide.errors import DataError, require
-from reason2decide.files import new_folder
 
 SPLIT_COLUMN = "__split__"  # temporary column for the splits of a `DatasetDict`
 
@@ -167,10 +165,7 @@ class Dataset:
         Raises:
             OutputError: the folder exists and `force` is false.
         """
-        with new_folder(Path(path), "dataset.toml", force=force) as partial:
-            for name in ("dataset.toml", *(f"{split}.jsonl" for split in self.splits)):
-                shutil.copy(self.path / name, partial / name)
-        return Dataset(path)
+        return Dataset(self.folder.copy_to(Path(path), force=force).path)
 
     def to_list(self, split: str | None = None) -> list[dict[str, Any]]:
         """A dict per record, of one split or of all: id, text, label, rationale_SOURCE, meta columns, split.

@@ -83,19 +83,18 @@ def train(
     require("torch", "train")
     from reason2decide.training.config import parse_config
     from reason2decide.training.run import train as train_run
-    from reason2decide.training.run_folder import DATASET
 
-    out = Path(out)
-    if isinstance(dataset, Dataset) and dataset.is_temporary:
-        dataset = dataset.save(out / DATASET, force=force or resume is not None)
+    out, path = Path(out), dataset.path if isinstance(dataset, Dataset) else Path(dataset)
+    in_memory = isinstance(dataset, Dataset) and dataset.is_temporary
     content: dict[str, Any] = {
         "method": method,
         "base": base,
-        "dataset": str(dataset.path if isinstance(dataset, Dataset) else dataset),
+        "dataset": str(out / "dataset" if in_memory else path),
         "steps": steps,
         **settings,
     }
     if rationale_source is not None:
         content["rationale_source"] = rationale_source
-    train_run(parse_config(content, "train(...)"), out, resume=resume, force=force)
+    config = parse_config(content, "train(...)")
+    train_run(config, out, resume=resume, force=force, records_from=path if in_memory else None)
     return Run(out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import shutil
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -312,6 +313,17 @@ class DatasetFolder:
                     f"{file} was changed after import (SHA-256 {found[:12]}..., dataset.toml says {expected[:12]}...); "
                     "import the data again"
                 )
+
+    def copy_to(self, path: Path, *, force: bool = False) -> DatasetFolder:
+        """Copy the dataset, complete or not at all, without what was derived from it; return the copy.
+
+        Raises:
+            OutputError: `path` exists and `force` is false.
+        """
+        with new_folder(path, "dataset.toml", force=force) as partial:
+            for name in ("dataset.toml", *(f"{split}.jsonl" for split in self.hashes)):
+                shutil.copy(self.path / name, partial / name)
+        return DatasetFolder.open(path)
 
     def require_source(self, source: str) -> None:
         """Raise `DataError` if no record has a rationale of this source."""

@@ -42,11 +42,7 @@ def mask_label_words(text: str, labels: Iterable[str]) -> str:
 
 
 SENTENCE_END = re.compile(r"[.!?;]+(?=\s|$)|\n")
-
-
 SUFFIX = re.compile(r"(?<=\w{3})(?:ing|ed|es|(?<!s)s|e)$")
-
-
 Span = tuple[int, int]
 
 
@@ -68,14 +64,8 @@ def sentences(text: str) -> list[Span]:
 
 
 _NEVER_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # controls and direction marks
-
-
 _MARKUP = re.compile(r"[\\`*_\[\]~#$]|^[-+=]")
-
-
 _LIST_NUMBER = re.compile(r"^(\d+)([.)])")
-
-
 # "|" too, since no parser takes an entity for the end of a cell.
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"})
 

@@ -102,6 +102,17 @@ def metrics_of(settings: Settings, labels: LabelSet, calibration: Calibration | 
     return tuple(by_name.get(metric.name, metric) for metric in METRICS)
 
 
+def require_usable(settings: Settings, labels: LabelSet) -> None:
+    """Refuse settings whose files or slices cannot be read.
+
+    Raises:
+        DataError: one of them is missing, or of another format.
+    """
+    metrics_of(settings, labels, None)
+    for text in settings.slices:
+        Column.parse(text)
+
+
 def evaluate(
     predictions: Sequence[Prediction],
     records: Sequence[Record],

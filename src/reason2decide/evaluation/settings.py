@@ -91,9 +91,9 @@ class Settings:
                 raise ConfigError(f"{name} = {getattr(self, name)!r}: expected a whole number of at least {least}")
 
     def to_toml(self) -> str:
-        """The content of a file for `load_settings`; settings that are None are left out."""
+        """The content of a file for `load_settings`, wherever it lies; settings that are None are left out."""
         values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
-        plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        plain = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in values.items()}
         return tomli_w.dumps({name: value for name, value in plain.items() if value is not None})
 
 

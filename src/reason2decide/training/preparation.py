@@ -54,8 +54,11 @@ class Prepared:
 
 
 @contextlib.contextmanager
-def prepared(config: Config, processes: Processes) -> Iterator[Prepared]:
+def prepared(config: Config, processes: Processes, records: Path) -> Iterator[Prepared]:
     """Read and check all that a configuration names; token tables exist as long as the context.
+
+    Args:
+        records: the folder where the dataset lies now.
 
     Raises:
         ConfigError, DataError, BaseModelError: the configuration, its data or its base cannot be used.
@@ -63,17 +66,17 @@ def prepared(config: Config, processes: Processes) -> Iterator[Prepared]:
     bfloat16 = _use_bfloat16(config.precision)  # refuses what this machine cannot do before anything is read
     if config.lora and config.fsdp:
         raise ConfigError("lora and fsdp together are not supported; adapters are small: leave fsdp out")
-    dataset = DatasetFolder.open(config.dataset)
+    dataset = DatasetFolder.open(records)
     dataset.verify()
     sources = {
         stage.name: config.of("rationale_source", stage.name) for stage in config.stages() if stage.learns_rationales
     }
-    records = {name: dataset.split(name) for name in ("train", "validation")}
+    splits = {name: dataset.split(name) for name in ("train", "validation")}
     for source in set(sources.values()):
         dataset.require_source(source)
-        for split in records.values():
+        for split in splits.values():
             _require_rationales(split, source)
-    _require_several_labels(records["train"])
+    _require_several_labels(splits["train"])
 
     say(f"base {config.base_name}; method {config.method}; dataset {dataset.info.name}")
     model, tokenizer = load_base(config.base, texts=lambda: _texts(dataset), seed=config.seed, dropout=config.dropout)
@@ -86,7 +89,7 @@ def prepared(config: Config, processes: Processes) -> Iterator[Prepared]:
             cache = TokenCache(stack.enter_context(_cache_folder(dataset)), tokenizer)
             train, validation = (
                 SplitFeatures(split, dataset.hashes[name], dataset.info.labels, encoder, cache)
-                for name, split in records.items()
+                for name, split in splits.items()
             )
             for source in set(sources.values()):
                 train.with_source(source), validation.with_source(source)

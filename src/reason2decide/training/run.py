@@ -40,13 +40,20 @@ from reason2decide.training.validation import calibrate
 
 
 def train(
-    config: Config, out: Path, *, resume: str | None = None, first_stage_of: Path | None = None, force: bool = False
+    config: Config,
+    out: Path,
+    *,
+    resume: str | None = None,
+    first_stage_of: Path | None = None,
+    records_from: Path | None = None,
+    force: bool = False,
 ) -> Path:
     """Train as configured in the run folder `out`; return its bundle's path.
 
     Args:
         resume: a checkpoint folder of this run to resume from, or `auto`.
         first_stage_of: another run, whose first stage is reused if it is identical to this run's.
+        records_from: a dataset folder to copy to the place that the configuration names, once the run has its folder.
         force: replace the run in `out`.
 
     Raises:
@@ -66,9 +73,11 @@ def train(
         require_free(out, resuming=resume is not None, force=force)
         if resume not in (None, AUTO):
             require_checkpoint_of(out, Path(str(resume)))
-    with prepared(config, processes) as given, contextlib.ExitStack() as stack:
+    with prepared(config, processes, records_from or config.dataset) as given, contextlib.ExitStack() as stack:
         if processes.is_main:
             stack.enter_context(run_folder(out, config.dataset, force=force and resume is None))
+            if records_from is not None:
+                given.dataset.copy_to(config.dataset, force=True)
             if first_stage_of is not None:
                 take_over(first_stage_of, config, out, given.identity)
         processes.wait()

@@ -41,7 +41,6 @@ from reason2decide.version import __version__
 
 AUTO = "auto"  # resume from the newest intact checkpoint, or start if there is none
 LOCK = ".lock"
-DATASET = "dataset"  # the dataset of a run, if it was given in memory
 BUNDLE, CONFIG, LOG, RUN = "bundle", "config.toml", "log.jsonl", "run.json"
 
 
@@ -49,7 +48,7 @@ def require_free(out: Path, *, resuming: bool, force: bool) -> None:
     """Refuse a path that contains anything but a run, and a run that is to be neither resumed nor replaced."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file; give the path of a folder for the run")
-    if not out.exists() or all(path.name in (LOCK, DATASET) for path in out.iterdir()):
+    if not out.exists() or all(path.name == LOCK for path in out.iterdir()):
         return
     if not (out / RUN).exists():
         raise OutputError(f"{out} contains files but not a run (it has no run.json); give another path")

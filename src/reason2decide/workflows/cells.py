@@ -159,18 +159,17 @@ def _folder(out: Path, cell: Cell) -> Path:
 
 
 def _prepare(out: Path, cell: Cell, settings: Settings) -> None:
-    """Write a cell's configuration and evaluation settings, or check that its existing configuration is the same."""
+    """Write a cell's evaluation settings and its configuration, which must not differ from one that is there."""
     file = _folder(out, cell) / "train.toml"
-    if file.is_file():
-        if load_config(file) != cell.config:
-            raise ConfigError(
-                f"{file} differs from the configuration of this experiment; give another --out, or remove that cell"
-            )
-        return
+    if file.is_file() and load_config(file) != cell.config:
+        raise ConfigError(
+            f"{file} differs from the configuration of this experiment; give another --out, or remove that cell"
+        )
     file.parent.mkdir(parents=True, exist_ok=True)
     for path, content in ((file.with_name("evaluation.toml"), settings.to_toml()), (file, cell.config.to_toml())):
-        with new_file(path, force=path != file) as partial:
-            partial.write_text(content, "utf-8")
+        if not path.is_file() or path.read_text("utf-8") != content:
+            with new_file(path, force=True) as partial:
+                partial.write_text(content, "utf-8")
 
 
 def _start_ready(experiment: Experiment, out: Path, state: _State, jobs: int) -> None:

@@ -14,7 +14,7 @@ from reason2decide.data.records import DatasetFolder, JsonlRecords
 from reason2decide.errors import DataError, NotComputed, UserError
 from reason2decide.evaluation.asking import probe_model, probe_simulators
 from reason2decide.evaluation.examples import align
-from reason2decide.evaluation.measure import Evaluation, Origin, evaluate
+from reason2decide.evaluation.measure import Evaluation, Origin, evaluate, require_usable
 from reason2decide.evaluation.probes import Probe, read_probes, write_probes
 from reason2decide.evaluation.readers import Simulators
 from reason2decide.evaluation.results import PREDICTIONS, PROBES, RESULTS, STATISTICS, Results, save_statistics
@@ -209,6 +209,7 @@ def opened(path: Path, settings: Settings) -> DatasetFolder:
     dataset.verify()
     if settings.rationale_source is not None:
         dataset.require_source(settings.rationale_source)
+    require_usable(settings, dataset.info.labels)  # before records are decided, which may take hours
     return dataset
 
 
