@@ -20,7 +20,8 @@ from reason2decide.evaluation.settings import Settings
 from reason2decide.model.calibration import Calibration
 from reason2decide.model.manifest import Manifest
 from reason2decide.model.prompt_encoder import Lengths
-from reason2decide.report.model_card import SMALLEST_CELL, SOURCE_ATTRIBUTES, model_card, read_answers
+from reason2decide.report.model_card import SMALLEST_CELL, model_card
+from reason2decide.report.source_attributes import SOURCE_ATTRIBUTES, read_answers
 
 LABELS = LabelSet(("home care", "see a doctor"), ordinal=True, urgent="last")
 HASHES = {"train": "aa" * 32, "validation": "bb" * 32, "test": "cc" * 32}

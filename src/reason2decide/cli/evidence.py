@@ -71,7 +71,7 @@ def evaluate_command(
     if predictions is None and (validation_predictions is not None or system is not None):
         raise ConfigError("--validation-predictions and --system go with --predictions; a bundle has its own")
     require("matplotlib", "report")
-    from reason2decide.report.model_card import read_answers
+    from reason2decide.report.source_attributes import read_answers
     from reason2decide.workflows.evaluate import evaluate_bundle, evaluate_file
 
     if predictions is not None:

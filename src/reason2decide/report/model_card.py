@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Literal
 from reason2decide.data.words import escaped
 from reason2decide.evaluation.slices import LENGTH
 from reason2decide.method.methods import METHODS
-from reason2decide.report.source_attributes import KEYS, SOURCE_ATTRIBUTES, SourceAttribute, read_answers
+from reason2decide.report.source_attributes import KEYS, SOURCE_ATTRIBUTES, SourceAttribute
 
 if TYPE_CHECKING:
     from reason2decide.evaluation.metrics import Metric
     from reason2decide.evaluation.results import CalibrationResults, MetricValue, Results, Slice
     from reason2decide.model.manifest import Manifest
-
-__all__ = ["SOURCE_ATTRIBUTES", "SourceAttribute", "escaped", "model_card", "read_answers"]
 
 Fill = Callable[["Manifest", "Results | None"], str]
 Standing = Literal["none", "test", "seen", "other"]

@@ -1,6 +1,5 @@
 """The metrics of an evaluation. To add one, write its class and add it to `METRICS`, the only list of metrics."""
 
-from reason2decide.errors import NotComputed
 from reason2decide.evaluation.metrics.base import Examples, Metric, SufficientStatistics
 from reason2decide.evaluation.metrics.bertscore import BertScore
 from reason2decide.evaluation.metrics.calibration import (
@@ -120,7 +119,6 @@ __all__ = [
     "LogLoss",
     "MacroF1",
     "Metric",
-    "NotComputed",
     "SelectiveError",
     "SufficientStatistics",
     "confusion_matrix",
