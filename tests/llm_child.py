@@ -20,7 +20,7 @@ def calls(count: int) -> Iterator[Call]:
 
 
 def answer_all(base_url: str, path: Path, count: int, concurrency: int = CONCURRENCY) -> None:
-    """ModelAnswer `count` calls; the exit code is 0 if each was answered once."""
+    """Answer `count` calls; the exit code is 0 if each was answered once."""
     with CallLog(path) as log:
         client = Client(Endpoint(base_url, "rules"), log, Limits(concurrency=concurrency))
         answered = [call.id for call, outcome in client.run(calls(count)) if isinstance(outcome, ModelAnswer)]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import io
-import json
 import logging
 import multiprocessing
 import os
@@ -21,21 +19,16 @@ from typing import Literal
 
 import llm_child
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from llm_server import filled, plain_answer, probabilities
-from narrowing import present
 from pydantic import BaseModel
 
 from reason2decide.errors import UserError
-from reason2decide.llm.client.budget import Budget, BudgetError, BudgetReached, Prices, bound_tokens, likely_tokens
-from reason2decide.llm.client.calls import Call, DecisionCall, ModelAnswer, Question, Usage, call_key
+from reason2decide.llm.client.budget import Budget
+from reason2decide.llm.client.calls import Call, DecisionCall, ModelAnswer, Question, call_key
 from reason2decide.llm.client.client import Client
-from reason2decide.llm.client.endpoint import Endpoint, EndpointError, RemoteEndpointError
-from reason2decide.llm.client.limits import retry_after
+from reason2decide.llm.client.endpoint import Endpoint, EndpointError
 from reason2decide.llm.client.log import CallLog, CallLogError
-from reason2decide.llm.client.structured import parse_object, strict_schema, validated
-from reason2decide.llm.prompt_files import Prompt, PromptError, fence, fence_nonce, load_prompt, prompt_names
+from reason2decide.llm.client.structured import strict_schema
 from reason2decide.llm.settings import Limits
 
 QUICK = Limits(concurrency=4, read_timeout=0.6, deadline=4.0, attempts=3, backoff=0.01)
@@ -67,229 +60,6 @@ def answers(client, calls):
 
 def client_for(server, log, limits=QUICK, budget=None, **endpoint):
     return Client(Endpoint(server.base_url, "rules", **endpoint), log, limits, budget)
-
-
-# --- the endpoint -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.9.1", "[::1]", "localhost:11434"])
-def test_this_machine_needs_no_permission(host):
-    assert Endpoint(f"http://{host}/v1/", "m").is_loopback
-
-
-@pytest.mark.parametrize(
-    "host", ["api.openai.com", "localhost.evil.org", "10.0.0.1", "0.0.0.0", "[::2]", "127.0.0.1.nip.io", "128.0.0.1"]
-)
-def test_text_leaves_this_machine_only_with_permission(host):
-    with pytest.raises(RemoteEndpointError, match="patient text must not leave the building"):
-        Endpoint(f"http://{host}/v1", "m")
-    assert not Endpoint(f"http://{host}/v1", "m", allow_remote=True).is_loopback
-
-
-@pytest.mark.parametrize("url", ["http://user:sk-secret@localhost/v1", "http://localhost/v1?key=sk-secret"])
-def test_a_key_in_the_url_is_refused_and_not_repeated(url):
-    with pytest.raises(EndpointError, match="environment variable") as caught:
-        Endpoint(url, "m")
-    assert "sk-secret" not in str(caught.value)
-
-
-def test_addresses_and_dialects_that_cannot_be_used(monkeypatch):
-    with pytest.raises(EndpointError, match="not an http address"):
-        Endpoint("localhost:11434", "m")
-    with pytest.raises(EndpointError, match="expected one of chat, systemone, decisions"):
-        Endpoint("http://localhost/v1", "m", dialect="responses")  # type: ignore[arg-type]
-    monkeypatch.delenv("TEST_KEY", raising=False)
-    with pytest.raises(EndpointError, match="TEST_KEY"):
-        Endpoint("http://localhost/v1", "m", api_key_variable="TEST_KEY").api_key()
-
-
-# --- structured answers -----------------------------------------------------------------------------------------------
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-words = ["Sure!", "the set {x", "'s", ",", "```json\n", "```", "\n", "]", '"', "]}"]
-prose = st.lists(st.sampled_from(words)).map(" ".join)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.dictionaries(st.text(), json_values, max_size=4), prose, prose, st.sampled_from([None, 2]))
-def test_any_object_in_prose_comes_back_equal(value, before, after, indent):
-    text = json.dumps(value, indent=indent)
-    assert parse_object(f"{before}{text}{after}") == value
-    assert parse_object(f"{before}\n```json\n{text}\n```\n{after}") == value
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.dictionaries(st.text(), json_values, min_size=1, max_size=4), prose)
-def test_a_trailing_comma_is_forgiven(value, before):
-    assert parse_object(f"{before}{json.dumps(value)[:-1]} ,\n}}") == value
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.text(st.characters(blacklist_characters="}")))
-def test_text_without_an_object_is_a_value_error(text):
-    with pytest.raises(ValueError, match="no JSON object"):
-        parse_object(text)
-
-
-@pytest.mark.parametrize("text", ["", "{" * 5000, '{"a":' * 50000, '{"a": NaN}', "[1, 2]", '{"a" "b"}'])
-def test_garbage_is_a_value_error(text):
-    with pytest.raises(ValueError, match="no JSON object"):
-        parse_object(text)
-
-
-def test_the_conclusion_counts_and_commas_in_strings_stay():
-    assert parse_object('First {"label": "home"}, but no: {"label": "clinic"} {}') == {"label": "clinic"}
-    assert parse_object('{"a": "x,}", "b": [1, 2,],}') == {"a": "x,}", "b": [1, 2]}
-    assert parse_object('{"a": "two\nlines"}') == {"a": "two\nlines"}
-
-
-def test_a_schema_is_asked_for_strictly():
-    class Inner(BaseModel):
-        score: int = 3
-
-    class Outer(BaseModel):
-        inner: Inner
-        note: str | None = None
-
-    schema = strict_schema(Outer)
-    assert schema["required"] == ["inner", "note"] and schema["additionalProperties"] is False
-    assert schema["$defs"]["Inner"]["required"] == ["score"]
-    assert "default" not in schema["$defs"]["Inner"]["properties"]["score"]
-    assert validated(Outer, 'ok {"inner": {"score": 1}}') == Outer(inner=Inner(score=1))
-
-
-# --- prompts ----------------------------------------------------------------------------------------------------------
-
-
-def test_slots_are_filled_once_and_braces_are_harmless():
-    prompt = Prompt("p", "1", "Data stands behind {nonce}.", 'Given {label}: {text} ModelAnswer {"label": "..."}')
-    system, user = prompt.messages({"text": "{label} {nonce} {} }{"}, {"label": "{text}"})
-    nonce = system["content"].split()[3].rstrip(".")
-    fenced = f"<<<DATA {nonce}\n{{label}} {{nonce}} {{}} }}{{\nDATA {nonce}>>>"
-    assert user["content"] == f'Given {{text}}: {fenced} ModelAnswer {{"label": "..."}}'
-    assert prompt.slots() == {"label", "text"}
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.text(), min_size=1, max_size=3), st.text())
-def test_no_text_closes_its_fence(texts, version):
-    nonce = fence_nonce(version, texts)
-    assert nonce == fence_nonce(version, texts) and len(nonce) == 32
-    # The one attack: put in the nonce that was seen before. It is another one then.
-    forged = [fence(texts[0], nonce), *texts[1:]]
-    assert fence_nonce(version, forged) != nonce
-    assert fence_nonce(version + "x", texts) != nonce
-    assert fence_nonce(version, [*texts, ""]) != nonce
-    assert all(fence_nonce(version, forged) not in text for text in forged)
-
-
-def test_prompts_come_from_the_package_or_the_users_folder(tmp_path):
-    original = load_prompt("ping", tmp_path)
-    assert original.full_version == "ping/1" and "ping" in prompt_names() and original.slots() == {"text"}
-    own = tmp_path / "ping.toml"
-    own.write_text("name = 'ping'\nversion = 'mine'\nsystem = ''\nuser = 'Count {text}'\n")
-    assert [m["role"] for m in load_prompt("ping", tmp_path).messages({"text": "a"})] == ["user"]
-    for text, problem in [
-        ("name = 'ping'\nversion = '2'\nsystem = ''\nuser = 'Count {words}'\n", "must have the package's slots text"),
-        ("name = 'ping'\nversion = '1'\nsystem = ''\nuser = 'Count {text}'\n", "version other than the package's"),
-        ("name = 'pong'\nversion = '2'\nsystem = ''\nuser = 'Count {text}'\n", "it must be 'ping'"),
-        ("name = 'ping'\nversion = 2\nsystem = ''\nuser = 'Count {text}'\n", "all of them text"),
-        ("name = ping", "not valid TOML"),
-    ]:
-        own.write_text(text)
-        with pytest.raises(PromptError, match=problem):
-            load_prompt("ping", tmp_path)
-    with pytest.raises(PromptError, match=r"expected one of .*\bping\b"):
-        load_prompt("pingpong")
-
-
-# --- budget and limits ------------------------------------------------------------------------------------------------
-
-
-def test_tokens_and_cost_by_hand():
-    messages = [{"role": "system", "content": "x" * 40}, {"role": "user", "content": "é" * 40}]
-    call = Call("a", messages, settings={"max_tokens": 7})
-    assert likely_tokens(call) == Usage(80 // 4 + 2 * 16, 7)
-    assert bound_tokens(call) == Usage(40 + 80 + 2 * 16, 7)
-    assert bound_tokens(ask("no limit")) is None
-    assert Prices(2.0, 10.0).cost(Usage(1_000_000, 500_000)) == 7.0
-
-
-def test_an_estimate_knows_what_is_in_the_log(server, log):
-    client = client_for(server, log, budget=Budget(Prices(1.0, 2.0)))
-    calls = [ask("x" * 400, max_tokens=50), ask("y" * 400, max_tokens=50), ask("y" * 400, max_tokens=50)]
-    before = client.estimate(calls)
-    # Two distinct calls of 100 + 16 tokens in and 50 out.
-    assert (before.calls, before.cached, before.tokens) == (2, 1, Usage(232, 100))
-    assert before.cost == pytest.approx((232 * 1 + 100 * 2) / 1e6)
-    answers(client, calls[:1])
-    assert (client.estimate(calls).calls, client.estimate(calls).cached) == (1, 2)
-
-
-def test_highest_cost_needs_prices_and_a_limit_for_answers(server, log):
-    with pytest.raises(BudgetError, match="needs prices"):
-        Budget(max_cost=1.0)
-    client = client_for(server, log, budget=Budget(Prices(1, 1), max_cost=1.0))
-    with pytest.raises(BudgetError, match="max_tokens"):
-        answers(client, [ask("unlimited")])
-    assert server.counts()["total"] == 0
-
-
-def test_calls_end_before_max_calls_is_passed(server, log):
-    client = client_for(server, log, budget=Budget(max_calls=5))
-    got = []
-    with pytest.raises(BudgetReached, match=r"with 7 calls left \(5 of 5 requests\)"):
-        got.extend(client.run(several(12)))
-    assert len(got) == 5 == server.counts()["total"]
-    # Going on: what was answered is free, also when it comes after the end of the budget.
-    again = client_for(server, log, budget=Budget(max_calls=1))
-    got = []
-    with pytest.raises(BudgetReached, match="with 6 calls left"):
-        got.extend(again.run([*several(12)[::-1]]))
-    assert sum(answer.cached for _, answer in got) == 5 and len(got) == 6
-    assert again.budget.spent.cached == 5 and server.counts()["total"] == 6
-
-
-def test_max_cost_is_never_passed_and_used_to_its_end(server, log):
-    calls = [ask(f"note {i:04d} " + "x" * 391, max_tokens=100) for i in range(50)]
-    # The server counts 100 tokens in and 4 out for each; the bound of one is 400 + 16 in and 100 out.
-    budget = Budget(Prices(1_000_000.0, 1_000_000.0), max_cost=1_500.0)
-    client = client_for(server, log, budget=budget)
-    got = []
-    with pytest.raises(BudgetReached, match=r"calls left \(cost .* of 1500\)"):
-        got.extend(client.run(calls))
-    # Each costs 104. After n of them the next is sent if 104 n + 516 is at most 1500: up to n = 9, so ten are sent.
-    assert len(got) == 10 == server.counts()["total"]
-    assert budget.spent.cost == pytest.approx(1040) and budget.spent.tokens == Usage(1000, 40)
-
-
-def test_requests_are_spread_over_the_minute(server, log):
-    client = client_for(server, log, Limits(concurrency=8, requests_per_minute=600))
-    started = time.monotonic()
-    assert len(answers(client, several(6))) == 6
-    assert time.monotonic() - started >= 0.5  # five steps of 60/600 s
-    client = client_for(server, log, Limits(concurrency=8, tokens_per_minute=60_000))
-    started = time.monotonic()
-    answers(client, [ask("x" * 336 + str(i), max_tokens=100) for i in range(4)])
-    assert time.monotonic() - started >= 0.6  # three steps of 84 + 16 + 100 tokens at 1000 a second
-
-
-def test_limits_must_be_positive():
-    with pytest.raises(UserError, match="concurrency is 0"):
-        Limits(concurrency=0)
-
-
-def test_retry_after_in_seconds_and_as_a_date():
-    assert retry_after({"retry-after": "2.5"}) == 2.5
-    assert retry_after({"retry-after": "-3"}) == 0.0
-    assert retry_after({}) is None and retry_after({"retry-after": "soon"}) is None
-    later = email.utils.formatdate(time.time() + 100, usegmt=True)
-    assert 98 < present(retry_after({"retry-after": later})) <= 100
-    assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------

@@ -10,17 +10,14 @@ import pytest
 import sacrebleu
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rouge_score.rouge_scorer import RougeScorer
+from rationale_cases import examples, value
 from sklearn.metrics import matthews_corrcoef
 
-from reason2decide.data.predictions import NO_ANSWER, Prediction
-from reason2decide.data.records import LabelSet, Record
-from reason2decide.data.sources.synthetic_calls import synthesize_calls
+from reason2decide.data.predictions import NO_ANSWER
 from reason2decide.data.words import MASK, STOP_WORDS, mask_label_words, sentences, stem, words_of
 from reason2decide.errors import NotComputed
-from reason2decide.evaluation.metrics import Examples
 from reason2decide.evaluation.metrics.counterfactual import PhiCct, SwapChange, SwapFollows
-from reason2decide.evaluation.metrics.rouge import RougeL, common_subsequence
+from reason2decide.evaluation.metrics.rouge import RougeL
 from reason2decide.evaluation.metrics.self_consistency import (
     Consistency,
     ConsistencyMasked,
@@ -36,10 +33,8 @@ from reason2decide.evaluation.metrics.simulation import (
     SimulatedSufficiencyMasked,
 )
 from reason2decide.evaluation.metrics.support import Support, cited_spans, sentence_support
-from reason2decide.evaluation.metrics.synthetic_truth import CitedFalse, CitedTrue, DecidingOmitted, citations
-from reason2decide.evaluation.probes import Probe
+from reason2decide.evaluation.metrics.synthetic_truth import CitedFalse, CitedTrue, DecidingOmitted
 
-LABELS = LabelSet(("home", "clinic"))
 OWN = (Consistency(), Sufficiency(), ConsistencyMasked(), SufficiencyMasked())
 READ_OUT = (
     SimulatedSufficiency(),
@@ -51,18 +46,6 @@ SIMULATED = (*READ_OUT, RationaleQuality(), Las())
 SWAPPED = (SwapChange(), SwapFollows())
 TRUTH = (CitedTrue(), CitedFalse(), DecidingOmitted())
 METRICS = (RougeL(), *OWN, *SIMULATED, PhiCct(), *SWAPPED, Support(), *TRUTH)
-
-
-def examples(*cases, text="a text"):
-    """Each case: gold label, predicted label, rationale, and the fields of its probe."""
-    records = [Record(f"r{i}", text, gold) for i, (gold, *_) in enumerate(cases)]
-    predictions = [Prediction(f"r{i}", label, None, rationale) for i, (_, label, rationale, _) in enumerate(cases)]
-    probes = [Probe(f"r{i}", **fields) for i, (*_, fields) in enumerate(cases)]
-    return Examples(records, predictions, LABELS, None, probes)
-
-
-def value(metric, found):
-    return float(metric.aggregate(metric.statistics(found).total()))
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
@@ -390,158 +373,3 @@ def test_a_text_supports_itself(text):
     content = [word for word in words_of(text) if word not in STOP_WORDS]
     marked = " ".join(text[start:end] for start, end in cited_spans(text, text))
     assert words_of(marked) == content
-
-
-# ---------------------------------------------------------------------------------------------- simulated truth
-
-
-@pytest.mark.parametrize(
-    ("rationale", "present", "denied"),
-    [
-        ("The patient now has chest pain and blue lips, a sign of danger.", {"chest_pain", "blue_lips"}, set()),
-        ("There is no sign of chest pain or fainting. It is severe.", set(), {"chest_pain", "fainting"}),
-        ("The patient denies high fever, seizure or confusion.", set(), {"high_fever", "seizure", "confusion"}),
-        ("Denied: stiff neck. Having diabetes makes this more urgent.", {"diabetes"}, {"stiff_neck"}),
-        ("cough, +CP, DM, (-) SOB -> ED", {"chest_pain", "diabetes"}, {"trouble_breathing"}),
-        ("cough, (-) SOB, CP", {"chest_pain"}, {"trouble_breathing"}),
-        ("+no wt bearing, +rigors, (-) temp 39+", {"no_weight", "shaking_chills"}, {"high_fever"}),
-        ("No seizure but chest pain; denies fainting, has DM.", {"chest_pain", "diabetes"}, {"seizure", "fainting"}),
-        ("The risk from a blood thinner and age over 75 raises the urgency.", {"blood_thinner", "elderly"}, set()),
-        ("No other fact makes this more or less urgent. Present seizure must be taken seriously.", {"seizure"}, set()),
-        ("No seizure. Seizure is a warning sign.", {"seizure"}, {"seizure"}),
-        ("For fever alone, self-care is enough. Seizures, chestpain and COPDs are other words.", set(), set()),
-        ("", set(), set()),
-    ],
-)  # fmt: skip
-def test_citations(rationale, present, denied):
-    found = citations(rationale)
-    assert (set(found.present), set(found.denied)) == (present, denied)
-
-
-def call(rationale, present=(), risks=(), facts=(), label="home"):
-    fact_list = [{"kind": kind, "id": id, "text": "", "effect": ""} for kind, id in facts]
-    record = Record("r", "t", "home", meta={"present": list(present), "risks": list(risks), "facts": fact_list})
-    return record, Prediction("r", label, None, rationale)
-
-
-def test_truth_by_hand():
-    records, predictions = zip(
-        # Two true, one false (denied by the patient); of three deciding facts one is left out.
-        call("Has chest pain, seizure and diabetes.", ("chest_pain", "tiredness"), ("diabetes", "elderly"),
-             [("complaint", "cough"), ("red_flags", "chest_pain"), ("risk", "diabetes"), ("risk", "elderly")]),
-        # One true that did not decide; nothing deciding; the rest is denied.
-        call("Has tiredness. No seizure.", ("tiredness",), (), [("complaint", "cough"), ("severe", "severe")]),
-        # A missing rationale leaves its deciding fact out.
-        call(None, ("seizure",), (), [("red_flags", "seizure")], NO_ANSWER),
-        # What is said to be denied is not cited as present.
-        call("The patient denies seizure.", ("seizure",), (), [("red_flags", "seizure")]),
-        strict=True,
-    )  # fmt: skip
-    found = Examples(records, predictions, LABELS)
-    assert value(CitedTrue(), found) == 3 / 4
-    assert value(CitedFalse(), found) == 1 / 3
-    assert value(DecidingOmitted(), found) == 3 / 5
-    missing = "1 of 4 predictions have no rationale and cite nothing"
-    assert CitedTrue().statistics(found).notes == (
-        missing,
-        "2 of 4 rationales cite no finding as present and are left out",
-    )
-    assert CitedFalse().statistics(found).positions.tolist() == [0, 1, 3]
-    assert DecidingOmitted().statistics(found).notes == (
-        missing,
-        "1 of 4 calls have no red flag or risk that decided and are left out",
-    )
-
-
-def test_truth_says_why_it_is_not_computed():
-    for metric in TRUTH:
-        with pytest.raises(NotComputed, match="r2d data synthesize"):
-            metric.statistics(examples(("home", "home", "chest pain", {})))
-    record, prediction = call("Nothing is cited.")
-    for metric, reason in ((CitedTrue(), "all 1 rationales cite"), (DecidingOmitted(), "all 1 calls have no red flag")):
-        with pytest.raises(NotComputed, match=reason):
-            metric.statistics(Examples([record], [prediction], LABELS))
-
-
-@pytest.fixture(scope="module")
-def calls(tmp_path_factory):
-    out = tmp_path_factory.mktemp("calls") / "data"
-    return synthesize_calls(out, train=1, validation=1, test=600, label_noise=0.2)
-
-
-@pytest.mark.parametrize(("source", "omitted"), [("llm", {0.0}), ("nurse", None), ("nurse_refined", None)])
-def test_gold_rationales_say_the_truth(calls, source, omitted):
-    records = [record for record in calls.split("test") if source in record.rationales]
-    predictions = [Prediction(record.id, str(record.label), None, record.rationales[source]) for record in records]
-    found = Examples(records, predictions, calls.info.labels)
-    assert len(records) > 400
-    assert value(CitedTrue(), found) == 1
-    assert value(CitedFalse(), found) == 0
-    if omitted is not None:
-        assert value(DecidingOmitted(), found) in omitted
-    else:  # nurses leave out what they do at a rate of 0.15
-        assert 0.1 < value(DecidingOmitted(), found) < 0.2
-    # Every denied finding that the rationale names is read as denied.
-    for record, prediction in zip(records, predictions, strict=True):
-        assert citations(prediction.rationale or "").denied <= set(record.meta["denied"])
-
-
-def test_rationales_of_other_calls_are_caught(calls):
-    records = list(calls.split("test"))
-    shifted = [*records[1:], records[0]]
-    predictions = [
-        Prediction(record.id, str(record.label), None, other.rationales["llm"])
-        for record, other in zip(records, shifted, strict=True)
-    ]
-    found = Examples(records, predictions, calls.info.labels)
-    assert value(CitedTrue(), found) < 0.3
-    assert value(CitedFalse(), found) > 0.3
-    assert value(DecidingOmitted(), found) > 0.8
-
-
-# ---------------------------------------------------------------------------------------------- ROUGE-L
-
-
-def compared(gold, written):
-    records = [Record(f"r{i}", "t", "home", {} if text is None else {"nurse": text}) for i, text in enumerate(gold)]
-    predictions = [Prediction(f"r{i}", "home", None, text) for i, text in enumerate(written)]
-    return Examples(records, predictions, LABELS, "nurse")
-
-
-ascii_texts = st.text(alphabet="abcAB .,-_'\n12", max_size=50)
-
-
-def test_rouge_l_by_hand():
-    # The common subsequence is "fever two days": 2 · 3 / (4 + 5).
-    assert value(RougeL(), compared(["Fever for two days"], ["fever, since two. days (39)"])) == pytest.approx(
-        100 * 2 * 3 / (4 + 5)
-    )
-    found = compared(["same words", None, "not written", "?"], ["Same words!", "x", None, "?"])
-    assert value(RougeL(), found) == pytest.approx(100 / 3)
-    assert RougeL().statistics(found).notes == (
-        "1 of 4 records have no gold rationale of source 'nurse' and are left out",
-        "1 of 3 predicted rationales are missing or empty and count as empty text",
-    )
-    with pytest.raises(NotComputed, match="no record has a gold rationale"):
-        RougeL().statistics(compared([None], ["x"]))
-    with pytest.raises(NotComputed, match="no rationale source"):
-        RougeL().statistics(replace(found, rationale_source=None))
-
-
-@settings(max_examples=200, deadline=None)
-@given(ascii_texts.filter(str.strip), ascii_texts)
-def test_rouge_l_equals_rouge_score(gold, written):
-    expected = RougeScorer(["rougeL"]).score(gold, written)["rougeL"].fmeasure
-    assert value(RougeL(), compared([gold], [written])) == pytest.approx(100 * expected, abs=1e-9)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.sampled_from("abc"), max_size=100), st.lists(st.sampled_from("abc"), max_size=100))
-def test_common_subsequence_equals_the_textbook_table(one, other):
-    row = [0] * (len(other) + 1)
-    for a in one:
-        previous = row
-        row = [0]
-        for j, b in enumerate(other):
-            row.append(previous[j] + 1 if a == b else max(previous[j + 1], row[j]))
-    assert common_subsequence(one, other) == common_subsequence(other, one) == row[-1]
