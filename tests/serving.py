@@ -21,6 +21,8 @@ from typing import Any
 from toy import LABELS, record, run
 
 from reason2decide.data.records import DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.model.decision import Decision
+from reason2decide.serve.served_model import ServedModel
 
 TRIAGE = LabelSet(LABELS.values, ordinal=True, urgent="last")
 SCREENING = LabelSet(("no", "yes"))
@@ -124,3 +126,11 @@ def http(path: str, body: bytes, *headers: str, method: str = "POST") -> bytes:
 
 def systemone(model: str = "triage", state: Any = TEXT, **more: Any) -> dict[str, Any]:
     return {"model": model, "state": state, "questions": {"disposition": CHOICE}, **more}
+
+
+def decided(model: ServedModel, *texts: str) -> list[Decision]:
+    """The model's decisions on texts that it can read."""
+    found = model.decide(texts)
+    decisions = [decision for decision in found if isinstance(decision, Decision)]
+    assert len(decisions) == len(texts)
+    return decisions

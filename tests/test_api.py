@@ -107,7 +107,7 @@ def test_methods_without_conditioned_rationales(
 
 
 def test_answers_and_results_show_as_escaped_tables(folder: Path, model: r2d.Model) -> None:
-    answer = r2d.Answer("<i>", "<b>", {"<b>": 0.75, "c": 0.25}, "<script>", True, ("<b>",))
+    answer = r2d.Answer("<i>", "<b>", {"<b>": 0.75, "c": 0.25}, "<script>", True, ("<b>",), 9, 9)
     for html in (answer._repr_html_(), r2d.Answers([answer])._repr_html_()):
         assert "<script>" not in html and "&lt;script&gt;" in html and "75.0%" in html and "defer" in html
     results = r2d.evaluate(model, "data", resamples=20, probed=0)

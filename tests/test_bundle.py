@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from tiny_models import build
 
-from reason2decide.data.records import LabelSet
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import BundleError, MissingExtraError
 from reason2decide.files import sha256_file
 from reason2decide.model.bundle import load_bundle
 from reason2decide.model.calibration import Calibration
+from reason2decide.model.engines import NotFinite
 from reason2decide.model.manifest import Manifest, read_manifest
+from reason2decide.model.predictor import Predictor
 from reason2decide.model.prompt_encoder import Lengths
 from reason2decide.training.save import save_bundle
 
@@ -138,3 +143,97 @@ def test_folders_that_are_no_bundles(tmp_path: Path, bundle: Path) -> None:
     assert "not the manifest of a bundle" in refusal(bundle)
     with pytest.raises(BundleError):
         read_manifest(bundle)
+
+
+# --- damage that a hash does not show ---------------------------------------------------------------------------------
+
+
+def sign_again(bundle: Path) -> None:
+    """List the files with the hashes they have now, as whoever saved damaged weights would have."""
+    manifest = read_manifest_unchecked(bundle)
+    change_manifest(bundle, files={name: sha256_file(bundle / name) for name in manifest["files"]})
+
+
+def read_manifest_unchecked(bundle: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((bundle / "manifest.json").read_text())
+    return content
+
+
+def change_weights(bundle: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    file = bundle / "model" / "model.safetensors"
+    weights = safetensors.torch.load_file(file)
+    change(weights)
+    safetensors.torch.save_file(weights, file, {"format": "pt"})
+    sign_again(bundle)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value: float, bundle: Path) -> None:
+    name = "decoder.final_layer_norm.weight"
+    change_weights(bundle, lambda weights: weights[name].__setitem__(0, value))
+    assert f"weights of {bundle} are damaged: {name} has values that are not finite numbers" in refusal(bundle)
+
+
+def test_a_missing_tensor_is_refused(bundle: Path) -> None:
+    name = "decoder.block.0.layer.1.EncDecAttention.q.weight"
+    change_weights(bundle, lambda weights: weights.pop(name))
+    assert f"the weights of {bundle} lack the tensor {name}" in refusal(bundle)
+
+
+def test_nothing_that_is_not_finite_leaves_the_engine(saved: Path) -> None:
+    predictor = Predictor.load(saved)
+    model = predictor.engine.model  # type: ignore[attr-defined]
+    model.decoder.final_layer_norm.weight.data[0] = float("nan")
+    for ask in (
+        lambda: predictor.distributions([Record("1", "cough")]),
+        lambda: predictor.rationales([Record("1", "cough")], ["home care"]),
+        lambda: list(predictor.stream(Record("1", "cough"), "home care")),
+    ):
+        with pytest.raises(NotFinite, match="values that are not finite numbers"):
+            ask()
+
+
+def test_a_bundle_overwritten_in_use_changes_nothing(bundle: Path) -> None:
+    """Loaded weights are the loader's own: not those of a file that others write to, or cut."""
+    predictor, case = Predictor.load(bundle), Record("1", "cough")
+    before = predictor.distributions([case]), predictor.rationales([case], ["home care"])
+    weights = bundle / "model" / "model.safetensors"
+    content = weights.read_bytes()
+    with weights.open("r+b") as stream:
+        stream.seek(len(content) // 2)
+        stream.write(bytes(len(content) // 4))
+        stream.truncate(3 * len(content) // 4)
+    assert (predictor.distributions([case]), predictor.rationales([case], ["home care"])) == before
+    assert "was altered" in refusal(bundle)
+
+
+def test_a_folder_from_a_hub_or_a_clone_loads(bundle: Path) -> None:
+    for name in (".gitattributes", ".git/config", ".cache/huggingface/download/manifest.json.metadata"):
+        (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+        (bundle / name).write_text("?")
+    load_bundle(bundle)
+
+
+def test_only_listed_files_inside_the_folder_are_loaded(bundle: Path) -> None:
+    listed = read_manifest_unchecked(bundle)["files"]
+    outside = bundle.parent / "outside.txt"
+    outside.write_text("?")
+    change_manifest(bundle, files={**listed, "../outside.txt": sha256_file(outside)})
+    assert "lacks ../outside.txt" in refusal(bundle)
+
+
+def test_the_hash_is_that_of_what_was_loaded(bundle: Path) -> None:
+    loaded = load_bundle(bundle)
+    assert loaded.manifest.sha256 == sha256_file(bundle / "manifest.json")
+    change_manifest(bundle, created="2030-01-01T00:00:00+00:00")
+    assert loaded.manifest.sha256 != sha256_file(bundle / "manifest.json")
+
+
+def test_no_space_for_the_copy(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import reason2decide.model.manifest as module
+
+    def full(*_: Any) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "_copy", full)
+    assert "No space left on device); TMPDIR names the folder" in refusal(bundle)

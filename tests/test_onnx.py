@@ -290,7 +290,7 @@ def test_damaged_exports_are_refused(load: Load, tmp_path: Path) -> None:
         OnnxEngine(tmp_path)
     engine = json.loads((tmp_path / "engine.json").read_text())
     (tmp_path / "engine.json").write_text(json.dumps({**engine, "format": 99}))
-    with pytest.raises(BundleError, match="export format 99, this program reads 1"):
+    with pytest.raises(BundleError, match="export format 99, this program reads 2"):
         OnnxEngine(tmp_path)
     (tmp_path / "engine.json").write_text("{")
     with pytest.raises(BundleError, match="is not what an export writes"):

@@ -17,14 +17,15 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from serving import CHOICE, SCREENING, TEXT, TRIAGE, systemone, train_bundle, triage_bundle
+from serving import CHOICE, SCREENING, TEXT, TRIAGE, decided, systemone, train_bundle, triage_bundle
 from starlette.testclient import TestClient
 
-from reason2decide.errors import ConfigError
+from reason2decide.errors import ConfigError, DataError
+from reason2decide.model.decision import Decision
 from reason2decide.serve.app import create_app
 from reason2decide.serve.audit import AuditLog
 from reason2decide.serve.auth import Authenticator, new_token
-from reason2decide.serve.served_model import Decision, ServedModel
+from reason2decide.serve.served_model import ServedModel
 from reason2decide.serve.settings import ServeSettings
 
 HOME, DOCTOR, AMBULANCE = TRIAGE.values
@@ -39,7 +40,7 @@ class Gated(ServedModel):
         self.begun, self.gate = threading.Event(), threading.Event()
         self.gate.set()
 
-    def decide(self, texts: Sequence[str]) -> list[Decision]:
+    def decide(self, texts: Sequence[str]) -> list[Decision | DataError]:
         self.begun.set()
         assert self.gate.wait(60)
         return super().decide(texts)
@@ -99,10 +100,10 @@ def events(text: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_system_one(client: TestClient, models: list[ServedModel]) -> None:
-    decision = models[0].decide([TEXT])[0]
+    decision = decided(models[0], TEXT)[0]
     question = {"type": "score", "criteria": list(TRIAGE.values)}
     reply = post(client, "/v1/systemone", systemone(questions={"where": CHOICE, "urgency": question}))
-    assert reply["model"] == "triage" and set(reply) == {"model", "answers", "usage"}
+    assert reply["model"] == "triage" and set(reply) == {"model", "text", "answers", "usage"}
     assert reply["usage"] == {"input_tokens": models[0].tokens([TEXT])[0], "output_tokens": 0}
     choice, score = reply["answers"]["where"], reply["answers"]["urgency"]
     assert set(choice) == {"type", "choice", "confidence", "probabilities"} and choice["choice"] == decision.label
@@ -113,7 +114,7 @@ def test_system_one(client: TestClient, models: list[ServedModel]) -> None:
 
 
 def test_decisions(client: TestClient, models: list[ServedModel]) -> None:
-    decision = models[0].decide([TEXT])[0]
+    decision = decided(models[0], TEXT)[0]
     choice = {"type": "choice", "name": "where", "choices": [{"value": label} for label in TRIAGE.values]}
     score = {"type": "score", "levels": [{"label": label, "description": "x"} for label in TRIAGE.values]}
     reply = post(client, "/v1/decisions", decisions(score, choice, safety_identifier="x"))
@@ -127,7 +128,7 @@ def test_decisions(client: TestClient, models: list[ServedModel]) -> None:
 
 def test_yes_or_no_on_a_model_whose_name_has_a_slash(client: TestClient, models: list[ServedModel]) -> None:
     name = "hospital/screening"
-    yes = models[1].decide([TEXT])[0].probabilities["yes"]
+    yes = decided(models[1], TEXT)[0].probabilities["yes"]
     noul = post(client, "/v1/systemone", systemone(name, questions={"q": {"type": "noul", "instructions": "Sick?"}}))
     predicate = post(client, "/v1/decisions", decisions({"type": "predicate", "instructions": "Sick?"}, model=name))
     assert noul["answers"]["q"] == {"type": "noul", "noul": pytest.approx(yes, abs=1e-6)}
@@ -136,7 +137,7 @@ def test_yes_or_no_on_a_model_whose_name_has_a_slash(client: TestClient, models:
 
 
 def test_the_rationale_and_more_on_request(client: TestClient, models: list[ServedModel]) -> None:
-    decision = models[0].decide([TEXT])[0]
+    decision = decided(models[0], TEXT)[0]
     own, other = models[0].explain([TEXT] * 2, [decision.label, AMBULANCE])
     assert own and other
     include = ["rationale", f"rationale:{AMBULANCE}", "prediction_set", "deferral"]
@@ -165,7 +166,7 @@ def test_the_rationale_by_header(client: TestClient) -> None:
 
 
 def test_a_subset_explains_its_own_choice(client: TestClient, models: list[ServedModel]) -> None:
-    least = min(own := dict(models[0].decide([TEXT])[0].probabilities), key=own.__getitem__)
+    least = min(own := dict(decided(models[0], TEXT)[0].probabilities), key=own.__getitem__)
     question = {"type": "choice", "criteria": {least: None}}
     reply = post(client, "/v1/systemone", systemone(questions={"q": question}, include=["rationale"]))
     answer = reply["answers"]["q"]
@@ -190,7 +191,7 @@ def test_a_rationale_is_streamed(client: TestClient, models: list[ServedModel]) 
     response = client.post("/v1/explain", json={"model": "triage", "text": TEXT})
     assert response.headers["content-type"].startswith("text/event-stream")
     first, *pieces, last = events(response.text)
-    decision = models[0].decide([TEXT])[0]
+    decision = decided(models[0], TEXT)[0]
     rationale = models[0].explain([TEXT], [decision.label])[0]
     assert first[0] == "decision" and first[1]["label"] == decision.label
     assert "".join(data["delta"] for kind, data in pieces if kind == "rationale") == rationale != ""
@@ -462,7 +463,7 @@ def test_every_request_is_recorded(models: list[ServedModel], bundle: Path, tmp_
     rows = sqlite3.connect(tmp_path / "audit.db").execute(
         "SELECT caller, endpoint, model, model_hash, input_hash, label, confidence, status FROM requests"
     )
-    decision = models[0].decide([TEXT])[0]
+    decision = decided(models[0], TEXT)[0]
     common = ("triage", models[0].hash, expected)
     near = pytest.approx(decision.confidence, abs=1e-6)
     assert rows.fetchall() == [

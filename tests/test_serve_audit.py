@@ -272,6 +272,23 @@ def test_what_is_no_audit_record_is_refused(tmp_path: Path) -> None:
         AuditLog(wrong / "audit.sqlite", 30)
 
 
+def test_a_record_of_the_first_format_goes_on(path: Path) -> None:
+    """Its rows stay as they are, and new ones also say how much of a text was read."""
+    with AuditLog(path, 30) as log:
+        log.record(caller="before", endpoint="/v1/explain", status=200, latency_ms=1)
+    with connected(path) as connection:  # as format 1 was
+        connection.executescript(
+            "ALTER TABLE requests DROP COLUMN tokens; ALTER TABLE requests DROP COLUMN tokens_read; "
+            "PRAGMA user_version = 1"
+        )
+    with AuditLog(path, 30) as log:
+        log.record(caller="after", endpoint="/v1/explain", status=200, latency_ms=1, tokens=9, tokens_read=5)
+    assert [(row["caller"], row["tokens"], row["tokens_read"]) for row in rows(path)] == [
+        ("before", None, None),
+        ("after", 9, 5),
+    ]
+
+
 def test_a_missing_or_damaged_key_is_refused(path: Path) -> None:
     AuditLog(path, 30).close()
     key = path.with_name("audit.sqlite.key")

@@ -26,10 +26,12 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from serving import decided
 from toy import LABELS, run
 
 from reason2decide.data.records import DatasetFolder, LabelSet
 from reason2decide.errors import ConfigError
+from reason2decide.model.decision import Decision
 from reason2decide.serve import cards, cds_hooks
 from reason2decide.serve.app import create_app
 from reason2decide.serve.audit import AuditLog, AuditUnavailable
@@ -37,7 +39,7 @@ from reason2decide.serve.auth import Authenticator, new_token
 from reason2decide.serve.batching import Batcher
 from reason2decide.serve.cds_hooks import PREFETCH
 from reason2decide.serve.fhir import FhirText
-from reason2decide.serve.served_model import Decision, ServedModel
+from reason2decide.serve.served_model import ServedModel
 from reason2decide.serve.settings import ServeSettings
 
 DOCS = Path(__file__).parents[1] / "docs" / "cds_hooks.md"
@@ -175,17 +177,17 @@ def test_a_call_is_answered_with_one_card(client: TestClient, model: ServedModel
     assert set(reply.json()) == {"cards"}
     (card,) = reply.json()["cards"]
     assert set(card) == {"uuid", "summary", "detail", "indicator", "source", "overrideReasons"}
-    (decided,) = model.decide([NOTE])
-    assert decided.label in card["summary"]
+    (decision,) = decided(model, NOTE)
+    assert decision.label in card["summary"]
     assert card["source"] == {"label": "Reason2Decide: Toy triage"}
-    for label, probability in decided.probabilities.items():
+    for label, probability in decision.probabilities.items():
         assert f"| {label} | {cards._percent(probability)} |" in card["detail"]
     assert model.hash[:12] in card["detail"]
 
 
 def test_the_rationale_is_in_the_detail(client: TestClient, model: ServedModel) -> None:
-    (decided,) = model.decide([NOTE])
-    (rationale,) = model.explain([NOTE], [decided.label])
+    (decision,) = decided(model, NOTE)
+    (rationale,) = model.explain([NOTE], [decision.label])
     assert len(rationale.split()) > 2
     (card,) = client.post(URL, json=call()).json()["cards"]
     assert f"which nobody has checked:** {rationale}\n" in card["detail"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import openai
 import pytest
 import typesafe_sdk
-from serving import SCREENING, TEXT, TRIAGE, Server, running, train_bundle, triage_bundle
+from serving import SCREENING, TEXT, TRIAGE, Server, decided, running, train_bundle, triage_bundle
 from typesafe_sdk import Choice, Noul, RetryPolicy, Score, TypeSafeClient
 
 from reason2decide.llm.client.calls import DecisionCall, ModelAnswer, Question
@@ -59,7 +59,7 @@ def openai_client(server: Server) -> openai.OpenAI:
 
 
 def test_typesafe_choice_score_and_noul(typesafe: TypeSafeClient, model: ServedModel) -> None:
-    decision = model.decide([TEXT])[0]
+    decision = decided(model, TEXT)[0]
     score = Score(instructions="How urgent?", criteria=list(TRIAGE.values))
     found = typesafe.system_one(TEXT, {"where": CHOICE, "urgency": score})
     assert found.model == "triage" and found.request_id
@@ -99,7 +99,7 @@ def test_typesafe_errors(typesafe: TypeSafeClient) -> None:
 
 
 def test_openai_choice_score_and_predicate(openai_client: openai.OpenAI, model: ServedModel) -> None:
-    decision = model.decide([TEXT])[0]
+    decision = decided(model, TEXT)[0]
     score = {"type": "score", "instructions": "How urgent?", "levels": [{"label": label} for label in TRIAGE.values]}
     found = openai_client.decisions.create(model="triage", input=TEXT, questions=[CHOICES, score])  # type: ignore[list-item]
     choice, scored = found.answers
@@ -152,4 +152,4 @@ def test_our_own_client(server: Server, model: ServedModel, dialect: Dialect, tm
     ((_, answer),) = client.run([DecisionCall("1", TEXT, questions)])
     assert isinstance(answer, ModelAnswer) and answer.probabilities is not None
     for name in questions:
-        assert answer.probabilities[name] == pytest.approx(dict(model.decide([TEXT])[0].probabilities), abs=1e-4)
+        assert answer.probabilities[name] == pytest.approx(dict(decided(model, TEXT)[0].probabilities), abs=1e-4)

@@ -12,10 +12,10 @@ from serving import SCREENING, TEXT, TRIAGE
 from transformers.decision.template_utils import Question
 
 from reason2decide.data.records import LabelSet
+from reason2decide.model.decision import Decision
 from reason2decide.serve.answers import choice_confidence, score_confidence, score_of
 from reason2decide.serve.questions import Asked, Wanted, decisions_asked, systemone_asked, wanted
 from reason2decide.serve.replies import Fault, error_body
-from reason2decide.serve.served_model import Decision
 from reason2decide.serve.wire import DecisionsRequest, InputItem, Refused, SystemOneRequest, input_text, state_text
 
 HOME, DOCTOR, AMBULANCE = TRIAGE.values

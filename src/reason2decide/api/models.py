@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -13,6 +13,7 @@ from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import ConfigError, DataError, require
 from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
 from reason2decide.model.predictor import Predictor
+from reason2decide.model.reading import LongTexts, ReadingSettings
 
 Case = str | Record
 
@@ -26,8 +27,10 @@ class Answer:
         label: the most probable label.
         probabilities: calibrated probability of each label, in the label set's order; they sum to 1.
         rationale: the reason for `label`; None where the model writes none.
-        deferred: whether the probability of `label` is under the deferral threshold, so that a person should decide.
+        deferred: whether a person should decide: the probability of `label` is under the deferral threshold, or the
+            text was not read whole and such texts are deferred (`load`).
         prediction_set: the labels that may well be right, most probable first.
+        tokens, tokens_read: how many tokens the text has, and how many of them the model has read.
     """
 
     id: str
@@ -36,6 +39,8 @@ class Answer:
     rationale: str | None
     deferred: bool
     prediction_set: tuple[str, ...]
+    tokens: int
+    tokens_read: int
 
     @property
     def probability(self) -> float:
@@ -88,11 +93,8 @@ class Answers(list[Answer]):
 class Model:
     """A loaded bundle or export, which `load` returns."""
 
-    def __init__(
-        self, predictor: Predictor, *, error_rate: float = ERROR_RATE, miscoverage: float = MISCOVERAGE
-    ) -> None:
+    def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
-        self._operating_point = predictor.bundle.calibration.operating_point(error_rate, miscoverage)
 
     @property
     def path(self) -> Path:
@@ -169,31 +171,35 @@ class Model:
         return Answers(self._answer(prediction) for prediction in self.predictor.predict(records))
 
     def _answer(self, prediction: Prediction) -> Answer:
-        probabilities, point = prediction.probabilities, self._operating_point
-        assert probabilities is not None, "a predictor's predictions have probabilities"
-        return Answer(
-            prediction.id,
-            prediction.predicted_label,
-            probabilities,
-            prediction.rationale,
-            point.defers(probabilities[prediction.predicted_label]),
-            point.prediction_set(probabilities),
-        )
+        values = asdict(prediction)
+        return Answer(label=values.pop("predicted_label"), **values)
 
     def __repr__(self) -> str:
         return f"Model({str(self.path)!r}, method={self.method!r}, labels={list(self.labels.values)})"
 
 
-def load(path: str | Path, *, error_rate: float = ERROR_RATE, miscoverage: float = MISCOVERAGE) -> Model:
+def load(
+    path: str | Path,
+    *,
+    error_rate: float = ERROR_RATE,
+    miscoverage: float = MISCOVERAGE,
+    long_texts: LongTexts = "decide",
+    input_tokens: int | None = None,
+) -> Model:
     """Load a bundle (with torch) or an export (without).
 
     Args:
         path: the folder that `r2d train` wrote at RUN/bundle, or `r2d export`.
         error_rate: target among decisions that are not deferred; sets the deferral threshold from validation.
         miscoverage: share of prediction sets that may miss the right label.
+        long_texts: how texts over the prompt's limit are read: `decide` on their beginning; `defer` to a person,
+            besides deciding on their beginning; `refuse`; or read overlapping `windows`, of which the most urgent
+            answer wins.
+        input_tokens: longest prompt in tokens; None takes the limit of training. More needs a base such as T5.
 
     Raises:
         BundleError: not a bundle or export, or damaged.
+        ConfigError: unknown `long_texts`.
         MissingExtraError: a package that runs it is not installed; the message gives the `pip install`.
 
     Example:
@@ -201,7 +207,8 @@ def load(path: str | Path, *, error_rate: float = ERROR_RATE, miscoverage: float
         >>> r2d.load("run/bundle")
         Model('run/bundle', method='r2d', labels=['home care', 'see a doctor', 'call an ambulance'])
     """
-    return Model(Predictor.load(Path(path)), error_rate=error_rate, miscoverage=miscoverage)
+    reading = ReadingSettings(long_texts, input_tokens)
+    return Model(Predictor.load(Path(path), reading, error_rate=error_rate, miscoverage=miscoverage))
 
 
 def _record(case: Case, place: int) -> Record:

@@ -15,6 +15,7 @@ import typer
 from reason2decide.console import warn
 from reason2decide.errors import ConfigError, DataError, Interrupted, require
 from reason2decide.files import means_full_disk
+from reason2decide.model.reading import INPUT_TOKENS_HELP, LEAST_INPUT, LONG_TEXTS_HELP, LongTexts, ReadingSettings
 
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Bundle = Annotated[Path, typer.Argument(help="A bundle, which `r2d train` writes to RUN/bundle, or an export.")]
@@ -84,12 +85,15 @@ def predict_command(
     text: Annotated[str, typer.Option(help="Column of the text in a CSV file.")] = "text",
     encoding: Annotated[str, typer.Option(help="Encoding of the file.")] = "utf-8",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad line.")] = False,
+    long_texts: Annotated[LongTexts, typer.Option(help=LONG_TEXTS_HELP)] = "decide",
+    input_tokens: Annotated[int | None, typer.Option(help=INPUT_TOKENS_HELP, min=LEAST_INPUT)] = None,
     force: Force = False,
 ) -> None:
     """Decide and explain: a label, its probabilities and a rationale for each case, in their order."""
     from reason2decide.data.cases import read_cases
     from reason2decide.files import new_file, require_absent
 
+    reading = ReadingSettings(long_texts, input_tokens)
     bad: list[str] = []
 
     def on_bad(error: DataError) -> None:
@@ -114,21 +118,23 @@ def predict_command(
     def decide(stream: TextIO) -> None:
         # Typed lines are answered one by one, a pipe in batches.
         read_ahead = READ_AHEAD if cases != Path("-") else 1 if sys.stdin.isatty() else BATCH_SIZE
-        decidable = predictor.decidable(chain([first], records), on_bad)
-        predictions = predictor.predict(decidable, read_ahead=read_ahead)
+        predictions = predictor.predict(chain([first], records), read_ahead=read_ahead, on_bad=on_bad)
         total = len(JsonlRecords(cases)) if cases.suffix == ".jsonl" else None
         for prediction in track(predictions, "deciding", total, "cases"):
             stream.write(json.dumps(prediction.to_json(), ensure_ascii=False) + "\n")
             stream.flush()
 
-    predictor = Predictor.load(bundle)
+    predictor = Predictor.load(bundle, reading)
     if to_stdout:
         decide(sys.stdout)
     else:
         with new_file(out, force=force) as partial, partial.open("w", encoding="utf-8") as stream:
             decide(stream)
     if predictor.cut_texts.cut:
-        warn(f"{predictor.cut_texts} texts were cut to {predictor.bundle.manifest.lengths.input} tokens")
+        warn(
+            f"{predictor.cut_texts} texts are longer than the model reads ({predictor.longest_prompt} tokens in a "
+            "prompt): their rows have tokens_read below tokens. --long-texts windows reads on"
+        )
     if bad:
         warn(f"{len(bad)} bad lines were skipped; --strict stops at the first")
 

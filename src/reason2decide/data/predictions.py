@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,26 @@ NO_ANSWER = ""  # the label if a system did not decide, or gave something that i
 class Prediction:
     """A system's decision on one record, with `probabilities` by label and a rationale where it gives them.
 
-    Without a valid answer the label is `NO_ANSWER`, which is never right and never another label.
+    A trained model also says whether a person should decide (`deferred`), which labels it cannot rule out
+    (`prediction_set`), and how many of the text's tokens it has read (`tokens_read` of `tokens`). Without a valid
+    answer the label is `NO_ANSWER`, which is never right and never another label.
     """
 
     id: str
     predicted_label: str
     probabilities: Mapping[str, float] | None = None
     rationale: str | None = None
+    deferred: bool | None = None
+    prediction_set: tuple[str, ...] | None = None
+    tokens: int | None = None
+    tokens_read: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The prediction as a JSON object without absent fields."""
-        value: dict[str, Any] = {"id": self.id, "predicted_label": self.predicted_label}
-        if self.probabilities is not None:
-            value["probabilities"] = dict(self.probabilities)
-        if self.rationale is not None:
-            value["rationale"] = self.rationale
-        return value
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+_KEYS = {key.name for key in fields(Prediction)}
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
@@ -63,7 +67,8 @@ def read_predictions(path: Path) -> list[Prediction]:
                 isinstance(value.get(key), str) for key in ("id", "predicted_label")
             ):
                 raise DataError(f"{path}, line {number}: expected an object with the strings id and predicted_label")
-            predictions.append(
-                Prediction(value["id"], value["predicted_label"], value.get("probabilities"), value.get("rationale"))
-            )
+            known = {key: value[key] for key in _KEYS & value.keys()}
+            if known.get("prediction_set") is not None:
+                known["prediction_set"] = tuple(known["prediction_set"])
+            predictions.append(Prediction(**known))
     return predictions

@@ -16,6 +16,7 @@ import tomli_w
 
 from reason2decide.errors import ConfigError, unknown_key
 from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
+from reason2decide.model.reading import INPUT_TOKENS_HELP, LEAST_INPUT, LONG_TEXTS_HELP, LongTexts, ReadingSettings
 
 IntervalMethod = Literal["percentile", "bca"]
 RESAMPLES = 1000  # ours: the interval's ends then move by about 2 % of its width from seed to seed
@@ -72,6 +73,8 @@ class Settings:
         default=None, metadata={"help": "Baseline file in bert-score's format, to rescale BERTScore."}
     )
     bertscore_idf: bool = field(default=False, metadata={"help": "Weight BERTScore's tokens by their rarity."})
+    long_texts: LongTexts = field(default="decide", metadata={"help": LONG_TEXTS_HELP})
+    input_tokens: int | None = field(default=None, metadata={"help": INPUT_TOKENS_HELP, "min": LEAST_INPUT})
     probed: int = field(
         default=PROBED_RECORDS,
         metadata={"help": "Number of records for which to ask the model more about its rationales.", "min": 0},
@@ -86,6 +89,7 @@ class Settings:
         for name in ("error_rate", "miscoverage"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} = {getattr(self, name)!r}: expected a number from 0 to 1")
+        ReadingSettings(self.long_texts, self.input_tokens)  # an impossible one is refused
         for name, least in (("probed", 0), ("resamples", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} = {getattr(self, name)!r}: expected a whole number of at least {least}")

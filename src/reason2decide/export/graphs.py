@@ -30,6 +30,7 @@ from reason2decide.errors import BaseModelError, UserError, require
 from reason2decide.export.quantization import by_block, by_token
 from reason2decide.export.shapes import simplify_shapes
 from reason2decide.model.engines.onnx import ENGINE_FILE, ENGINE_FORMAT, HIDDEN, EngineFile
+from reason2decide.model.reading import positions_of
 
 ATTENTION = "reason2decide_export"  # the name our attention function has in transformers
 OPSET = 18  # the first whose ReduceMax takes its axes as an input; ONNX Runtime 1.15 and later read it
@@ -112,6 +113,7 @@ def export_graphs(model: Any, tokenizer: Any, folder: Path, weights: str) -> Non
         layers=len(cross) // 2,
         heads=heads,
         width=width,
+        positions=positions_of(model.config),
         encoder="encoder.onnx",
         decoder="decoder.onnx",
     )

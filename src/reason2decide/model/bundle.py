@@ -8,7 +8,8 @@
       README.md            the model card
       model/               safetensors weights, model configuration, tokenizer
 
-Loading executes nothing from the folder: safetensors and JSON only, each file checked against its saved hash.
+Loading executes nothing from the folder: safetensors and JSON only, each file checked against its saved hash. What is
+loaded is a private copy, so that a folder overwritten while its model is in use changes nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from reason2decide.errors import BundleError, require
 from reason2decide.model.calibration import Calibration
 from reason2decide.model.hub import first_line, silence_transformers
-from reason2decide.model.manifest import Manifest, read_manifest
+from reason2decide.model.manifest import Manifest, verified_copy
 from reason2decide.model.prompt_encoder import PromptEncoder
 
 CALIBRATION = "calibration.json"
@@ -44,14 +45,20 @@ class ModelBundle(Bundle):
     model: Any
 
 
-def load_bundle(path: Path, manifest: Manifest | None = None) -> ModelBundle:
-    """Load a bundle's model and tokenizer; `manifest` is its manifest, if already read and checked.
+def load_bundle(path: Path, manifest: Manifest | None = None, copy: Path | None = None) -> ModelBundle:
+    """Load a bundle's model and tokenizer.
+
+    Args:
+        manifest, copy: what `verified_copy` gave for `path`, where the caller needs it too.
 
     Raises:
-        BundleError: as `read_manifest`, or it is an export, which has no model for torch.
+        BundleError: as `verified_copy`; it is an export, which has no model for torch; a tensor is missing from its
+            weights, or not finite.
         MissingExtraError: torch or transformers is not installed.
     """
-    manifest = manifest or read_manifest(path)
+    if manifest is None or copy is None:
+        with verified_copy(path) as (manifest, copy):
+            return load_bundle(path, manifest, copy)
     if manifest.engine is not None:
         raise BundleError(f"{path} is an export for {manifest.engine['name']}; give the bundle that it was made from")
     # Serving without torch takes an export.
@@ -60,20 +67,33 @@ def load_bundle(path: Path, manifest: Manifest | None = None) -> ModelBundle:
     transformers = require("transformers", "train", needed_by)
 
     silence_transformers()
-    folder = path / "model"
+    folder = copy / "model"
     try:
-        model = transformers.AutoModelForSeq2SeqLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
+        model, loaded = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a foreign folder can make the library raise anything
         raise BundleError(f"the model of {path} cannot be loaded: {first_line(error)}") from None
+    for name in sorted(loaded["missing_keys"]):
+        raise BundleError(f"the weights of {path} lack the tensor {name}; copy the bundle again")
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise BundleError(
+                f"the weights of {path} are damaged: {name} has values that are not finite numbers; "
+                "copy the bundle again, or train the model again"
+            )
     encoder = PromptEncoder(tokenizer, manifest.lengths)
-    return ModelBundle(path, manifest, _calibration(path), encoder, model.eval())
+    return ModelBundle(path, manifest, _calibration(copy), encoder, model.eval())
 
 
-def load_export(path: Path, manifest: Manifest) -> Bundle:
-    """Load an export except its graphs, without torch or transformers; `manifest` is already read and checked.
+def load_export(path: Path, manifest: Manifest, copy: Path) -> Bundle:
+    """Load an export except its graphs, without torch or transformers; arguments as `load_bundle`.
 
     Raises:
         BundleError: its tokenizer is damaged.
@@ -81,8 +101,8 @@ def load_export(path: Path, manifest: Manifest) -> Bundle:
     """
     from reason2decide.model.plain_tokenizer import PlainTokenizer
 
-    encoder = PromptEncoder(PlainTokenizer(path / "model"), manifest.lengths)
-    return Bundle(path, manifest, _calibration(path), encoder)
+    encoder = PromptEncoder(PlainTokenizer(copy / "model"), manifest.lengths)
+    return Bundle(path, manifest, _calibration(copy), encoder)
 
 
 def _calibration(path: Path) -> Calibration:

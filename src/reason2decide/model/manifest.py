@@ -1,10 +1,13 @@
-"""The manifest of a bundle or export, and the check that its files are unchanged."""
+"""The manifest of a bundle or export, the check that its files are unchanged, and a private copy to load from."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,8 @@ class Manifest:
 
     `training` has the best step and value of each stage; `dataset` the name and file hashes of the training data.
     `engine` is None where torch runs it; for an export it has the weight type and the parity (`export/bundle.py`).
+    `files` has the SHA-256 of every other file of the folder, and `sha256` that of the manifest file, which thus stands
+    for all of them; both are empty until it is read from a file.
     """
 
     method: str
@@ -40,6 +45,8 @@ class Manifest:
     engine: Mapping[str, Any] | None = None
     prompt_version: int = PROMPT_VERSION
     bundle_format: int = BUNDLE_FORMAT
+    files: Mapping[str, str] = field(default_factory=dict, compare=False)
+    sha256: str = field(default="", compare=False)
 
     @property
     def explain(self) -> Explain:
@@ -52,7 +59,8 @@ class Manifest:
         return list(self.rationale_sources.values())[-1] if self.rationale_sources else None
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "lengths": self.lengths.model_dump()}
+        value = {**asdict(self), "lengths": self.lengths.model_dump()}
+        return {key: value[key] for key in value if key not in ("files", "sha256")}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Manifest:
@@ -80,6 +88,51 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         BundleError: not a bundle, from another version, with a pickle in it, or with a file missing, added or altered.
     """
+    manifest = _parsed(path)
+    for name, digest in manifest.files.items():
+        if sha256_file(path / name) != digest:
+            raise _altered(path / name)
+    return manifest
+
+
+@contextlib.contextmanager
+def verified_copy(path: Path) -> Iterator[tuple[Manifest, Path]]:
+    """A bundle's manifest and a private copy of the files that it lists, to load the model from.
+
+    The bytes that were hashed are the bytes that are loaded, and whatever happens to `path` later, nothing that is
+    memory-mapped changes. The copy is removed at the end; on Unix, what is mapped stays readable.
+
+    Raises:
+        BundleError: as `read_manifest`, or there is no space for the copy.
+    """
+    manifest = _parsed(path)
+    with tempfile.TemporaryDirectory(prefix="reason2decide-", ignore_cleanup_errors=True) as temporary:
+        copy = Path(temporary)
+        for name, digest in manifest.files.items():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                found = _copy(path / name, copy / name)
+            except OSError as error:
+                raise BundleError(
+                    f"{path / name} cannot be copied to {temporary} to be loaded ({error.strerror}); "
+                    "TMPDIR names the folder for such copies"
+                ) from None
+            if found != digest:
+                raise _altered(path / name)
+        yield manifest, copy
+
+
+def _copy(source: Path, target: Path) -> str:
+    """Copy a file and return the SHA-256 of the bytes written."""
+    digest = hashlib.sha256()
+    with source.open("rb") as stream, target.open("wb") as out:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+            out.write(chunk)
+    return digest.hexdigest()
+
+
+def _parsed(path: Path) -> Manifest:
     manifest_path = path / MANIFEST
     if not path.is_dir():
         raise BundleError(f"{path} is not a folder; expected a bundle, which `r2d train` writes at RUN/bundle")
@@ -87,10 +140,11 @@ def read_manifest(path: Path) -> Manifest:
         hint = f"; did you mean {path / 'bundle'}?" if (path / "bundle").is_dir() else ""
         raise BundleError(f"{path} is not a bundle: it has no manifest.json{hint}")
     try:
-        content = json.loads(manifest_path.read_text("utf-8"))
-        expected = dict(content.pop("files"))
+        written = manifest_path.read_bytes()
+        content = json.loads(written)
+        files = {str(name): str(digest) for name, digest in content["files"].items()}
         found_format, found_prompts = content["bundle_format"], content["prompt_version"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BundleError(f"{manifest_path} is not the manifest of a bundle; train the model again") from None
     if found_format != BUNDLE_FORMAT:
         raise BundleError(
@@ -102,9 +156,9 @@ def read_manifest(path: Path) -> Manifest:
             f"{path} was trained with prompt version {found_prompts}, this program uses version {PROMPT_VERSION}, "
             "which the model has never seen; use the version of reason2decide that wrote it, or train again"
         )
-    _require_intact(path, expected)
+    _require_exactly(path, files)
     try:
-        manifest = Manifest.from_json(content)
+        manifest = Manifest.from_json({**content, "sha256": hashlib.sha256(written).hexdigest()})
     except (KeyError, TypeError, ValueError, DataError) as error:
         raise BundleError(f"{manifest_path} is not the manifest of a bundle ({error}); train the model again") from None
     if manifest.method not in METHODS:
@@ -112,23 +166,23 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def _require_intact(path: Path, expected: Mapping[str, str]) -> None:
-    # Hidden files (from a file browser) are never read, so they are allowed.
-    files = (item for item in path.rglob("*") if item.is_file() and not item.name.startswith("."))
-    present = {item.relative_to(path).as_posix() for item in files} - {MANIFEST}
+def _require_exactly(path: Path, listed: Mapping[str, str]) -> None:
+    """Raise `BundleError` unless the folder has the listed files, inside it, and no others."""
+    # What a file browser, git or a hub download leaves there is hidden, and never read: only listed files are.
+    found = (item.relative_to(path) for item in path.rglob("*") if item.is_file())
+    present = {item.as_posix() for item in found if not any(part.startswith(".") for part in item.parts)} - {MANIFEST}
     pickles = sorted(name for name in present if Path(name).suffix in PICKLES)
     if pickles:
         raise BundleError(
             f"{path} contains {pickles[0]}, which may run code when read; bundles are safetensors and JSON"
         )
-    for name in sorted(set(expected) - present):
+    for name in sorted(set(listed) - present):
         raise BundleError(f"{path} lacks {name}, which its manifest lists; copy the whole bundle again")
-    for name in sorted(present - set(expected)):
+    for name in sorted(present - set(listed)):
         raise BundleError(
             f"{path} contains {name}, which its manifest does not list; remove it or copy the bundle again"
         )
-    for name, digest in expected.items():
-        if sha256_file(path / name) != digest:
-            raise BundleError(
-                f"{path / name} was altered after the bundle was saved (its SHA-256 differs); copy it again"
-            )
+
+
+def _altered(file: Path) -> BundleError:
+    return BundleError(f"{file} was altered after the bundle was saved (its SHA-256 differs); copy it again")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,41 +13,121 @@ from numpy.typing import NDArray
 
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import Record
-from reason2decide.errors import DataError
+from reason2decide.errors import BundleError, DataError
 from reason2decide.method.prompts import body
 from reason2decide.model.bundle import Bundle, load_bundle, load_export
 from reason2decide.model.calibration import label_distribution
+from reason2decide.model.decision import Decision
 from reason2decide.model.engines import Engine
-from reason2decide.model.manifest import read_manifest
-from reason2decide.model.prompt_encoder import Truncation
+from reason2decide.model.manifest import verified_copy
+from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
+from reason2decide.model.prompt_encoder import PromptEncoder, TokenIds, Truncation
+from reason2decide.model.reading import (
+    WHAT_FITS,
+    Part,
+    ReadingSettings,
+    UnreadableText,
+    deciding_window,
+    explaining_window,
+)
 
 READ_AHEAD = 256  # ours: records sorted by length together, so that batches contain little padding
 BATCH_SIZE = 32  # ours
 
 
-class Predictor:
-    """Decides and explains with a loaded bundle or export; `cut_texts` counts the texts that were too long."""
+@dataclass(frozen=True)
+class _ReadText:
+    """A text as the model reads it: its tokens, the parts of them that prompts contain, and the labels to choose from.
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
-        self.bundle, self.engine = bundle, engine
+    `head` is what each part is preceded by: the tokens of a record's own choices.
+    """
+
+    tokens: TokenIds
+    parts: Sequence[Part]
+    choices: tuple[str, ...]
+    head: TokenIds = ()
+
+    def part(self, index: int) -> list[int]:
+        """The tokens of one part as they follow a prefix."""
+        begin, end = self.parts[index]
+        return [*self.head, *self.tokens[begin:end]]
+
+
+class Predictor:
+    """Decides and explains with a loaded bundle or export; `cut_texts` counts the texts that were not read whole.
+
+    Args:
+        reading: how texts over the prompt's limit are read.
+        error_rate: target among decisions that are not deferred; `miscoverage`: allowed for prediction sets. Both are
+            looked up in the model's validation outcomes.
+
+    Raises:
+        BundleError: the reading asks for longer prompts than the model has positions for.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        reading: ReadingSettings = WHAT_FITS,
+        *,
+        error_rate: float = ERROR_RATE,
+        miscoverage: float = MISCOVERAGE,
+    ) -> None:
+        self.bundle, self.engine, self.reading, self.encoder = bundle, engine, reading, bundle.encoder
+        self.operating_point = bundle.calibration.operating_point(error_rate, miscoverage)
         self.cut_texts = Truncation()
+        if reading.input_tokens is not None:
+            if engine.positions is not None and reading.input_tokens > engine.positions:
+                raise BundleError(
+                    f"{bundle.path} reads prompts of at most {engine.positions} tokens, {reading.input_tokens} are "
+                    "asked for; only bases with relative positions, such as T5, read longer ones"
+                )
+            limits = bundle.manifest.lengths.model_copy(update={"input": reading.input_tokens})
+            self.encoder = PromptEncoder(bundle.encoder.tokenizer, limits)
 
     @classmethod
-    def load(cls, path: Path) -> Predictor:
-        """Load a bundle onto torch, or an export onto the engine it was made for.
+    def load(
+        cls,
+        path: Path,
+        reading: ReadingSettings = WHAT_FITS,
+        *,
+        error_rate: float = ERROR_RATE,
+        miscoverage: float = MISCOVERAGE,
+    ) -> Predictor:
+        """Load a bundle onto torch, or an export onto the engine it was made for, and let it decide once.
 
         Raises:
-            BundleError, MissingExtraError: as `bundle.load_bundle` and `bundle.load_export`.
+            BundleError, MissingExtraError: as `bundle.load_bundle` and `bundle.load_export`; or the model's answers are
+                not finite numbers.
         """
-        manifest = read_manifest(path)
-        if manifest.engine is not None:
-            from reason2decide.model.engines.onnx import OnnxEngine
+        bundle: Bundle
+        engine: Engine
+        with verified_copy(path) as (manifest, copy):
+            if manifest.engine is not None:
+                from reason2decide.model.engines.onnx import OnnxEngine
 
-            return cls(load_export(path, manifest), OnnxEngine(path / "model"))
-        bundle = load_bundle(path, manifest)
-        from reason2decide.model.engines.torch import TorchEngine
+                bundle, engine = load_export(path, manifest, copy), OnnxEngine(copy / "model")
+            else:
+                bundle = load_bundle(path, manifest, copy)
+                from reason2decide.model.engines.torch import TorchEngine
 
-        return cls(bundle, TorchEngine(bundle.model, bundle.encoder.tokenizer))
+                engine = TorchEngine(bundle.model, bundle.encoder.tokenizer)
+        predictor = cls(bundle, engine, reading, error_rate=error_rate, miscoverage=miscoverage)
+        predictor.try_once()
+        return predictor
+
+    def try_once(self) -> None:
+        """Score the labels of a short text and write one token, so that a model that cannot is refused when loaded.
+
+        Raises:
+            NotFinite: its answers are not finite numbers.
+        """
+        text = self.encoder.text_ids(["warm-up"])[0]
+        labels = self.bundle.manifest.labels.values or ("yes",)
+        self.engine.score_labels([self.encoder.predict_ids(text)], [self.encoder.candidates(labels)])
+        if self.explains:
+            self.engine.generate([self.encoder.explain_ids(text, None)], 1)
 
     def choices(self, record: Record) -> tuple[str, ...]:
         """The labels a record may be given.
@@ -59,90 +140,156 @@ class Predictor:
             raise DataError("it has no choices, and this model has no label set")
         return choices
 
-    def decidable(self, records: Iterable[Record], on_bad: Callable[[DataError], None]) -> Iterator[Record]:
-        """Yield the records this model can decide on; the errors of the others go to `on_bad`."""
-        for record in records:
-            try:
-                self.bundle.encoder.candidates(self.choices(record))
-            except DataError as error:
-                on_bad(DataError(f"record {record.id!r}: {error}"))
-            else:
-                yield record
+    def decide(self, records: Sequence[Record]) -> list[Decision | DataError]:
+        """The decision on each record, or why there is none: its labels or its text cannot be used.
 
-    def predict(self, records: Iterable[Record], *, read_ahead: int = READ_AHEAD) -> Iterator[Prediction]:
+        A record's decision does not depend on the others.
+        """
+        read = [self._readable(record, ids) for record, ids in zip(records, self._text_ids(records), strict=True)]
+        distributions = iter(self._by_part([text for text in read if isinstance(text, _ReadText)]))
+        return [text if isinstance(text, DataError) else self._decision(text, next(distributions)) for text in read]
+
+    def predict(
+        self,
+        records: Iterable[Record],
+        *,
+        read_ahead: int = READ_AHEAD,
+        on_bad: Callable[[DataError], None] | None = None,
+    ) -> Iterator[Prediction]:
         """Yield a prediction for each record in order, reading ahead at most `read_ahead` of them.
 
+        Args:
+            on_bad: gets the error of each record that cannot be decided on, which is then left out; None raises it.
+
         Raises:
-            DataError: a record has no choices, or two of its labels look the same to the tokenizer.
+            DataError: a record has no choices, two of its labels look the same to the tokenizer, or its text cannot be
+                read, or is too long where such texts are refused.
         """
         stream = iter(records)
         while ahead := list(islice(stream, read_ahead)):
-            texts = self._text_ids(ahead)
-            distributions = self._distributions(texts, ahead)
-            labels = [max(p, key=p.__getitem__) for p in distributions]
-            rationales: Sequence[str | None] = self._rationales(texts, labels) if self.explains else [None] * len(ahead)
-            for record, label, p, rationale in zip(ahead, labels, distributions, rationales, strict=True):
-                yield Prediction(record.id, label, p, rationale)
+            decided: list[tuple[Record, Decision]] = []
+            for record, decision in zip(ahead, self.decide(ahead), strict=True):
+                if isinstance(decision, Decision):
+                    decided.append((record, decision))
+                    continue
+                error = DataError(f"record {record.id!r}: {decision}")
+                if on_bad is None:
+                    raise error
+                on_bad(error)
+            labels = [decision.label for _, decision in decided]
+            rationales: Sequence[str | None] = [None] * len(decided)
+            if self.explains:
+                rationales = self.rationales([record for record, _ in decided], labels)
+            for (record, decision), rationale in zip(decided, rationales, strict=True):
+                yield Prediction(
+                    record.id,
+                    decision.label,
+                    decision.probabilities,
+                    rationale,
+                    decision.deferred,
+                    decision.prediction_set,
+                    decision.tokens,
+                    decision.tokens_read,
+                )
 
     @property
     def explains(self) -> bool:
         """Whether this model writes rationales at all."""
         return self.bundle.manifest.explain != "none"
 
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt."""
+        return self.encoder.lengths.input
+
     def distributions(self, records: Sequence[Record], *, calibrated: bool = True) -> list[dict[str, float]]:
-        """P(label | text) of each record by label, in the order of its choices.
+        """P(label | text) of each record by label, in the order of its choices; also of texts without a token.
 
         Raises:
-            DataError: as `predict`.
+            DataError: a record's labels cannot be used, or as `ReadingSettings.parts`.
         """
-        return self._distributions(self._text_ids(records), records, calibrated)
+        texts = [self._text(record, ids) for record, ids in zip(records, self._text_ids(records), strict=True)]
+        return [self._together(found) for found in self._by_part(texts, calibrated)]
 
-    def _distributions(
-        self, texts: Sequence[Sequence[int]], records: Sequence[Record], calibrated: bool = True
-    ) -> list[dict[str, float]]:
-        encoder = self.bundle.encoder
+    def _decision(self, text: _ReadText, found: Sequence[Mapping[str, float]]) -> Decision:
+        probabilities = self._together(found)
+        label = max(probabilities, key=probabilities.__getitem__)
+        tokens, read = len(text.tokens), text.parts[-1][1]
+        self.cut_texts.count(read < tokens)
+        point = self.operating_point
+        deferred = point.defers(probabilities[label]) or self.reading.defers(tokens, read)
+        return Decision(label, probabilities, point.prediction_set(probabilities), deferred, tokens, read)
+
+    def _together(self, found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        return dict(deciding_window(found, self.bundle.manifest.labels))
+
+    def _readable(self, record: Record, tokens: list[int]) -> _ReadText | DataError:
+        """A record's text, or why there is nothing to decide."""
+        if not self.encoder.reads(tokens):
+            return UnreadableText("the model's tokenizer reads nothing in the text, so there is nothing to decide on")
+        try:
+            return self._text(record, tokens)
+        except DataError as error:
+            return error
+
+    def _text(self, record: Record, tokens: list[int]) -> _ReadText:
+        choices = self.choices(record)
+        self.encoder.candidates(choices)
+        head = self.encoder.text_ids([body("", record.choices)])[0] if record.choices else []
+        room = self.encoder.room(predict=True) - len(head)
+        return _ReadText(tokens, self.reading.parts(len(tokens), max(1, room)), choices, head)
+
+    def _by_part(self, texts: Sequence[_ReadText], calibrated: bool = True) -> list[list[dict[str, float]]]:
+        """P(label | part) of each part of each text."""
         temperature = self.bundle.calibration.temperature if calibrated else 1.0
-        choices = [self.choices(record) for record in records]
-        prompts = [encoder.predict_ids(ids) for ids in texts]
-        for ids in texts:
-            self.cut_texts.count(len(ids) > encoder.room(predict=True))
+        rows = [(text, index) for text in texts for index in range(len(text.parts))]
+        prompts = [self.encoder.predict_ids(text.part(index)) for text, index in rows]
 
-        def scores(rows: Sequence[int]) -> Sequence[Any]:
-            return self.engine.score_labels(
-                [prompts[row] for row in rows], [encoder.candidates(choices[row]) for row in rows]
-            )
+        def scores(batch: Sequence[int]) -> Sequence[Any]:
+            candidates = [self.encoder.candidates(rows[row][0].choices) for row in batch]
+            return self.engine.score_labels([prompts[row] for row in batch], candidates)
 
-        found = in_batches(list(map(len, prompts)), scores)
+        found = iter(in_batches(list(map(len, prompts)), scores))
         return [
-            dict(zip(labels, label_distribution(values, temperature).tolist(), strict=True))
-            for labels, values in zip(choices, found, strict=True)
+            [
+                dict(zip(text.choices, label_distribution(next(found), temperature).tolist(), strict=True))
+                for _ in text.parts
+            ]
+            for text in texts
         ]
 
     def rationales(self, records: Sequence[Record], labels: Sequence[str]) -> list[str]:
-        """The rationale of each record, given its label; an unconditioned method ignores the label."""
-        return self._rationales(self._text_ids(records), labels)
+        """The rationale of each record, given its label; an unconditioned method ignores the label.
 
-    def _rationales(self, texts: Sequence[Sequence[int]], labels: Sequence[str]) -> list[str]:
-        encoder = self.bundle.encoder
-        given = labels if self.bundle.manifest.explain == "conditioned" else [None] * len(texts)
-        prompts = [encoder.explain_ids(ids, label) for ids, label in zip(texts, given, strict=True)]
+        Of a text read in windows, one window is explained: see `explaining_window`.
+        """
+        prompts = self._explain_prompts(records, labels)
         written = in_batches(
             list(map(len, prompts)),
-            lambda rows: self.engine.generate([prompts[row] for row in rows], encoder.lengths.rationale),
+            lambda rows: self.engine.generate([prompts[row] for row in rows], self.encoder.lengths.rationale),
         )
-        return [encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
+        return [self.encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
+
+    def _explain_prompts(self, records: Sequence[Record], labels: Sequence[str]) -> list[list[int]]:
+        texts = [self._text(record, ids) for record, ids in zip(records, self._text_ids(records), strict=True)]
+        places = [0] * len(texts)
+        several = [index for index, text in enumerate(texts) if len(text.parts) > 1]
+        for index, found in zip(several, self._by_part([texts[index] for index in several]), strict=True):
+            places[index] = explaining_window(found, labels[index])
+        given = labels if self.bundle.manifest.explain == "conditioned" else [None] * len(texts)
+        return [
+            self.encoder.explain_ids(text.part(place), label)
+            for text, place, label in zip(texts, places, given, strict=True)
+        ]
 
     def stream(self, record: Record, label: str) -> Iterator[str]:
         """The rationale of one record given its label, in pieces as they are written; together they are the whole."""
-        encoder = self.bundle.encoder
-        given = label if self.bundle.manifest.explain == "conditioned" else None
+        (prompt,) = self._explain_prompts([record], [label])
         ids: list[int] = []
         written = text = ""
-        for token in self.engine.stream(
-            encoder.explain_ids(self._text_ids([record])[0], given), encoder.lengths.rationale
-        ):
+        for token in self.engine.stream(prompt, self.encoder.lengths.rationale):
             ids.append(token)
-            text = encoder.tokenizer.decode(ids, skip_special_tokens=True).lstrip()
+            text = self.encoder.tokenizer.decode(ids, skip_special_tokens=True).lstrip()
             # Where the text ends in a replacement character, a character of several tokens is not complete yet.
             if len(text) > len(written) and text.startswith(written) and not text.endswith("\ufffd"):
                 yield text[len(written) :]
@@ -151,7 +298,7 @@ class Predictor:
             yield text[len(written) :]
 
     def _text_ids(self, records: Sequence[Record]) -> list[list[int]]:
-        return self.bundle.encoder.text_ids([body(record.text, record.choices) for record in records])
+        return self.encoder.text_ids([record.text for record in records])
 
 
 def in_batches(lengths: Sequence[int] | NDArray[Any], run: Callable[[Sequence[int]], Sequence[Any]]) -> list[Any]:

@@ -60,6 +60,12 @@ class PromptEncoder:
         """Ids of texts (`prompts.body`) as they follow a prefix and a space."""
         return self._plain_ids([f" {text.strip()}" for text in texts])
 
+    def reads(self, ids: TokenIds) -> bool:
+        """Whether the tokens of a text show anything: a character that is neither unknown nor invisible."""
+        known = [int(token) for token in ids if token != self.tokenizer.unk_token_id]
+        shown = self.tokenizer.decode(known, skip_special_tokens=True)
+        return any(character.isprintable() and not character.isspace() for character in shown)
+
     def target_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of rationales as targets, end token last; not yet cut to `lengths.rationale`."""
         return [[*self.before, *content, *self.after] for content in self._plain_ids([t.strip() for t in texts])]

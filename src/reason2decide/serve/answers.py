@@ -3,7 +3,7 @@
 Beyond the interfaces, an answer has `renormalised: true` if the options left labels out, and on request `rationale`
 (for its own label), `rationales` (label -> text, for other labels), `prediction_set` and `deferred`; the reply then
 repeats `rationale` as `rationales: {question: text}`. `prediction_set` and `deferred` refer to the model's whole label
-set.
+set. Every reply says in `text` how much of the text was read; where some was not, its answers have `deferred` unasked.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from reason2decide.model.decision import Decision
 from reason2decide.serve.questions import Asked, Wanted
-from reason2decide.serve.served_model import Decision, ServedModel
+from reason2decide.serve.served_model import ServedModel
 from reason2decide.serve.wire import WORDS
 
 OPENAI_PATH = "/v1/decisions"  # the path whose errors have OpenAI's format
@@ -59,8 +60,17 @@ class TokenUsage(BaseModel):
     output_tokens: int
 
 
+class TextRead(BaseModel):
+    """How many tokens the text has, how many of them the model has read, and whether some were left out."""
+
+    tokens: int
+    tokens_read: int
+    cut: bool
+
+
 class SystemOneReply(BaseModel):
     model: str
+    text: TextRead
     answers: dict[str, NoulAnswer | ChoiceAnswer | ScoreAnswer]
     usage: TokenUsage
     rationales: dict[str, str] | None = None
@@ -116,6 +126,7 @@ class DecisionsUsage(TokenUsage):
 
 class DecisionsReply(BaseModel):
     model: str
+    text: TextRead
     answers: list[PredicateAnswer | ChoicesAnswer | LevelsAnswer]
     usage: DecisionsUsage
     rationales: dict[str, str] | None = None
@@ -125,6 +136,7 @@ class ExplainReply(BaseModel):
     """A rationale, and the decision if no label was given."""
 
     model: str
+    text: TextRead
     label: str
     rationale: str
     usage: TokenUsage
@@ -236,7 +248,7 @@ def systemone_reply(
             }
         answers[str(question.name)] = answer | _extras(question, decision, want, rationales)
     usage = {"input_tokens": tokens[0], "output_tokens": tokens[1]}
-    reply: dict[str, Any] = {"model": model.name, "answers": answers, "usage": usage}
+    reply: dict[str, Any] = {"model": model.name, "text": text_read(decision), "answers": answers, "usage": usage}
     if want.rationale:
         reply["rationales"] = {name: answer["rationale"] for name, answer in answers.items()}
     return reply
@@ -283,11 +295,16 @@ def decisions_reply(
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens_details": {"reasoning_tokens": 0},
     }
-    reply: dict[str, Any] = {"model": model.name, "answers": answers, "usage": usage}
+    reply: dict[str, Any] = {"model": model.name, "text": text_read(decision), "answers": answers, "usage": usage}
     if want.rationale:
         names = [str(index) if question.name is None else question.name for index, question in enumerate(asked)]
         reply["rationales"] = {name: answer["rationale"] for name, answer in zip(names, answers, strict=True)}
     return reply
+
+
+def text_read(decision: Decision) -> dict[str, Any]:
+    """How much of the text a decision is based on."""
+    return {"tokens": decision.tokens, "tokens_read": decision.tokens_read, "cut": decision.cut}
 
 
 def _extras(question: Asked, decision: Decision, want: Wanted, rationales: Mapping[str, str]) -> dict[str, Any]:
@@ -300,7 +317,7 @@ def _extras(question: Asked, decision: Decision, want: Wanted, rationales: Mappi
         extras["rationales"] = {label: rationales[label] for label in want.labels}
     if want.prediction_set:
         extras["prediction_set"] = list(decision.prediction_set)
-    if want.deferral:
+    if want.deferral or decision.cut:
         extras["deferred"] = decision.deferred
     return extras
 

@@ -28,7 +28,7 @@ from typing import Any
 
 from reason2decide.errors import Reason2DecideError, UserError
 
-FORMAT = 1
+FORMAT = 2
 WAITING_ROWS = 10_000  # ours: rows that may wait for the disk, a few megabytes
 BATCH_ROWS = 500  # ours: rows of one transaction
 BUSY_SECONDS = 10.0  # ours: how long a write waits for another process
@@ -47,7 +47,7 @@ _COMMON = (
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS requests (
     {_COMMON}, endpoint TEXT NOT NULL, model TEXT, model_hash TEXT, input_hash TEXT, label TEXT, confidence REAL,
-    latency_ms REAL NOT NULL, status INTEGER NOT NULL, card TEXT
+    latency_ms REAL NOT NULL, status INTEGER NOT NULL, card TEXT, tokens INTEGER, tokens_read INTEGER
 );
 CREATE TABLE IF NOT EXISTS feedback (
     {_COMMON}, service TEXT NOT NULL, card TEXT NOT NULL, outcome TEXT NOT NULL, reason_system TEXT, reason_code TEXT,
@@ -56,7 +56,9 @@ CREATE TABLE IF NOT EXISTS feedback (
 CREATE TABLE IF NOT EXISTS used_tokens (key TEXT PRIMARY KEY, expires INTEGER NOT NULL);
 """
 _KEPT_TABLES = ("requests", "feedback")
-_REQUEST = "INSERT INTO requests VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_REQUEST = "INSERT INTO requests VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# What an earlier format lacks; new columns come last.
+_FROM_FORMAT_1 = "ALTER TABLE requests ADD COLUMN tokens INTEGER; ALTER TABLE requests ADD COLUMN tokens_read INTEGER;"
 _FEEDBACK = "INSERT INTO feedback VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)"
 # INSERT OR REPLACE deletes the row it replaces without firing the delete trigger, so a third trigger is needed.
 _TRIGGERS = """
@@ -139,7 +141,7 @@ class AuditLog:
 
     def _prepare(self) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, FORMAT):
+        if version not in (0, 1, FORMAT):
             raise AuditError(
                 f"{self.path} has format {version}, but this program writes format {FORMAT}; give another file"
             )
@@ -147,7 +149,10 @@ class AuditLog:
         self._connection.execute("PRAGMA synchronous = FULL")  # on the disk when the transaction ends
         self._connection.execute("PRAGMA secure_delete = ON")  # what retention deletes is overwritten
         triggers = "".join(_TRIGGERS.format(table=table, kept_since=self._kept_since) for table in _KEPT_TABLES)
-        self._connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} {triggers} PRAGMA user_version = {FORMAT}; COMMIT;")
+        self._connection.executescript(
+            f"BEGIN IMMEDIATE; {_FROM_FORMAT_1 if version == 1 else ''} {_TABLES} {triggers} "
+            f"PRAGMA user_version = {FORMAT}; COMMIT;"
+        )
 
     def _purge(self) -> None:
         with self._connection:
@@ -175,6 +180,8 @@ class AuditLog:
         label: str | None = None,
         confidence: float | None = None,
         card: str | None = None,
+        tokens: int | None = None,
+        tokens_read: int | None = None,
     ) -> None:
         """Record the outcome of one request or question, without waiting for the disk; only the text's hash is stored.
 
@@ -184,8 +191,8 @@ class AuditLog:
             AuditUnavailable: too many rows are waiting; the caller must not send the decision.
         """
         hashed = None if text is None else self.input_hash(text)
-        row = (_now(), caller, endpoint, model, model_hash, hashed, label, confidence, latency_ms, status, card)
-        self._put(_REQUEST, row)
+        given = (model, model_hash, hashed, label, confidence, latency_ms, status, card, tokens, tokens_read)
+        self._put(_REQUEST, (_now(), caller, endpoint, *given))
 
     def feedback(
         self,

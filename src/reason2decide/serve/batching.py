@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal
 
-from reason2decide.errors import Reason2DecideError
-from reason2decide.serve.served_model import Decision, ServedModel
+from reason2decide.errors import DataError, Reason2DecideError
+from reason2decide.model.decision import Decision
+from reason2decide.serve.served_model import ServedModel
 
 Kind = Literal["decide", "explain", "stream"]
 CallType = tuple[str, Kind]  # the model's name, and what is called
@@ -122,6 +123,7 @@ class Admission:
 
         Raises:
             DeadlineExceeded: the decision was not ready in time.
+            DataError: there is none; see `Predictor.decide`.
         """
         async with self._called("decide", text, "") as call:
             end = self._ended(call, await call.receive())
@@ -332,7 +334,10 @@ class Batcher:
             else:
                 values = model.explain(texts, [call.label for call in batch])
                 written = model.tokens(values)
-            ends = list(map(_End, values, model.tokens(texts), written))
+            ends = [
+                _End(error=value) if isinstance(value, DataError) else _End(value, read, count)
+                for value, read, count in zip(values, model.tokens(texts), written, strict=True)
+            ]
         except Exception as error:
             ends = [_End(error=error)] * len(batch)
         self._measured(batch[0], len(batch), time.monotonic() - started)

@@ -17,7 +17,8 @@ from reason2decide.data.words import escaped
 from reason2decide.serve.fhir import FhirText
 
 if TYPE_CHECKING:
-    from reason2decide.serve.served_model import Decision, ServedModel
+    from reason2decide.model.decision import Decision
+    from reason2decide.serve.served_model import ServedModel
 
 LONGEST_SUMMARY = 139  # fewer than 140 characters, counted in UTF-16 as JavaScript does
 REASONS_SYSTEM = "urn:uuid:0d9f2c3e-8a51-4c0b-9e0e-6a3f5b7c1d24"  # ours: the system of the codes below
@@ -90,7 +91,8 @@ def indicator(decision: Decision, labels: LabelSet) -> Literal["info", "warning"
 
 def summary(decision: Decision) -> str:
     """The decision and its probability in fewer than 140 characters; if deferred, also that a person should decide."""
-    before = "Uncertain, a person should decide; most likely: " if decision.deferred else ""
+    why = "The note was not read whole" if decision.cut else "Uncertain"
+    before = f"{why}, a person should decide; most likely: " if decision.deferred else ""
     after = f" ({_percent(decision.confidence)})"
     return before + _cut(plain(decision.label), LONGEST_SUMMARY - len(before) - len(after)) + after
 
@@ -99,7 +101,12 @@ def detail(decision: Decision, rationale: str | None, given: FhirText, model: Se
     """The distribution first, then the rationale and what the decision is based on, as Markdown."""
     ranked = sorted(decision.probabilities, key=lambda label: -decision.probabilities[label])
     parts = ["Read the note first."]
-    if decision.deferred:
+    if decision.cut:
+        parts.append(
+            f"**The model has read {decision.tokens_read} of the text's {decision.tokens} tokens, and nothing of the "
+            "rest: what decides may stand there.**"
+        )
+    elif decision.deferred:
         parts.append("**The model is not sure enough of this decision: a person should decide.**")
     rows = [f"| {_quoted(label)} | {_percent(decision.probabilities[label])} |" for label in ranked]
     parts.append("\n".join(["| Decision | Probability |", "|---|---:|", *rows]))
@@ -110,7 +117,8 @@ def detail(decision: Decision, rationale: str | None, given: FhirText, model: Se
     if given.incomplete:
         parts.append("**Some of the data was not available, so the model has not seen everything.**")
     read = ", ".join(f"{count} {kind}" for kind, count in given.sources.items()) or "the text of the request"
-    parts.append(f"Model {_quoted(model.name)} ({model.hash[:12]}), which has read: {read}.")
+    how = "was given" if decision.cut else "has read"
+    parts.append(f"Model {_quoted(model.name)} ({model.hash[:12]}), which {how}: {read}.")
     return "\n\n".join(parts)
 
 

@@ -218,7 +218,15 @@ def router(
             decision = await admitted.decide(given.text)
             rationale = await admitted.explain(given.text, decision.label) if model.explains else None
         card = card_of(decision, rationale, given, model, settings.source_url)
-        note(request, model, label=decision.label, confidence=decision.confidence, card=card.uuid)
+        note(
+            request,
+            model,
+            label=decision.label,
+            confidence=decision.confidence,
+            card=card.uuid,
+            tokens=decision.tokens,
+            tokens_read=decision.tokens_read,
+        )
         return Cards(cards=[card])
 
     if audit is not None:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from reason2decide.model.decision import Decision
 from reason2decide.serve import answers
 from reason2decide.serve.batching import Admission, Batcher, DeadlineExceeded
 from reason2decide.serve.questions import Asked, Wanted, decisions_asked, named, systemone_asked, wanted
 from reason2decide.serve.recording import documented_security, note, recorded_route
-from reason2decide.serve.served_model import Decision, ServedModel
+from reason2decide.serve.served_model import ServedModel
 from reason2decide.serve.settings import ServeSettings
 from reason2decide.serve.wire import (
     DecisionsRequest,
@@ -174,7 +175,7 @@ class _Served:
             decision = await admitted.decide(text)
             labels = want.explained(asked, decision)
             written = await asyncio.gather(*(admitted.explain(text, label) for label in labels))
-        note(request, model, label=decision.label, confidence=decision.confidence)
+        _note_decision(request, model, decision)
         tokens = (admitted.input_tokens, admitted.output_tokens)
         return JSONResponse(reply(model, asked, decision, want, dict(zip(labels, written, strict=True)), tokens))
 
@@ -182,12 +183,12 @@ class _Served:
         """The whole rationale for a label, or for the decided one."""
         note(request, model, text=text)
         with self._admitted(model, explains=1) as admitted:
-            decision = await admitted.decide(text) if label is None else None
-            chosen = str(label) if decision is None else decision.label
+            decision = await admitted.decide(text)  # also for a given label: it says whether the text can be read
+            chosen = label or decision.label
             rationale = await admitted.explain(text, chosen)
-        note(request, model, label=chosen, confidence=None if decision is None else decision.confidence)
-        reply = _explain_reply(model, chosen, rationale, admitted)
-        if decision is not None:
+        _note_decision(request, model, decision, label)
+        reply = _explain_reply(model, chosen, rationale, admitted, decision)
+        if label is None:
             reply["probabilities"] = dict(decision.probabilities)
         return JSONResponse(reply)
 
@@ -195,13 +196,12 @@ class _Served:
         """The same as server-sent events: `decision` if no label was given, `rationale` pieces, `done` or `error`."""
         note(request, model, text=text)
         with self._admitted(model, streams=1) as admitted:
-            chosen, confidence = str(label), None
+            decision = await admitted.decide(text)
+            chosen = label or decision.label
+            _note_decision(request, model, decision, label)  # recorded before the first event leaves
             if label is None:
-                decision = await admitted.decide(text)
-                chosen, confidence = decision.label, decision.confidence
-            note(request, model, label=chosen, confidence=confidence)  # recorded before the first event leaves
-            if label is None:
-                yield _event("decision", {"label": chosen, "probabilities": dict(decision.probabilities)})
+                read = answers.text_read(decision)
+                yield _event("decision", {"label": chosen, "probabilities": dict(decision.probabilities), "text": read})
             pieces = []
             try:
                 async for piece in admitted.stream(text, chosen):
@@ -210,7 +210,7 @@ class _Served:
             except DeadlineExceeded as error:
                 yield _event("error", {"detail": str(error)})
                 return
-            yield _event("done", _explain_reply(model, chosen, "".join(pieces), admitted))
+            yield _event("done", _explain_reply(model, chosen, "".join(pieces), admitted, decision))
 
     def _admitted(self, model: ServedModel, **needs: int) -> AbstractContextManager[Admission]:
         return self._batcher.admit(model, self._settings.deadline(), **needs)
@@ -220,9 +220,18 @@ def _items(body: Sequence[str] | None, header: str | None) -> list[str]:
     return [*(body or ()), *(item.strip() for item in (header or "").split(",") if item.strip())]
 
 
-def _explain_reply(model: ServedModel, label: str, rationale: str, admitted: Admission) -> dict[str, Any]:
+def _note_decision(request: Request, model: ServedModel, decision: Decision, label: str | None = None) -> None:
+    """Note a decision for the record, or only the given label that is explained."""
+    chosen = {"label": decision.label, "confidence": decision.confidence} if label is None else {"label": label}
+    note(request, model, tokens=decision.tokens, tokens_read=decision.tokens_read, **chosen)
+
+
+def _explain_reply(
+    model: ServedModel, label: str, rationale: str, admitted: Admission, decision: Decision
+) -> dict[str, Any]:
     usage = {"input_tokens": admitted.input_tokens, "output_tokens": admitted.output_tokens}
-    return {"model": model.name, "label": label, "rationale": rationale, "usage": usage}
+    read = answers.text_read(decision)
+    return {"model": model.name, "text": read, "label": label, "rationale": rationale, "usage": usage}
 
 
 def _event(kind: str, data: Mapping[str, Any]) -> str:

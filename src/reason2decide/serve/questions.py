@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from reason2decide.data.records import NO, YES, LabelSet
-from reason2decide.serve.served_model import Decision
+from reason2decide.model.decision import Decision
 from reason2decide.serve.wire import (
     ChoiceQuestion,
     ChoicesQuestion,

@@ -79,7 +79,7 @@ def recorded_route(
 
 
 def note(request: Request, model: ServedModel, **values: Any) -> None:
-    """Note for the record the model of a request, and `text`, `label`, `confidence` or `card` once they are known."""
+    """Note for the record the model of a request, and what else `AuditLog.record` takes once it is known."""
     request.state.row |= {"model": model.name, "model_hash": model.hash, **values}
 
 

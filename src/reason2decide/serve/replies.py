@@ -14,6 +14,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from reason2decide.model.engines import NotFinite
+from reason2decide.model.reading import TextTooLong, UnreadableText
 from reason2decide.serve.answers import OPENAI_PATH, shown
 from reason2decide.serve.audit import AuditUnavailable
 from reason2decide.serve.auth import Unauthorized
@@ -49,6 +51,9 @@ _FAULTS: dict[type[Exception], Callable[[Any], Fault]] = {
     Refused: lambda error: Fault(error.status, str(error), error.kind, error.location),
     Unauthorized: lambda error: Fault(401, str(error), "unauthorized", headers={"WWW-Authenticate": "Bearer"}),
     FhirError: lambda error: Fault(413, str(error), "too_large"),
+    TextTooLong: lambda error: Fault(413, str(error), "too_large"),
+    UnreadableText: lambda error: Fault(422, str(error), "unreadable_text"),
+    NotFinite: lambda error: Fault(500, str(error), "not_finite"),
     Overloaded: lambda error: Fault(503, str(error), "overloaded", headers=_retry(error.retry_after_seconds)),
     AuditUnavailable: lambda _: Fault(
         503,

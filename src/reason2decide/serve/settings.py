@@ -10,6 +10,7 @@ from pathlib import Path
 
 from reason2decide.errors import ConfigError
 from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
+from reason2decide.model.reading import INPUT_TOKENS_HELP, LEAST_INPUT, LONG_TEXTS_HELP, LongTexts, ReadingSettings
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class ServeSettings:
         default=MISCOVERAGE,
         metadata={"help": "Share of prediction sets that may miss the correct label.", "min": 0, "max": 1},
     )
+    long_texts: LongTexts = field(  # ours: a red flag may stand at the end of a note
+        default="defer", metadata={"help": LONG_TEXTS_HELP}
+    )
+    input_tokens: int | None = field(default=None, metadata={"help": INPUT_TOKENS_HELP, "min": LEAST_INPUT})
     max_queue: int = field(  # ours
         default=256, metadata={"help": "Maximum number of requests in progress; further ones get 503.", "min": 1}
     )
@@ -75,6 +80,7 @@ class ServeSettings:
     keep_alive_seconds: int = 30  # ours: an idle connection is kept; typesafe-sdk pools them for the same time
 
     def __post_init__(self) -> None:
+        ReadingSettings(self.long_texts, self.input_tokens)  # an impossible one is refused
         positive = ("retention_days", "max_queue", "max_batch", "max_streams", "deadline_ms", "max_connections")
         for name in positive:
             if getattr(self, name) < 1:
@@ -85,6 +91,11 @@ class ServeSettings:
             url = getattr(self, name)
             if url is not None and not url.startswith(("http://", "https://")):
                 raise ConfigError(f"{name} is {url!r}; expected a full URL, as in https://triage.example.org")
+
+    @property
+    def reading(self) -> ReadingSettings:
+        """How texts over the prompt's limit are read."""
+        return ReadingSettings(self.long_texts, self.input_tokens)
 
     def deadline(self) -> float:
         """When a request that begins now must be answered, on the clock of `time.monotonic`."""

@@ -25,6 +25,7 @@ from reason2decide.model.bundle import read_training_log
 from reason2decide.model.calibration import Calibration, label_distribution, log_probabilities
 from reason2decide.model.manifest import Manifest
 from reason2decide.model.predictor import Predictor
+from reason2decide.model.reading import ReadingSettings
 from reason2decide.report import render_report, write_report_files
 from reason2decide.report.model_card import model_card
 
@@ -65,7 +66,9 @@ def evaluate_bundle(
     """
     require_absent(out, RESULTS, force=force)
     dataset = opened(dataset_path, settings)
-    decided = decide_split(Predictor.load(bundle), dataset, settings, card_answers)
+    reading = ReadingSettings(settings.long_texts, settings.input_tokens)
+    rates = {"error_rate": settings.error_rate, "miscoverage": settings.miscoverage}
+    decided = decide_split(Predictor.load(bundle, reading, **rates), dataset, settings, card_answers)
     return _measure_into(out, decided, dataset, force=force)
 
 
@@ -83,7 +86,7 @@ def decide_split(
         settings = replace(settings, rationale_source=manifest.rationale_source)
     predictions = list(track(predictor.predict(records), f"deciding {settings.split}", len(records)))
     if predictor.cut_texts.cut:
-        warn(f"{predictor.cut_texts} texts were cut to the model's {manifest.lengths.input} tokens")
+        warn(f"{predictor.cut_texts} texts are longer than the model reads ({predictor.longest_prompt} tokens)")
     probes = None
     if settings.probed and predictor.explains:
         say(f"probing the model about its rationales, for at most {settings.probed} records")

@@ -19,16 +19,20 @@ from numpy.typing import NDArray
 
 from reason2decide.errors import BundleError, require
 from reason2decide.method.prompts import Candidate
+from reason2decide.model.engines import finite
 from reason2decide.model.label_trie import Branch, branches
 
-ENGINE_FILE, ENGINE_FORMAT = "engine.json", 1
+ENGINE_FILE, ENGINE_FORMAT = "engine.json", 2
 HIDDEN = -1e9  # added to a score, it leaves no attention in float32
 BYTES_PER_FORWARD = 2**27  # ours: caches and log-probabilities of one forward pass, whatever the number of labels
 
 
 @dataclass(frozen=True)
 class EngineFile:
-    """The content of `engine.json`: token ids, the decoder's layers, heads and head width, and the graphs' files."""
+    """The content of `engine.json`: token ids, the decoder's layers, heads and head width, and the graphs' files.
+
+    `positions` is the length of the longest prompt; None: any.
+    """
 
     format: int
     weights: str
@@ -40,6 +44,7 @@ class EngineFile:
     layers: int
     heads: int
     width: int
+    positions: int | None
     encoder: str
     decoder: str
 
@@ -59,8 +64,11 @@ def read_engine(folder: Path) -> EngineFile:
             raise BundleError(
                 f"{folder} has export format {content['format']}, this program reads {ENGINE_FORMAT}; export it again"
             )
-        return EngineFile(**content)
-    except (ValueError, KeyError, TypeError):
+        file = EngineFile(**content)
+        if any(Path(name).name != name for name in (file.encoder, file.decoder)):
+            raise ValueError("a graph outside the folder")
+        return file
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise BundleError(f"{path} is not what an export writes; export the bundle again") from None
 
 
@@ -96,6 +104,7 @@ class OnnxEngine:
     def __init__(self, folder: Path, threads: int = 0) -> None:
         self._ort = require("onnxruntime", "serve")
         self.folder, self.file = folder, read_engine(folder)
+        self.positions = self.file.positions
         self._special = frozenset(self.file.special)
         self._encoder = self._session(folder / self.file.encoder, threads, spinning=False)
         self._decoder = self._session(folder / self.file.decoder, threads, spinning=True)
@@ -146,7 +155,9 @@ class OnnxEngine:
         try:
             return self._ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # a damaged file can make the library raise anything
-            raise BundleError(f"{path} cannot be loaded ({type(error).__name__}); export the bundle again") from None
+            raise BundleError(
+                f"{path.name} cannot be loaded ({type(error).__name__}); export the bundle again"
+            ) from None
 
     def _encode(self, prompt: Sequence[int]) -> _Text:
         ids = self._value(np.asarray(prompt, np.int64)[None])
@@ -155,12 +166,16 @@ class OnnxEngine:
     def _read(
         self, ids: NDArray[np.int64], hidden: Any, past: Sequence[Any], cross: Sequence[Any]
     ) -> tuple[NDArray[np.float32], list[Any]]:
-        """Read tokens (rows, tokens) after the past: log-probabilities (rows, tokens, vocabulary) and the new past."""
+        """Read tokens (rows, tokens) after the past: log-probabilities (rows, tokens, vocabulary) and the new past.
+
+        Raises:
+            NotFinite: a log-probability is not finite.
+        """
         feeds = {"input_ids": self._value(ids), "hidden": hidden}
         feeds.update(zip(self._past_names, past, strict=True))
         feeds.update(zip(self._cross_names, cross, strict=True))
         log_probs, *present = self._decoder.run_with_ort_values(self._decoder_outputs, feeds)
-        return log_probs.numpy(), present
+        return finite(log_probs.numpy()), present
 
     def _value(self, array: NDArray[Any]) -> Any:
         """An array as an ONNX Runtime value, not copied."""

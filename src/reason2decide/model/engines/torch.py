@@ -9,11 +9,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
+from transformers import (
+    DynamicCache,
+    EncoderDecoderCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
 
 from reason2decide.method.prompts import Candidate
+from reason2decide.model.engines import NotFinite, finite
 from reason2decide.model.label_scores import score_labels
 from reason2decide.model.padding import padded
+from reason2decide.model.reading import positions_of
 
 
 class TorchEngine:
@@ -26,6 +34,7 @@ class TorchEngine:
         self._special = set(tokenizer.all_special_ids)
         self._start = model.config.decoder_start_token_id
         self._end = tokenizer.eos_token_id
+        self.positions = positions_of(model.config)
 
     @torch.no_grad()
     def score_labels(
@@ -35,7 +44,7 @@ class TorchEngine:
         input_ids, attention_mask = self._padded(prompts)
         states = self.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return [
-            scores.cpu().numpy().astype(np.float64)
+            finite(scores.cpu().numpy().astype(np.float64))
             for scores in score_labels(self.model, states, attention_mask, candidates)
         ]
 
@@ -53,7 +62,14 @@ class TorchEngine:
             eos_token_id=self._end,
             pad_token_id=self.pad_token_id,
         )
-        output = self.model.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=settings)
+        watch = _FiniteWatch()
+        output = self.model.generate(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([watch]),
+        )
+        watch.require()
         return [[id for id in row if id not in self._special] for row in output.tolist()]
 
     @torch.no_grad()
@@ -71,7 +87,10 @@ class TorchEngine:
                 past_key_values=cache,
                 use_cache=True,
             )
-            cache, token = step.past_key_values, int(step.logits[0, -1].argmax())
+            logits = step.logits[0, -1]
+            cache, token = step.past_key_values, int(logits.argmax())
+            if not torch.isfinite(logits).all():
+                raise NotFinite
             if token == self._end:
                 return
             if token not in self._special:
@@ -79,3 +98,20 @@ class TorchEngine:
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         return padded(rows, self.pad_token_id, self.device)
+
+
+class _FiniteWatch(LogitsProcessor):  # type: ignore[misc]
+    """Notes, without waiting for the device, whether all logits of a generation were finite."""
+
+    def __init__(self) -> None:
+        self._all: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        found = torch.isfinite(scores).all()
+        self._all = found if self._all is None else self._all & found
+        return scores
+
+    def require(self) -> None:
+        """Raise `NotFinite` if some were not."""
+        if self._all is not None and not bool(self._all):
+            raise NotFinite
