@@ -23,6 +23,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_cases() -> Path:
+    """Inputs that once failed, beside the repository; tests that read them skip where they are absent."""
+    folder = Path(__file__).resolve().parents[1].parent / "shared" / "cases"
+    if not folder.is_dir():
+        pytest.skip(f"no inputs at {folder}: they are not part of the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def group() -> Iterator[Group]:
     """Two servers of `r2d` processes, which can train together."""
     members = Group()

@@ -305,7 +305,7 @@ def test_any_rationale_is_shown_as_it_is(rationale: str) -> None:
 
 def test_the_detail_names_what_is_not_ruled_out_and_what_is_missing(model: ServedModel) -> None:
     own = replace(decision(0.2, 0.5, 0.3), prediction_set=("see a doctor", "call an ambulance"))
-    shown = cards.detail(own, "why", FhirText("a", {"Observation": 2, "Encounter": 1}, incomplete=True), model)
+    shown = cards.detail(own, "why", FhirText("a", {"Observation": 2, "Encounter": 1}, missing=True), model)
     assert "Not ruled out: see a doctor; call an ambulance." in shown
     assert "has not seen everything" in shown and "2 Observation, 1 Encounter" in shown
     assert shown.index("| see a doctor |") < shown.index("| call an ambulance |") < shown.index("| home care |")
@@ -322,6 +322,21 @@ def test_override_reasons_have_a_display(labels: LabelSet) -> None:
 
 
 # ---- Where the text comes from
+
+
+@pytest.mark.parametrize("name", ["F02_cds_url_only.json", "F02_cds_charset_utf8.json"])
+def test_a_document_that_cannot_be_read_is_told(name: str, client: TestClient, shared_cases: Path) -> None:
+    """F02: an encounter's harmless complaint, and a document that says more."""
+    detail = card_detail(client.post(URL, json=json.loads((shared_cases / name).read_text())))
+    told = "Not read by the model: 1 DocumentReference (only an address is given)" in detail
+    assert told == ("1 DocumentReference" not in detail.splitlines()[-1]) == ("url" in name)
+
+
+def test_without_text_it_is_said_what_could_not_be_read(client: TestClient) -> None:
+    content = [{"attachment": {"contentType": "application/pdf", "data": "JVBERg=="}}]
+    document = {"resourceType": "DocumentReference", "content": content}
+    reply = client.post(URL, json=call(None, {"documents": document}))
+    assert reply.status_code == 412 and reply.json()["detail"].endswith("(1 DocumentReference (it is a PDF))")
 
 
 def card_detail(reply: Any) -> str:

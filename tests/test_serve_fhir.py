@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reason2decide.serve import fhir
-from reason2decide.serve.fhir import FhirError, text_of
+from reason2decide.serve.attachments import without_tags
+from reason2decide.serve.fhir import FhirError, text_of, unread_of
 
 
 def encoded(text: str, charset: str = "utf-8") -> str:
@@ -52,9 +53,8 @@ CODE = {"coding": [{"system": "http://loinc.org", "code": "8661-1", "display": "
         (observation("chest pain", code=CODE), "Chief complaint: chest pain"),
         (observation("a", note=[{"text": "b"}, {"authorString": "x"}, {"text": " c "}]), "a\nb\nc"),
         ({"resourceType": "Observation", "code": CODE, "note": [{"text": "pale"}]}, "pale"),
-        ({"resourceType": "Observation", "code": CODE, "valueQuantity": {"value": 39.2, "unit": "Cel"}}, ""),
         (
-            {"resourceType": "Encounter", "reasonCode": [{"text": "fever"}, CODE, {"coding": [{"code": "1"}]}]},
+            {"resourceType": "Encounter", "reasonCode": [{"text": "fever"}, CODE]},
             "fever\nChief complaint",
         ),
         (communication("Called at 9.", "Coughs since Monday."), "Called at 9.\nCoughs since Monday."),
@@ -64,7 +64,7 @@ CODE = {"coding": [{"system": "http://loinc.org", "code": "8661-1", "display": "
         ),
         (document(encoded("Grüße", "iso-8859-1"), "text/plain; charset=ISO-8859-1"), "Grüße"),
         (document(encoded("Grüße"), 'text/plain;charset="UTF-8"'), "Grüße"),
-        (document(encoded("a"), "text/plain; charset=punycode"), ""),
+        (document(encoded("a"), "text/plain; charset=punycode"), "a"),  # as UTF-8, which it is
         (document(encoded("%PDF"), "application/pdf"), ""),
         (document("not base64, it is too short!!!a"), ""),
         (document("é"), ""),
@@ -82,13 +82,103 @@ def test_what_a_resource_says(resource: object, expected: str) -> None:
     found = text_of(resource)
     assert found.text == expected
     assert found.sources == ({resource["resourceType"]: 1} if expected and isinstance(resource, dict) else {})
-    assert not found.incomplete
+    assert not found.missing
+
+
+RTF = r"{\rtf1\ansi\ansicpg1252{\fonttbl{\f0 Arial;}}\f0 Chest pain\par since one hour, 40\'b0}"
+
+
+@pytest.mark.parametrize(
+    ("attachment", "expected"),
+    [
+        ({"contentType": "text/plain; charset=utf8", "data": encoded("40\u00b0")}, "40\u00b0"),
+        ({"contentType": "text/plain; charset=UTF_8", "data": encoded("40\u00b0")}, "40\u00b0"),
+        ({"contentType": 'text/plain; charset="latin1"', "data": encoded("40\u00b0", "latin-1")}, "40\u00b0"),
+        (
+            {"contentType": "text/plain;charset=Windows-1254", "data": encoded("a\u011fr\u0131", "cp1254")},
+            "a\u011fr\u0131",
+        ),
+        ({"contentType": "text/plain; charset=us-ascii", "data": encoded("40\u00b0")}, "40\u00b0"),  # UTF-8 in truth
+        ({"contentType": "text/plain; charset=hospital-7", "data": encoded("40\u00b0")}, "40\u00b0"),
+        ({"contentType": "text/plain; charset=utf-16", "data": encoded("40\u00b0", "utf-16")}, "40\u00b0"),
+        ({"contentType": "text/plain", "data": encoded("\ufeffpale")}, "pale"),
+        ({"contentType": "text/plain", "data": encoded("pale").rstrip("=")}, "pale"),
+        (
+            {"contentType": "text/plain", "data": base64.urlsafe_b64encode("\u00ff\u00fe pale?".encode()).decode()},
+            "\u00ff\u00fe pale?",
+        ),
+        ({"data": encoded("pale")}, "pale"),
+        ({"contentType": "application/octet-stream", "data": encoded("<HTML><p>pale</p>")}, "pale"),
+        ({"contentType": "text/markdown", "data": encoded("# pale")}, "# pale"),
+        ({"contentType": "application/rtf", "data": encoded(RTF)}, "Chest pain\nsince one hour, 40\u00b0"),
+        ({"data": encoded(RTF)}, "Chest pain\nsince one hour, 40\u00b0"),
+    ],
+)
+def test_what_hospitals_attach_is_read(attachment: dict[str, Any], expected: str) -> None:
+    found = text_of({"resourceType": "DocumentReference", "content": [{"attachment": attachment}]})
+    assert (found.text, found.unread) == (expected, {})
+
+
+@pytest.mark.parametrize(
+    ("resource", "reason", "text"),
+    [
+        ({"contentType": "text/plain", "url": "Binary/1"}, "only an address is given", ""),
+        ({"contentType": "text/plain"}, "it is empty", ""),
+        ({"contentType": "application/pdf", "data": encoded("%PDF-1.7")}, "it is a PDF", ""),
+        ({"data": encoded("%PDF-1.7")}, "it is a PDF", ""),
+        ({"contentType": "image/png", "data": encoded("x")}, "its content type is neither text, HTML nor RTF", ""),
+        ({"data": encoded("a\0b")}, "its content type is neither text, HTML nor RTF", ""),
+        ({"contentType": "text/plain", "data": "????"}, "its data is damaged", ""),
+        ({"contentType": "text/plain", "data": "A" * 2_000_000}, "it is too long", ""),
+        (
+            {"contentType": "text/plain; charset=hospital-7", "data": encoded("40\u00b0", "latin-1")},
+            "its character set is unknown",
+            "",
+        ),
+        (
+            {"contentType": "text/html", "data": encoded("<p>40\u00b0 pale", "latin-1")},
+            "some of its characters are not in its character set",
+            "40\ufffd pale",
+        ),
+    ],
+)
+def test_what_is_not_read_is_said(resource: dict[str, Any], reason: str, text: str) -> None:
+    found = text_of({"resourceType": "DocumentReference", "content": [{"attachment": resource}]})
+    assert found.text == text and unread_of(found) == [f"1 DocumentReference ({reason})"]
+
+
+@pytest.mark.parametrize(
+    ("resource", "reason"),
+    [
+        ({"resourceType": "Observation", "code": CODE, "valueQuantity": {"value": 82}}, "its value is not text"),
+        ({"resourceType": "Observation", "code": CODE, "component": []}, "its value is not text"),
+        (
+            {"resourceType": "Encounter", "reasonCode": [{"coding": [{"code": "1"}]}]},
+            "its reason is a code without a text",
+        ),
+        ({"resourceType": "Communication", "payload": [{"contentReference": {}}]}, "its content is not text"),
+        ({"resourceType": "DocumentReference", "content": []}, "it has no attachment"),
+    ],
+)
+def test_values_that_are_not_text_are_said(resource: dict[str, Any], reason: str) -> None:
+    kind = resource["resourceType"]
+    assert unread_of(text_of(resource, resource)) == [f"2 {kind} ({reason})"]
+
+
+def test_complaints_as_codes_and_attached_messages_are_read() -> None:
+    complaint = {"resourceType": "Observation", "code": CODE, "valueCodeableConcept": {"text": "chest pain"}}
+    assert text_of(complaint).text == "Chief complaint: chest pain"
+    coded = {"resourceType": "Observation", "valueCodeableConcept": {"coding": [{"display": "Chest pain"}]}}
+    assert text_of(coded).text == "Chest pain"
+    sent = {"contentAttachment": {"contentType": "text/html", "data": encoded("<p>pale</p>")}}
+    assert text_of({"resourceType": "Communication", "payload": [sent]}).text == "pale"
 
 
 def test_formats_of_one_document_are_not_repeated() -> None:
     attachments = [("application/pdf", "JVBERg=="), ("text/html", encoded("<p>a</p>")), ("text/plain", encoded("a"))]
     content = [{"attachment": {"contentType": kind, "data": data}} for kind, data in attachments]
-    assert text_of({"resourceType": "DocumentReference", "content": content}).text == "a"
+    found = text_of({"resourceType": "DocumentReference", "content": content})
+    assert (found.text, found.unread) == ("a", {})
 
 
 @pytest.mark.parametrize(
@@ -145,11 +235,11 @@ def test_what_the_sender_could_not_give_is_said() -> None:
     def outcome(severity: str) -> dict[str, Any]:
         return {"resourceType": "OperationOutcome", "issue": [{"severity": severity, "code": "processing"}]}
 
-    assert text_of(observation("a"), outcome("error")).incomplete
-    assert text_of(bundle(observation("a"), outcome("fatal"))).incomplete
-    assert not text_of(observation("a"), outcome("warning")).incomplete
-    assert text_of(bundle(observation("a"), link=[{"relation": "next", "url": "x"}])).incomplete
-    assert not text_of(bundle(observation("a"), link=[{"relation": "self", "url": "x"}])).incomplete
+    assert text_of(observation("a"), outcome("error")).missing
+    assert text_of(bundle(observation("a"), outcome("fatal"))).missing
+    assert not text_of(observation("a"), outcome("warning")).missing
+    assert text_of(bundle(observation("a"), link=[{"relation": "next", "url": "x"}])).missing
+    assert not text_of(bundle(observation("a"), link=[{"relation": "self", "url": "x"}])).missing
 
 
 def test_more_than_the_bounds_is_refused_without_quoting() -> None:
@@ -199,10 +289,10 @@ def test_any_json_has_some_text_or_none(values: list[Any]) -> None:
 @given(st.lists(st.sampled_from([*"<>/!-=&;#x \"'ab\n", "script", "<!--", "-->", "<b>"])).map("".join))
 def test_no_markup_makes_text_appear(markup: str) -> None:
     """What is stripped never leaves more than there was, and a second pass over escaped text changes nothing."""
-    stripped = fhir._without_tags(markup)
+    stripped = without_tags(markup)
     assert len(stripped) <= len(markup)
     escaped = markup.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    assert fhir._without_tags(escaped) == markup
+    assert without_tags(escaped) == markup
 
 
 @pytest.mark.parametrize(
@@ -215,10 +305,24 @@ def test_no_markup_makes_text_appear(markup: str) -> None:
         (document(encoded("&lt" * 66_000), "text/html"), 66_000),
         (document(encoded(" \n" * 590_000 + "a")), 1),
         (document("A" * 2_000_000), 0),
+        (document(encoded("{" * 1_000_000), "text/rtf"), 0),
+        (document(encoded(r"{\rtf1 a\'e9 \b x\b0 " + "{\\*\\x " * 100_000), "text/rtf"), 4),
         (observation(" " * 2_000_000), 0),
         (bundle(*[{"resourceType": "Bundle", "entry": [{}] * 100}] * 900), 0),
     ],
-    ids=["comments", "scripts", "less", "tags", "entities", "lines", "base64", "spaces", "bundles"],
+    ids=[
+        "comments",
+        "scripts",
+        "less",
+        "tags",
+        "entities",
+        "lines",
+        "base64",
+        "groups",
+        "commands",
+        "spaces",
+        "bundles",
+    ],
 )
 def test_the_time_grows_with_the_length_only(value: Any, length: int) -> None:
     """Were it to grow with the square, the larger of these would take minutes."""

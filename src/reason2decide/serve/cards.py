@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from reason2decide.data.records import LabelSet
 from reason2decide.data.words import escaped
-from reason2decide.serve.fhir import FhirText
+from reason2decide.serve.fhir import FhirText, unread_of
 
 if TYPE_CHECKING:
     from reason2decide.model.decision import Decision
@@ -114,8 +114,10 @@ def detail(decision: Decision, rationale: str | None, given: FhirText, model: Se
         parts.append("Not ruled out: " + "; ".join(map(_quoted, decision.prediction_set)) + ".")
     if rationale and rationale.strip():
         parts.append(f"**Why, in the model's own words, which nobody has checked:** {_quoted(rationale)}")
-    if given.incomplete:
+    if given.missing:
         parts.append("**Some of the data was not available, so the model has not seen everything.**")
+    if given.unread:
+        parts.append(f"**Not read by the model: {_quoted('; '.join(unread_of(given)))}.**")
     read = ", ".join(f"{count} {kind}" for kind, count in given.sources.items()) or "the text of the request"
     how = "was given" if decision.cut else "has read"
     parts.append(f"Model {_quoted(model.name)} ({model.hash[:12]}), which {how}: {read}.")

@@ -7,6 +7,7 @@ FHIR servers are never called, and access tokens are not even read.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,7 +18,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from reason2decide.errors import ConfigError
 from reason2decide.serve.cards import Card, card_of, plain
-from reason2decide.serve.fhir import FhirText, text_of
+from reason2decide.serve.fhir import FhirText, text_of, unread_of
 from reason2decide.serve.recording import documented_security, note, recorded_route
 from reason2decide.serve.wire import Refused
 
@@ -164,7 +165,7 @@ def note_of(call: ServiceRequest) -> FhirText:
         prefetch = call.prefetch or {}
         found = text_of(*(call.context.model_extra or {}).values(), *(prefetch.get(key) for key in PREFETCH))
     # JSON may contain unpaired surrogates, which a tokenizer cannot read.
-    return FhirText(found.text.encode("utf-8", "replace").decode(), found.sources, found.incomplete)
+    return FhirText(found.text.encode("utf-8", "replace").decode(), found.sources, found.missing, found.unread)
 
 
 def router(
@@ -209,10 +210,13 @@ def router(
     @guarded.post("/cds-services/{service}", response_model_exclude_none=True, responses=_ERRORS)
     async def call_service(call: ServiceRequest, request: Request, model: Any = of_path) -> Cards:
         """One card: the decision, its rationale and the whole distribution."""
-        given = note_of(call)
+        given = await asyncio.to_thread(note_of, call)
         if not given.text:
             prefetched = ", ".join(PREFETCH)
-            raise Refused(f"no text to decide on: neither in context nor in the prefetched {prefetched}", status=412)
+            unread = f" ({'; '.join(unread_of(given))})" if given.unread else ""
+            raise Refused(
+                f"no text to decide on: neither in context nor in the prefetched {prefetched}{unread}", status=412
+            )
         note(request, model, text=given.text)
         with batcher.admit(model, settings.deadline(), explains=int(model.explains)) as admitted:
             decision = await admitted.decide(given.text)

@@ -1,41 +1,31 @@
-"""The text in FHIR R4 resources, for a model that reads notes.
+"""The text in FHIR R4 resources, for a model that reads notes, and what of them was not read.
 
-What is read: `Observation` (`valueString`, preceded by the text of `code`; notes), `Encounter` (texts of `reasonCode`),
-`DocumentReference` (attachments of plain text or HTML), `Communication` (`contentString` of the payload), and Bundles
-of them. A value without words (`valueQuantity`) is not text, and a problem list (`Condition`) is not a note: a
-diagnosis in it may be the very decision asked for. Nothing is fetched: an attachment with only a URL has no text.
+What is read: `Observation` (`valueString` or `valueCodeableConcept`, preceded by the text of `code`; notes),
+`Encounter` (texts of `reasonCode`), `DocumentReference` (its first attachment with text), `Communication` (texts and
+attachments of the payload), and Bundles of them. A problem list (`Condition`) is not a note: a diagnosis in it may be
+the very decision asked for. Nothing is fetched. What such a resource has beyond that, such as a number or an attachment
+with only an address, is listed in `unread`: a person must see that the model has not.
 
 Withdrawn resources are ignored: entered in error, cancelled, not done, superseded.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import html
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from reason2decide.errors import Reason2DecideError
+from reason2decide.serve.attachments import Unread, attachment_text
 
 MOST_RESOURCES = 1000  # ours: per request
 LONGEST_TEXT = 200_000  # ours: characters of all texts together; models read a few thousand
 # Also values of `docStatus` of a DocumentReference. Source: the value sets of the four resources' status in FHIR R4.
 WITHDRAWN = frozenset({"entered-in-error", "cancelled", "not-done", "superseded"})
-# Encodings that hospitals use; other codecs of Python are slow or not for text.
-CHARSETS = frozenset({"utf-8", "us-ascii", "iso-8859-1", "iso-8859-15", "windows-1252", "utf-16"})
 
-# Each alternative ends as early as possible or takes the rest, so the time is linear in the length.
-_TAG = re.compile(
-    r"<!--.*?(?:-->|\Z)"
-    r"|<(?P<hidden>script|style|head|title)\b[^<>]*>.*?(?:</(?P=hidden)\s*>|\Z)"
-    r"|</?(?P<inline>a|abbr|b|em|font|i|mark|small|span|strong|sub|sup|u)\b[^<>]*>"
-    r"|</?[a-z][^<>]*>|<[!?][^<>]*>",
-    re.DOTALL | re.IGNORECASE,
-)
+Part = str | Unread  # a text, or one that was not read, or not whole
 
 
 class FhirError(Reason2DecideError):
@@ -46,13 +36,15 @@ class FhirError(Reason2DecideError):
 class FhirText:
     """The texts in order with an empty line between them, and where they came from.
 
-    `sources` counts the resources that gave text, by type. `incomplete` says that the sender could not give everything:
-    an OperationOutcome with an error, or a Bundle with a further page.
+    `sources` counts the resources that gave text, by type. `unread` counts what was not read, by type and reason.
+    `missing` says that the sender could not give everything: an OperationOutcome with an error, or a Bundle with a
+    further page.
     """
 
     text: str
     sources: Mapping[str, int]
-    incomplete: bool = False
+    missing: bool = False
+    unread: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 def text_of(*values: object) -> FhirText:
@@ -66,24 +58,35 @@ def text_of(*values: object) -> FhirText:
     texts: list[str] = []
     sources: Counter[str] = Counter()
     seen: set[tuple[str, str]] = set()
-    incomplete, length = False, 0
+    unread: Counter[tuple[str, str]] = Counter()
+    missing, length = False, 0
     for resource in _resources(values):
         kind, identity = resource["resourceType"], resource.get("id")
-        incomplete |= _says_incomplete(resource)
+        missing |= _says_missing(resource)
         if kind not in _READERS or _withdrawn(resource):
             continue
         if isinstance(identity, str):
             if (kind, identity) in seen:
                 continue
             seen.add((kind, identity))
-        parts = [text for text in map(_tidy, _READERS[kind](resource)) if text]
+        found: list[str] = []
+        for part in _READERS[kind](resource):
+            if isinstance(part, Unread):
+                unread[kind, str(part)] += 1
+            found.append(part.text if isinstance(part, Unread) else part)
+        parts = [text for text in map(_tidy, found) if text]
         if parts:
             texts.append("\n".join(parts))
             sources[kind] += 1
             length += len(texts[-1])
         if length > LONGEST_TEXT:
             raise FhirError(f"the resources contain more than {LONGEST_TEXT} characters of text; send fewer")
-    return FhirText("\n\n".join(texts), dict(sources), incomplete)
+    return FhirText("\n\n".join(texts), dict(sources), missing, dict(unread))
+
+
+def unread_of(found: FhirText) -> list[str]:
+    """What was not read, each kind as words for a person, such as "1 DocumentReference (only an address is given)"."""
+    return [f"{count} {kind} ({reason})" for (kind, reason), count in found.unread.items()]
 
 
 def _resources(values: tuple[object, ...]) -> Iterator[dict[str, Any]]:
@@ -102,7 +105,7 @@ def _resources(values: tuple[object, ...]) -> Iterator[dict[str, Any]]:
             waiting += reversed([entry.get("resource") for entry in _objects(value, "entry")])
 
 
-def _says_incomplete(resource: Mapping[str, Any]) -> bool:
+def _says_missing(resource: Mapping[str, Any]) -> bool:
     if resource["resourceType"] == "OperationOutcome":
         return any(issue.get("severity") in ("fatal", "error") for issue in _objects(resource, "issue"))
     if resource["resourceType"] == "Bundle":
@@ -117,32 +120,47 @@ def _withdrawn(resource: Mapping[str, Any]) -> bool:
 # ---- The text of each kind of resource
 
 
-def _observation(resource: Mapping[str, Any]) -> Iterator[str]:
-    value = _string(resource, "valueString")
+def _observation(resource: Mapping[str, Any]) -> Iterator[Part]:
+    value = _string(resource, "valueString") or _concept(resource.get("valueCodeableConcept"))
     name = _concept(resource.get("code"))
     if value:
         yield f"{name}: {value}" if name else value
+    elif any(key == "component" or key.startswith("value") for key in resource):
+        yield Unread("its value is not text")
     for note in _objects(resource, "note"):
         yield _string(note, "text")
 
 
-def _encounter(resource: Mapping[str, Any]) -> Iterator[str]:
+def _encounter(resource: Mapping[str, Any]) -> Iterator[Part]:
     for reason in _objects(resource, "reasonCode"):
-        yield _concept(reason)
+        yield _concept(reason) or Unread("its reason is a code without a text")
 
 
-def _document(resource: Mapping[str, Any]) -> Iterator[str]:
-    """The first attachment with text: `content` has the same document in several formats."""
+def _document(resource: Mapping[str, Any]) -> Iterator[Part]:
+    """The first attachment that can be read whole, else the best: `content` has one document in several formats."""
+    best: Unread | None = None
     for content in _objects(resource, "content"):
-        text = _attachment(content.get("attachment"))
-        if text:
-            yield text
+        read = _attachment(content.get("attachment"))
+        if isinstance(read, str):
+            yield read
             return
+        best = read if best is None or (read.text and not best.text) else best
+    yield best or Unread("it has no attachment")
 
 
-def _communication(resource: Mapping[str, Any]) -> Iterator[str]:
+def _communication(resource: Mapping[str, Any]) -> Iterator[Part]:
     for payload in _objects(resource, "payload"):
-        yield _string(payload, "contentString")
+        if "contentAttachment" in payload:
+            yield _attachment(payload["contentAttachment"])
+        else:
+            yield _string(payload, "contentString") or Unread("its content is not text")
+
+
+def _attachment(attachment: object) -> Part:
+    try:
+        return attachment_text(attachment if isinstance(attachment, dict) else {})
+    except Unread as unread:
+        return unread
 
 
 _READERS = {
@@ -151,26 +169,6 @@ _READERS = {
     "DocumentReference": _document,
     "Communication": _communication,
 }
-
-
-def _attachment(attachment: object) -> str:
-    if not isinstance(attachment, dict):
-        return ""
-    kind, *parameters = (part.strip().lower() for part in _string(attachment, "contentType").split(";"))
-    charset = next((part[8:].strip("\"' ") for part in parameters if part.startswith("charset=")), "utf-8")
-    data = _string(attachment, "data")
-    if kind not in ("text/plain", "text/html") or charset not in CHARSETS or len(data) > 8 * LONGEST_TEXT:
-        return ""
-    try:
-        text = base64.b64decode("".join(data.split())).decode(charset, "replace")
-    except (binascii.Error, ValueError):
-        return ""
-    return _without_tags(text) if kind == "text/html" else text
-
-
-def _without_tags(markup: str) -> str:
-    """The text of HTML: inline tags are removed, all others become line breaks."""
-    return html.unescape(_TAG.sub(lambda found: "" if found["inline"] else "\n", markup))
 
 
 def _concept(concept: object) -> str:
