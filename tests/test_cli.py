@@ -113,10 +113,15 @@ def test_predict_reports_bad_lines_and_goes_on(bundle: Path, tmp_path: Path) -> 
     done = r2d("predict", bundle, cases, "--out", tmp_path / "out.jsonl")
     assert done.returncode == 0
     assert all(f"line {number}" in done.stderr for number in (2, 3, 6, 8))
-    assert "5 bad lines" in done.stderr and "record 'd'" in done.stderr
+    assert (
+        "5 bad rows" in done.stderr
+        and "8 rows read, 3 decided, 5 skipped" in done.stderr
+        and "record 'd'" in done.stderr
+    )
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [prediction["id"] for prediction in found] == ["a", "5", "7"]
-    assert set(found[0]) == {"id", "predicted_label", "probabilities", "rationale"}
+    read = {"deferred", "prediction_set", "tokens", "tokens_read"}
+    assert set(found[0]) == {"id", "predicted_label", "probabilities", "rationale"} | read
 
     strict = r2d("predict", bundle, cases, "--out", tmp_path / "strict.jsonl", "--strict")
     assert strict.returncode == 2 and "line 2" in strict.stderr
@@ -129,9 +134,7 @@ def test_predict_from_csv_and_standard_input(bundle: Path, tmp_path: Path) -> No
     done = r2d("--quiet", "predict", bundle, cases, "--text", "note", "--encoding", "cp1252")
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["x", "y"]
     assert "has no column 'text'; it has id, note, other" in refused("predict", bundle, cases, "--encoding", "cp1252")
-    wrong = r2d("predict", bundle, cases, "--text", "note")
-    assert "line 2: the text is not utf-8; give the file's --encoding" in wrong.stderr
-    assert [json.loads(line)["id"] for line in wrong.stdout.splitlines()] == ["y"]
+    assert "0xfc (invalid start byte); give its encoding" in refused("predict", bundle, cases, "--text", "note")
     assert "unknown encoding 'klingon'" in refused("predict", bundle, cases, "--encoding", "klingon")
 
     piped = r2d("--quiet", "predict", bundle, "-", stdin='{"text": "chest pain"}\n{"text": "mild rash"}\n')

@@ -308,7 +308,7 @@ def test_scores_by_people_that_cannot_be_used(tmp_path):
         with pytest.raises(DataError, match=problem):
             read_human(file, criteria)
     lines.write_text("{")
-    with pytest.raises(DataError, match="cannot be read: JSONDecodeError"):
+    with pytest.raises(DataError, match=r"cannot be read \(not valid JSON"):
         read_human(lines, criteria)
     with pytest.raises(DataError, match="is not a file"):
         read_human(tmp_path / "none.csv", criteria)

@@ -112,7 +112,10 @@ def test_what_is_left_out_is_said_and_why(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("", "is empty"),
-        ('{"questions": [\n{]}', "line 2: not valid JSON"),
+        (
+            '{"questions": [\n{]}',
+            "in double quotes at line 2, column 2)",
+        ),
         ('{"data": []}', "is not a BioASQ Task B file"),
         ("[]", "is not a BioASQ Task B file"),
         ('{"questions": []}', "no questions found"),

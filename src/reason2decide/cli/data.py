@@ -86,7 +86,7 @@ def import_table_command(
     seed: Seed = 0,
     delimiter: Annotated[
         str | None,
-        typer.Option("--delimiter", metavar="C", help="Delimiter of CSV cells, or 'tab'; default: by extension."),
+        typer.Option("--delimiter", metavar="C", help="Delimiter of CSV cells, or 'tab'; default: the header's."),
     ] = None,
     encoding: Annotated[
         str, typer.Option("--encoding", metavar="E", help="Encoding of the files, such as cp1252 or cp1254.")

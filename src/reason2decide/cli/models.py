@@ -12,7 +12,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from reason2decide.console import warn
+from reason2decide.console import say, warn
 from reason2decide.errors import ConfigError, DataError, Interrupted, require
 from reason2decide.files import means_full_disk
 from reason2decide.model.reading import INPUT_TOKENS_HELP, LEAST_INPUT, LONG_TEXTS_HELP, LongTexts, ReadingSettings
@@ -78,19 +78,27 @@ def _saying_how_to_resume(run: Path, command: list[str]) -> Iterator[None]:
 
 def predict_command(
     bundle: Bundle,
-    cases: Annotated[Path, typer.Argument(help="Cases: a .jsonl or .csv file, or - for JSON lines on standard input.")],
+    cases: Annotated[
+        Path,
+        typer.Argument(
+            help="Cases: a table of any format that can be imported, or - for JSON lines on standard input."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="File for the predictions, as JSON lines; - for standard output.")] = Path(
         "-"
     ),
-    text: Annotated[str, typer.Option(help="Column of the text in a CSV file.")] = "text",
+    text: Annotated[str, typer.Option(help="Column or key of the text.")] = "text",
+    delimiter: Annotated[
+        str | None, typer.Option(metavar="C", help="Delimiter of CSV cells, or 'tab'; default: the header's.")
+    ] = None,
     encoding: Annotated[str, typer.Option(help="Encoding of the file.")] = "utf-8",
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad line.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     long_texts: Annotated[LongTexts, typer.Option(help=LONG_TEXTS_HELP)] = "decide",
     input_tokens: Annotated[int | None, typer.Option(help=INPUT_TOKENS_HELP, min=LEAST_INPUT)] = None,
     force: Force = False,
 ) -> None:
     """Decide and explain: a label, its probabilities and a rationale for each case, in their order."""
-    from reason2decide.data.cases import read_cases
+    from reason2decide.data.cases import Cases
     from reason2decide.files import new_file, require_absent
 
     reading = ReadingSettings(long_texts, input_tokens)
@@ -105,38 +113,42 @@ def predict_command(
     to_stdout = out == Path("-")
     if not to_stdout:
         require_absent(out, force=force)
-    records = read_cases(cases, on_bad, text_column=text, encoding=encoding)
+    source = Cases(cases, text, delimiter, encoding)
+    total = source.count()
+    records = source.records(on_bad)
     first = next(records, None)  # a file that cannot be read is refused before a model is loaded
     if first is None:
         raise DataError(f"{cases} contains no case to decide on; expected at least one with a text")
     from itertools import chain
 
     from reason2decide.console import track
-    from reason2decide.data.records import JsonlRecords
     from reason2decide.model.predictor import BATCH_SIZE, READ_AHEAD, Predictor
 
-    def decide(stream: TextIO) -> None:
+    def decide(stream: TextIO) -> int:
+        decided = 0
         # Typed lines are answered one by one, a pipe in batches.
         read_ahead = READ_AHEAD if cases != Path("-") else 1 if sys.stdin.isatty() else BATCH_SIZE
         predictions = predictor.predict(chain([first], records), read_ahead=read_ahead, on_bad=on_bad)
-        total = len(JsonlRecords(cases)) if cases.suffix == ".jsonl" else None
         for prediction in track(predictions, "deciding", total, "cases"):
             stream.write(json.dumps(prediction.to_json(), ensure_ascii=False) + "\n")
             stream.flush()
+            decided += 1
+        return decided
 
     predictor = Predictor.load(bundle, reading)
     if to_stdout:
-        decide(sys.stdout)
+        decided = decide(sys.stdout)
     else:
         with new_file(out, force=force) as partial, partial.open("w", encoding="utf-8") as stream:
-            decide(stream)
+            decided = decide(stream)
     if predictor.cut_texts.cut:
         warn(
             f"{predictor.cut_texts} texts are longer than the model reads ({predictor.longest_prompt} tokens in a "
             "prompt): their rows have tokens_read below tokens. --long-texts windows reads on"
         )
+    say(f"{decided + len(bad)} rows read, {decided} decided, {len(bad)} skipped")
     if bad:
-        warn(f"{len(bad)} bad lines were skipped; --strict stops at the first")
+        warn(f"{len(bad)} bad rows were skipped; --strict stops at the first")
 
 
 def export_command(

@@ -158,6 +158,8 @@ class _Check:
         self.groups: dict[str, str] = {}
         self.contents: dict[str, tuple[str, str]] = {}  # of test and validation: content -> split, id
         self.train_contents: set[str] = set()
+        self.first_labels: dict[str, str | None] = {}  # content -> label
+        self.contradictions = _Found()
         self.near = NearDuplicates()
 
     def take(self, split: str, batch: Sequence[Record]) -> None:
@@ -201,6 +203,8 @@ class _Check:
             if first_split != split:
                 self.divided_groups.add(f"{record.group!r} ({first_split} and {split})")
         key = content_key(record)
+        if self.first_labels.setdefault(key, record.label) != record.label:
+            self.contradictions.add(f"{record.id!r} ({record.label}, elsewhere {self.first_labels[key]})")
         other = self.contents.get(key)
         if other is not None and other[0] != split:
             self.shared.setdefault((other[0], split), _Found()).add(f"{other[1]} = {record.id}")
@@ -261,6 +265,11 @@ class _Check:
         ]
         for split, found in self.repeated_texts.items():
             messages.append(f"{found.count} records of {split} repeat the text of another record of {split} ({found})")
+        if self.contradictions.count:
+            messages.append(
+                f"{self.contradictions.count} records have the text of another record with another label "
+                f"({self.contradictions}); a model cannot learn both: decide which is right"
+            )
         for kind, masks in self.masks.items():
             tokens = ", ".join(token for token, _ in masks.most_common(EXAMPLES))
             messages.append(f"{masks.total()} records have a mask in their {kind} ({tokens}); models learn to write it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.errors import DataError
+from reason2decide.syntax import Malformed, parse_json
 
 NO_ANSWER = ""  # the label if a system did not decide, or gave something that is not a label
 
@@ -55,14 +57,15 @@ def read_predictions(path: Path) -> list[Prediction]:
     if not path.is_file():
         raise DataError(f"{path} is not a file; expected a predictions.jsonl")
     predictions = []
-    with path.open(encoding="utf-8") as stream:
+    with path.open("rb") as stream:
         for number, line in enumerate(stream, 1):
-            if not line.strip():
+            content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if not content.strip():
                 continue
             try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: not valid JSON ({error.msg})") from None
+                value = parse_json(content)
+            except Malformed as error:
+                raise DataError(f"{path}, line {number}: {error}") from None
             if not isinstance(value, dict) or not all(
                 isinstance(value.get(key), str) for key in ("id", "predicted_label")
             ):

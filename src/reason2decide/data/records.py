@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import mmap
 import shutil
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +20,7 @@ import tomli_w
 
 from reason2decide.errors import DataError
 from reason2decide.files import new_folder, sha256_file
+from reason2decide.syntax import Malformed, parse_json, parse_toml
 
 SPLITS = ("train", "validation", "test")
 RECORD_KEYS = ("id", "text", "label", "rationales", "choices", "group", "meta")
@@ -191,11 +191,9 @@ def parse_record(line: bytes | str, where: str) -> Record:
         DataError: not UTF-8, not JSON, or not a record; the message begins with `where`.
     """
     try:
-        value = json.loads(line)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 ({error.reason} at byte {error.start}); convert the file first") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
+        value = parse_json(line)
+    except Malformed as error:
+        raise DataError(f"{where}: {error}") from None
     return record_from_json(value, where)
 
 
@@ -268,7 +266,7 @@ class DatasetFolder:
             present = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
             raise DataError(f"{path} has no dataset.toml (it contains {present}); make one with `r2d data import`")
         try:
-            content = tomllib.loads(toml_path.read_text("utf-8"))
+            content = parse_toml(toml_path.read_bytes())
             labels = LabelSet(
                 tuple(content["labels"]["values"]),
                 bool(content["labels"]["ordinal"]),
@@ -282,8 +280,8 @@ class DatasetFolder:
                 content.get("provenance", {}),
             )
             hashes = {split: entry["sha256"] for split, entry in content["files"].items()}
-        except tomllib.TOMLDecodeError as error:
-            raise DataError(f"{toml_path} is not valid TOML: {error}") from None
+        except Malformed as error:
+            raise DataError(f"{toml_path} is {error}") from None
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{toml_path} lacks or misuses the key {error}; compare it with a fresh import") from None
         return cls(path, info, hashes)

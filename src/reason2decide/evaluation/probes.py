@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.errors import DataError
+from reason2decide.syntax import parse_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def read_probes(path: Path) -> list[Probe]:
     with path.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
             try:
-                probes.append(Probe(**json.loads(line)))
+                probes.append(Probe(**parse_json(line)))
             except (ValueError, TypeError) as error:
                 raise DataError(f"{path}, line {number}: not a probe ({error}); evaluate again") from None
     return probes

@@ -9,7 +9,6 @@ RESULTS/
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 
 from reason2decide.errors import DataError
 from reason2decide.evaluation.metrics.base import Integers, SufficientStatistics
+from reason2decide.syntax import Malformed, parse_json
 from reason2decide.version import __version__
 
 RESULTS_FORMAT = 2
@@ -168,12 +168,12 @@ def read_results(folder: Path) -> Results:
     if not file.is_file():
         raise DataError(f"{folder} has no {RESULTS}; give a folder that `r2d evaluate` wrote")
     try:
-        value = json.loads(file.read_text("utf-8"))
+        value = parse_json(file.read_bytes())
         if not isinstance(value, dict):
             raise DataError("these results are not a JSON object; evaluate again")
         return Results.from_json(value)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file} is not valid JSON ({error.msg}); evaluate again") from None
+    except Malformed as error:
+        raise DataError(f"{file} is {error}; evaluate again") from None
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
 

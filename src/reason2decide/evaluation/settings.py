@@ -6,7 +6,6 @@ nothing slow.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ import tomli_w
 from reason2decide.errors import ConfigError, unknown_key
 from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
 from reason2decide.model.reading import INPUT_TOKENS_HELP, LEAST_INPUT, LONG_TEXTS_HELP, LongTexts, ReadingSettings
+from reason2decide.syntax import Malformed, parse_toml
 
 IntervalMethod = Literal["percentile", "bca"]
 RESAMPLES = 1000  # ours: the interval's ends then move by about 2 % of its width from seed to seed
@@ -140,9 +140,9 @@ def load_settings(path: Path) -> Settings:
     if not path.is_file():
         raise ConfigError(f"{path} is not a file; expected evaluation settings in TOML")
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+        content = parse_toml(path.read_bytes())
+    except Malformed as error:
+        raise ConfigError(f"{path} is {error}") from None
     return parse_settings(with_paths_from(content, path.parent), str(path))
 
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from reason2decide.errors import UserError
+from reason2decide.syntax import Malformed, parse_toml
 
 NONCE_CHARACTERS = 32  # ours: 128 bits, which cannot be guessed by trial and error
 NONCE_SLOT = "nonce"  # filled in automatically; system prompts use it to explain the fence
@@ -118,9 +118,9 @@ def _folder() -> resources.abc.Traversable:
 
 def _parse(text: str, where: str) -> Prompt:
     try:
-        fields = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise PromptError(f"the prompt {where} is not valid TOML: {error}") from None
+        fields = parse_toml(text)
+    except Malformed as error:
+        raise PromptError(f"the prompt {where} is {error}") from None
     wanted = ("name", "version", "system", "user")
     if fields.keys() != set(wanted) or not all(isinstance(value, str) for value in fields.values()):
         raise PromptError(f"the prompt {where} must have exactly these fields, all of them text: {', '.join(wanted)}")

@@ -7,13 +7,13 @@ order and shortened by us. `model_card` fills them.
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from reason2decide.errors import ConfigError
+from reason2decide.syntax import Malformed, parse_toml
 
 Computed = Literal["no", "in part", "whole"]
 
@@ -148,9 +148,9 @@ def read_answers(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise ConfigError(f"{path} is not a file; expected answers for the model card, in TOML")
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+        content = parse_toml(path.read_bytes())
+    except Malformed as error:
+        raise ConfigError(f"{path} is {error}") from None
     problems = list(_problems(content))
     if problems:
         raise ConfigError(f"{path}:\n" + "\n".join(f"  - {line}" for line in problems))

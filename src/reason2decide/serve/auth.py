@@ -18,13 +18,13 @@ import logging
 import re
 import secrets
 import time
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reason2decide.errors import ConfigError, Reason2DecideError, require
+from reason2decide.syntax import Malformed, parse_json, parse_toml
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -211,9 +211,9 @@ def _read_tokens(path: Path) -> dict[str, str]:
 
 def _read_issuers(path: Path) -> dict[str, Sequence[_Key]]:
     try:
-        issuers = tomllib.loads(_read(path))["issuers"]
+        issuers = parse_toml(_read(path))["issuers"]
         files = {str(issuer): path.parent / file for issuer, file in issuers.items()}
-    except (tomllib.TOMLDecodeError, KeyError, AttributeError, TypeError):
+    except (Malformed, KeyError, AttributeError, TypeError):
         files = {}
     if not files:
         raise ConfigError(f'{path}: expected a TOML table [issuers] of lines like "https://ehr.example.org/" = "FILE"')
@@ -230,7 +230,7 @@ def _read_keys(path: Path) -> Sequence[_Key]:
             raise ConfigError(f"{path} is not a PEM public key; give the issuer's public key") from None
         return [_key(None, public, path)]
     try:
-        entries = [dict(entry) for entry in json.loads(text)["keys"]]
+        entries = [dict(entry) for entry in parse_json(text)["keys"]]
         suitable = [entry for entry in entries if _suits(entry)]
         kids = [str(entry["kid"]) for entry in suitable]
     except (ValueError, KeyError, TypeError, RecursionError):

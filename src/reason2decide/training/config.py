@@ -5,7 +5,6 @@ Most keys may be one value for every stage or a table by stage (`steps = {stage1
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from dataclasses import fields as dataclass_fields
@@ -19,6 +18,7 @@ from reason2decide.errors import ConfigError, unknown_key
 from reason2decide.method.methods import METHODS, Stage, method_named
 from reason2decide.model.hub import SCRATCH
 from reason2decide.model.prompt_encoder import Lengths
+from reason2decide.syntax import Malformed, parse_toml
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Optimizer = Literal["adamw", "adafactor"]
@@ -258,9 +258,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     if not path.is_file():
         raise ConfigError(f"{path} is not a file; expected a training configuration in TOML")
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+        content = parse_toml(path.read_bytes())
+    except Malformed as error:
+        raise ConfigError(f"{path} is {error}") from None
     # Paths in the file are relative to its folder, those of --set to the working directory.
     resolve_paths(content, path.parent)
     for override in overrides:
@@ -340,8 +340,8 @@ def apply_override(content: dict[str, Any], override: str) -> None:
     if not equals or not key.strip():
         raise ConfigError(f"--set {override!r}: expected KEY=VALUE, for example --set learning_rate.stage1=1e-4")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}")["value"]
+    except Malformed:
         value = text  # a bare word is a string: --set base=tiny needs no quotes
     *tables, last = key.strip().split(".")
     target = content

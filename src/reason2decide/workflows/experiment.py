@@ -20,7 +20,6 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from reason2decide.errors import ConfigError
 from reason2decide.evaluation.settings import Settings, parse_settings, with_paths_from
 from reason2decide.method.methods import METHODS
+from reason2decide.syntax import Malformed, parse_toml
 from reason2decide.training.config import Config, apply_override, parse_config, resolve_paths
 
 AXES = ("method", "base", "rationale_source", "train_records", "seed")
@@ -95,9 +95,9 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     if not path.is_file():
         raise ConfigError(f"{path} is not a file; expected an experiment in TOML")
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+        content = parse_toml(path.read_bytes())
+    except Malformed as error:
+        raise ConfigError(f"{path} is {error}") from None
     training = content.get("training")
     if isinstance(training, dict):
         resolve_paths(training, path.parent)

@@ -6,7 +6,6 @@ The format is that of the task's guidelines (participants-area.bioasq.org): `{"q
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from reason2decide.data.records import LabelSet, Record, record_from_json
 from reason2decide.data.sources.splitting import split_records
 from reason2decide.data.sources.writing import Imported, files_provenance, write_import
 from reason2decide.errors import DataError
+from reason2decide.syntax import Malformed, parse_json
 
 LABELS = ("yes", "no")
 
@@ -87,11 +87,9 @@ def _records(paths: Sequence[Path], left_out: Counter[str]) -> Iterator[tuple[st
 
 def _questions(path: Path) -> list[Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg} at column {error.colno})") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); convert it first") from None
+        content = parse_json(path.read_bytes())
+    except Malformed as error:
+        raise DataError(f"{path} is {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("questions"), list):
         raise DataError(f"{path} is not a BioASQ Task B file; expected an object with a list of 'questions'")
     questions: list[Any] = content["questions"]
@@ -102,7 +100,8 @@ def _record(where: str, question: Mapping[str, Any], answer: str) -> Record:
     if not isinstance(question.get("body"), str) or not question["body"].strip():
         raise DataError(f"{where}: the question's 'body' is empty; fill it in or leave the question out")
     try:
-        snippets = [snippet["text"].strip() for snippet in question.get("snippets") or ()]
+        # Some files have snippets without a text.
+        snippets = [(snippet["text"] or "").strip() for snippet in question.get("snippets") or ()]
     except (TypeError, KeyError, AttributeError):
         raise DataError(f"{where}: expected 'snippets' to be a list of objects with a 'text'") from None
     lines = [f"question: {question['body'].strip()}", *(f"snippet: {snippet}" for snippet in snippets if snippet)]

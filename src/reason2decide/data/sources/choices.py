@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 
-HEADING = re.compile(r"\s*\banswer choices\s*:", re.IGNORECASE)
+HEADING = re.compile(r"\banswer choices\s*:", re.IGNORECASE)
 STYLES = (r"{0}[.)]\s", r"\({0}\)\s")  # "A. fever" or "A) fever"; "(a) fever"
 
 
@@ -52,4 +54,14 @@ def match_choice(label: str, choices: Sequence[str]) -> str | None:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(" .\"'")
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(" .\"'")
+
+
+def spellings(counts: Mapping[str, int]) -> dict[str, str]:
+    """The most frequent spelling of each label that is spelled in several ways: in case, space, final marks, Unicode
+    form, or as 1 and 1.0. Of equally frequent ones the plainest is taken."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for label in sorted(counts, key=lambda label: (-counts[label], label != _plain(label), label)):
+        plain = _plain(label)
+        alike[re.sub(r"^(-?\d+)\.0+$", r"\1", plain)].append(label)
+    return {label: same[0] for same in alike.values() for label in same[1:]}

@@ -1,7 +1,9 @@
-"""Import records from PubMedQA files (github.com/pubmedqa/pubmedqa): labelled, artificial and unlabelled.
+"""Import records from PubMedQA files: labelled, artificial and unlabelled.
 
-A file is one JSON object of PMID -> {"QUESTION", "CONTEXTS", "LABELS", "LONG_ANSWER", "final_decision"}; the
-unlabelled file has no `final_decision`.
+As its authors publish it (github.com/pubmedqa/pubmedqa), a file is one JSON object of PMID -> {"QUESTION", "CONTEXTS",
+"LABELS", "LONG_ANSWER", "final_decision"}; the unlabelled file has no `final_decision`. As the hub has it, a file has a
+row per question, as JSON lines or Parquet: {"pubid", "question", "context": {"contexts", "labels"}, "long_answer",
+"final_decision"}.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ from typing import Any, TextIO
 
 from reason2decide.data.defaults import SHARES
 from reason2decide.data.records import LabelSet, Record, record_from_json
+from reason2decide.data.sources.rows import open_table
 from reason2decide.data.sources.splitting import Member, split_records
 from reason2decide.data.sources.writing import Imported, files_provenance, require_file, write_import
 from reason2decide.errors import DataError, UserError
 from reason2decide.files import new_file, require_absent
+from reason2decide.syntax import Malformed, parse_json
 
 LABELS = ("yes", "no", "maybe")
 # Shares of the questions outside test. The official cross-validation also trains on 450 and develops on 50.
@@ -121,9 +125,9 @@ def _read_test_ids(path: Path) -> set[str]:
     """Read the keys of `test_ground_truth.json` (PMID -> answer), or a plain JSON list of PMIDs."""
     require_file(path)
     try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path} is not valid JSON: {error}") from None
+        content = parse_json(path.read_bytes())
+    except Malformed as error:
+        raise DataError(f"{path} is {error}") from None
     if not isinstance(content, (dict, list)) or not content:
         raise DataError(f"{path} has no test ids; expected an object of PMID -> answer or a list of PMIDs")
     return {str(pmid) for pmid in content}
@@ -132,7 +136,8 @@ def _read_test_ids(path: Path) -> set[str]:
 def _records(paths: Sequence[Path]) -> Iterator[tuple[str, Record]]:
     for path in paths:
         require_file(path)
-        for pmid, item in _items(path):
+        rows = _hub_items(path) if path.suffix.lower() in (".jsonl", ".parquet") else _items(path)
+        for pmid, item in rows:
             where = f"{path}, PMID {pmid}"
             yield where, _record(where, pmid, item)
 
@@ -157,6 +162,25 @@ def _record(where: str, pmid: str, item: object) -> Record:
         "group": pmid,
     }
     return record_from_json(value, where)
+
+
+def _hub_items(path: Path) -> Iterator[tuple[str, Any]]:
+    """The rows of a file from the hub, each as its id and an item in the authors' format."""
+    columns = ("pubid", "question", "context", "long_answer", "final_decision")
+    for place, row in open_table(path).rows(columns):
+        context = row.get("context")
+        if not isinstance(context, dict) or row.get("pubid") is None:
+            raise DataError(f"{place}: expected a pubid, a question and a context with contexts, as the hub has them")
+        yield (
+            str(row["pubid"]),
+            {
+                "QUESTION": row.get("question"),
+                "CONTEXTS": context.get("contexts"),
+                "LABELS": context.get("labels"),
+                "LONG_ANSWER": row.get("long_answer"),
+                "final_decision": row.get("final_decision"),
+            },
+        )
 
 
 def _are_strings(values: object) -> bool:

@@ -13,17 +13,20 @@ from typing import Any
 
 from reason2decide.data.defaults import SHARES
 from reason2decide.data.records import LabelSet, Record, record_from_json
-from reason2decide.data.sources.choices import lift_choices, match_choice
+from reason2decide.data.sources.choices import lift_choices, match_choice, spellings
 from reason2decide.data.sources.rows import Row, Table, open_table
-from reason2decide.data.sources.splitting import Member, split_records
+from reason2decide.data.sources.splitting import Member, content_key, split_records
 from reason2decide.data.sources.writing import Imported, files_provenance, write_import
 from reason2decide.errors import DataError, UserError
+from reason2decide.syntax import Malformed, parse_json
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "val", "valid", "dev", "development"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+# What tables write where there is nothing (pandas, SQL, Hive, R, spreadsheets), in lower case.
+NOT_AVAILABLE = frozenset({"na", "n/a", "#n/a", "nan", "null", "none", "nil", "<na>", "\\n", "-", "--", "."})
 VALIDATION_OF_TRAIN = 0.1  # ours: share of train that becomes validation if a split column has none
 
 
@@ -142,6 +145,17 @@ def import_rows(
             return split_records(members, shares, seed)
         return _with_validation(members, _known_splits(given_splits, columns.split), seed, notes)
 
+    def spelling(counts: Mapping[str, int]) -> Mapping[str, str]:
+        if labels is not None:
+            return {}
+        found = spellings(counts)
+        if found:
+            shown = ", ".join(f"{wrong!r} -> {right!r} ({counts[wrong]})" for wrong, right in list(found.items())[:5])
+            notes.append(f"labels that differ only in their spelling were made one: {shown}")
+        missing = [label for label in counts if label.casefold() in NOT_AVAILABLE]
+        notes.extend(f"{counts[label]} records have the label {label!r}, which is kept as a label" for label in missing)
+        return found
+
     reader = _Reader(columns, labels, given_splits)
     dataset = write_import(
         out,
@@ -157,11 +171,17 @@ def import_rows(
             "seed": seed,
             **({} if columns.split else {"shares": list(shares.values())}),
         },
+        spelling=spelling,
         force=force,
     )
     if reader.mended:
+        notes.append(f"{reader.mended} labels differed from the declared ones in their spelling and were corrected")
+    if reader.not_available:
+        notes.append(f"{reader.not_available} rationales say only that there is none (NA, null, ...) and were left out")
+    if reader.contradicting:
         notes.append(
-            f"{reader.mended} labels differed from their choice in case, space or final marks and were corrected"
+            f"{reader.contradicting} records have the text of an earlier one with another label; "
+            "`r2d data check` names some"
         )
     return Imported(dataset, tuple(notes))
 
@@ -181,8 +201,10 @@ class _Reader:
 
     def __init__(self, columns: Columns, labels: LabelSet | None, given_splits: dict[str, str]) -> None:
         self.columns, self.labels, self.given_splits = columns, labels, given_splits
-        self.mended = 0
+        self.mended = self.not_available = 0
         self.repeated: Counter[str] = Counter()
+        self.first_label: dict[str, str] = {}  # by content
+        self.contradicting = 0
 
     def records(self, tables: Sequence[Table]) -> Iterator[tuple[str, Record]]:
         columns = self.columns
@@ -193,9 +215,9 @@ class _Reader:
             for column in columns.required:
                 if column not in present:
                     raise DataError(_missing_column(table, column))
-            for where, row in table.rows(wanted):
+            for place, row in table.rows(wanted):
                 unseen -= row.keys()
-                yield where, self._record(where, row)
+                yield str(place), self._record(str(place), row)
         if unseen:
             raise DataError(_missing_column(tables[0], min(unseen)))
 
@@ -220,13 +242,10 @@ class _Reader:
             self.mended += matched != label
             label = matched
         elif self.labels is not None and label not in self.labels.values:
-            raise DataError(
-                f"{where}: the label {label!r} is not in the declared set {_listed(self.labels.values)}; "
-                "correct it, or declare it with --labels"
-            )
+            label = self._declared(where, label)
         if columns.split is not None:
             self.given_splits[identity] = _string(where, row, columns.split) or ""
-        rationales = {source: _string(where, row, column) for source, column in columns.rationales.items()}
+        rationales = {source: self._rationale(where, row, column) for source, column in columns.rationales.items()}
         value = {
             "id": identity,
             "text": text,
@@ -236,7 +255,29 @@ class _Reader:
             "group": _string(where, row, columns.group) if columns.group else None,
             "meta": {name: _plain(row[name]) for name in columns.meta if not _is_null(row.get(name))},
         }
-        return record_from_json(value, where)
+        record = record_from_json(value, where)
+        first = self.first_label.setdefault(content_key(record), label)
+        self.contradicting += first != label and not spellings({first: 1, label: 1})
+        return record
+
+    def _declared(self, where: str, label: str) -> str:
+        assert self.labels is not None
+        by_spelling = spellings({**dict.fromkeys(self.labels.values, 2), label: 1})
+        if label not in by_spelling:
+            raise DataError(
+                f"{where}: the label {label!r} is not in the declared set {_listed(self.labels.values)}; "
+                "correct it, or declare it with --labels"
+            )
+        self.mended += 1
+        return by_spelling[label]
+
+    def _rationale(self, where: str, row: Row, column: str) -> str | None:
+        """The rationale in a cell; None also where the cell says that there is none."""
+        rationale = _string(where, row, column)
+        if rationale is not None and rationale.casefold() in NOT_AVAILABLE:
+            self.not_available += 1
+            return None
+        return rationale
 
     def _text(self, where: str, row: Row) -> str:
         """The text column, or several, each after its name, without empty ones."""
@@ -264,8 +305,8 @@ class _Reader:
         listed = row.get(self.columns.choices)
         if isinstance(listed, str):
             try:
-                listed = json.loads(listed) if listed.lstrip().startswith("[") else listed.split("|")
-            except json.JSONDecodeError:
+                listed = parse_json(listed) if listed.lstrip().startswith("[") else listed.split("|")
+            except Malformed:
                 listed = None
         if not isinstance(listed, list) or not all(isinstance(choice, str) for choice in listed):
             raise DataError(

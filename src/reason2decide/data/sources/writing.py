@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,14 @@ def write_import(
     task: str,
     labels: Callable[[Collection[str]], LabelSet],
     provenance: Mapping[str, Any],
+    spelling: Callable[[Mapping[str, int]], Mapping[str, str]] = lambda counts: {},
     force: bool = False,
 ) -> DatasetFolder:
     """Write labelled records as a dataset; each comes with the place it was read from, for messages.
 
     The records are spooled to a file next to `out`, so the input is read once and only ids, labels and groups stay in
     memory. `assign` then maps each id to its split. Within a split records are sorted by id. `labels` makes the label
-    set from the labels found.
+    set from the labels found, after `spelling` gave, for the number of records of each, what some of them are spelled.
 
     Raises:
         OutputError: `out` exists and `force` is false, or cannot be made.
@@ -57,6 +59,8 @@ def write_import(
     with spool as folder:
         file = Path(folder) / "records.jsonl"
         members, sources = _spool(track(records, "import"), file)
+        written = spelling(Counter(item.label for item in members))
+        members = [item._replace(label=written.get(item.label, item.label)) for item in members]
         found = {item.label for item in members}
         if len(found) == 1:
             raise DataError(
@@ -67,7 +71,9 @@ def write_import(
         order = sorted(range(len(members)), key=lambda index: members[index].id)
         info = DatasetInfo(name, task, labels(found), sources, provenance)
         rows = {split: [i for i in order if splits[members[i].id] == split] for split in SPLITS}
-        contents = {split: (spooled[i] for i in indices) for split, indices in rows.items()}
+        contents = {
+            split: (replace(spooled[i], label=members[i].label) for i in indices) for split, indices in rows.items()
+        }
         return write_dataset(out, info, contents, force=force)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -29,6 +28,7 @@ from reason2decide.files import new_file
 from reason2decide.llm.judge.pairwise import Pair, Pairwise
 from reason2decide.llm.judge.pointwise import NO_DECISION, Judge, JudgedCase, Pointwise, Work
 from reason2decide.llm.judge.rubric import LEVELS, Criterion
+from reason2decide.syntax import Malformed, parse_json
 from reason2decide.version import __version__
 
 Scores = Mapping[str, tuple[float, float]]  # id -> (score on the scale, expected score)
@@ -186,7 +186,7 @@ def read_human(path: Path, criteria: Sequence[Criterion]) -> dict[str, dict[str,
     with path.open(encoding="utf-8-sig", newline="") as stream:
         try:
             jsonl = path.suffix == ".jsonl"
-            rows: Iterable[Any] = (json.loads(line) for line in stream) if jsonl else csv.DictReader(stream)
+            rows: Iterable[Any] = (parse_json(line) for line in stream) if jsonl else csv.DictReader(stream)
             for number, row in enumerate(rows, 1 if jsonl else 2):
                 where = f"{path}, line {number}"
                 if not isinstance(row, dict) or not row.keys() >= {"id", "criterion", "score"}:
@@ -199,8 +199,8 @@ def read_human(path: Path, criteria: Sequence[Criterion]) -> dict[str, dict[str,
                 if row["id"] in by_id:
                     raise DataError(f"{where}: {row['id']!r} has two scores by {row['criterion']!r}; give one")
                 by_id[row["id"]] = levels[str(row["score"])]
-        except (json.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path} cannot be read: {type(error).__name__}; expected CSV or JSON Lines") from None
+        except (Malformed, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{path} cannot be read ({error}); expected CSV or JSON Lines") from None
     return scores
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from reason2decide.errors import UserError
+from reason2decide.syntax import Malformed, parse_toml
 
 RUBRIC = "rubric.toml"
 LEVELS = (1, 2, 3, 4, 5)
@@ -87,11 +87,11 @@ def load_rubric(folder: Path | None = None) -> Rubric:
 
 def _parse(text: str, where: str) -> Rubric:
     try:
-        fields = tomllib.loads(text)
+        fields = parse_toml(text)
         criteria = {name: _criterion(name, dict(table), where) for name, table in fields["criteria"].items()}
         version = fields["version"]
-    except tomllib.TOMLDecodeError as error:
-        raise RubricError(f"the rubric {where} is not valid TOML: {error}") from None
+    except Malformed as error:
+        raise RubricError(f"the rubric {where} is {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError):
         raise RubricError(f"the rubric {where} must have a version and [criteria.NAME] tables") from None
     if not isinstance(version, str) or not criteria:
