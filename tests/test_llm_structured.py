@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from reason2decide.llm.client.structured import parse_object, strict_schema, validated
+from reason2decide.llm.client.structured import InvalidAnswer, parse_object, strict_schema, validated
 
 BOUND = 25.0  # seconds that no fault may exceed, far above what they take
 
@@ -81,3 +81,54 @@ def test_a_schema_is_asked_for_strictly():
     assert schema["$defs"]["Inner"]["required"] == ["score"]
     assert "default" not in schema["$defs"]["Inner"]["properties"]["score"]
     assert validated(Outer, 'ok {"inner": {"score": 1}}') == Outer(inner=Inner(score=1))
+
+
+# --- answers that think aloud, or end too early -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('<think>It looks like {"label": "home"}.</think> {"label": "clinic"}', {"label": "clinic"}),
+        ('It looks like {"label": "home"}.</think>\n{"label": "clinic"}', {"label": "clinic"}),  # opened by the prompt
+        ('<THINKING>\n{"a": 1}\n</THINKING><think></think>{"a": 2}', {"a": 2}),
+    ],
+)
+def test_what_is_thought_does_not_count(text, expected):
+    assert parse_object(text) == parse_object(text, cut_off=True) == expected
+
+
+@pytest.mark.parametrize("text", ['<think>{"label": "home"}', '<think>{"a": 1}</think> so <think>{"a": 2} but'])
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_thinking_without_an_end_is_no_answer(text, cut_off):
+    with pytest.raises(ValueError, match="no JSON object"):
+        parse_object(text, cut_off=cut_off)
+
+
+def test_an_answer_that_was_cut_off_concludes_at_its_end_only():
+    aloud = 'The object looks like {"label": "home"}. Now the note says'
+    assert parse_object(aloud) == {"label": "home"}
+    with pytest.raises(ValueError, match="cut off before its conclusion"):
+        parse_object(aloud, cut_off=True)
+    assert parse_object('```json\n{"label": "home"}\n``', cut_off=True) == {"label": "home"}
+
+
+def test_a_reply_cut_off_in_its_thinking_is_not_its_answer(shared_cases):
+    """F04: what the model thought of is a valid object."""
+
+    class Answer(BaseModel):
+        rationale: str
+        label: str
+
+    message = json.loads((shared_cases / "F04_reply_thinking_cut.json").read_text())["choices"][0]["message"]
+    with pytest.raises(InvalidAnswer):
+        validated(Answer, message["content"], cut_off=True)
+
+
+@pytest.mark.parametrize(
+    "text", ['{\\"' * 200_000, '{"a' + '\\"' * 200_000, "{" + '", ' * 200_000, "{" + ", " * 200_000]
+)
+def test_the_time_to_parse_grows_with_the_length_only(text):
+    """Were it to grow with the square, each of these would take minutes."""
+    with pytest.raises(ValueError, match="no JSON object"):
+        parse_object(text)

@@ -41,7 +41,8 @@ def mask_label_words(text: str, labels: Iterable[str]) -> str:
     return WORD.sub(lambda word: MASK if word.group().casefold() in hidden else word.group(), text)
 
 
-SENTENCE_END = re.compile(r"[.!?;]+(?=\s|$)|\n")
+# Begins at the first mark of a run only, so that a long run takes linear time.
+SENTENCE_END = re.compile(r"(?<![.!?;])[.!?;]+(?=\s|$)|\n")
 SUFFIX = re.compile(r"(?<=\w{3})(?:ing|ed|es|(?<!s)s|e)$")
 Span = tuple[int, int]
 

@@ -125,7 +125,7 @@ class Client:
             probabilities = read_logged_probabilities(self.endpoint.dialect, call, reply.text)
         elif call.schema is not None:
             try:
-                parsed = validated(call.schema, reply.text)
+                parsed = validated(call.schema, reply.text, cut_off=reply.cut_off)
             except InvalidAnswer as error:  # it was valid when it was logged: the schema's own checks have changed
                 return Failure(key, "invalid_answer", f"no longer valid: {error}", 0, reply.text)
         return ModelAnswer(

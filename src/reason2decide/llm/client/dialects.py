@@ -30,6 +30,11 @@ class Reply:
     refused: bool = False
     logprobs: tuple[TokenLogprob, ...] | None = None
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether it ended at the token limit."""
+        return self.finish_reason == "length"
+
 
 def request_body(endpoint: Endpoint, call: AnyCall) -> dict[str, Any]:
     """Make the JSON body of a call, without a response format.

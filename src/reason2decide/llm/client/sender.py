@@ -267,16 +267,16 @@ class Sender:
             reply = await self._reply(job, asked)
             self._refuses_schema = True  # since the same call without it was accepted
         try:
-            validated(schema, reply.text)
+            validated(schema, reply.text, cut_off=reply.cut_off)
             return reply
         except InvalidAnswer as error:
             job.text = reply.text
-            if reply.finish_reason == "length":  # a second answer would be cut off too
+            if reply.cut_off:  # a second answer would be cut off too
                 raise _Failed("cut_off", "the answer ended at the token limit; raise max_tokens") from None
             asked = repairing(asked, reply.text, error)
         reply = await self._reply(job, asked)
         try:
-            validated(schema, reply.text)
+            validated(schema, reply.text, cut_off=reply.cut_off)
             return reply
         except InvalidAnswer as error:
             job.text = reply.text

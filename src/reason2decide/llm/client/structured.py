@@ -16,7 +16,10 @@ MAX_STARTS = 100  # ours: opening braces to try; bounds the work that a garbled 
 FORM_WORDS = "Answer with one JSON object and nothing else. It must be valid under this JSON schema:\n{schema}"
 REPAIR_WORDS = "That answer cannot be used: {problem}. Answer again, with one JSON object and nothing else."
 
-_STRING_OR_TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
+# A string that does not end takes the rest, so that each character is read once.
+_STRING_OR_TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*(?:"|\\?\Z))|,(?=\s*[}\]])', re.DOTALL)
+_THINKING = re.compile(r"<(?P<end>/)?(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+_AFTER_THE_OBJECT = re.compile(r"[\s`]*")  # what may follow in an answer that was cut off: the end of a code fence
 
 
 def _reject(constant: str) -> None:
@@ -27,14 +30,27 @@ def _reject(constant: str) -> None:
 _DECODER = json.JSONDecoder(strict=False, parse_constant=_reject)
 
 
-def parse_object(text: str) -> dict[str, Any]:
+def conclusion(text: str) -> str:
+    """What an answer says after its thinking, `<think>...</think>` or the like; empty if the thinking has no end."""
+    marks = list(_THINKING.finditer(text))
+    if not marks:
+        return text
+    return text[marks[-1].end() :] if marks[-1]["end"] else ""
+
+
+def parse_object(text: str, *, cut_off: bool = False) -> dict[str, Any]:
     """Find the JSON object in an answer, whatever surrounds it (prose, code fences); trailing commas are dropped.
 
-    The last of several objects counts, where models put their conclusion; an empty one only if there is no other.
+    The last of several objects counts, where models put their conclusion; an empty one only if there is no other. What
+    a model writes while it thinks does not count.
+
+    Args:
+        cut_off: the answer ended at the token limit; then only an object at its very end is the conclusion.
 
     Raises:
         ValueError: there is no JSON object.
     """
+    text = conclusion(text)
     found: list[dict[str, Any]] = []
     for _ in range(MAX_STARTS):
         brace = text.find("{")
@@ -47,6 +63,8 @@ def parse_object(text: str) -> dict[str, Any]:
             text = text[brace + 1 :]
     if not found:
         raise ValueError("it holds no JSON object")
+    if cut_off and not _AFTER_THE_OBJECT.fullmatch(text):
+        raise ValueError("it was cut off before its conclusion")
     return next((value for value in reversed(found) if value), {})
 
 
@@ -54,7 +72,9 @@ def _decode(text: str) -> tuple[dict[str, Any], str]:
     """Decode the object at the beginning of `text`, and return it with the rest."""
     try:
         value, end = _DECODER.raw_decode(text)
-    except ValueError:
+    except json.JSONDecodeError as error:
+        if text[error.pos : error.pos + 1] not in ("}", "]", ","):  # where a decoder stops at a trailing comma
+            raise
         text = _STRING_OR_TRAILING_COMMA.sub(lambda match: match[1] or "", text)
         value, end = _DECODER.raw_decode(text)
     return value, text[end:]
@@ -71,14 +91,14 @@ class InvalidAnswer(ValueError):
         self.problem = problem
 
 
-def validated(schema: type[T], text: str) -> T:
-    """Parse and validate the object of `schema` in an answer.
+def validated(schema: type[T], text: str, *, cut_off: bool = False) -> T:
+    """Parse and validate the object of `schema` in an answer; `cut_off` as in `parse_object`.
 
     Raises:
         InvalidAnswer: the answer has none.
     """
     try:
-        return schema.model_validate(parse_object(text))
+        return schema.model_validate(parse_object(text, cut_off=cut_off))
     except ValidationError as error:
         mistakes = error.errors(include_url=False, include_input=False)
         problem = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'object'}: {e['msg']}" for e in mistakes)
