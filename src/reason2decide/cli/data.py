@@ -187,9 +187,12 @@ def check_command(
     if base is None:
         report = check_dataset(dataset)
     else:
-        from reason2decide.model.hub import token_counter
+        from reason2decide.model.hub import load_tokenizer, token_counter
+        from reason2decide.model.unread_characters import UnreadCharacters
 
-        report = check_dataset(dataset, count=token_counter(base), unit=f"tokens of {base}")
+        tokenizer = load_tokenizer(base)
+        unread = UnreadCharacters(tokenizer)
+        report = check_dataset(dataset, count=token_counter(tokenizer), unit=f"tokens of {base}", unread=unread)
     if as_json:
         typer.echo(json.dumps(report.to_json(), ensure_ascii=False, indent=1))
     else:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from reason2decide.errors import DataError
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 EXAMPLES = 3  # ours: how many ids a message shows
+UNREADABLE = 0.9  # ours: share of unread characters from which a base is not one for these texts
 AT_ONCE = 256  # ours: texts per tokenizer call
 # Words that datasets put in place of the label, and the masks of T5 and BERT.
 MASK_TOKEN = re.compile(r"\[(?:LABEL|ANSWER|MASK|MASKED|BLANK|PREDICTION|OPTION|CHOICE)\]|<mask>|<extra_id_\d+>", re.I)
@@ -111,7 +112,17 @@ class _Found:
         return f"{', '.join(self.examples)}{', ...' if self.count > len(self.examples) else ''}"
 
 
-def check_dataset(path: Path, *, count: Count = count_words, unit: str = "words") -> CheckReport:
+class CharacterCount(Protocol):
+    """Characters that a base cannot read (`model.unread_characters`)."""
+
+    def add(self, texts: Sequence[str]) -> None: ...
+    def share(self) -> float: ...
+    def in_words(self) -> str: ...
+
+
+def check_dataset(
+    path: Path, *, count: Count = count_words, unit: str = "words", unread: CharacterCount | None = None
+) -> CheckReport:
     """Read a dataset once, one record at a time, and report its contents.
 
     The evaluation splits are read first and train is compared with them, so memory grows with validation and test, not
@@ -120,12 +131,13 @@ def check_dataset(path: Path, *, count: Count = count_words, unit: str = "words"
     Args:
         path: the dataset folder.
         count, unit: measures the lengths of texts, and its unit: words, or tokens of a model (`hub.token_counter`).
+        unread: counts the characters that a model cannot read or write.
 
     Raises:
         DataError: the folder or a line of it cannot be read at all.
     """
     dataset = DatasetFolder.open(path)
-    check = _Check(dataset, count)
+    check = _Check(dataset, count, unread)
     try:
         dataset.verify()
     except DataError as error:
@@ -143,8 +155,8 @@ def check_dataset(path: Path, *, count: Count = count_words, unit: str = "words"
 class _Check:
     """The state of one pass over a dataset."""
 
-    def __init__(self, dataset: DatasetFolder, lengths_of: Callable[[Sequence[str]], list[int]]) -> None:
-        self.dataset, self.lengths_of = dataset, lengths_of
+    def __init__(self, dataset: DatasetFolder, lengths_of: Count, unread: CharacterCount | None) -> None:
+        self.dataset, self.lengths_of, self.unread = dataset, lengths_of, unread
         self.findings: list[Finding] = []
         self.records: Counter[str] = Counter()
         self.labels: dict[str, Counter[str]] = {}
@@ -172,6 +184,8 @@ class _Check:
                 texts.setdefault(f"rationale of {source}", []).append(rationale)
         for kind, values in texts.items():
             self.lengths.setdefault(kind, Counter()).update(self.lengths_of(values))
+            if self.unread is not None:
+                self.unread.add(values)
             for value in values:
                 if mask := MASK_TOKEN.search(value):
                     self.masks.setdefault(kind, Counter())[mask.group()] += 1
@@ -255,6 +269,8 @@ class _Check:
             messages.append(f"{self.bad_labels.count} labels cannot be used: {self.bad_labels}")
         if self.repeated_ids.count:
             messages.append(f"{self.repeated_ids.count} ids are repeated: {self.repeated_ids}; make them unique")
+        if self.unread is not None and self.unread.share() >= UNREADABLE:
+            messages.append(f"the base cannot read {self.unread.in_words()}; take one for this language, such as mT5")
         return [Finding("error", message) for message in messages]
 
     def _warnings(self) -> list[Finding]:
@@ -276,6 +292,10 @@ class _Check:
         for source, by_split in sorted(self.sources.items()):
             if not any(counts.present for counts in by_split.values()):
                 messages.append(f"no record has a rationale of source {source!r}, which dataset.toml declares")
+        if self.unread is not None and 0 < self.unread.share() < UNREADABLE:
+            messages.append(
+                f"the base cannot read or write {self.unread.in_words()}; replace them, or take another base"
+            )
         for label in self.dataset.info.labels.values:
             lacking = [split for split in SPLITS if split in self.labels and not self.labels[split][label]]
             if lacking:

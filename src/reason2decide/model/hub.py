@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from reason2decide.errors import BaseModelError, require
 
@@ -58,8 +59,8 @@ def _require_reachable(name: str, what: str) -> None:
         ) from None
 
 
-def token_counter(base: str) -> Callable[[Sequence[str]], list[int]]:
-    """A function that counts tokens of texts with a base's tokenizer; nothing is downloaded.
+def load_tokenizer(base: str) -> Any:
+    """The tokenizer of a base; nothing is downloaded.
 
     Raises:
         BaseModelError: the base is neither a folder nor a downloaded model.
@@ -70,12 +71,16 @@ def token_counter(base: str) -> Callable[[Sequence[str]], list[int]]:
     if base == SCRATCH:
         raise BaseModelError(f"the tokenizer of {base!r} is trained on the training split; leave --base out")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(base, local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(base, local_files_only=True)
     except (OSError, ValueError) as error:
         raise BaseModelError(
             f"the tokenizer of {base!r} is neither a folder nor a downloaded model ({first_line(error)}); "
             "give a folder, download it first, or leave --base out to see words"
         ) from None
+
+
+def token_counter(tokenizer: Any) -> Callable[[Sequence[str]], list[int]]:
+    """A function that counts the tokens of texts."""
 
     def count(texts: Sequence[str]) -> list[int]:
         return [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]] if texts else []

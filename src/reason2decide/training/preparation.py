@@ -6,6 +6,7 @@ What cannot be trained is refused here, so that a mistake leaves no run folder b
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from reason2decide.console import say, warn
 from reason2decide.data.records import DatasetFolder, JsonlRecords
 from reason2decide.errors import ConfigError, DataError
 from reason2decide.model.prompt_encoder import PromptEncoder, Truncation, tokenizer_hash
+from reason2decide.model.unread_characters import UnreadCharacters
 from reason2decide.training.base import load_base
 from reason2decide.training.batches import BatchPlan
 from reason2decide.training.config import Config
@@ -27,6 +29,7 @@ from reason2decide.training.processes import Processes
 from reason2decide.training.trainer import batch_plan
 
 TOKENS = ".tokens"  # the token cache of a dataset folder
+READ_FOR_CHARACTERS = 20_000  # ours: texts, labels and rationales in which unread characters are sought
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def prepared(config: Config, processes: Processes, records: Path) -> Iterator[Pr
     _require_positions(model, config)
     if config.lora:
         require_targets(model, config.lora)
+    _report_unread(tokenizer, dataset, config.base_name)
     encoder = PromptEncoder(tokenizer, config.lengths)
     with contextlib.ExitStack() as stack:
         with processes.local_main_first():
@@ -151,6 +155,19 @@ def _texts(dataset: DatasetFolder) -> Iterator[str]:
         yield record.text
         yield record.label or ""
         yield from record.rationales.values()
+
+
+def _report_unread(tokenizer: Any, dataset: DatasetFolder, base: str) -> None:
+    """Warn about characters that the base cannot read or write; refuse a base that reads next to nothing.
+
+    Raises:
+        BaseModelError: as said.
+    """
+    unread = UnreadCharacters(tokenizer)
+    unread.add(itertools.islice(_texts(dataset), READ_FOR_CHARACTERS))
+    unread.require_readable(base)
+    if unread.counts():
+        warn(f"the base {base!r} cannot read or write {unread.in_words()}; replace them, or take another base")
 
 
 def _require_several_labels(records: JsonlRecords) -> None:
