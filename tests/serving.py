@@ -118,7 +118,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 def http(path: str, body: bytes, *headers: str, method: str = "POST") -> bytes:
     """A request after which the server closes the connection."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: server", "Connection: close", f"Content-Length: {len(body)}"]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close", f"Content-Length: {len(body)}"]
     if not any(header.lower().startswith("content-type") for header in headers):
         lines.append("Content-Type: application/json")
     return ("\r\n".join([*lines, *headers]) + "\r\n\r\n").encode() + body

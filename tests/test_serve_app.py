@@ -76,7 +76,7 @@ def app(models: list[ServedModel]) -> FastAPI:
 
 @pytest.fixture(scope="module")
 def client(app: FastAPI) -> Iterator[TestClient]:
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://localhost") as client:
         yield client
 
 
@@ -306,7 +306,7 @@ def test_no_page_and_no_method(client: TestClient) -> None:
 
 
 def test_an_unforeseen_error_is_told_without_its_message(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with TestClient(create_app([Failing("triage", bundle)], ServeSettings())) as client:
+    with TestClient(create_app([Failing("triage", bundle)], ServeSettings()), base_url="http://localhost") as client:
         response = client.post("/v1/systemone", json=systemone(include=["rationale"]))
     assert response.status_code == 500 and "unforeseen error" in response.json()["detail"]
     assert "RuntimeError at" in caplog.text and CANARY not in caplog.text + response.text
@@ -365,7 +365,7 @@ def test_text_is_nowhere_but_in_replies(client: TestClient, caplog: pytest.LogCa
 def test_over_the_bound_503_and_too_late_504(bundle: Path) -> None:
     model = Gated("triage", bundle)
     app = create_app([model], ServeSettings(max_queue=1, deadline_ms=3000))
-    with TestClient(app) as client, ThreadPoolExecutor(1) as pool:
+    with TestClient(app, base_url="http://localhost") as client, ThreadPoolExecutor(1) as pool:
         model.begun.clear()
         model.gate.clear()
         try:
@@ -391,8 +391,9 @@ def test_over_the_bound_503_and_too_late_504(bundle: Path) -> None:
 
 def test_a_server_knows_from_the_start_what_calls_cost_at_most(bundle: Path) -> None:
     model = ServedModel("triage", bundle)
-    assert model.tokens([model.longest_text])[0] >= model.predictor.bundle.manifest.lengths.input
-    with TestClient(create_app([model], ServeSettings())) as client:
+    longest, room = model.tokens([model.longest_text])[0], model.predictor.encoder.room(predict=True)
+    assert room - model.tokens(["warm-up "])[0] < longest <= room
+    with TestClient(create_app([model], ServeSettings()), base_url="http://localhost") as client:
         lines = client.get("/metrics").text.splitlines()
     for kind in ("decide", "explain", "stream"):
         assert f'r2d_batch_calls_count{{kind="{kind}",model="triage"}} 1.0' in lines
@@ -400,7 +401,7 @@ def test_a_server_knows_from_the_start_what_calls_cost_at_most(bundle: Path) -> 
 
 def test_draining(bundle: Path) -> None:
     app = create_app([ServedModel("triage", bundle)], ServeSettings())
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://localhost") as client:
         assert client.get("/health/ready").status_code == 200
         app.state.door.draining = True
         refused = client.post("/v1/systemone", json=systemone())
@@ -431,7 +432,7 @@ def guarded(
     settings = ServeSettings(tokens=folder / "tokens", audit=folder / "audit.db")
     audit = AuditLog(folder / "audit.db", 30)
     app = create_app(models, settings, authenticator=Authenticator(settings, audit), audit=audit)
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://localhost") as client:
         yield client, token, folder / "audit.db"
 
 
@@ -455,7 +456,7 @@ def test_tokens(guarded: tuple[TestClient, str, Path]) -> None:
 def test_every_request_is_recorded(models: list[ServedModel], bundle: Path, tmp_path: Path) -> None:
     audit = AuditLog(tmp_path / "audit.db", 30)
     expected = audit.input_hash(TEXT)
-    with TestClient(create_app(models, ServeSettings(), audit=audit)) as client:
+    with TestClient(create_app(models, ServeSettings(), audit=audit), base_url="http://localhost") as client:
         post(client, "/v1/systemone", systemone(questions={"a": CHOICE, "b": CHOICE}))
         post(client, "/v1/decisions", decisions(choices()))
         client.post("/v1/explain", json={"model": "triage", "text": TEXT, "label": HOME})

@@ -29,7 +29,7 @@ def server(tmp_path: Path, **settings: Any) -> Iterator[tuple[TestClient, Served
     model = ServedModel("triage", triage_bundle(), chosen.reading)
     model.predictor.operating_point = OperatingPoint(0, 0)  # sure enough of everything: only the cut defers
     app = create_app([model], chosen, audit=AuditLog(tmp_path / "audit.db", 30))
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://localhost") as client:
         yield client, model
 
 

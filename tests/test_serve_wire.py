@@ -209,14 +209,30 @@ def test_a_state_is_rendered_line_by_line() -> None:
         "history": ["MI", {"year": 2019}],
     }
     lines = ["note: chest pain", "vitals pulse: 96", "vitals fever: false", "history: MI", "history year: 2019"]
-    assert state_text(state) == "\n".join(lines)
-    assert state_text([" a ", ["b"], 1.5]) == " a \nb\n1.5"
-    assert state_text(TEXT) == TEXT
+    assert state_text(state, 10**6) == "\n".join(lines)
+    assert state_text([" a ", ["b"], 1.5], 99) == " a \nb\n1.5"
+    assert state_text(TEXT, 99) == TEXT
+
+
+def test_a_state_that_grows_with_its_keys_is_refused_early() -> None:
+    """A long key before each of many values would make a hundred megabytes of a body of one."""
+    state = {"k" * 50_000: {str(number): number for number in range(9000)}}
+    with pytest.raises(Refused, match="longer than 200000 characters") as caught:
+        state_text(state, 200_000)
+    assert caught.value.status == 413
+    nested: Any = 1
+    for _ in range(30):
+        nested = {"k" * 10_000: nested}
+    with pytest.raises(Refused, match="longer than"):
+        state_text(nested, 200_000)
+    items = [InputItem.model_validate({"role": "user", "content": "a" * 60})] * 4
+    with pytest.raises(Refused, match="longer than 200 characters"):
+        input_text(items, 200)
 
 
 def test_a_state_of_too_many_values() -> None:
     with pytest.raises(Refused, match="more than 10000 values"):
-        state_text([0] * 10_001)
+        state_text([0] * 10_001, 10**6)
 
 
 json_values = st.recursive(
@@ -228,7 +244,7 @@ json_values = st.recursive(
 
 @given(st.dictionaries(st.text(), json_values) | st.lists(json_values))
 def test_every_string_of_a_state_is_in_its_text(state: Any) -> None:
-    text = state_text(state)
+    text = state_text(state, 10**6)
 
     def strings(value: Any) -> list[str]:
         if isinstance(value, dict):
@@ -252,14 +268,14 @@ def test_of_messages_what_was_said_and_returned_is_read() -> None:
         {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "since when?"}]},
         {"role": "user", "content": "an hour"},
     ]
-    read = input_text([InputItem.model_validate(item) for item in items])
+    read = input_text([InputItem.model_validate(item) for item in items], 999)
     assert read == "chest pain\npulse: 96\nECG normal\nsince when?\nan hour"
 
 
 def test_images_are_refused() -> None:
     item = InputItem.model_validate({"role": "user", "content": [{"type": "input_image", "image_url": "x"}]})
     with pytest.raises(Refused, match="text only"):
-        input_text([item])
+        input_text([item], 99)
 
 
 # ---- Errors

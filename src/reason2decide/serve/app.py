@@ -79,12 +79,14 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # these pages load scripts from other sites
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would name this server's own address, and not the proxy's
     )
     app.state.door = door
-    app.add_middleware(Guard, settings=settings, door=door, observe=metrics.request)
+    app.add_middleware(Guard, settings=settings, door=door, observe=metrics.request, authenticator=authenticator)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.cors,
+        allow_private_network=bool(settings.cors),  # else a browser does not let a public page call a hospital's server
         allow_methods=["GET", "POST"],
         allow_headers=["Authorization", "Content-Type", endpoints.INCLUDE_HEADER],
         expose_headers=["Retry-After", "X-Request-Id"],

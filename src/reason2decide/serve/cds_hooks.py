@@ -197,6 +197,7 @@ def router(
         services[slug] = model
     api = APIRouter(tags=["CDS Hooks 2.0"])
 
+    @api.get("/cds-services/", include_in_schema=False)
     @api.get("/cds-services")
     async def discover() -> Discovery:
         """The services, one for each model."""

@@ -23,6 +23,7 @@ from reason2decide.serve.wire import (
     ExplainRequest,
     Refused,
     SystemOneRequest,
+    TextTooLarge,
     input_text,
     state_text,
 )
@@ -86,7 +87,7 @@ def router(
         model = served.model(given.model)
         asked = systemone_asked(given, model.labels)
         want = wanted(_items(given.include, include), model.labels, explains=model.explains)
-        text = served.checked(state_text(given.state), "state")
+        text = served.checked(state_text(given.state, settings.max_text), "state")
         return await served.answer(request, model, text, asked, want, answers.systemone_reply)
 
     @api.post(DECISIONS, response_model=answers.DecisionsReply, responses=documented(answers.OpenAIErrorReply))
@@ -95,7 +96,7 @@ def router(
         model = served.model(given.model)
         asked = decisions_asked(given, model.labels)
         want = wanted(_items(given.include, include), model.labels, explains=model.explains)
-        text = served.checked(input_text(given.input), "input")
+        text = served.checked(input_text(given.input, settings.max_text), "input")
         return await served.answer(request, model, text, asked, want, answers.decisions_reply)
 
     streamed: dict[str, Any] = {
@@ -156,7 +157,7 @@ class _Served:
             raise Refused("it contains no text to decide on", ("body", key))
         most = self._settings.max_text
         if len(text) > most:
-            raise Refused(f"the text is longer than {most} characters; send less", ("body", key), "too_large", 413)
+            raise TextTooLarge(most, ("body", key))
         return text
 
     async def answer(

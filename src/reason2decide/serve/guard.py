@@ -1,13 +1,15 @@
-"""Middleware before every route: bounds on the size and time of bodies, draining, counting, and no text in logs.
+"""Middleware before every route: authentication, bounds on bodies, draining, counting, and no text in logs.
 
-A body is read whole, within its bounds of size and time, decompressed and checked to be JSON of bounded depth before
-any route sees it. A request whose client has disconnected is cancelled. An unforeseen error is logged by type and
-location, never with its message, which may quote a text.
+The caller is authenticated before anything of the body is decompressed or parsed. A body is read whole, within its
+bounds of size and time, decompressed and checked to be JSON of bounded depth before any route sees it. A request whose
+client has disconnected is cancelled. An unforeseen error is logged by type and location, never with its message, which
+may quote a text.
 """
 
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import json
 import logging
@@ -17,18 +19,24 @@ import traceback
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from fastapi import Request, Response
 from pydantic_core import from_json
 
-from reason2decide.serve.replies import Fault, error_body
+from reason2decide.serve.recording import authenticate
+from reason2decide.serve.replies import CLIENT_GONE, FORESEEN, Fault, error_body, error_reply
 from reason2decide.serve.settings import ServeSettings
 from reason2decide.serve.wire import Refused
 
 if sys.version_info >= (3, 14):
-    from compression.zstd import ZstdDecompressor, ZstdError
+    from compression.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 else:
-    from backports.zstd import ZstdDecompressor, ZstdError
+    from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
+
+if TYPE_CHECKING:
+    from reason2decide.serve.auth import Authenticator
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -36,11 +44,13 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 Observer = Callable[[str, int, float], None]  # route, status, seconds
 
+OPEN = ("/health/live", "/health/ready", "/cds-services", "/cds-services/", "/openapi.json")  # without a token
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+WINDOW_LOG = 23  # 8 MiB, the window that RFC 8878 recommends to support: a larger one is memory for an attacker
 ALWAYS_ANSWERED = ("/health/live", "/health/ready", "/metrics")  # also while draining
 # Ours: a body up to this many times the bound is read to its end and discarded, so that its sender gets the answer:
 # closing a connection while the client still sends resets it.
 READ_ANYWAY = 16
-CLIENT_GONE = 499  # nginx's status for it; never sent, only counted and recorded
 REQUEST_ID_HEADERS = (b"x-request-id", b"x-typesafe-request-id")  # as openai and typesafe-sdk read it
 DRAINING_RETRY_SECONDS = 5  # ours
 
@@ -58,8 +68,19 @@ class Door:
 class Guard:
     """ASGI middleware; see the module. `observe` is called for every answer."""
 
-    def __init__(self, app: App, *, settings: ServeSettings, door: Door, observe: Observer) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        settings: ServeSettings,
+        door: Door,
+        observe: Observer,
+        authenticator: Authenticator | None = None,
+    ) -> None:
         self._app, self._settings, self._door, self._observe = app, settings, door, observe
+        self._authenticator = authenticator
+        public = urlsplit(settings.public_url or "").netloc.lower()
+        self._hosts = {*LOOPBACK_NAMES, settings.host.lower(), public, public.rpartition(":")[0]} - {""}
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -86,8 +107,13 @@ class Guard:
             await answer.error(scope, Refused("the server is shutting down", (), "draining", 503))
             return
         try:
-            body = await self._body(scope, receive)
+            self._require_known_host(scope)
+            refusal = await self._refusal(scope)
+            body = await self._body(scope, receive, keep=refusal is None)
             if body is None:
+                return
+            if refusal is not None:  # only now, so that the sender gets it: all of its body was read, and discarded
+                await refusal(scope, receive, answer)
                 return
             if body:
                 body = self._checked(scope, body)
@@ -96,8 +122,34 @@ class Guard:
             return
         await _until_gone(self._app, scope, body, receive, answer)
 
-    async def _body(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes | None:
-        """The whole body; None if the client has disconnected.
+    def _require_known_host(self, scope: MutableMapping[str, Any]) -> None:
+        """Refuse another name than this server's where anyone may call: a web page whose own name was made to mean this
+        machine (DNS rebinding) could otherwise read its answers.
+
+        Raises:
+            Refused: the `Host` header names another server.
+        """
+        host = _header(scope, b"host").decode("latin-1").lower()
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        known = not host or not {host, name}.isdisjoint(self._hosts)  # every browser sends one
+        if self._authenticator is None and scope["path"] not in OPEN and not known:
+            raise Refused(
+                "this name is not the server's; call it by its address, or name it with --public-url", (), "host", 421
+            )
+
+    async def _refusal(self, scope: MutableMapping[str, Any]) -> Response | None:
+        """The reply to a caller who may not ask; None if the caller may."""
+        if scope["path"] in OPEN:
+            return None
+        request = Request(scope)
+        try:
+            await authenticate(request, self._authenticator, self._settings)
+        except FORESEEN as error:
+            return error_reply(scope["path"], error)
+        return None
+
+    async def _body(self, scope: MutableMapping[str, Any], receive: Receive, *, keep: bool) -> bytes | None:
+        """The whole body, or an empty one if it is not kept; None if the client has disconnected.
 
         Raises:
             Refused: it is too large or too slow.
@@ -117,7 +169,7 @@ class Guard:
                     part = message.get("body", b"")
                     size += len(part)
                     if size <= most:
-                        body += part
+                        body += part if keep else b""
                     elif size > READ_ANYWAY * most or not message.get("more_body", False):
                         raise too_large
                     if not message.get("more_body", False):
@@ -141,6 +193,7 @@ class Guard:
             scope["headers"] = [item for item in scope["headers"] if item[0] != b"content-encoding"]
         elif encoding not in (b"", b"identity"):
             raise Refused("expected an uncompressed body, or one compressed with zstd", (), "content_encoding", 415)
+        body = body.removeprefix(codecs.BOM_UTF8)
         try:
             value = from_json(body, allow_inf_nan=False)
             json.loads(body)  # the parser that the routes use; it bounds the digits of a number, for example
@@ -151,11 +204,13 @@ class Guard:
         return body
 
     def _decompressed(self, body: bytes) -> bytes:
-        most, decompressor = self._settings.max_body_bytes, ZstdDecompressor()
+        most = self._settings.max_body_bytes
+        decompressor = ZstdDecompressor(options={DecompressionParameter.window_log_max: WINDOW_LOG})
         try:
             plain = decompressor.decompress(body, max_length=most + 1)
         except ZstdError:
-            raise Refused("the body is not compressed with zstd as its header says", kind="content_encoding") from None
+            message = "the body is not compressed with zstd as its header says, or with a window over 8 MiB"
+            raise Refused(message, kind="content_encoding") from None
         if len(plain) > most:
             raise Refused(f"the body is larger than {most} bytes when decompressed", (), "too_large", 413)
         if not decompressor.eof:

@@ -12,8 +12,7 @@ from fastapi.params import Depends as Dependency
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
-from reason2decide.serve.guard import CLIENT_GONE
-from reason2decide.serve.replies import FORESEEN, error_reply
+from reason2decide.serve.replies import CLIENT_GONE, FORESEEN, error_reply
 from reason2decide.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def recorded_route(
 
             async def handle(request: Request) -> Response:
                 try:
-                    request.state.caller = await caller(request)
+                    await authenticate(request, authenticator, settings)
                     return await recorded(request)
                 except FORESEEN as error:
                     return error_reply(request.url.path, error)
@@ -70,12 +69,22 @@ def recorded_route(
 
             return handle
 
-    async def caller(request: Request) -> str:
-        if authenticator is None:
-            return "anonymous"
-        return await authenticator.check(request, audience=settings.audience(str(request.url), request.url.path))
-
     return RecordedRoute
+
+
+async def authenticate(request: Request, authenticator: Authenticator | None, settings: ServeSettings) -> None:
+    """Name the caller of a request in its state, once: `guard` asks before the body is read, a route again.
+
+    Raises:
+        Unauthorized, AuditUnavailable: as `Authenticator.check`.
+    """
+    if getattr(request.state, "caller", None) is not None:
+        return
+    request.state.caller = "anonymous"
+    if authenticator is not None:
+        request.state.caller = None
+        audience = settings.audience(str(request.url), request.url.path)
+        request.state.caller = await authenticator.check(request, audience=audience)
 
 
 def note(request: Request, model: ServedModel, **values: Any) -> None:

@@ -25,6 +25,8 @@ from reason2decide.serve.wire import Location, Refused
 
 CDS_PATH = "/cds-services"
 AUDIT_RETRY_SECONDS = 5  # ours
+CLIENT_GONE = 499  # nginx's status for it; never sent, only counted and recorded
+MOST_FAULTS = 20  # ours: problems of a request that a reply lists
 # Kinds of pydantic messages that quote nothing of the input, and use no word foreign to CDS Hooks.
 _QUOTES_NOTHING = frozenset(
     {"missing", "literal_error", "string_type", "string_too_short", "dict_type", "list_type", "too_short", "too_long"}
@@ -81,7 +83,7 @@ def error_reply(path: str, error: Exception) -> Response:
 
 def error_body(path: str, faults: Sequence[Fault]) -> dict[str, Any]:
     """Faults in the format of the interface at a path. OpenAI's has room for the first one only."""
-    first = faults[0]
+    first, more = faults[0], len(faults) - MOST_FAULTS
     if path == OPENAI_PATH:
         return {
             "error": {
@@ -95,7 +97,12 @@ def error_body(path: str, faults: Sequence[Fault]) -> dict[str, Any]:
         return {"detail": first.message}
     # The keys of CDS Hooks are the standard's own; in the other interfaces, some are the caller's words.
     place = list if path.startswith(CDS_PATH) else shown
-    return {"detail": [{"loc": place(fault.location), "msg": fault.message, "type": fault.kind} for fault in faults]}
+    listed = [
+        {"loc": place(fault.location), "msg": fault.message, "type": fault.kind} for fault in faults[:MOST_FAULTS]
+    ]
+    if more > 0:
+        listed.append({"loc": ["body"], "msg": f"and {more} further problems", "type": "too_many"})
+    return {"detail": listed}
 
 
 def _message(problem: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import socket
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -28,6 +29,8 @@ from reason2decide.serve.served_model import ServedModel
 from reason2decide.serve.settings import ServeSettings
 
 LAST_MOMENT = 0.2  # ours: seconds between the last new connection and the closing of idle ones
+MOST_PIPELINED = 16  # ours: requests of a connection that wait for the one before
+CHUNK_OVERHEAD = 8  # a chunk of one byte has five around it
 LAST_SECONDS = 2  # ours: for responses being sent, after the grace period
 _REFUSED = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-type: application/json\r\n"
@@ -144,24 +147,42 @@ class _Server(uvicorn.Server):
 
 
 def _protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
+    addresses: Counter[str] = Counter()  # open connections of each
+
     class Bounded(HttpToolsProtocol):
-        """HTTP with bounds that uvicorn lacks: on connections, and on the size and time of a request's head."""
+        """HTTP with bounds that uvicorn lacks.
+
+        On connections, in all and of an address; on the size and time of a head; on what is neither head nor body; on
+        requests sent before the answer to the first; on the time to read an answer.
+        """
 
         _heads = _head_bytes = 0  # heads read, bytes of the one being read
+        _body_bytes = _other_bytes = 0  # of a body, and of chunk sizes, extensions and trailers around it
         _in_head = True
         _too_slow: asyncio.TimerHandle | None = None
+        _unread: asyncio.TimerHandle | None = None
+        _address = ""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._await_head()
-            if len(self.connections) > settings.max_connections:
+            self._address = str((transport.get_extra_info("peername") or [""])[0])
+            addresses[self._address] += 1
+            if (
+                len(self.connections) > settings.max_connections
+                or addresses[self._address] > settings.max_connections_of_address
+            ):
                 self._refuse(_REFUSED)
 
         def data_received(self, data: bytes) -> None:
             was_in_head, heads = self._in_head, self._heads
             if was_in_head:
                 self._await_head()
+            else:
+                self._other_bytes += len(data)
             super().data_received(data)
+            if self._other_bytes > settings.max_head_bytes + CHUNK_OVERHEAD * self._body_bytes:
+                self._refuse(b"")
             if was_in_head and self._in_head and self._heads == heads:
                 self._head_bytes += len(data)
                 if self._head_bytes > settings.max_head_bytes:
@@ -169,9 +190,26 @@ def _protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
 
         def on_headers_complete(self) -> None:
             self._in_head, self._head_bytes = False, 0
+            self._body_bytes = self._other_bytes = 0
             self._heads += 1
             self._stop_waiting()
             super().on_headers_complete()
+            if len(self.pipeline) > MOST_PIPELINED:
+                self._refuse(b"")
+
+        def on_body(self, body: bytes) -> None:
+            self._body_bytes += len(body)
+            self._other_bytes -= len(body)
+            super().on_body(body)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._unread = self.loop.call_later(settings.write_seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._unread is not None:
+                self._unread.cancel()
 
         def on_message_complete(self) -> None:
             self._in_head = True
@@ -179,6 +217,11 @@ def _protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_waiting()
+            if self._unread is not None:
+                self._unread.cancel()
+            addresses[self._address] -= 1
+            if not addresses[self._address]:
+                del addresses[self._address]
             super().connection_lost(exc)
 
         def _await_head(self) -> None:

@@ -75,6 +75,8 @@ class ServeSettings:
     max_nesting: int = 32  # container levels of a body; as OpenAI's decisions
     max_head_bytes: int = 64 * 1024  # h11's bound on a request's line and headers
     max_connections: int = 512  # ours: with the largest body each, 512 MiB
+    max_connections_of_address: int = 256  # ours: half of them; a proxy has one address for all its clients
+    write_seconds: float = 20.0  # ours: for a client to read on when it has stopped reading
     head_seconds: float = 10.0  # ours: to send a request's line and headers
     body_seconds: float = 10.0  # ours: to send its body
     keep_alive_seconds: int = 30  # ours: an idle connection is kept; typesafe-sdk pools them for the same time

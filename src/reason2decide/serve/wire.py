@@ -31,6 +31,13 @@ class Refused(Reason2DecideError):
         self.location, self.kind, self.status = location, kind, status
 
 
+class TextTooLarge(Refused):
+    """The text has more characters than the server reads."""
+
+    def __init__(self, most: int, location: Location = ("body",)) -> None:
+        super().__init__(f"the text is longer than {most} characters; send less", location, "too_large", 413)
+
+
 # ---- Requests
 
 
@@ -223,56 +230,63 @@ WORDS = frozenset({"body", "header", "path", "choice", "score", "noul", "predica
 # ---- Text
 
 
-def state_text(state: Content) -> str:
+def state_text(state: Content, most: int) -> str:
     """The text of a state: a string is the text; otherwise one line `key: value` for each value that is not null.
 
     The key is the path to the value, keys joined by spaces; items of a list have the list's key, or none if it has
     none. Values other than strings are written as JSON.
 
     Raises:
-        Refused: it contains too many values.
+        Refused: it contains too many values, or more than `most` characters with their keys.
     """
     if isinstance(state, str):
         return state
-    lines = []
-    for line in _lines(state, ""):
+    lines, length = [], 0
+    for line in _lines(state, "", most):
         lines.append(line)
+        length += len(line) + 1
+        if length > most:
+            raise TextTooLarge(most)
         if len(lines) > MAX_VALUES:
             raise Refused(f"the text contains more than {MAX_VALUES} values; send fewer, or plain text")
     return "\n".join(lines)
 
 
-def _lines(value: Any, key: str) -> Iterator[str]:
+def _lines(value: Any, key: str, most: int) -> Iterator[str]:
+    if len(key) > most:
+        raise TextTooLarge(most)
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _lines(inner, f"{key} {name}".strip())
+            yield from _lines(inner, f"{key} {name}".strip(), most)
     elif isinstance(value, list):
         for inner in value:
-            yield from _lines(inner, key)
+            yield from _lines(inner, key, most)
     elif value is not None:
         text = value if isinstance(value, str) else json.dumps(value)
         yield f"{key}: {text}" if key else text
 
 
-def input_text(given: str | Sequence[InputItem]) -> str:
+def input_text(given: str | Sequence[InputItem], most: int) -> str:
     """The text of a decisions input: what users and assistants said and what tools returned, in lines.
 
     Instructions from systems and developers, and tool calls, are left out.
 
     Raises:
-        Refused: one of the parts is an image.
+        Refused: one of the parts is an image, or they have more than `most` characters.
     """
     if isinstance(given, str):
         return given
-    texts = []
+    texts: list[str] = []
     for index, item in enumerate(given):
         said = item.content if item.type == "message" and item.role in ("user", "assistant") else None
         for part in (said, item.output):
-            texts += [part] if isinstance(part, str) else [_part(one, index) for one in part or ()]
+            texts += [part] if isinstance(part, str) else [_part(one, index, most) for one in part or ()]
+        if sum(map(len, texts)) > most:
+            raise TextTooLarge(most)
     return "\n".join(text for text in texts if text)
 
 
-def _part(part: InputPart, index: int) -> str:
+def _part(part: InputPart, index: int, most: int) -> str:
     if part.type == "input_image":
         raise Refused("this model reads text only; leave images out", ("body", "input", index))
-    return state_text(part.data) if part.type == "input_json" and part.data is not None else part.text or ""
+    return state_text(part.data, most) if part.type == "input_json" and part.data is not None else part.text or ""
