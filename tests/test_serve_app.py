@@ -71,7 +71,7 @@ def models(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Serve
 
 @pytest.fixture(scope="module")
 def app(models: list[ServedModel]) -> FastAPI:
-    return create_app(models, ServeSettings(cors=("https://ehr.example.org",)))
+    return create_app(models, ServeSettings(cors=("https://ehr.example.org",), public_url="http://testserver"))
 
 
 @pytest.fixture(scope="module")

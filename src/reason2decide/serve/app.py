@@ -132,7 +132,9 @@ def _operation_routes(
 
     text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
-    @guarded.get("/metrics", response_class=Response, responses=text | endpoints.documented(answers.ErrorReply, 401))
+    @guarded.get(
+        "/metrics", response_class=Response, responses=text | endpoints.documented(answers.ErrorReply, 401, 421)
+    )
     async def scrape() -> Response:
         """Counts, depths and times in Prometheus' text format."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

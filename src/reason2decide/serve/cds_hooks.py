@@ -43,6 +43,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"description": "No such service"},
     412: {"description": "No text in context or prefetch"},
     413: {"description": "More resources or text than the service reads"},
+    421: {"description": "Called by another name than the server's"},
     422: {"description": "Not a CDS Hooks 2.0 request"},
     503: {"description": "At its limit; try again after Retry-After seconds"},
     504: {"description": "The answer was not ready in time"},

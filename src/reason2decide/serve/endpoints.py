@@ -44,6 +44,7 @@ ERRORS = {
     408: "The body came too slowly",
     413: "The body or the text is too large",
     415: "Not JSON",
+    421: "Called by another name than the server's",
     422: "Not a request of this interface, or one that the model cannot answer",
     503: "At its limit, or shutting down; try again after Retry-After seconds",
     504: "The answer was not ready in time",
@@ -122,12 +123,12 @@ def router(
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter for nginx
         return StreamingResponse(_joined(first, events), media_type="text/event-stream", headers=headers)
 
-    @api.get("/v1/models", responses=documented(answers.ErrorReply, 401, 503))
+    @api.get("/v1/models", responses=documented(answers.ErrorReply, 401, 421, 503))
     async def list_models() -> answers.ModelsReply:
         """The models, in the formats of both interfaces."""
         return answers.ModelsReply.model_validate(answers.models_reply(models))
 
-    @api.get("/v1/models/{name:path}", responses=documented(answers.ErrorReply, 401, 404, 503))
+    @api.get("/v1/models/{name:path}", responses=documented(answers.ErrorReply, 401, 404, 421, 503))
     async def retrieve_model(name: str) -> answers.OpenAIModel:
         """One model, in OpenAI's format."""
         return answers.OpenAIModel.model_validate(answers.openai_model(served.model(name)))
