@@ -150,10 +150,11 @@ def test_old_rows_go_while_the_server_runs(path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(audit, "PURGE_SECONDS", 0.05)
     with AuditLog(path, 30):
         insert_old(path, 31)
+        insert_old(path, 0, "new")
         until = time.monotonic() + 10
-        while rows(path) and time.monotonic() < until:
+        while len(rows(path)) > 1 and time.monotonic() < until:
             time.sleep(0.02)
-        assert rows(path) == []
+        assert [row["caller"] for row in rows(path)] == ["new"]
 
 
 def test_a_date_of_another_form_is_refused(path: Path) -> None:
@@ -245,6 +246,100 @@ def test_closing_gives_up_on_a_disk_that_never_comes_back(
         locker.rollback()
     assert "never written" in caplog.text
     assert not any(thread.name == "audit" for thread in threading.enumerate())
+
+
+# ---- A row is written, or its caller is told
+
+
+async def _written(log: AuditLog) -> bool:
+    return await log.written(log.record(**ENTRY))
+
+
+def test_a_row_is_on_the_disk_when_its_caller_goes_on(path: Path) -> None:
+    with AuditLog(path, 30) as log:
+        assert asyncio.run(_written(log))
+        assert len(rows(path)) == 1
+
+
+def test_a_full_disk_is_told_and_recovers_by_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(audit, "ANSWER_SECONDS", 0.3)
+    with AuditLog(path, 30) as log:
+        (pages,) = log._connection.execute("PRAGMA page_count").fetchone()
+        log._connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own "disk is full"
+        with pytest.raises(AuditUnavailable):
+            for _ in range(1000):
+                asyncio.run(_written(log))
+        full = len(rows(path))
+        assert not log.works
+        log._connection.execute("PRAGMA max_page_count = 1000000")
+        time.sleep(0.5)
+        assert asyncio.run(_written(log))
+    assert len(rows(path)) == full + 1 and log.unwritten == 0  # what was refused is not written later
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_deleted_or_replaced_file_is_noticed(
+    replaced: bool, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLite would go on writing to the file that is gone."""
+    monkeypatch.setattr(audit, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(audit, "ANSWER_SECONDS", 0.3)
+    with AuditLog(path, 30) as log:
+        assert asyncio.run(_written(log))
+        path.unlink()
+        if replaced:
+            path.write_bytes(b"")
+        with pytest.raises(AuditUnavailable):
+            asyncio.run(_written(log))
+        assert not log.works and "deleted or replaced" in caplog.text
+
+
+# ---- Clocks that jump
+
+
+def _jumped(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
+    real = time.time
+    monkeypatch.setattr(audit.time, "time", lambda: real() + days * 86_400)
+
+
+def test_a_clock_that_jumps_while_the_server_runs_deletes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "PURGE_SECONDS", 0.05)
+    with AuditLog(path, 30) as log:
+        insert_old(path, 29)
+        insert_old(path, 0)
+        _jumped(monkeypatch, 3650)
+        time.sleep(0.5)
+        assert len(rows(path)) == 2
+        assert log.works
+
+
+def test_a_clock_that_jumped_before_the_start_deletes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    AuditLog(path, 30).close()
+    for days in range(20):
+        insert_old(path, days)
+    _jumped(monkeypatch, 3650)
+    with AuditLog(path, 30):
+        assert len(rows(path)) == 20  # by the newest row nothing is old
+
+
+def test_a_week_of_rows_goes_at_a_time(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """So that a wrong clock, which new rows have too by now, costs little before somebody sees the log."""
+    AuditLog(path, 30).close()
+    for days in (0, *range(31, 51)):
+        insert_old(path, days)
+    AuditLog(path, 30).close()
+    assert len(rows(path)) == 1 + 12  # of 50 to 43.0 days, eight
+    assert "8 rows of requests before" in caplog.text
+    AuditLog(path, 30).close()
+    assert len(rows(path)) == 1 + 4
+
+
+def test_an_empty_key_file_is_told_what_it_is(path: Path) -> None:
+    AuditLog(path, 30).close()
+    path.with_name(path.name + ".key").write_bytes(b"")
+    with pytest.raises(AuditError, match=r"is an empty file where the key .* should be.*Restore the key file"):
+        AuditLog(path, 30)
 
 
 def test_half_a_character_does_not_stop_the_record(path: Path) -> None:

@@ -207,6 +207,7 @@ REFUSED: dict[str, Callable[[], str]] = {
     "empty audiences": lambda: token(aud=[]),
     "expired": lambda: token(exp=int(time.time()) - LEEWAY_SECONDS - 1),
     "not yet valid": lambda: token(nbf=int(time.time()) + 60),
+    "of a year ago": lambda: token(iat=int(time.time()) - 365 * 86_400),
     "of the future": lambda: token(iat=int(time.time()) + 60),
     "too long a life": lambda: token(exp=int(time.time()) + LONGEST_LIFE_SECONDS + 60),
     "exp infinite": lambda: token(exp=float("inf")),

@@ -317,7 +317,7 @@ def test_override_reasons_have_a_display(labels: LabelSet) -> None:
     reasons = cards.override_reasons(labels)
     assert all(reason.display.strip() and UUID(reason.system.removeprefix("urn:uuid:")) for reason in reasons)
     codes = [reason.code for reason in reasons]
-    assert len(set(codes)) == len(codes) and all(cds_hooks._CODE.fullmatch(code) for code in codes)
+    assert len(set(codes)) == len(codes) and all(code.replace("-", "").isalpha() for code in codes)
     assert ("more-urgent" in codes) == (labels.urgent is not None)
 
 
@@ -483,7 +483,7 @@ def test_no_decision_leaves_without_its_record(model: ServedModel, batcher: Batc
         def __init__(self) -> None:
             pass
 
-        def _put(self, *given: Any) -> None:
+        def _put(self, *given: Any) -> Any:
             raise AuditUnavailable("x")
 
         def input_hash(self, text: str) -> str:
@@ -525,7 +525,7 @@ def test_feedback_is_kept_with_its_reason(client: TestClient, audit: AuditLog) -
         ("accepted", None),
         ("accepted", None),
         ("overridden", None),
-        ("overridden", "1234567008"),
+        ("overridden", "other"),
         ("overridden", "other"),
         ("overridden", "other"),
         ("overridden", None),

@@ -229,6 +229,20 @@ def test_a_signal_under_load_loses_no_request(bundle: Path, number: signal.Signa
         pass
 
 
+def test_without_its_record_no_decision_leaves(bundle: Path, tmp_path: Path) -> None:
+    """A real server whose record is deleted: refused, not ready, and an exit code that says what was lost."""
+    record = tmp_path / "audit.sqlite"
+    with running(f"triage={bundle}", "--audit", record) as server:
+        assert status(server.ask(http("/v1/systemone", ASKED))) == 200
+        record.unlink()
+        refused = server.ask(http("/v1/systemone", ASKED))
+        assert status(refused) == 503 and b"home care" not in refused and b"no decision is sent without it" in refused
+        assert status(server.ask(http("/health/ready", b"", method="GET"))) == 503
+        assert status(server.ask(http("/health/live", b"", method="GET"))) == 200
+        server.stop()
+    assert "deleted or replaced" in server.output
+
+
 def test_serving_needs_no_torch() -> None:
     code = "import sys, reason2decide.serve.running; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -92,7 +92,7 @@ def create_app(
         expose_headers=["Retry-After", "X-Request-Id"],
     )
     app.add_exception_handler(HTTPException, lambda request, error: error_reply(request.url.path, error))
-    app.include_router(_operation_routes(door, batcher, metrics, authenticator, settings))
+    app.include_router(_operation_routes(door, batcher, metrics, authenticator, audit, settings))
     app.include_router(endpoints.router(models, batcher, authenticator, audit, settings))
     app.include_router(cds_hooks.router(models, batcher, authenticator, audit, settings))
     return app
@@ -111,7 +111,12 @@ async def _warm_up(batcher: Batcher, model: ServedModel) -> None:
 
 
 def _operation_routes(
-    door: Door, batcher: Batcher, metrics: Metrics, authenticator: Authenticator | None, settings: ServeSettings
+    door: Door,
+    batcher: Batcher,
+    metrics: Metrics,
+    authenticator: Authenticator | None,
+    audit: AuditLog | None,
+    settings: ServeSettings,
 ) -> APIRouter:
     api = APIRouter(tags=["Operation"])
     # Scraping needs a token too, but is not recorded: it reveals nothing about any case.
@@ -127,8 +132,12 @@ def _operation_routes(
 
     @api.get("/health/ready", response_model=Health, responses=unwell)
     async def ready() -> Response:
-        """Whether to send requests here: not while the server shuts down."""
-        return JSONResponse({"status": "draining"}, 503) if door.draining else JSONResponse({"status": "ready"})
+        """Whether to send requests here: not while the server shuts down, or the audit record cannot be written."""
+        if door.draining:
+            return JSONResponse({"status": "draining"}, 503)
+        if audit is not None and not audit.works:
+            return JSONResponse({"status": "unrecorded"}, 503)
+        return JSONResponse({"status": "ready"})
 
     text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 

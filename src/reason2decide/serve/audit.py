@@ -4,6 +4,11 @@ Each input is stored as HMAC-SHA256 under a random key of this database, which i
 key can find equal texts, and nobody can guess texts from the database alone. The key file is as confidential as a
 patient's record, and is not needed to read the rest.
 
+A row is on the disk before its caller is answered: whoever waits for `written` and gets none sends no decision.
+
+Retention trusts no clock alone: rows are old by the earliest of the clock, the clock at start plus the time since, and
+the newest row plus a day; and of the oldest, at most a week's rows go at a time. So a clock that jumps deletes little.
+
 The database itself refuses to change any row, or to delete one younger than the retention period. The owner of the
 file could remove these triggers: they guard against mistakes and ordinary SQL, not against the owner.
 """
@@ -22,7 +27,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +41,7 @@ RETRY_SECONDS = 1.0  # ours: between two attempts to write to a failing disk
 ANSWER_SECONDS = 5.0  # ours: the longest that a caller waits for the disk
 CLOSE_SECONDS = 10.0  # ours: how long closing waits for the last rows
 PURGE_SECONDS = 86_400.0  # a day
+DAYS_PER_PURGE = 7  # ours: of the oldest rows, at most
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +78,8 @@ CREATE TRIGGER {table}_replace BEFORE INSERT ON {table} WHEN EXISTS (SELECT 1 FR
 """
 _KEPT_SINCE = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-{} days')"
 _USED = "INSERT OR IGNORE INTO used_tokens VALUES (?, ?)"
+_PROBE = "INSERT OR REPLACE INTO used_tokens VALUES ('', 0)"  # needs space on the disk, and expired long ago
+_Waiting = tuple[str, Sequence[Any], Future[bool]]  # statement, values, and whether the row is new once it is written
 
 
 class AuditError(UserError):
@@ -96,7 +104,7 @@ class AuditLog:
 
     def __init__(self, path: Path, retention_days: int) -> None:
         self.path = path
-        self._kept_since = _KEPT_SINCE.format(retention_days)
+        self._kept_since, self._retention_days = _KEPT_SINCE.format(retention_days), retention_days
         self.key_path = path.with_name(path.name + ".key")
         if retention_days < 1:
             raise AuditError(f"the retention period of the audit record is {retention_days} days; give 1 or more")
@@ -104,10 +112,13 @@ class AuditLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._key = self._read_or_make_key()
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._file = _identity(path)
             self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
             self._prepare()
+            self._started = (time.time(), time.monotonic())
             self._purge()
-        self._queue: queue.Queue[tuple[str, Sequence[Any], Future[bool] | None] | None] = queue.Queue(WAITING_ROWS)
+        self.works, self.unwritten = True, 0
+        self._queue: queue.Queue[_Waiting | None] = queue.Queue(WAITING_ROWS)
         self._giving_up = threading.Event()
         self._thread = threading.Thread(target=self._write_all, name="audit", daemon=True)
         self._thread.start()
@@ -135,6 +146,11 @@ class AuditLog:
             key = bytes.fromhex(self.key_path.read_text("ascii"))
         except ValueError:
             key = b""
+        if not self.key_path.stat().st_size:
+            raise AuditError(
+                f"{self.key_path} is an empty file where the key of the audit record {self.path} should be, so inputs "
+                "could not be compared with earlier ones. Restore the key file; if the record is new, remove both"
+            )
         if len(key) != 32:
             raise AuditError(f"{self.key_path} does not contain the key of an audit record (64 hexadecimal digits)")
         return key
@@ -156,10 +172,24 @@ class AuditLog:
 
     def _purge(self) -> None:
         with self._connection:
+            cutoff = self._cutoff()
             for table in _KEPT_TABLES:
-                self._connection.execute(f"DELETE FROM {table} WHERE at <= {self._kept_since}")
+                count = self._connection.execute(f"DELETE FROM {table} WHERE at <= ?", (cutoff,)).rowcount
+                if count:
+                    _log.warning("%d rows of %s before %s were deleted from %s", count, table, cutoff, self.path)
             self._connection.execute("DELETE FROM used_tokens WHERE expires < CAST(strftime('%s', 'now') AS INTEGER)")
         self._purged = time.monotonic()
+
+    def _cutoff(self) -> str:
+        """The latest date of rows to delete now; see the module."""
+        ends = [self._connection.execute(f"SELECT min(at), max(at) FROM {table}").fetchone() for table in _KEPT_TABLES]
+        dates = [datetime.fromisoformat(date) for pair in ends for date in pair if date is not None]
+        begin, began = self._started
+        now = datetime.fromtimestamp(min(time.time(), begin + time.monotonic() - began), UTC)
+        if dates:
+            now = min(now, max(dates) + timedelta(days=1))
+        cutoff = now - timedelta(days=self._retention_days)
+        return _written_date(min(cutoff, min(dates) + timedelta(days=DAYS_PER_PURGE)) if dates else cutoff)
 
     # ---- Called by the server
 
@@ -182,8 +212,10 @@ class AuditLog:
         card: str | None = None,
         tokens: int | None = None,
         tokens_read: int | None = None,
-    ) -> None:
+    ) -> Future[bool]:
         """Record the outcome of one request or question, without waiting for the disk; only the text's hash is stored.
+
+        The decision may be sent once `written` has returned for the result.
 
         The other values must come from the server: a name that a caller made up may contain a note.
 
@@ -192,7 +224,7 @@ class AuditLog:
         """
         hashed = None if text is None else self.input_hash(text)
         given = (model, model_hash, hashed, label, confidence, latency_ms, status, card, tokens, tokens_read)
-        self._put(_REQUEST, (_now(), caller, endpoint, *given))
+        return self._put(_REQUEST, (_now(), caller, endpoint, *given))
 
     def feedback(
         self,
@@ -204,9 +236,9 @@ class AuditLog:
         outcome_at: str,
         reason_system: str | None = None,
         reason_code: str | None = None,
-    ) -> None:
+    ) -> Future[bool]:
         """Record the outcome of one card, as `record` does; the caller must ensure that no value is free text."""
-        self._put(_FEEDBACK, (_now(), caller, service, card, outcome, reason_system, reason_code, outcome_at))
+        return self._put(_FEEDBACK, (_now(), caller, service, card, outcome, reason_system, reason_code, outcome_at))
 
     async def use_once(self, key: str, expires: int) -> bool:
         """Whether `key` is used for the first time; it counts as used from now on, also after a restart.
@@ -217,15 +249,22 @@ class AuditLog:
         Raises:
             AuditUnavailable: this cannot be determined now.
         """
-        answer: Future[bool] = Future()
-        self._put(_USED, (key, expires), answer)
+        return await self.written(self._put(_USED, (key, expires)))
+
+    @staticmethod
+    async def written(row: Future[bool]) -> bool:
+        """Wait until a row is on the disk; true if it is new there.
+
+        Raises:
+            AuditUnavailable: it is not within `ANSWER_SECONDS`; then it is not written later either.
+        """
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(answer), ANSWER_SECONDS)
-        except (TimeoutError, sqlite3.Error):
+            return await asyncio.wait_for(asyncio.wrap_future(row), ANSWER_SECONDS)
+        except TimeoutError:
             raise AuditUnavailable("the audit record cannot be written now") from None
 
     def close(self) -> None:
-        """Write the waiting rows, and close the file."""
+        """Write the waiting rows, and close the file; `unwritten` then counts those that could not be written."""
         with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=CLOSE_SECONDS)
         self._thread.join(CLOSE_SECONDS)
@@ -239,20 +278,22 @@ class AuditLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _put(self, statement: str, row: Sequence[Any], answer: Future[bool] | None = None) -> None:
+    def _put(self, statement: str, values: Sequence[Any]) -> Future[bool]:
+        row: Future[bool] = Future()
         # JSON may contain unpaired surrogates, which cannot be stored.
-        written = [_whole(value) if isinstance(value, str) else value for value in row]
+        written = [_whole(value) if isinstance(value, str) else value for value in values]
         try:
-            self._queue.put_nowait((statement, written, answer))
+            self._queue.put_nowait((statement, written, row))
         except queue.Full:
             raise AuditUnavailable(f"{WAITING_ROWS} rows wait to be written to the audit record") from None
+        return row
 
     # ---- The thread
 
     def _write_all(self) -> None:
         ended = False
         while not ended:
-            left = self._purged + PURGE_SECONDS - time.monotonic()
+            left = self._purged + PURGE_SECONDS - time.monotonic() if self.works else RETRY_SECONDS
             batch = []
             with contextlib.suppress(queue.Empty):
                 batch.append(self._queue.get(timeout=max(left, 0)))
@@ -263,30 +304,41 @@ class AuditLog:
             ended |= self._giving_up.is_set()
             if time.monotonic() - self._purged >= PURGE_SECONDS:
                 self._purge_daily()
-        if not self._queue.empty():
-            _log.error("%d rows were never written to the audit record %s", self._queue.qsize(), self.path)
+        self._lose(self._queue.qsize())
 
-    def _write(self, batch: Sequence[tuple[str, Sequence[Any], Future[bool] | None]]) -> None:
-        """Write a batch, and retry while the disk fails; callers that wait for an answer get the error at once."""
-        failures = 0
-        while batch:
+    def _write(self, batch: Sequence[_Waiting]) -> None:
+        """Write a batch, and retry while the disk fails, without the rows that nobody waits for any more.
+
+        An empty batch finds out whether a disk that failed works again.
+        """
+        while True:
+            batch = [item for item in batch if not item[2].cancelled()]
             try:
+                _require_file(self.path, self._file)
                 with self._connection:
-                    new = [self._connection.execute(statement, row).rowcount == 1 for statement, row, _ in batch]
-            except sqlite3.Error as error:
-                failures += 1
-                if failures == 1:
+                    if not self.works:
+                        self._connection.execute(_PROBE)
+                    new = [self._connection.execute(statement, values).rowcount == 1 for statement, values, _ in batch]
+            except (sqlite3.Error, OSError) as error:
+                if self.works:
                     _log.error("the audit record %s cannot be written; trying again: %s", self.path, error)
-                for _, _, answer in batch:
-                    _resolve(answer, error)
-                batch = [item for item in batch if item[2] is None]
+                self.works = False
+                if not batch:
+                    return
                 if self._giving_up.wait(RETRY_SECONDS):
-                    _log.error("%d rows were never written to the audit record %s", len(batch), self.path)
+                    self._lose(len(batch))
                     return
             else:
-                for (_, _, answer), first in zip(batch, new, strict=True):
-                    _resolve(answer, first)
+                self.works = True
+                for (_, _, row), first in zip(batch, new, strict=True):
+                    if row.set_running_or_notify_cancel():  # the caller may have stopped waiting since
+                        row.set_result(first)
                 return
+
+    def _lose(self, count: int) -> None:
+        if count:
+            self.unwritten += count
+            _log.error("%d rows were never written to the audit record %s", count, self.path)
 
     def _purge_daily(self) -> None:
         try:
@@ -296,13 +348,15 @@ class AuditLog:
             self._purged = time.monotonic()
 
 
-def _resolve(answer: Future[bool] | None, outcome: bool | sqlite3.Error) -> None:
-    # The caller may have stopped waiting, which cancels the future.
-    if answer is not None and answer.set_running_or_notify_cancel():
-        if isinstance(outcome, bool):
-            answer.set_result(outcome)
-        else:
-            answer.set_exception(outcome)
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _require_file(path: Path, identity: tuple[int, int]) -> None:
+    """Raise `OSError` if the file was deleted or replaced: SQLite would go on writing to the one that is gone."""
+    if not path.exists() or _identity(path) != identity:
+        raise OSError("the file was deleted or replaced; restart the server")
 
 
 def _whole(value: str) -> str:
@@ -310,4 +364,8 @@ def _whole(value: str) -> str:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return _written_date(datetime.now(UTC))
+
+
+def _written_date(date: datetime) -> str:
+    return date.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -156,7 +156,8 @@ class Authenticator:
         # A token for several audiences could be replayed here by another of them.
         if claims["aud"] not in (audience, [audience]):
             raise ValueError("aud")
-        if int(claims["exp"]) > time.time() + LONGEST_LIFE_SECONDS + LEEWAY_SECONDS:
+        issued, expires = int(claims["iat"]), int(claims["exp"])
+        if expires > min(time.time(), issued) + LONGEST_LIFE_SECONDS + LEEWAY_SECONDS:
             raise ValueError("exp")
         if not 0 < len(claims["jti"]) <= LONGEST_JTI:
             raise ValueError("jti")

@@ -17,12 +17,13 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
 from reason2decide.errors import ConfigError
-from reason2decide.serve.cards import Card, card_of, plain
+from reason2decide.serve.cards import Card, card_of, override_reasons, plain
 from reason2decide.serve.fhir import FhirText, text_of, unread_of
 from reason2decide.serve.recording import documented_security, note, recorded_route
 from reason2decide.serve.wire import Refused
 
 if TYPE_CHECKING:
+    from reason2decide.data.records import LabelSet
     from reason2decide.serve.audit import AuditLog
     from reason2decide.serve.auth import Authenticator
     from reason2decide.serve.batching import Batcher
@@ -48,9 +49,6 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     503: {"description": "At its limit; try again after Retry-After seconds"},
     504: {"description": "The answer was not ready in time"},
 }
-
-_CODE = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_SYSTEM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]{1,200}")
 
 
 # ---- The standard's types
@@ -240,16 +238,19 @@ def router(
         @guarded.post("/cds-services/{service}/feedback", responses=_ERRORS)
         async def feedback(given: FeedbackRequest, request: Request, model: Any = of_path) -> Response:
             """Record the outcomes of cards."""
+            rows = []
             for item in given.feedback:
                 reason = item.overrideReason and item.overrideReason.reason
-                audit.feedback(
+                row = audit.feedback(
                     caller=request.state.caller,
                     service=model.name,
                     card=str(item.card),
                     outcome=item.outcome,
                     outcome_at=item.outcomeTimestamp.isoformat(),
-                    **(_code_only(reason) if reason else {}),
+                    **(_listed_code(reason, model.labels) if reason else {}),
                 )
+                rows.append(audit.written(row))
+            await asyncio.gather(*rows)
             return Response()
 
     api.include_router(guarded)
@@ -269,8 +270,9 @@ def _described(slug: str, model: ServedModel) -> Service:
     )
 
 
-def _code_only(reason: GivenCoding) -> dict[str, str]:
-    """The code of an override reason, unless it could be free text."""
-    if _CODE.fullmatch(reason.code) and _SYSTEM.fullmatch(reason.system):
+def _listed_code(reason: GivenCoding, labels: LabelSet) -> dict[str, str]:
+    """The code of an override reason, if it is one of those that the card offers: any other may be free text."""
+    offered = {(listed.system, listed.code) for listed in override_reasons(labels)}
+    if (reason.system, reason.code) in offered:
         return {"reason_system": reason.system, "reason_code": reason.code}
     return {"reason_code": "other"}

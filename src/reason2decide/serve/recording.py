@@ -59,13 +59,15 @@ def recorded_route(
                     raise
                 finally:
                     if audit is not None:
-                        audit.record(
+                        row = audit.record(
                             caller=request.state.caller,
                             endpoint=endpoint,
                             status=status,
                             latency_ms=1000 * (time.monotonic() - began),
                             **request.state.row,
                         )
+                        if status != CLIENT_GONE:  # nobody waits for it any more
+                            await audit.written(row)
 
             return handle
 

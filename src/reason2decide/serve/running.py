@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from reason2decide.console import say
 from reason2decide.errors import UserError
 from reason2decide.serve.app import create_app
-from reason2decide.serve.audit import AuditLog
+from reason2decide.serve.audit import AuditLog, AuditUnavailable
 from reason2decide.serve.auth import Authenticator
 from reason2decide.serve.guard import Door
 from reason2decide.serve.served_model import ServedModel
@@ -118,6 +118,8 @@ def run_server(
         _Server(config, app.state.door, settings.grace_seconds).run(sockets=[listening])
     except OSError as error:  # another program has started to listen since
         raise _explained(error, f"{host}:{port}") from None
+    if audit is not None and audit.unwritten:
+        raise AuditUnavailable(f"{audit.unwritten} rows were never written to the audit record {audit.path}")
 
 
 class _Server(uvicorn.Server):
