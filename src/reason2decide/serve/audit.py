@@ -319,6 +319,10 @@ class AuditLog:
                     if not self.works:
                         self._connection.execute(_PROBE)
                     new = [self._connection.execute(statement, values).rowcount == 1 for statement, values, _ in batch]
+                    if any(row.cancelled() for *_, row in batch):  # while the database was locked
+                        raise _GivenUp
+            except _GivenUp:
+                continue  # rolled back; again without them
             except (sqlite3.Error, OSError) as error:
                 if self.works:
                     _log.error("the audit record %s cannot be written; trying again: %s", self.path, error)
@@ -346,6 +350,10 @@ class AuditLog:
         except sqlite3.Error as error:
             _log.error("old rows of the audit record %s cannot be deleted: %s", self.path, error)
             self._purged = time.monotonic()
+
+
+class _GivenUp(Exception):
+    """A caller stopped waiting for a row before it was committed."""
 
 
 def _identity(path: Path) -> tuple[int, int]:
