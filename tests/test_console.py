@@ -31,3 +31,9 @@ def test_a_bar_from_the_start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         bar.advance(5, note="so far")
         bar.advance(5)  # not yet another line
     assert capsys.readouterr().err.splitlines() == ["import: 5 records, 0.5/s · so far"]
+
+
+def test_data_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    console.warn("label 'a\x1b[2Jb\x9b1A\r\u202ec' is unknown\n\tgo on")
+    shown = capsys.readouterr().err
+    assert "label 'a\\x1b[2Jb\\x9b1A\\x0d\\x202ec' is unknown\n" in shown and "\x1b[2J" not in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -30,15 +31,23 @@ def set_quiet(quiet: bool) -> None:
     _settings.quiet = quiet
 
 
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """The text with control and direction characters written out: data must not move the cursor or hide a line."""
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+
+
 def say(message: str) -> None:
     """Print one line for the user on standard error, unless quiet."""
     if not _settings.quiet:
-        stderr.print(message, markup=False, soft_wrap=True)
+        stderr.print(visible(message), markup=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
     """Print a warning on standard error, quiet or not."""
-    stderr.print(f"warning: {message}", markup=False, soft_wrap=True, style="yellow")
+    stderr.print(f"warning: {visible(message)}", markup=False, soft_wrap=True, style="yellow")
 
 
 class ProgressBar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import os
@@ -14,6 +15,11 @@ from pathlib import Path
 
 from reason2decide.errors import OutputError
 
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
+
+# Read once, as setting it is the only way to read it.
+UMASK = os.umask(0o077)
+os.umask(UMASK)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -55,7 +61,8 @@ def _cannot_create(out: Path, error: OSError) -> OSError | OutputError:
 def new_folder(out: Path, marker: str, *, force: bool = False) -> Iterator[Path]:
     """Yield an empty temporary folder next to `out`; on success rename it to `out`, on failure remove it.
 
-    An existing `out` is replaced (see `require_absent`) only once the new folder is complete.
+    An existing `out` is replaced (see `require_absent`) only once the new folder is complete, and at once: whoever
+    looks, or kills this process, finds one of the two. Its permissions are those that the umask leaves.
 
     Raises:
         OutputError: as `require_absent`, or the folder cannot be created.
@@ -68,19 +75,30 @@ def new_folder(out: Path, marker: str, *, force: bool = False) -> Iterator[Path]
         raise _cannot_create(out, error) from None
     try:
         yield partial
-        partial.chmod(0o755)
+        partial.chmod(0o777 & ~UMASK)
         _sync(partial)  # otherwise a power cut could leave the name without the content
         if out.exists():
-            discarded = Path(tempfile.mkdtemp(prefix=f".{out.name}.replaced-", dir=out.parent))
-            out.rename(discarded / out.name)
-            partial.rename(out)
-            shutil.rmtree(discarded)
+            _exchange(partial, out)
+            shutil.rmtree(partial)
         else:
             partial.rename(out)
         _sync_entry(out.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two paths swap what they name, at once where the system can (Linux), else by three renames."""
+    with contextlib.suppress(AttributeError, OSError):
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+        if rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+            return
+    between = Path(tempfile.mkdtemp(prefix=f".{other.name}.replaced-", dir=other.parent)) / other.name
+    other.rename(between)
+    one.rename(other)
+    between.rename(one)
+    between.parent.rmdir()
 
 
 def _sync(folder: Path) -> None:
@@ -146,6 +164,8 @@ def locked(path: Path, problem: str) -> Iterator[None]:
 def new_file(out: Path, *, force: bool = False) -> Iterator[Path]:
     """Yield the path of a temporary file next to `out`; on success move it to `out`, on failure remove it.
 
+    Only its owner may read the file: it may contain health text, and stands alone.
+
     Raises:
         OutputError: `out` exists and `force` is false, or its parent cannot be created.
     """
@@ -161,7 +181,6 @@ def new_file(out: Path, *, force: bool = False) -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        partial.chmod(0o644)
         partial.replace(out)
     except BaseException:
         partial.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ Heavy imports happen inside the commands, so that `r2d --help` answers at once a
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated
 
@@ -12,7 +13,7 @@ import typer
 
 from reason2decide.cli import evidence, judge, llm, models, serve
 from reason2decide.cli.data import data_app
-from reason2decide.console import set_quiet, stderr
+from reason2decide.console import set_quiet, stderr, visible
 from reason2decide.errors import Interrupted, Reason2DecideError, UserError
 from reason2decide.files import means_full_disk
 from reason2decide.version import __version__
@@ -55,6 +56,8 @@ def main() -> None:
 
     Ctrl-C ends with 130, SIGTERM with 143.
     """
+    # The default action would end the process without removing what is half written.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app(standalone_mode=True)
     except UserError as error:
@@ -77,5 +80,5 @@ def main() -> None:
 
 
 def _fail(message: str, code: int = 2) -> None:
-    stderr.print(f"error: {message}", markup=False, soft_wrap=True, style="bold red")
+    stderr.print(f"error: {visible(message)}", markup=False, soft_wrap=True, style="bold red")
     sys.exit(code)

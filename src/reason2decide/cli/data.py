@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reason2decide.console import say, warn
+from reason2decide.console import say, visible, warn
 from reason2decide.data.defaults import CALL_COUNTS, LABEL_NOISE
 from reason2decide.errors import UserError
 
@@ -338,6 +338,7 @@ def _count_share(count: int, total: int) -> str:
 
 def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     """Print a table: drawn in a terminal, as aligned columns elsewhere."""
+    rows = [[visible(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table

@@ -37,6 +37,11 @@ LATEX = {
 Cell = str | int | float | None
 
 
+def _harmless(cell: Cell) -> Cell:
+    """A cell that no spreadsheet takes for a formula: a text that begins like one gets an apostrophe before it."""
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell
+
+
 @dataclass(frozen=True)
 class ReportTable:
     """A table: its file name, column headers, and rows of cells, None if there is no value.
@@ -54,7 +59,7 @@ class ReportTable:
         """The table as CSV with a header; numbers unrounded, an empty field for no value."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerows([self.header, *self.rows])
+        writer.writerows([[_harmless(cell) for cell in row] for row in (self.header, *self.rows)])
         return stream.getvalue()
 
     def latex(self) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from reason2decide.console import say
+from reason2decide.console import say, visible
 from reason2decide.data.records import Record
 from reason2decide.data.sources.synthetic_calls import SYNTHETIC_NOTICE, synthesize_calls
 from reason2decide.evaluation.settings import Settings
@@ -65,11 +65,11 @@ def demo(out: Path, *, force: bool = False) -> None:
         console.print(f"{name:<12} {metric.value:.3f}  (95 % interval {metric.low:.3f} to {metric.high:.3f})")
     for text, prediction in zip(CALLS, predictions, strict=True):
         assert prediction.probabilities is not None
-        console.print(f"\ncall      {text}", markup=False)
+        console.print(f"\ncall      {visible(text)}", markup=False)
         console.print(
             f"decision  {prediction.predicted_label} ({prediction.probabilities[prediction.predicted_label]:.0%})"
         )
-        console.print(f"reason    {prediction.rationale}", markup=False)
+        console.print(f"reason    {visible(prediction.rationale or '')}", markup=False)
     minutes = (time.monotonic() - started) / 60
     console.print(f"\nreport    {out / 'results' / 'report.html'}  ({minutes:.1f} minutes in all)")
     r2d, model = sys.argv[0], out / "model"

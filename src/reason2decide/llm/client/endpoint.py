@@ -53,6 +53,11 @@ class Endpoint:
             raise EndpointError(
                 f"the base URL {self.base_url!r} is not an http address, such as http://localhost:11434/v1"
             )
+        if url.hostname in ("0.0.0.0", "::"):
+            raise EndpointError(
+                f"{url.hostname} is where a server listens, not an address to call; if it runs on this machine, give "
+                f"{url.scheme}://127.0.0.1{f':{url.port}' if url.port else ''}{url.path or '/v1'}"
+            )
         if self.dialect not in get_args(Dialect):
             raise EndpointError(f"the dialect is {self.dialect!r}; expected one of {', '.join(get_args(Dialect))}")
         if not self.is_loopback and not self.allow_remote:

@@ -238,6 +238,8 @@ class Sender:
         where = f"{self.endpoint.base_url}, model {self.endpoint.model!r}"
         if status in HOPELESS:
             self.problem = f"{HOPELESS[status]} (HTTP {status} from {where})"
+            if status == 404 and not self.endpoint.base_url.endswith("/v1"):
+                self.problem += f"; most servers answer under /v1: try {self.endpoint.base_url}/v1"
         elif failure.kind in ("connection", "timeout", "deadline") or (status and retried(status)):
             self._failed_in_a_row += 1
             if self._failed_in_a_row == FAILURES_IN_A_ROW:
