@@ -22,7 +22,6 @@ def test_five_keys_are_enough_and_the_rest_is_the_papers() -> None:
     assert (stage2.alpha, stage2.warmup_share, stage2.ramp_share, stage2.sampling_cap) == (0.7, 0.05, 0.6, 0.9)
     assert [config.of(key, "stage1") for key in ("steps", "learning_rate", "batch_size")] == [100, 5e-5, 64]
     assert (config.lengths.input, config.lengths.rationale, config.lengths.label) == (1024, 256, 50)
-    assert config.evaluate_every_of("stage1") == 5
 
 
 def test_values_per_stage_fall_back_to_the_default() -> None:

@@ -6,21 +6,28 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from forks import Forks
 from tiny_models import save
 from toy import run as train_toy
 
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.records import DatasetFolder, Record
 from reason2decide.errors import BundleError
 from reason2decide.evaluation.results import read_results
 from reason2decide.export.bundle import Parity
 from reason2decide.export.graphs import WEIGHTS
+from reason2decide.files import sha256_file
 from reason2decide.model.bundle import load_bundle
+from reason2decide.model.decision import Decision
+from reason2decide.model.engines.onnx import read_engine
 from reason2decide.model.manifest import read_manifest
 from reason2decide.model.predictor import Predictor
+from reason2decide.model.reading import ReadingSettings
 
 WITHOUT_TORCH = """
 import sys
@@ -147,3 +154,65 @@ def test_other_architectures_through_the_program(
     trained = train_toy(dataset, tmp_path / "run", base=str(base), steps=2)
     ended = forks.run("export", trained, "--out", tmp_path / "out")
     assert ended.returncode == 0 and "warning" not in ended.stderr, ended.stderr
+
+
+# --- damage that a hash does not show ---------------------------------------------------------------------------------
+
+
+def change_export(exported: Path, folder: Path, change: Callable[[onnx.ModelProto], object]) -> Path:
+    """A copy whose decoder was changed before its files were hashed."""
+    copy = Path(shutil.copytree(exported, folder / "changed"))
+    decoder = copy / "model" / "decoder.onnx"
+    model = onnx.load(decoder)
+    change(model)
+    decoder.write_bytes(model.SerializeToString())
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["files"]["model/decoder.onnx"] = sha256_file(decoder)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    return copy
+
+
+def test_an_export_with_weights_that_are_not_finite_is_refused(exported: Path, tmp_path: Path) -> None:
+    def damage(model: onnx.ModelProto) -> None:
+        weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        weight.raw_data = np.full(len(weight.raw_data) // 4, np.nan, np.float32).tobytes()
+
+    with pytest.raises(BundleError, match="values that are not finite numbers"):
+        Predictor.load(change_export(exported, tmp_path, damage))
+
+
+def test_weights_outside_the_folder_are_not_loaded(exported: Path, tmp_path: Path) -> None:
+    """What is loaded is what was hashed: neither a graph nor its data lies elsewhere."""
+
+    def stray(model: onnx.ModelProto) -> None:
+        weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        (tmp_path / "outside.bin").write_bytes(weight.raw_data)
+        weight.ClearField("raw_data")
+        weight.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", "../../outside.bin"), ("offset", "0")):
+            weight.external_data.append(onnx.StringStringEntryProto(key=key, value=value))
+
+    with pytest.raises(BundleError, match=r"decoder\.onnx cannot be loaded"):
+        Predictor.load(change_export(exported, tmp_path, stray))
+    engine = tmp_path / "changed" / "model" / "engine.json"
+    engine.write_text(engine.read_text().replace('"decoder.onnx"', '"../../float32/model/decoder.onnx"'))
+    with pytest.raises(BundleError, match="is not what an export writes"):
+        read_engine(engine.parent)
+
+
+def test_an_export_overwritten_in_use_changes_nothing(exported: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(exported, tmp_path / "copy"))
+    predictor, case = Predictor.load(copy), Record("1", "40 yo with chest pain since 2 days")
+    before = predictor.distributions([case]), predictor.rationales([case], ["home care"])
+    for file in (copy / "model").iterdir():
+        file.write_bytes(b"0" * (file.stat().st_size // 2))
+    assert (predictor.distributions([case]), predictor.rationales([case], ["home care"])) == before
+
+
+def test_longer_prompts_in_an_export(exported: Path, bundle: Path) -> None:
+    """T5's positions are relative: both engines read on, and alike."""
+    text = "40 yo with mild rash since 2 days. " * 15
+    reading = ReadingSettings("refuse", 400)
+    (own,), (other,) = (Predictor.load(path, reading).decide([Record("1", text)]) for path in (exported, bundle))
+    assert isinstance(own, Decision) and isinstance(other, Decision) and not own.cut
+    assert own.probabilities == pytest.approx(other.probabilities, abs=1e-4)

@@ -50,7 +50,7 @@ def test_this_machine_needs_no_permission(host):
 
 
 @pytest.mark.parametrize(
-    "host", ["api.openai.com", "localhost.evil.org", "10.0.0.1", "0.0.0.0", "[::2]", "127.0.0.1.nip.io", "128.0.0.1"]
+    "host", ["api.openai.com", "localhost.evil.org", "10.0.0.1", "[::2]", "127.0.0.1.nip.io", "128.0.0.1"]
 )
 def test_text_leaves_this_machine_only_with_permission(host):
     with pytest.raises(RemoteEndpointError, match="patient text must not leave the building"):
@@ -63,6 +63,14 @@ def test_a_key_in_the_url_is_refused_and_not_repeated(url):
     with pytest.raises(EndpointError, match="environment variable") as caught:
         Endpoint(url, "m")
     assert "sk-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"), [("http://0.0.0.0:8000", "127.0.0.1:8000/v1"), ("http://[::]/x", "127.0.0.1/x")]
+)
+def test_where_a_server_listens_is_no_address_to_call(url, hint):
+    with pytest.raises(EndpointError, match=f"not an address to call.*http://{hint}"):
+        Endpoint(url, "m")
 
 
 def test_addresses_and_dialects_that_cannot_be_used(monkeypatch):

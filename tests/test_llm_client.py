@@ -227,6 +227,12 @@ def test_a_hopeless_answer_stops_the_run(server, log, status):
     assert server.counts()["total"] <= QUICK.concurrency
 
 
+def test_an_address_without_v1_gets_a_hint(server, log):
+    base = server.base_url.removesuffix("/v1")
+    with pytest.raises(EndpointError, match=f"most servers answer under /v1: try {base}/v1"):
+        answers(Client(Endpoint(base, "m"), log, QUICK), several(10))
+
+
 def test_a_wrong_model_name_stops_the_run(server, log):
     client = Client(Endpoint(server.base_url, "gpt-9"), log, QUICK)
     with pytest.raises(EndpointError, match=r"does not know this model or address.*'gpt-9'"):

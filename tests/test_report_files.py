@@ -94,6 +94,15 @@ def test_latex_prints_the_text_and_nothing_else(text):
     assert shown == "".join(character for character in " ".join(text.split()) if character.isprintable())
 
 
+def test_no_cell_is_a_formula():
+    table = ReportTable(
+        "t", ("=label", "f1"), (("=HYPERLINK(1)", -0.5), ("+1", 1.0), ("@a", None), ("-a", 2.0), ("a=1", 3.0))
+    )
+    rows = list(csv.reader(io.StringIO(table.csv())))
+    assert [row[0] for row in rows] == ["'=label", "'=HYPERLINK(1)", "'+1", "'@a", "'-a", "a=1"]
+    assert [row[1] for row in rows[1:]] == ["-0.5", "1.0", "", "2.0", "3.0"]
+
+
 def test_tables_of_hostile_names_have_one_line_a_row():
     records = [Record(str(i), "t", f"a&b\\\\\n{i % 2}", {}, meta={"x/y": "p & q"}) for i in range(20)]
     labels = LabelSet(("a&b\\\\\n0", "a&b\\\\\n1"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import signal
 import socket
@@ -20,7 +21,7 @@ from serving import TEXT, Server, http, read_all, running, systemone, triage_bun
 
 from reason2decide.cli.serve import named_models
 from reason2decide.errors import ConfigError
-from reason2decide.serve.running import AddressError, bind
+from reason2decide.serve.running import AddressError, OncePerSecond, bind
 from reason2decide.serve.settings import ServeSettings
 
 ASKED = json.dumps(systemone()).encode()
@@ -241,6 +242,15 @@ def test_without_its_record_no_decision_leaves(bundle: Path, tmp_path: Path) -> 
         assert status(server.ask(http("/health/live", b"", method="GET"))) == 200
         server.stop()
     assert "deleted or replaced" in server.output
+
+
+def test_one_line_a_second_of_what_asyncio_says() -> None:
+    told = OncePerSecond()
+    records = [
+        logging.makeLogRecord({"created": second, "exc_info": True}) for second in (0.0, 0.1, 0.9, 1.0, 1.5, 2.1)
+    ]
+    assert [record.created for record in records if told.filter(record)] == [0.0, 1.0, 2.1]
+    assert records[0].exc_info is None
 
 
 def test_serving_needs_no_torch() -> None:

@@ -16,6 +16,7 @@ from reason2decide.cli.data import data_app
 from reason2decide.console import set_quiet, stderr, visible
 from reason2decide.errors import Interrupted, Reason2DecideError, UserError
 from reason2decide.files import means_full_disk
+from reason2decide.model.threads import let_threads_sleep
 from reason2decide.version import __version__
 
 INTERRUPTED = 130  # 128 + SIGINT: the exit code that typer gives Ctrl-C
@@ -56,6 +57,7 @@ def main() -> None:
 
     Ctrl-C ends with 130, SIGTERM with 143.
     """
+    let_threads_sleep()
     # The default action would end the process without removing what is half written.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
+import math
 import socket
 import time
 from collections import Counter
@@ -112,6 +114,7 @@ def run_server(
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=LAST_SECONDS,
     )
+    logging.getLogger("asyncio").addFilter(OncePerSecond())
     names = ", ".join(model.name for model in models)
     say(f"serving {names} at http://{f'[{host}]' if ':' in host else host}:{port}")
     try:
@@ -120,6 +123,21 @@ def run_server(
         raise _explained(error, f"{host}:{port}") from None
     if audit is not None and audit.unwritten:
         raise AuditUnavailable(f"{audit.unwritten} rows were never written to the audit record {audit.path}")
+
+
+class OncePerSecond(logging.Filter):
+    """Lets one message a second through: asyncio logs each connection that it cannot accept, with a traceback."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = -math.inf
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.created - self._last < 1:
+            return False
+        self._last = record.created
+        record.exc_info = None
+        return True
 
 
 class _Server(uvicorn.Server):

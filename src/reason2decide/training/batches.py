@@ -99,6 +99,11 @@ class BatchPlan:
         cuts = plan.bounds[first : first + self._step_size(len(plan.bounds) - 1) + 1]
         return [self.rows[plan.order[begin:end]] for begin, end in pairwise(cuts)]
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of the first epoch; with a limit of tokens others may have a few more or less."""
+        return len(self._epoch(0).steps)
+
     def _epoch(self, epoch: int) -> _Epoch:
         if self._current is None or self._current[0] != epoch:
             self._current = epoch, self._plan(np.random.default_rng([self.seed, epoch]))

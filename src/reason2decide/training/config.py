@@ -93,7 +93,9 @@ class Config(BaseModel):
     )
     seed: int = Field(0, ge=0, description="seed of initial weights, record order, dropout and the draws of y~ (ours)")
     batch_size: PerStageInt = Field(
-        {"*": 64}, description="records per batch and process (authors' code)", json_schema_extra=PER_STAGE
+        {"*": 64},
+        description="records per batch and process, computed in parts that fit into memory (authors' code)",
+        json_schema_extra=PER_STAGE,
     )
     batch_tokens: PerStageInt = Field(
         {},
@@ -155,7 +157,9 @@ class Config(BaseModel):
         json_schema_extra=PER_STAGE,
     )
     evaluate_every: PerStageInt = Field(
-        {}, description="steps between validations (ours: a twentieth of the stage)", json_schema_extra=PER_STAGE
+        {},
+        description="steps between validations (ours: a twentieth of the stage, or what takes a tenth of its time)",
+        json_schema_extra=PER_STAGE,
     )
     checkpoint_every: PerStageInt = Field(
         {},
@@ -206,14 +210,6 @@ class Config(BaseModel):
         field = type(self).model_fields[key]
         default = None if field.is_required() else field.default.get("*")
         return values.get(stage, values.get("*", default))
-
-    def evaluate_every_of(self, stage: str) -> int:
-        """Steps between validations: as configured, else a twentieth of the stage."""
-        return int(self.of("evaluate_every", stage) or max(1, self.of("steps", stage) // 20))
-
-    def checkpoint_every_of(self, stage: str) -> int:
-        """Steps between checkpoints: as configured, else at each validation."""
-        return int(self.of("checkpoint_every", stage) or self.evaluate_every_of(stage))
 
     @property
     def base_name(self) -> str:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -194,8 +195,18 @@ class SplitFeatures(Sequence[Example]):
     @property
     def prompt_lengths(self) -> NDArray[np.int32]:
         """Tokens of each record's longest prompt, that of a rationale given the longest label, (records,)."""
-        widest = int(self.targets.lengths.max()) + len(self.encoder.explain_ids([], ""))
-        return np.asarray(np.minimum(self.texts.lengths + np.int32(widest), np.int32(self.encoder.lengths.input)))
+        return self._with_prefix(self.texts.lengths)
+
+    def prompt_lengths_of(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
+        """The same of these records, in their order."""
+        return self._with_prefix(self.texts.lengths_of(rows))
+
+    def _with_prefix(self, lengths: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
+        return np.asarray(np.minimum(lengths + self._widest_prefix, self.encoder.lengths.input), np.int32)
+
+    @cached_property
+    def _widest_prefix(self) -> int:
+        return int(self.targets.lengths.max()) + len(self.encoder.explain_ids([], ""))
 
     def _identity(self, what: str, limit: Any) -> dict[str, Any]:
         return {"data": self.data_hash, "labels": list(self.labels.values), "what": what, "limit": limit}

@@ -1,11 +1,15 @@
-"""How much memory training will take, estimated before it starts, and how much it took."""
+"""How much memory training will take, planned before it starts, and how much it took."""
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,33 +21,69 @@ from reason2decide.training.features import Example, SplitFeatures
 from reason2decide.training.objective import Objective
 
 GIB = 2**30
+# Ours: share of a device's memory for activations; a CPU's is shared with everything else.
+ACTIVATION_SHARES = {True: 0.6, False: 0.2}  # on a GPU, on a CPU
+CPU_PASS_TOKENS = 8192  # ours: more in one pass makes a CPU no faster (docs/results.md)
+CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-def announce_memory(
-    stage: str, objective: Objective, optimizer: torch.optim.Optimizer, features: SplitFeatures, widest: Rows
-) -> int:
-    """Say how much memory a stage will take, and return it in bytes.
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How much memory a stage takes, in bytes, and how many tokens one of its passes may therefore have.
 
-    Activations are measured, not computed: one forward pass of the longest record of the widest batch, times its
-    records. So the estimate holds for any architecture, precision and attention.
+    `pass_tokens` counts padding and targets. It follows from the device's whole memory and the model alone, not from
+    what happens to be free, so that a stage that is trained again on the same device takes the same passes.
     """
-    example = features[max(widest.tolist(), key=lambda row: len(features.texts[row]))]
-    now, state = used_bytes(objective.device), state_bytes(objective.model, optimizer)
+
+    estimate: int
+    pass_tokens: int
+
+
+def plan_memory(
+    stage: str,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    features: SplitFeatures,
+    widest: Rows,
+    *,
+    divisible: bool = True,
+) -> MemoryPlan:
+    """Say how much memory a stage will take, and choose how much of a batch is computed at a time.
+
+    Activations are measured, not computed: one forward pass of the longest record of the widest batch, per token. So
+    the plan holds for any architecture, precision and attention. A step learns from its whole batch however it is cut
+    (`objective`), so a batch is cut where its activations would take more than their share of the device's memory.
+
+    Args:
+        divisible: whether batches may be cut at all.
+    """
+    longest = max(widest.tolist(), key=lambda row: len(features.texts[row]))
+    example, now = features[longest], used_bytes(objective.device)
+    state = state_bytes(objective.model, optimizer)
     passes = [(objective.stage.learns_labels, _label_pass), (objective.stage.learns_rationales, _rationale_pass)]
     one_record = max(saved_bytes(partial(run, objective, example)) for learnt, run in passes if learnt)
-    activations = len(widest) * one_record
-    estimate = now + state + activations
+    record_tokens = int(features.prompt_lengths[longest]) + max(1, len(example.rationale))
+    pass_tokens = len(widest) * record_tokens
+    total = total_bytes(objective.device)
+    if divisible and total is not None:
+        share = ACTIVATION_SHARES[objective.device.type == "cuda"] * total
+        affordable = int(share / one_record) * record_tokens
+        ceiling = affordable if objective.device.type == "cuda" else min(affordable, CPU_PASS_TOKENS)
+        pass_tokens = min(pass_tokens, max(record_tokens, ceiling))
+    at_once = max(1, pass_tokens // record_tokens)
+    estimate = now + state + at_once * one_record
     say(
         f"{stage}: memory about {estimate / GIB:.2f} GiB (in use now {now / GIB:.2f}, gradients and optimizer "
-        f"{state / GIB:.2f}, activations of {len(widest)} records {activations / GIB:.2f})"
+        f"{state / GIB:.2f}, activations of {at_once} records {at_once * one_record / GIB:.2f})"
     )
-    total = total_bytes(objective.device)
+    if at_once < len(widest):
+        say(f"{stage}: batches of {len(widest)} records, of which {at_once} of the longest are computed at a time")
     if total is not None and estimate > total:
         warn(
-            f"that is more than the {total / GIB:.0f} GiB of the GPU; use a smaller batch_tokens or batch_size, "
-            "gradient_checkpointing, optimizer = 'adafactor', lora, or fsdp over several GPUs"
+            f"that is more than the {total / GIB:.0f} GiB there are; use gradient_checkpointing, optimizer = "
+            "'adafactor', lora, shorter lengths, or fsdp over several GPUs"
         )
-    return estimate
+    return MemoryPlan(estimate, pass_tokens)
 
 
 def report_peak(stage: str, device: torch.device, estimate: int) -> None:
@@ -118,5 +158,13 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def total_bytes(device: torch.device) -> int | None:
-    """Total memory of the device in bytes, if known."""
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    """Memory of the device in bytes: the GPU's, or what this process may use of the machine's; None if unknown."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    limits = []
+    with contextlib.suppress(OSError, ValueError):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for file in CONTAINER_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number
+            limits.append(int(Path(file).read_text("ascii")))
+    return min(limits, default=None)

@@ -13,6 +13,7 @@ from reason2decide.errors import ConfigError
 from reason2decide.method.methods import Stage
 from reason2decide.model.hub import silence_transformers
 from reason2decide.model.manifest import Manifest
+from reason2decide.model.threads import limit_threads
 from reason2decide.signals import StopSignals
 from reason2decide.training.checkpoints import Checkpoint, require_same_run
 from reason2decide.training.config import Config
@@ -87,6 +88,7 @@ def train(
             if resume == AUTO and is_complete(config, checkpoint, out):
                 say(f"{out} is complete; nothing is left to train")
                 return out / BUNDLE
+        limit_threads(given.model.num_parameters())
         context = stack.enter_context(_opened(config, out, processes, given, checkpoint))
         model, summaries = _run_stages(context, given, checkpoint)
         if processes.is_main:

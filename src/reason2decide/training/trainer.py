@@ -7,9 +7,11 @@ checkpoints, the log, and signals that ask to stop.
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from reason2decide.model.padding import on_device
 from reason2decide.signals import StopSignals
 from reason2decide.training import memory
 from reason2decide.training.base import blank_copy, has_dropout, load_weights
-from reason2decide.training.batches import BatchLimit, BatchPlan
+from reason2decide.training.batches import BatchLimit, BatchPlan, cut
 from reason2decide.training.checkpoints import (
     BEST,
     MODEL,
@@ -56,6 +58,8 @@ from reason2decide.training.processes import (
 from reason2decide.training.run_log import RunLog
 from reason2decide.training.validation import validate
 
+VALIDATION_SHARE = 0.1  # ours: of the time of a stage
+PASSES_PER_STEP = 3  # forward, and backward at twice its cost
 LOG_TOGETHER = 10  # ours: steps whose log rows are written together, so that not each waits for the device
 
 
@@ -111,6 +115,22 @@ def batch_plan(config: Config, stage: Stage, features: SplitFeatures, processes:
         seed=config.seed,
         name_of=features.id_of,
     )
+
+
+def validation_interval(config: Config, stage: Stage, plan: BatchPlan, validation: SplitFeatures) -> int:
+    """Steps between validations of a stage: as configured, else a twentieth of the stage, or more where validation
+    would take over a tenth of the time (ours).
+
+    Time is counted in tokens: a step costs three passes over its own, validation one over its split.
+    """
+    configured = config.of("evaluate_every", stage.name)
+    if configured is not None:
+        return int(configured)
+    steps = int(config.of("steps", stage.name))
+    tokens_per_step = (plan.prompts + plan.targets).sum() / max(1, plan.steps_per_epoch)
+    tokens = int(validation.prompt_lengths.sum()) + int(validation.rationale_lengths.sum())
+    affordable = math.ceil(tokens / (VALIDATION_SHARE * PASSES_PER_STEP * tokens_per_step))
+    return int(min(steps, max(1, steps // 20, affordable)))
 
 
 def drawn_records(records: int, wanted: int, seed: int) -> NDArray[np.integer[Any]]:
@@ -190,13 +210,17 @@ class StageTrainer:
 
     # ---- preparation
 
+    @property
+    def _sharded(self) -> bool:
+        return self.config.fsdp and self.processes.count > 1
+
     def _placed(self, model: Any) -> tuple[Any, Any]:
         """The model on its device, sharded if configured, and a function that returns the one that scores labels."""
         if self.device.type == "cpu":
             # With dropout, the fused CPU kernels of attention fall back to ones slower than the plain form.
             model.set_attn_implementation("eager" if has_dropout(model) else "sdpa")
         model.train()
-        if not (self.config.fsdp and self.processes.count > 1):
+        if not self._sharded:
             model.to(self.device)
             return model, lambda: model
         copy = WholeCopy(model)
@@ -224,24 +248,30 @@ class StageTrainer:
             DivergedError: a loss or the gradient became infinite or not a number.
             Interrupted: a signal asked to stop; a checkpoint was written.
         """
-        estimate = memory.announce_memory(
-            self.stage.name, self.objective, self.optimizer, self.features, self.plan.widest()
+        self.memory_plan = memory.plan_memory(
+            self.stage.name,
+            self.objective,
+            self.optimizer,
+            self.features,
+            self.plan.widest(),
+            divisible=not self._sharded,  # every pass of sharded weights is one of all processes
         )
-        every = self.config.evaluate_every_of(self.stage.name), self.config.checkpoint_every_of(self.stage.name)
+        every = validation_interval(self.config, self.stage, self.plan, self.validation)
+        checkpoint_every = self.config.of("checkpoint_every", self.stage.name) or every
         with ProgressBar(self.stage.name, self.steps, "steps", done=self.step) as bar:
             while True:
-                due = self.step % every[0] == 0 or self.step == self.steps
+                due = self.step % every == 0 or self.step == self.steps
                 if due and self.validated_step < self.step:
                     self._validate()
                 at_end = self.stopped or self.step == self.steps
-                if self.step and (self.step % every[1] == 0 or at_end):
+                if self.step and (self.step % checkpoint_every == 0 or at_end):
                     self._checkpoint()
                 if at_end:
                     break
                 self._stop_if_asked()
                 self.train_step()
                 bar.advance(note=self._note)
-        memory.report_peak(self.stage.name, self.device, estimate)
+        memory.report_peak(self.stage.name, self.device, self.memory_plan.estimate)
         return self._best_model()
 
     def train_step(self) -> None:
@@ -252,8 +282,9 @@ class StageTrainer:
         tokens = TargetTokens(*(int(lengths.sum()) for lengths in self.features.target_lengths_of(rows)))
         torch.manual_seed(dropout_seed(self.config.seed, self.stage.name, step, self.processes.rank))
         tallies = [
-            self.objective.backward([self.features[row] for row in batch.tolist()], step, tokens)
+            self.objective.backward([self.features[row] for row in part], step, tokens)
             for batch in batches[self.processes.rank :: self.processes.count]
+            for part in self._passes(batch)
         ]
         self.processes.sum_gradients(self.model)
         norm = clip_gradients(self.model, self.config.max_grad_norm)
@@ -266,6 +297,14 @@ class StageTrainer:
         self._pending.append(_StepRow(step, _summed(tallies), norm, rate, time.perf_counter() - started))
         if len(self._pending) >= LOG_TOGETHER:
             self._write_rows()
+
+    def _passes(self, batch: NDArray[np.integer[Any]]) -> Iterator[list[int]]:
+        """The records of a batch in parts that fit into memory together."""
+        prompts = self.features.prompt_lengths_of(batch)
+        _, rationales = self.features.target_lengths_of(batch)
+        limit = BatchLimit(len(batch), None if self._sharded else self.memory_plan.pass_tokens)
+        for begin, end in pairwise(cut(prompts, rationales, limit)):
+            yield batch[begin:end].tolist()
 
     def _learning_rate(self, step: int) -> float:
         warmup = int(self.config.of("learning_rate_warmup", self.stage.name) * self.steps)
@@ -299,6 +338,7 @@ class StageTrainer:
             content |= {
                 "learning_rate": row.learning_rate,
                 "grad_norm": norm,
+                "seconds": row.seconds,
                 "tokens_per_second": tokens / row.seconds,
                 "padding_share": 1 - tokens / padded,
                 "peak_memory_bytes": float(memory.peak_bytes(self.device)),
@@ -326,7 +366,8 @@ class StageTrainer:
         self._write_rows()
         # Several processes have different numbers of batches; they stop between steps only.
         between = self._stop_if_asked if self.processes.count == 1 else None
-        metrics = validate(self.objective, self.validation, self.limit, self.processes, between)
+        limit = BatchLimit(self.limit.records, min(self.limit.tokens or sys.maxsize, self.memory_plan.pass_tokens))
+        metrics = validate(self.objective, self.validation, limit, self.processes, between)
         if not math.isfinite(metrics["loss"]):
             raise DivergedError(
                 f"{self.stage.name}: the validation loss is {metrics['loss']} after step {self.step}; train again with "

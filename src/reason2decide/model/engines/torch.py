@@ -22,6 +22,7 @@ from reason2decide.model.engines import NotFinite, finite
 from reason2decide.model.label_scores import score_labels
 from reason2decide.model.padding import padded
 from reason2decide.model.reading import positions_of
+from reason2decide.model.threads import limit_threads
 
 
 class TorchEngine:
@@ -30,6 +31,7 @@ class TorchEngine:
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
+        limit_threads(model.num_parameters())
         self.pad_token_id = tokenizer.pad_token_id
         self._special = set(tokenizer.all_special_ids)
         self._start = model.config.decoder_start_token_id
