@@ -27,7 +27,7 @@ from reason2decide.model.prompt_encoder import PromptEncoder
 from reason2decide.training.base import load_base
 from reason2decide.training.config import parse_config
 from reason2decide.training.features import SplitFeatures, TokenCache
-from reason2decide.training.trainer import batch_plan
+from reason2decide.training.stage_plan import batch_plan
 
 SIMULATED, STEPS, BATCH = 4000, 2000, 16
 

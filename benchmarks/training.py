@@ -41,7 +41,8 @@ from reason2decide.training.config import Config, parse_config
 from reason2decide.training.features import SplitFeatures, TokenCache
 from reason2decide.training.processes import Processes
 from reason2decide.training.run_log import RunLog
-from reason2decide.training.trainer import RunContext, StageTrainer, batch_plan
+from reason2decide.training.stage_plan import batch_plan
+from reason2decide.training.trainer import RunContext, StageTrainer
 
 SHAPES = {
     "small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},

@@ -23,7 +23,15 @@ from forks import Forks
 from test_bundle import MANIFEST
 from tiny_models import ARCHITECTURES, build
 from toy import LABELS
-from transformers import AutoModelForDecision, AutoProcessor, DecisionConfig, DecisionPipeline, pipeline
+from transformers import (
+    AutoModelForDecision,
+    AutoProcessor,
+    DecisionConfig,
+    DecisionPipeline,
+    UMT5Config,
+    UMT5ForConditionalGeneration,
+    pipeline,
+)
 from transformers.utils.chat_template_utils import _compile_jinja_template
 from transformers_server import transformers_serve
 
@@ -247,10 +255,11 @@ def test_what_is_refused(exported: Path, bundle: Path, forks: Forks, tmp_path: P
 
 def change_architecture(bundle: Path) -> None:
     """Make a bundle's T5 a UMT5, which this package trains and no class of the export serves."""
-    file, manifest = bundle / "model" / "config.json", bundle / "manifest.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "model_type": "umt5"}))
+    manifest = bundle / "manifest.json"
+    config = UMT5Config(**{**json.loads((bundle / "model" / "config.json").read_text()), "model_type": "umt5"})
+    UMT5ForConditionalGeneration(config).save_pretrained(bundle / "model")
     content = json.loads(manifest.read_text())
-    content["files"]["model/config.json"] = sha256_file(file)
+    content["files"] = {name: sha256_file(bundle / name) for name in content["files"]}
     manifest.write_text(json.dumps(content))
 
 

@@ -228,7 +228,8 @@ def test_a_hopeless_answer_stops_the_run(server, log, status):
 
 
 def test_an_address_without_v1_gets_a_hint(server, log):
-    base = server.base_url.removesuffix("/v1")
+    base = f"{server.base_url}/openai"
+    server.faults(always={"kind": "status", "status": 404})
     with pytest.raises(EndpointError, match=f"most servers answer under /v1: try {base}/v1"):
         answers(Client(Endpoint(base, "m"), log, QUICK), several(10))
 

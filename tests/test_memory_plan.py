@@ -15,7 +15,7 @@ from reason2decide.model.bundle import load_bundle, read_training_log
 from reason2decide.training import memory
 from reason2decide.training.config import parse_config
 from reason2decide.training.run import train
-from reason2decide.training.trainer import VALIDATION_SHARE
+from reason2decide.training.stage_plan import VALIDATION_SHARE
 
 PLAIN = {"steps": 6, "dropout": 0.0, "batch_size": 16}
 

@@ -78,7 +78,7 @@ def train(
         >>> run.model.decide("21 yo with mild rash since 2 days").rationale is not None
         True
         >>> [row["stage"] for row in run.log if row["event"] == "validation"]
-        ['stage1', 'stage1', 'stage2', 'stage2']
+        ['stage1', 'stage2']
     """
     require("torch", "train")
     from reason2decide.training.config import parse_config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import sys
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,17 +59,20 @@ def plan_memory(
     Args:
         divisible: whether batches may be cut at all.
     """
-    longest = max(widest.tolist(), key=lambda row: len(features.texts[row]))
-    example, now = features[longest], used_bytes(objective.device)
+    prompts, (_, rationales) = features.prompt_lengths_of(widest), features.target_lengths_of(widest)
+    longest = int(np.argmax(prompts + rationales))
+    example, now = features[int(widest[longest])], used_bytes(objective.device)
     state = state_bytes(objective.model, optimizer)
     passes = [(objective.stage.learns_labels, _label_pass), (objective.stage.learns_rationales, _rationale_pass)]
     one_record = max(saved_bytes(partial(run, objective, example)) for learnt, run in passes if learnt)
-    record_tokens = int(features.prompt_lengths[longest]) + max(1, len(example.rationale))
+    measured_tokens = int(prompts[longest]) + int(rationales[longest])
+    record_tokens = int(prompts.max()) + int(rationales.max())  # padding included
+    one_record = math.ceil(one_record * record_tokens / measured_tokens)
     pass_tokens = len(widest) * record_tokens
     total = total_bytes(objective.device)
     if divisible and total is not None:
         share = ACTIVATION_SHARES[objective.device.type == "cuda"] * total
-        affordable = int(share / one_record) * record_tokens
+        affordable = int(share / one_record * record_tokens)
         ceiling = affordable if objective.device.type == "cuda" else min(affordable, CPU_PASS_TOKENS)
         pass_tokens = min(pass_tokens, max(record_tokens, ceiling))
     at_once = max(1, pass_tokens // record_tokens)

@@ -26,7 +26,7 @@ from reason2decide.training.config import Config
 from reason2decide.training.features import SplitFeatures, TokenCache
 from reason2decide.training.lora import require_targets
 from reason2decide.training.processes import Processes
-from reason2decide.training.trainer import batch_plan
+from reason2decide.training.stage_plan import batch_plan
 
 TOKENS = ".tokens"  # the token cache of a dataset folder
 READ_FOR_CHARACTERS = 20_000  # ours: texts, labels and rationales in which unread characters are sought

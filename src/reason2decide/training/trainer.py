@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reason2decide.console import ProgressBar
-from reason2decide.errors import ConfigError, DivergedError, Interrupted
+from reason2decide.errors import DivergedError, Interrupted
 from reason2decide.files import link_or_copy, new_file
 from reason2decide.method.losses import joint_loss
 from reason2decide.method.methods import Stage
@@ -56,10 +57,9 @@ from reason2decide.training.processes import (
     whole_weights,
 )
 from reason2decide.training.run_log import RunLog
+from reason2decide.training.stage_plan import batch_limit, validation_interval
 from reason2decide.training.validation import validate
 
-VALIDATION_SHARE = 0.1  # ours: of the time of a stage
-PASSES_PER_STEP = 3  # forward, and backward at twice its cost
 LOG_TOGETHER = 10  # ours: steps whose log rows are written together, so that not each waits for the device
 
 
@@ -86,62 +86,6 @@ class _StepRow:
     gradient_norm: Tensor
     learning_rate: float
     seconds: float
-
-
-def batch_limit(config: Config, stage: Stage, features: SplitFeatures) -> BatchLimit:
-    """Maximum size of a batch of this stage: in records as configured, or in `batch_tokens`."""
-    tokens = config.of("batch_tokens", stage.name)
-    return BatchLimit(config.of("batch_size", stage.name) if tokens is None else len(features), tokens)
-
-
-def batch_plan(config: Config, stage: Stage, features: SplitFeatures, processes: int) -> BatchPlan:
-    """The batches of this stage.
-
-    Raises:
-        ConfigError: as `BatchPlan`.
-    """
-    # A record without a rationale has nothing to teach a stage that learns rationales only.
-    rows = np.arange(len(features)) if stage.learns_labels else features.with_rationale
-    if config.train_records is not None:
-        rows = rows[np.isin(rows, drawn_records(len(features), config.train_records, config.seed))]
-    targets = np.maximum(features.targets.lengths if stage.learns_labels else 0, features.rationale_lengths)
-    return BatchPlan(
-        rows,
-        features.prompt_lengths[rows],
-        targets[rows],
-        batch_limit(config, stage, features),
-        batches_per_step=config.of("gradient_accumulation", stage.name) * processes,
-        processes=processes,
-        seed=config.seed,
-        name_of=features.id_of,
-    )
-
-
-def validation_interval(config: Config, stage: Stage, plan: BatchPlan, validation: SplitFeatures) -> int:
-    """Steps between validations of a stage: as configured, else a twentieth of the stage, or more where validation
-    would take over a tenth of the time (ours).
-
-    Time is counted in tokens: a step costs three passes over its own, validation one over its split.
-    """
-    configured = config.of("evaluate_every", stage.name)
-    if configured is not None:
-        return int(configured)
-    steps = int(config.of("steps", stage.name))
-    tokens_per_step = (plan.prompts + plan.targets).sum() / max(1, plan.steps_per_epoch)
-    tokens = int(validation.prompt_lengths.sum()) + int(validation.rationale_lengths.sum())
-    affordable = math.ceil(tokens / (VALIDATION_SHARE * PASSES_PER_STEP * tokens_per_step))
-    return int(min(steps, max(1, steps // 20, affordable)))
-
-
-def drawn_records(records: int, wanted: int, seed: int) -> NDArray[np.integer[Any]]:
-    """The records in a reduced training split (ours): a smaller one is part of a larger one.
-
-    Raises:
-        ConfigError: there are fewer records than wanted.
-    """
-    if wanted > records:
-        raise ConfigError(f"train_records = {wanted}, but the training split has {records} records; ask for fewer")
-    return np.random.default_rng(seed).permutation(records)[:wanted]
 
 
 class StageTrainer:
@@ -239,6 +183,18 @@ class StageTrainer:
             self.best_weights.unlink(missing_ok=True)
             link_or_copy(checkpoint.path / BEST, self.best_weights)
 
+    @cached_property
+    def memory_plan(self) -> memory.MemoryPlan:
+        """What the stage takes, and how much of a batch is computed at a time; said when first asked for."""
+        return memory.plan_memory(
+            self.stage.name,
+            self.objective,
+            self.optimizer,
+            self.features,
+            self.plan.widest(),
+            divisible=not self._sharded,  # every pass of sharded weights is one of all processes
+        )
+
     # ---- the loop
 
     def train(self) -> Any:
@@ -248,14 +204,7 @@ class StageTrainer:
             DivergedError: a loss or the gradient became infinite or not a number.
             Interrupted: a signal asked to stop; a checkpoint was written.
         """
-        self.memory_plan = memory.plan_memory(
-            self.stage.name,
-            self.objective,
-            self.optimizer,
-            self.features,
-            self.plan.widest(),
-            divisible=not self._sharded,  # every pass of sharded weights is one of all processes
-        )
+        plan = self.memory_plan
         every = validation_interval(self.config, self.stage, self.plan, self.validation)
         checkpoint_every = self.config.of("checkpoint_every", self.stage.name) or every
         with ProgressBar(self.stage.name, self.steps, "steps", done=self.step) as bar:
@@ -271,7 +220,7 @@ class StageTrainer:
                 self._stop_if_asked()
                 self.train_step()
                 bar.advance(note=self._note)
-        memory.report_peak(self.stage.name, self.device, self.memory_plan.estimate)
+        memory.report_peak(self.stage.name, self.device, plan.estimate)
         return self._best_model()
 
     def train_step(self) -> None:
