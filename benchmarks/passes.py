@@ -23,8 +23,10 @@ memory.CPU_PASS_TOKENS = int(sys.argv[1])
 memory.ACTIVATION_SHARES = {True: 1.0, False: 1.0}
 from reason2decide.cli import main
 sys.argv = ["r2d", "--quiet", "train", sys.argv[2], "--out", sys.argv[3]]
-main()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+try:
+    main()
+finally:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
