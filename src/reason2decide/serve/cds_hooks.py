@@ -20,7 +20,7 @@ from reason2decide.errors import ConfigError
 from reason2decide.serve.cards import Card, card_of, override_reasons, plain
 from reason2decide.serve.fhir import FhirText, text_of, unread_of
 from reason2decide.serve.recording import documented_security, note, recorded_route
-from reason2decide.serve.wire import Refused
+from reason2decide.serve.wire import Refused, at_most
 
 if TYPE_CHECKING:
     from reason2decide.data.records import LabelSet
@@ -134,7 +134,7 @@ class Feedback(BaseModel):
 class FeedbackRequest(BaseModel):
     """The outcomes of several cards."""
 
-    feedback: Annotated[list[Feedback], Field(min_length=1, max_length=MOST_FEEDBACK)]
+    feedback: Annotated[list[Feedback], Field(min_length=1, max_length=MOST_FEEDBACK), at_most(MOST_FEEDBACK)]
 
 
 # ---- The endpoints

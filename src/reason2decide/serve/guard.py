@@ -1,7 +1,7 @@
 """Middleware before every route: authentication, bounds on bodies, draining, counting, and no text in logs.
 
 The caller is authenticated before anything of the body is decompressed or parsed. A body is read whole, within its
-bounds of size and time, decompressed and checked to be JSON of bounded depth before any route sees it. A request whose
+bounds of size and time, and parsed once (`bodies.py`); a route finds its value in the request's state. A request whose
 client has disconnected is cancelled. An unforeseen error is logged by type and location, never with its message, which
 may quote a text.
 """
@@ -9,11 +9,9 @@ may quote a text.
 from __future__ import annotations
 
 import asyncio
-import codecs
 import contextlib
 import json
 import logging
-import sys
 import time
 import traceback
 import uuid
@@ -23,17 +21,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from fastapi import Request, Response
-from pydantic_core import from_json
 
-from reason2decide.serve.recording import authenticate
+from reason2decide.serve.bodies import json_of
+from reason2decide.serve.recording import JSON_BODY, authenticate
 from reason2decide.serve.replies import CLIENT_GONE, FORESEEN, Fault, error_body, error_reply
 from reason2decide.serve.settings import ServeSettings
 from reason2decide.serve.wire import Refused
-
-if sys.version_info >= (3, 14):
-    from compression.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
-else:
-    from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 
 if TYPE_CHECKING:
     from reason2decide.serve.auth import Authenticator
@@ -46,7 +39,6 @@ Observer = Callable[[str, int, float], None]  # route, status, seconds
 
 OPEN = ("/health/live", "/health/ready", "/cds-services", "/cds-services/", "/openapi.json")  # without a token
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
-WINDOW_LOG = 23  # 8 MiB, the window that RFC 8878 recommends to support: a larger one is memory for an attacker
 ALWAYS_ANSWERED = ("/health/live", "/health/ready", "/metrics")  # also while draining
 # Ours: a body up to this many times the bound is read to its end and discarded, so that its sender gets the answer:
 # closing a connection while the client still sends resets it.
@@ -116,7 +108,10 @@ class Guard:
                 await refusal(scope, receive, answer)
                 return
             if body:
-                body = self._checked(scope, body)
+                kind, encoding = (
+                    _header(scope, name).decode("latin-1") for name in (b"content-type", b"content-encoding")
+                )
+                scope.setdefault("state", {})[JSON_BODY] = json_of(body, kind, encoding, self._settings)
         except Refused as refused:
             await answer.error(scope, refused, close=refused.status in (408, 413))
             return
@@ -177,54 +172,6 @@ class Guard:
         except TimeoutError:
             seconds = self._settings.body_seconds
             raise Refused(f"the body did not arrive within {seconds:g} s", (), "too_slow", 408) from None
-
-    def _checked(self, scope: MutableMapping[str, Any], body: bytes) -> bytes:
-        """The body, decompressed and checked to be JSON of bounded depth.
-
-        Raises:
-            Refused: it is not.
-        """
-        kind = _header(scope, b"content-type").split(b";")[0].strip().lower()
-        if kind != b"application/json":
-            raise Refused("expected a body of type application/json", (), "media_type", 415)
-        encoding = _header(scope, b"content-encoding").strip().lower()
-        if encoding == b"zstd":  # as typesafe-sdk 0.7 sends longer ones
-            body = self._decompressed(body)
-            scope["headers"] = [item for item in scope["headers"] if item[0] != b"content-encoding"]
-        elif encoding not in (b"", b"identity"):
-            raise Refused("expected an uncompressed body, or one compressed with zstd", (), "content_encoding", 415)
-        body = body.removeprefix(codecs.BOM_UTF8)
-        try:
-            value = from_json(body, allow_inf_nan=False)
-            json.loads(body)  # the parser that the routes use; it bounds the digits of a number, for example
-        except (ValueError, RecursionError):
-            raise Refused("the body is not valid JSON in UTF-8", ("body",), "json_invalid") from None
-        if body.count(b"[") + body.count(b"{") > self._settings.max_nesting:
-            self._require_shallow(value)
-        return body
-
-    def _decompressed(self, body: bytes) -> bytes:
-        most = self._settings.max_body_bytes
-        decompressor = ZstdDecompressor(options={DecompressionParameter.window_log_max: WINDOW_LOG})
-        try:
-            plain = decompressor.decompress(body, max_length=most + 1)
-        except ZstdError:
-            message = "the body is not compressed with zstd as its header says, or with a window over 8 MiB"
-            raise Refused(message, kind="content_encoding") from None
-        if len(plain) > most:
-            raise Refused(f"the body is larger than {most} bytes when decompressed", (), "too_large", 413)
-        if not decompressor.eof:
-            raise Refused("the compressed body is incomplete", kind="content_encoding")
-        return plain
-
-    def _require_shallow(self, value: Any) -> None:
-        level = [value]
-        for _ in range(self._settings.max_nesting):
-            containers = (inner for inner in level if isinstance(inner, (dict, list)))
-            level = [item for inner in containers for item in (inner.values() if isinstance(inner, dict) else inner)]
-        if any(isinstance(inner, (dict, list)) for inner in level):
-            most = self._settings.max_nesting
-            raise Refused(f"the body is nested more than {most} levels deep", ("body",), "too_deep")
 
 
 class _Answer:

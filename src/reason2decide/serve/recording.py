@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from reason2decide.serve.auth import Authenticator
     from reason2decide.serve.served_model import ServedModel
 
+JSON_BODY = "json_body"  # in a request's state: the value of its body, parsed and checked by `guard`
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class _ParsedRequest(Request):
+    """A request whose body is not parsed a second time."""
+
+    async def json(self) -> Any:
+        state = self.scope.get("state", {})
+        return state[JSON_BODY] if JSON_BODY in state else await super().json()
 
 
 def recorded_route(
@@ -37,7 +46,8 @@ def recorded_route(
         def get_route_handler(self) -> Handler:
             inner, endpoint = super().get_route_handler(), self.path
 
-            async def handle(request: Request) -> Response:
+            async def handle(received: Request) -> Response:
+                request = _ParsedRequest(received.scope, received.receive)
                 try:
                     await authenticate(request, authenticator, settings)
                     return await recorded(request)

@@ -73,6 +73,7 @@ class ServeSettings:
     max_body_bytes: int = 2**20  # ours: includes the prefetched documents of a CDS client
     max_text: int = 256 * 1024  # characters; OpenAI's decisions accept JSON inputs of this many bytes
     max_nesting: int = 32  # container levels of a body; as OpenAI's decisions
+    max_values: int = 20_000  # ours: of a body, twice those of a state; each may become an object, or an error
     max_head_bytes: int = 64 * 1024  # h11's bound on a request's line and headers
     max_connections: int = 512  # ours: with the largest body each, 512 MiB
     max_connections_of_address: int = 256  # ours: half of them; a proxy has one address for all its clients

@@ -10,7 +10,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from reason2decide.errors import Reason2DecideError
 
@@ -18,6 +19,20 @@ MAX_QUESTIONS = 64  # transformers 5.23 `serve`; OpenAI has 400
 MAX_CHOICES = 255  # OpenAI's decisions
 MAX_VALUES = 10_000  # values of a state that is not plain text: OpenAI's decisions
 MAX_INCLUDE = MAX_CHOICES + 3  # ours: a rationale for every label, and the other three
+
+MAX_ITEMS = 1000  # ours: messages of an input, and parts of a message
+
+
+def at_most(count: int) -> Any:
+    """A bound on a list or an object that is checked before its items are: each of them may be an error of its own."""
+
+    def checked(value: Any) -> Any:
+        if isinstance(value, (dict, list)) and len(value) > count:
+            raise PydanticCustomError("too_long", "there are more than {count} items; send fewer", {"count": count})
+        return value
+
+    return BeforeValidator(checked)
+
 
 Content = str | dict[str, Any] | list[Any]
 Location = tuple[str | int, ...]
@@ -63,7 +78,7 @@ class ChoiceQuestion(_Strict):
 
     type: Literal["choice"]
     instructions: Content | None = None
-    criteria: dict[str, Content | None] = Field(min_length=1, max_length=MAX_CHOICES)
+    criteria: Annotated[dict[str, Content | None], Field(min_length=1, max_length=MAX_CHOICES), at_most(MAX_CHOICES)]
 
 
 class ScoreQuestion(_Strict):
@@ -71,7 +86,7 @@ class ScoreQuestion(_Strict):
 
     type: Literal["score"]
     instructions: Content | None = None
-    criteria: list[Content] = Field(min_length=1, max_length=MAX_CHOICES)
+    criteria: Annotated[list[Content], Field(min_length=1, max_length=MAX_CHOICES), at_most(MAX_CHOICES)]
 
 
 Include = Annotated[
@@ -82,6 +97,7 @@ Include = Annotated[
         "another: why not that one?), `prediction_set` (labels that split-conformal prediction cannot rule out), "
         "`deferral` (whether a person should decide).",
     ),
+    at_most(MAX_INCLUDE),
 ]
 _NOTE = "45 yo with chest pain for one hour, sweating."
 
@@ -109,9 +125,11 @@ class SystemOneRequest(_Strict):
 
     model: str
     state: Content
-    questions: dict[str, Annotated[NoulQuestion | ChoiceQuestion | ScoreQuestion, Field(discriminator="type")]] = Field(
-        min_length=1, max_length=MAX_QUESTIONS
-    )
+    questions: Annotated[
+        dict[str, Annotated[NoulQuestion | ChoiceQuestion | ScoreQuestion, Field(discriminator="type")]],
+        Field(min_length=1, max_length=MAX_QUESTIONS),
+        at_most(MAX_QUESTIONS),
+    ]
     assets: dict[str, Any] | None = Field(None, max_length=0, description="Images cannot be read: leave it out.")
     include: Include = None
 
@@ -131,13 +149,13 @@ class InputItem(_Wire):
         "message"
     )
     role: Literal["user", "assistant", "system", "developer"] | None = None
-    content: str | list[InputPart] | None = None
-    output: str | list[InputPart] | None = None
+    content: Annotated[str | list[InputPart] | None, at_most(MAX_ITEMS)] = None
+    output: Annotated[str | list[InputPart] | None, at_most(MAX_ITEMS)] = None
 
 
 class _Named(_Wire):
     name: str | None = None
-    instructions: str | list[dict[str, Any]] | None = None
+    instructions: Annotated[str | list[dict[str, Any]] | None, at_most(MAX_ITEMS)] = None
 
 
 class PredicateQuestion(_Named):
@@ -155,7 +173,7 @@ class ChoicesQuestion(_Named):
     """Which of the choices applies; their values are labels of the model."""
 
     type: Literal["choice"]
-    choices: list[ChoiceOption] = Field(min_length=1, max_length=MAX_CHOICES)
+    choices: Annotated[list[ChoiceOption], Field(min_length=1, max_length=MAX_CHOICES), at_most(MAX_CHOICES)]
 
 
 class Level(_Wire):
@@ -167,7 +185,7 @@ class LevelsQuestion(_Named):
     """Which level applies; their labels are those of the model."""
 
     type: Literal["score"]
-    levels: list[Level] = Field(min_length=1, max_length=MAX_CHOICES)
+    levels: Annotated[list[Level], Field(min_length=1, max_length=MAX_CHOICES), at_most(MAX_CHOICES)]
 
 
 class DecisionsRequest(_Wire):
@@ -195,10 +213,12 @@ class DecisionsRequest(_Wire):
     )
 
     model: str
-    input: str | list[InputItem]
-    questions: list[Annotated[PredicateQuestion | ChoicesQuestion | LevelsQuestion, Field(discriminator="type")]] = (
-        Field(min_length=1, max_length=MAX_QUESTIONS)
-    )
+    input: Annotated[str | list[InputItem], at_most(MAX_ITEMS)]
+    questions: Annotated[
+        list[Annotated[PredicateQuestion | ChoicesQuestion | LevelsQuestion, Field(discriminator="type")]],
+        Field(min_length=1, max_length=MAX_QUESTIONS),
+        at_most(MAX_QUESTIONS),
+    ]
     include: Include = None
 
 
