@@ -20,7 +20,7 @@ PROGRAM = """
 import resource, sys
 from reason2decide.training import memory
 memory.CPU_PASS_TOKENS = int(sys.argv[1])
-memory.ACTIVATION_SHARES = {True: 1.0, False: 1.0}
+memory.GPU_SHARE = memory.CPU_SHARE = 1.0
 from reason2decide.cli import main
 sys.argv = ["r2d", "--quiet", "train", sys.argv[2], "--out", sys.argv[3]]
 try:

@@ -13,22 +13,23 @@ from reason2decide.data.records import DatasetFolder
 from reason2decide.llm.client.log import CallLog
 
 
+def _beside_the_repository(name: str, what: str) -> Path:
+    folder = Path(__file__).resolve().parents[1].parent / "shared" / name
+    if not folder.is_dir():
+        pytest.skip(f"no {what} at {folder}: they are not part of the repository")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The public data beside the repository; tests of real files skip where it is absent."""
-    folder = Path(__file__).resolve().parents[1].parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"no public data at {folder}: it is not part of the repository")
-    return folder
+    return _beside_the_repository("data", "public data files")
 
 
 @pytest.fixture(scope="session")
 def shared_cases() -> Path:
     """Inputs that once failed, beside the repository; tests that read them skip where they are absent."""
-    folder = Path(__file__).resolve().parents[1].parent / "shared" / "cases"
-    if not folder.is_dir():
-        pytest.skip(f"no inputs at {folder}: they are not part of the repository")
-    return folder
+    return _beside_the_repository("cases", "inputs that once failed")
 
 
 @pytest.fixture(scope="session")

@@ -162,6 +162,25 @@ def test_contradicting_duplicates_are_told(shared_cases: Path, tmp_path: Path) -
     assert "decide which is right" in told
 
 
+def test_two_spellings_of_what_a_label_may_mean_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("note,label\na,YES\nb,no\n")
+    columns = ("--text", "note", "--label", "label", "--labels", "Yes,yes,no")
+    done = r2d("data", "import", "table", tmp_path / "t.csv", "--out", tmp_path / "d", *columns)
+    assert done.exit_code == 2 and "the label 'YES' is not in the declared set 'Yes', 'yes', 'no'" in done.output
+
+
+def test_data_cannot_move_the_cursor_of_a_terminal(tmp_path: Path) -> None:
+    rows = "".join(
+        f"note {number},{('home', 'see' + chr(27) + '[2J' + chr(0x9B))[number % 2]}\n" for number in range(12)
+    )
+    (tmp_path / "t.csv").write_text("note,disposition\n" + rows)
+    imported(tmp_path / "t.csv", tmp_path / "d")
+    for options in ((), ("--json",)):
+        done = r2d("data", "check", tmp_path / "d", *options)
+        assert "\x1b" not in done.stdout and "\x9b" not in done.stdout and "[2J" in done.stdout
+    assert "see\x1b[2J\x9b" in json.loads(done.stdout)["labels"]["train"]
+
+
 def test_pubmedqa_as_the_hub_has_it(shared_cases: Path, tmp_path: Path) -> None:
     """F18."""
     done = r2d("data", "import", "pubmedqa", shared_cases / "F18_hf_pubmedqa.jsonl", "--out", tmp_path / "d")

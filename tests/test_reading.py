@@ -19,8 +19,9 @@ from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from reason2decide.cli import app
-from reason2decide.data.records import LabelSet, Record
+from reason2decide.data.records import DatasetInfo, LabelSet, Record, write_dataset
 from reason2decide.errors import BundleError, ConfigError, DataError
+from reason2decide.evaluation.settings import Settings
 from reason2decide.model.calibration import OperatingPoint, label_distribution
 from reason2decide.model.decision import Decision
 from reason2decide.model.predictor import Predictor
@@ -34,6 +35,7 @@ from reason2decide.model.reading import (
     positions_of,
     windows,
 )
+from reason2decide.workflows.evaluate import evaluate_bundle
 
 LONG = " ".join(f"on day {day} the caller was calm and had no fever." for day in range(60))
 HOME, DOCTOR, AMBULANCE = TRIAGE.values
@@ -140,7 +142,7 @@ def test_a_base_with_absolute_positions_refuses_longer_prompts(untrained: Path) 
 
 def test_impossible_readings() -> None:
     with pytest.raises(ConfigError, match="long_texts is 'guess'; expected one of decide, defer, refuse, windows"):
-        ReadingSettings("guess")  # type: ignore[arg-type]
+        ReadingSettings("guess")
     with pytest.raises(ConfigError, match="input_tokens is 3; expected at least 16"):
         ReadingSettings(input_tokens=3)
 
@@ -236,3 +238,21 @@ def test_the_command_tells_how_much_was_read(bundle: Path, tmp_path: Path) -> No
     assert rows("--long-texts", "windows")[1]["tokens_read"] == cut["tokens"]
     assert [row["id"] for row in rows("--long-texts", "refuse")] == ["a"]
     assert rows("--input-tokens", "500")[1]["tokens_read"] == cut["tokens"]
+
+
+def test_results_say_how_texts_were_read(bundle: Path, tmp_path: Path) -> None:
+    """Two readings are two results: the signature differs, and a note says what was not read."""
+    long = [Record(f"l{number}", LONG, TRIAGE.values[number % 3]) for number in range(3)]
+    records = [*(Record(f"s{number}", "mild rash", HOME) for number in range(3)), *long]
+    info = DatasetInfo("long", "triage", TRIAGE)
+    data = write_dataset(
+        tmp_path / "long", info, {"train": records[:1], "validation": records[1:2], "test": records[2:]}
+    )
+    found = {}
+    for way in ("decide", "windows"):
+        settings = Settings(long_texts=way, probed=0, resamples=20)
+        found[way] = evaluate_bundle(bundle, data.path, tmp_path / way, settings)
+    assert "3 of 4 texts are longer than the model reads, and their rest was not read" in found["decide"].notes
+    assert "long_texts" not in found["decide"].signature and "|long_texts:windows" in found["windows"].signature
+    rows = [json.loads(line) for line in (tmp_path / "decide" / "predictions.jsonl").read_text().splitlines()]
+    assert [row["tokens_read"] < row["tokens"] for row in rows] == [False, True, True, True]

@@ -98,7 +98,6 @@ def test_a_stream_is_the_rationale_in_pieces_and_its_tokens_are_counted(model: S
             pieces = [piece async for piece in request.stream(TEXT, HOME)]
             whole = await request.explain(TEXT, HOME)
         assert len(pieces) > 2 and "".join(pieces) == whole
-        assert request.input_tokens == model.tokens([TEXT])[0]
         assert request.output_tokens == 2 * model.tokens([whole])[0]
 
     asyncio.run(ask())

@@ -12,8 +12,8 @@ from toy import settings, write_toy
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from reason2decide.data.records import DatasetFolder
+from reason2decide.data.unread_characters import UnreadCharacters
 from reason2decide.errors import BaseModelError
-from reason2decide.model.unread_characters import UnreadCharacters
 from reason2decide.training.config import parse_config
 from reason2decide.training.run import train
 

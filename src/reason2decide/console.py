@@ -39,6 +39,16 @@ def visible(text: str) -> str:
     return _CONTROLS.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
 
 
+def show(text: str = "") -> None:
+    """Print a result on standard output."""
+    print(visible(text))
+
+
+def visible_json(line: str) -> str:
+    """A line of JSON with such characters as JSON escapes: the same value for whoever parses it."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found.group()):04x}", line)
+
+
 def say(message: str) -> None:
     """Print one line for the user on standard error, unless quiet."""
     if not _settings.quiet:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reason2decide.console import say, visible, warn
+from reason2decide.console import say, show, visible, visible_json, warn
 from reason2decide.data.defaults import CALL_COUNTS, LABEL_NOISE
 from reason2decide.errors import UserError
 
@@ -187,14 +187,14 @@ def check_command(
     if base is None:
         report = check_dataset(dataset)
     else:
+        from reason2decide.data.unread_characters import UnreadCharacters
         from reason2decide.model.hub import load_tokenizer, token_counter
-        from reason2decide.model.unread_characters import UnreadCharacters
 
         tokenizer = load_tokenizer(base)
         unread = UnreadCharacters(tokenizer)
         report = check_dataset(dataset, count=token_counter(tokenizer), unit=f"tokens of {base}", unread=unread)
     if as_json:
-        typer.echo(json.dumps(report.to_json(), ensure_ascii=False, indent=1))
+        typer.echo(visible_json(json.dumps(report.to_json(), ensure_ascii=False, indent=1)))
     else:
         _print_report(report)
     if not report.ok:
@@ -306,7 +306,7 @@ def _print_report(report: CheckReport) -> None:
     splits = list(report.records)
     _print_table("records", ["", *splits], [["records", *(str(report.records[split]) for split in splits)]])
     if report.open_labels:
-        typer.echo("labels: each record's own choices\n")
+        show("labels: each record's own choices\n")
     else:
         totals: Counter[str] = Counter()
         for counts in report.labels.values():
@@ -329,7 +329,7 @@ def _print_report(report: CheckReport) -> None:
         typer.secho(f"error: {message}", fg="red")
     for message in report.warnings:
         typer.secho(f"warning: {message}", fg="yellow")
-    typer.echo("invalid: fix the errors before training" if not report.ok else "valid")
+    show("invalid: fix the errors before training" if not report.ok else "valid")
 
 
 def _count_share(count: int, total: int) -> str:
@@ -349,7 +349,7 @@ def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
         Console().print(table)
         return
     widths = [max(len(row[index]) for row in [header, *rows]) for index in range(len(header))]
-    typer.echo(title)
+    show(title)
     for row in [header, *rows]:
-        typer.echo("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    typer.echo()
+        show("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    show()

@@ -10,6 +10,7 @@ import typer
 
 from reason2decide.cli.models import Force, require_training
 from reason2decide.cli.options import with_options
+from reason2decide.console import show
 from reason2decide.errors import ConfigError, require
 from reason2decide.evaluation.settings import RESAMPLES, Settings, load_settings
 
@@ -117,7 +118,7 @@ def compare_command(
         from reason2decide.workflows.cells import describe, run_experiment
 
         if dry_run:
-            typer.echo(describe(experiment, out))
+            show(describe(experiment, out))
             return
         require_training()
         for comparison in run_experiment(experiment, out, jobs=jobs, resamples=resamples):
@@ -137,9 +138,9 @@ def _print_comparison(comparison: Comparison) -> None:
         for name, value in values.items():
             spread = "" if value.spread is None else f", sd {value.spread:.4f} over {len(value.seeds)} seeds"
             interval = f"(95 % interval {value.low:.4f} to {value.high:.4f}{spread})"
-            typer.echo(f"{system}  {name}  {value.mean:.4f}  {interval}")
+            show(f"{system}  {name}  {value.mean:.4f}  {interval}")
     for found in comparison.differences:
-        typer.echo(
+        show(
             f"{found.system} - {comparison.reference}  {found.metric}  {found.difference:+.4f}  "
             f"({found.low:+.4f} to {found.high:+.4f}; p = {found.p_randomization:.4f}, Holm {found.p_holm:.4f})"
         )
@@ -150,6 +151,6 @@ def print_results(results: Results) -> None:
     for name, metric in results.metrics.items():
         if metric.value is not None:
             interval = f"(95 % interval {metric.low:.4f} to {metric.high:.4f}, n = {metric.n})"
-            typer.echo(f"{name:<{width}} {metric.value:.4f}  {interval}")
+            show(f"{name:<{width}} {metric.value:.4f}  {interval}")
     for note in results.notes:
-        typer.echo(f"note: {note}")
+        show(f"note: {note}")

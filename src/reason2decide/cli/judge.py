@@ -11,6 +11,7 @@ import typer
 from reason2decide.cli.llm import LlmOptions, connect
 from reason2decide.cli.models import Force
 from reason2decide.cli.options import with_options
+from reason2decide.console import show
 from reason2decide.errors import ConfigError
 from reason2decide.evaluation.settings import DEFAULT_SETTINGS, RESAMPLES
 
@@ -29,7 +30,7 @@ def _print_rubric(wanted: bool) -> None:
     if wanted:
         from reason2decide.llm.judge.rubric import load_rubric
 
-        typer.echo(load_rubric().in_words())
+        show(load_rubric().in_words())
         raise typer.Exit
 
 
@@ -143,13 +144,13 @@ def _print(result: Mapping[str, Any]) -> None:
 
     for name, values in result["criteria"].items():
         if result["kind"] == "pointwise":
-            typer.echo(f"{name}  {in_words(MetricValue(**values))}")
+            show(f"{name}  {in_words(MetricValue(**values))}")
         else:
             win_rate, flips = (in_words(MetricValue(**values[part])) for part in ("win_rate", "flips"))
-            typer.echo(f"{name}  win rate {win_rate}; verdicts that flip with the order {flips}")
+            show(f"{name}  win rate {win_rate}; verdicts that flip with the order {flips}")
     for name, agreement in result.get("agreement", {}).items():
-        typer.echo(f"{name}  judges' alpha (interval)  {in_words(MetricValue(**agreement['alpha_interval']))}")
+        show(f"{name}  judges' alpha (interval)  {in_words(MetricValue(**agreement['alpha_interval']))}")
     for name, raters in result.get("human", {}).items():
         for rater, agreement in raters.items():
             alpha = in_words(MetricValue(**agreement["alpha_interval"]))
-            typer.echo(f"{name}  alpha of {rater} and people (interval)  {alpha}")
+            show(f"{name}  alpha of {rater} and people (interval)  {alpha}")

@@ -12,6 +12,7 @@ import typer
 
 from reason2decide.cli.models import Force
 from reason2decide.cli.options import with_options
+from reason2decide.console import show
 from reason2decide.errors import ConfigError, require
 from reason2decide.evaluation.settings import DEFAULT_SETTINGS, RESAMPLES, Settings
 from reason2decide.llm.settings import MAX_WORDS, Limits
@@ -170,7 +171,7 @@ def rationalize_command(
     with connect(options, out) as client:
         written = write_source(client, dataset, out, teacher, splits=split or (), force=force, dry_run=options.dry_run)
     if written is not None and without_label:
-        typer.echo(f"teacher_accuracy {in_words(teacher.accuracy())}")
+        show(f"teacher_accuracy {in_words(teacher.accuracy())}")
 
 
 def refine_command(
@@ -200,7 +201,7 @@ def refine_command(
     with connect(options, out) as client:
         written = write_source(client, dataset, out, editor, splits=split or (), force=force, dry_run=options.dry_run)
     if written is not None:
-        typer.echo(f"flagged {editor.flagged}")
+        show(f"flagged {editor.flagged}")
 
 
 def zero_shot_command(
@@ -256,5 +257,5 @@ def prompts_command(
 
     for number, found in enumerate([name] if name is not None else prompt_names()):
         prompt = load_prompt(found, folder)
-        typer.echo("\n" * (number > 0) + f"name: {prompt.name}\nversion: {prompt.version}")
-        typer.echo(f"--- system\n{prompt.system}\n--- user\n{prompt.user}")
+        show("\n" * (number > 0) + f"name: {prompt.name}\nversion: {prompt.version}")
+        show(f"--- system\n{prompt.system}\n--- user\n{prompt.user}")

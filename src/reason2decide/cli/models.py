@@ -12,7 +12,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from reason2decide.console import say, warn
+from reason2decide.console import say, show, visible_json, warn
 from reason2decide.errors import ConfigError, DataError, Interrupted, require
 from reason2decide.files import means_full_disk
 from reason2decide.model.reading import INPUT_TOKENS_HELP, LEAST_INPUT, LONG_TEXTS_HELP, LongTexts, ReadingSettings
@@ -50,7 +50,7 @@ def train_command(
     from reason2decide.training.config import describe_keys, load_config
 
     if explain:
-        typer.echo(describe_keys())
+        show(describe_keys())
         return
     if config is None:
         raise ConfigError("no configuration given; name a TOML file, or see every key with `r2d train --explain`")
@@ -130,7 +130,7 @@ def predict_command(
         read_ahead = READ_AHEAD if cases != Path("-") else 1 if sys.stdin.isatty() else BATCH_SIZE
         predictions = predictor.predict(chain([first], records), read_ahead=read_ahead, on_bad=on_bad)
         for prediction in track(predictions, "deciding", total, "cases"):
-            stream.write(json.dumps(prediction.to_json(), ensure_ascii=False) + "\n")
+            stream.write(visible_json(json.dumps(prediction.to_json(), ensure_ascii=False)) + "\n")
             stream.flush()
             decided += 1
         return decided
@@ -183,7 +183,7 @@ def export_command(
     from reason2decide.export.bundle import export_bundle
 
     parity = export_bundle(bundle, out, weights, dataset=dataset, force=force)
-    typer.echo(
+    show(
         f"parity on {parity.records} validation records: log-probabilities within {parity.log_prob_error:.2g}, "
         f"{parity.flips:.2%} of labels changed"
         + (f", macro-F1 {0 - parity.macro_f1_loss:+.4f}" if parity.macro_f1_loss is not None else "")

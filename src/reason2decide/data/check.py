@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,11 +20,11 @@ from reason2decide.console import ProgressBar
 from reason2decide.data.near_duplicates import NearDuplicates
 from reason2decide.data.records import SPLITS, DatasetFolder, Record, require_label
 from reason2decide.data.sources.splitting import content_key
+from reason2decide.data.unread_characters import UNREADABLE, UnreadCharacters
 from reason2decide.errors import DataError
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 EXAMPLES = 3  # ours: how many ids a message shows
-UNREADABLE = 0.9  # ours: share of unread characters from which a base is not one for these texts
 AT_ONCE = 256  # ours: texts per tokenizer call
 # Words that datasets put in place of the label, and the masks of T5 and BERT.
 MASK_TOKEN = re.compile(r"\[(?:LABEL|ANSWER|MASK|MASKED|BLANK|PREDICTION|OPTION|CHOICE)\]|<mask>|<extra_id_\d+>", re.I)
@@ -112,16 +112,8 @@ class _Found:
         return f"{', '.join(self.examples)}{', ...' if self.count > len(self.examples) else ''}"
 
 
-class CharacterCount(Protocol):
-    """Characters that a base cannot read (`model.unread_characters`)."""
-
-    def add(self, texts: Sequence[str]) -> None: ...
-    def share(self) -> float: ...
-    def in_words(self) -> str: ...
-
-
 def check_dataset(
-    path: Path, *, count: Count = count_words, unit: str = "words", unread: CharacterCount | None = None
+    path: Path, *, count: Count = count_words, unit: str = "words", unread: UnreadCharacters | None = None
 ) -> CheckReport:
     """Read a dataset once, one record at a time, and report its contents.
 
@@ -155,7 +147,7 @@ def check_dataset(
 class _Check:
     """The state of one pass over a dataset."""
 
-    def __init__(self, dataset: DatasetFolder, lengths_of: Count, unread: CharacterCount | None) -> None:
+    def __init__(self, dataset: DatasetFolder, lengths_of: Count, unread: UnreadCharacters | None) -> None:
         self.dataset, self.lengths_of, self.unread = dataset, lengths_of, unread
         self.findings: list[Finding] = []
         self.records: Counter[str] = Counter()

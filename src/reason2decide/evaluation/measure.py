@@ -289,6 +289,8 @@ def signature(
         f"error_rate:{settings.error_rate:g}",
         f"miscoverage:{settings.miscoverage:g}",
     ]
+    parts += [f"long_texts:{settings.long_texts}"] if settings.long_texts != "decide" else []
+    parts += [f"input_tokens:{settings.input_tokens}"] if settings.input_tokens is not None else []
     probed = sum(probe.inserted_word is not None for probe in probes)
     parts += [f"probed:{probed}"] if probed else []
     parts += [f"{metric.name}:[{metric.signature()}]" for metric in metrics if metric.signature()]

@@ -45,20 +45,19 @@ class ModelBundle(Bundle):
     model: Any
 
 
-def load_bundle(path: Path, manifest: Manifest | None = None, copy: Path | None = None) -> ModelBundle:
-    """Load a bundle's model and tokenizer.
+def load_bundle(path: Path) -> ModelBundle:
+    """Load a bundle's model and tokenizer; raises as `bundle_from`, and as `verified_copy`."""
+    with verified_copy(path) as (manifest, copy):
+        return bundle_from(path, manifest, copy)
 
-    Args:
-        manifest, copy: what `verified_copy` gave for `path`, where the caller needs it too.
+
+def bundle_from(path: Path, manifest: Manifest, copy: Path) -> ModelBundle:
+    """Load a bundle's model and tokenizer from what `verified_copy` gave for `path`.
 
     Raises:
-        BundleError: as `verified_copy`; it is an export, which has no model for torch; a tensor is missing from its
-            weights, or not finite.
+        BundleError: it is an export, which has no model for torch; a tensor is missing from its weights, or not finite.
         MissingExtraError: torch or transformers is not installed.
     """
-    if manifest is None or copy is None:
-        with verified_copy(path) as (manifest, copy):
-            return load_bundle(path, manifest, copy)
     if manifest.engine is not None:
         raise BundleError(f"{path} is an export for {manifest.engine['name']}; give the bundle that it was made from")
     # Serving without torch takes an export.
@@ -92,8 +91,8 @@ def load_bundle(path: Path, manifest: Manifest | None = None, copy: Path | None 
     return ModelBundle(path, manifest, _calibration(copy), encoder, model.eval())
 
 
-def load_export(path: Path, manifest: Manifest, copy: Path) -> Bundle:
-    """Load an export except its graphs, without torch or transformers; arguments as `load_bundle`.
+def export_from(path: Path, manifest: Manifest, copy: Path) -> Bundle:
+    """Load an export except its graphs, without torch or transformers; arguments as `bundle_from`.
 
     Raises:
         BundleError: its tokenizer is damaged.

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import Record
 from reason2decide.errors import BundleError, DataError
-from reason2decide.method.prompts import body
-from reason2decide.model.bundle import Bundle, load_bundle, load_export
+from reason2decide.method.prompts import Candidate, body
+from reason2decide.model.bundle import Bundle, bundle_from, export_from
 from reason2decide.model.calibration import label_distribution
 from reason2decide.model.decision import Decision
 from reason2decide.model.engines import Engine
@@ -39,18 +39,31 @@ BATCH_SIZE = 32  # ours
 class _ReadText:
     """A text as the model reads it: its tokens, the parts of them that prompts contain, and the labels to choose from.
 
-    `head` is what each part is preceded by: the tokens of a record's own choices.
+    `candidates` are the labels' tokens; `head` is what each part is preceded by: the tokens of a record's own choices.
     """
 
     tokens: TokenIds
     parts: Sequence[Part]
     choices: tuple[str, ...]
-    head: TokenIds = ()
+    candidates: Sequence[Candidate]
+    head: TokenIds
 
     def part(self, index: int) -> list[int]:
         """The tokens of one part as they follow a prefix."""
         begin, end = self.parts[index]
         return [*self.head, *self.tokens[begin:end]]
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """A text, P(label | part) of each of its parts, and what follows from them."""
+
+    text: _ReadText
+    found: Sequence[Mapping[str, float]]
+    decision: Decision
+
+
+_Explained = tuple[_ReadText, str, Sequence[Mapping[str, float]]]  # a text, the label, P(label | part) of each part
 
 
 class Predictor:
@@ -98,7 +111,7 @@ class Predictor:
         """Load a bundle onto torch, or an export onto the engine it was made for, and let it decide once.
 
         Raises:
-            BundleError, MissingExtraError: as `bundle.load_bundle` and `bundle.load_export`; or the model's answers are
+            BundleError, MissingExtraError: as `bundle.bundle_from` and `bundle.export_from`; or the model's answers are
                 not finite numbers.
         """
         bundle: Bundle
@@ -107,9 +120,9 @@ class Predictor:
             if manifest.engine is not None:
                 from reason2decide.model.engines.onnx import OnnxEngine
 
-                bundle, engine = load_export(path, manifest, copy), OnnxEngine(copy / "model")
+                bundle, engine = export_from(path, manifest, copy), OnnxEngine(copy / "model")
             else:
-                bundle = load_bundle(path, manifest, copy)
+                bundle = bundle_from(path, manifest, copy)
                 from reason2decide.model.engines.torch import TorchEngine
 
                 engine = TorchEngine(bundle.model, bundle.encoder.tokenizer)
@@ -145,9 +158,13 @@ class Predictor:
 
         A record's decision does not depend on the others.
         """
+        decided = self._decided(records)
+        return [own if isinstance(own, DataError) else own.decision for own in decided]
+
+    def _decided(self, records: Sequence[Record]) -> list[_Decided | DataError]:
         read = [self._readable(record, ids) for record, ids in zip(records, self._text_ids(records), strict=True)]
-        distributions = iter(self._by_part([text for text in read if isinstance(text, _ReadText)]))
-        return [text if isinstance(text, DataError) else self._decision(text, next(distributions)) for text in read]
+        found = iter(self._by_part([text for text in read if isinstance(text, _ReadText)]))
+        return [text if isinstance(text, DataError) else self._decision(text, next(found)) for text in read]
 
     def predict(
         self,
@@ -167,22 +184,22 @@ class Predictor:
         """
         stream = iter(records)
         while ahead := list(islice(stream, read_ahead)):
-            decided: list[tuple[Record, Decision]] = []
-            for record, decision in zip(ahead, self.decide(ahead), strict=True):
-                if isinstance(decision, Decision):
-                    decided.append((record, decision))
+            decided: list[tuple[str, _Decided]] = []
+            for record, own in zip(ahead, self._decided(ahead), strict=True):
+                if isinstance(own, _Decided):
+                    decided.append((record.id, own))
                     continue
-                error = DataError(f"record {record.id!r}: {decision}")
+                error = DataError(f"record {record.id!r}: {own}")
                 if on_bad is None:
                     raise error
                 on_bad(error)
-            labels = [decision.label for _, decision in decided]
             rationales: Sequence[str | None] = [None] * len(decided)
             if self.explains:
-                rationales = self.rationales([record for record, _ in decided], labels)
-            for (record, decision), rationale in zip(decided, rationales, strict=True):
+                rationales = self._written([(own.text, own.decision.label, own.found) for _, own in decided])
+            for (id, own), rationale in zip(decided, rationales, strict=True):
+                decision = own.decision
                 yield Prediction(
-                    record.id,
+                    id,
                     decision.label,
                     decision.probabilities,
                     rationale,
@@ -208,17 +225,17 @@ class Predictor:
         Raises:
             DataError: a record's labels cannot be used, or as `ReadingSettings.parts`.
         """
-        texts = [self._text(record, ids) for record, ids in zip(records, self._text_ids(records), strict=True)]
-        return [self._together(found) for found in self._by_part(texts, calibrated)]
+        return [self._together(found) for found in self._by_part(self._texts(records), calibrated)]
 
-    def _decision(self, text: _ReadText, found: Sequence[Mapping[str, float]]) -> Decision:
+    def _decision(self, text: _ReadText, found: Sequence[Mapping[str, float]]) -> _Decided:
         probabilities = self._together(found)
         label = max(probabilities, key=probabilities.__getitem__)
         tokens, read = len(text.tokens), text.parts[-1][1]
         self.cut_texts.count(read < tokens)
         point = self.operating_point
         deferred = point.defers(probabilities[label]) or self.reading.defers(tokens, read)
-        return Decision(label, probabilities, point.prediction_set(probabilities), deferred, tokens, read)
+        decision = Decision(label, probabilities, point.prediction_set(probabilities), deferred, tokens, read)
+        return _Decided(text, found, decision)
 
     def _together(self, found: Sequence[Mapping[str, float]]) -> dict[str, float]:
         return dict(deciding_window(found, self.bundle.manifest.labels))
@@ -232,12 +249,15 @@ class Predictor:
         except DataError as error:
             return error
 
+    def _texts(self, records: Sequence[Record]) -> list[_ReadText]:
+        return [self._text(record, ids) for record, ids in zip(records, self._text_ids(records), strict=True)]
+
     def _text(self, record: Record, tokens: list[int]) -> _ReadText:
         choices = self.choices(record)
-        self.encoder.candidates(choices)
+        candidates = self.encoder.candidates(choices)
         head = self.encoder.text_ids([body("", record.choices)])[0] if record.choices else []
         room = self.encoder.room(predict=True) - len(head)
-        return _ReadText(tokens, self.reading.parts(len(tokens), max(1, room)), choices, head)
+        return _ReadText(tokens, self.reading.parts(len(tokens), max(1, room)), choices, candidates, head)
 
     def _by_part(self, texts: Sequence[_ReadText], calibrated: bool = True) -> list[list[dict[str, float]]]:
         """P(label | part) of each part of each text."""
@@ -246,8 +266,7 @@ class Predictor:
         prompts = [self.encoder.predict_ids(text.part(index)) for text, index in rows]
 
         def scores(batch: Sequence[int]) -> Sequence[Any]:
-            candidates = [self.encoder.candidates(rows[row][0].choices) for row in batch]
-            return self.engine.score_labels([prompts[row] for row in batch], candidates)
+            return self.engine.score_labels([prompts[row] for row in batch], [rows[row][0].candidates for row in batch])
 
         found = iter(in_batches(list(map(len, prompts)), scores))
         return [
@@ -263,28 +282,33 @@ class Predictor:
 
         Of a text read in windows, one window is explained: see `explaining_window`.
         """
-        prompts = self._explain_prompts(records, labels)
+        return self._written(self._explained(records, labels))
+
+    def _explained(self, records: Sequence[Record], labels: Sequence[str]) -> list[_Explained]:
+        """What is explained of each record; the labels of a text's parts are scored where there are several."""
+        texts = self._texts(records)
+        found = iter(self._by_part([text for text in texts if len(text.parts) > 1]))
+        return [
+            (text, label, next(found) if len(text.parts) > 1 else ()) for text, label in zip(texts, labels, strict=True)
+        ]
+
+    def _written(self, explained: Sequence[_Explained]) -> list[str]:
+        prompts = [self._explain_prompt(*own) for own in explained]
         written = in_batches(
             list(map(len, prompts)),
             lambda rows: self.engine.generate([prompts[row] for row in rows], self.encoder.lengths.rationale),
         )
         return [self.encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
 
-    def _explain_prompts(self, records: Sequence[Record], labels: Sequence[str]) -> list[list[int]]:
-        texts = [self._text(record, ids) for record, ids in zip(records, self._text_ids(records), strict=True)]
-        places = [0] * len(texts)
-        several = [index for index, text in enumerate(texts) if len(text.parts) > 1]
-        for index, found in zip(several, self._by_part([texts[index] for index in several]), strict=True):
-            places[index] = explaining_window(found, labels[index])
-        given = labels if self.bundle.manifest.explain == "conditioned" else [None] * len(texts)
-        return [
-            self.encoder.explain_ids(text.part(place), label)
-            for text, place, label in zip(texts, places, given, strict=True)
-        ]
+    def _explain_prompt(self, text: _ReadText, label: str, found: Sequence[Mapping[str, float]]) -> list[int]:
+        place = explaining_window(found, label) if len(text.parts) > 1 else 0
+        given = label if self.bundle.manifest.explain == "conditioned" else None
+        return self.encoder.explain_ids(text.part(place), given)
 
     def stream(self, record: Record, label: str) -> Iterator[str]:
         """The rationale of one record given its label, in pieces as they are written; together they are the whole."""
-        (prompt,) = self._explain_prompts([record], [label])
+        (explained,) = self._explained([record], [label])
+        prompt = self._explain_prompt(*explained)
         ids: list[int] = []
         written = text = ""
         for token in self.engine.stream(prompt, self.encoder.lengths.rationale):

@@ -221,9 +221,9 @@ def systemone_reply(
     decision: Decision,
     want: Wanted,
     rationales: Mapping[str, str],
-    tokens: tuple[int, int],
+    output_tokens: int,
 ) -> dict[str, Any]:
-    """The body of a System One reply; `tokens` counts those read and those written."""
+    """The body of a System One reply; `output_tokens` counts those of its rationales."""
     answers: dict[str, Any] = {}
     for question in asked:
         found = question.distribution(decision)
@@ -247,7 +247,7 @@ def systemone_reply(
                 "probabilities": {str(level): p for level, p in enumerate(levels)},
             }
         answers[str(question.name)] = answer | _extras(question, decision, want, rationales)
-    usage = {"input_tokens": tokens[0], "output_tokens": tokens[1]}
+    usage = {"input_tokens": decision.tokens, "output_tokens": output_tokens}
     reply: dict[str, Any] = {"model": model.name, "text": text_read(decision), "answers": answers, "usage": usage}
     if want.rationale:
         reply["rationales"] = {name: answer["rationale"] for name, answer in answers.items()}
@@ -260,7 +260,7 @@ def decisions_reply(
     decision: Decision,
     want: Wanted,
     rationales: Mapping[str, str],
-    tokens: tuple[int, int],
+    output_tokens: int,
 ) -> dict[str, Any]:
     """The body of a decisions reply; `rationales` of unnamed questions are keyed by their index, from 0."""
     answers: list[dict[str, Any]] = []
@@ -289,9 +289,9 @@ def decisions_reply(
             }
         answers.append(answer | _extras(question, decision, want, rationales))
     usage = {
-        "input_tokens": tokens[0],
-        "output_tokens": tokens[1],
-        "total_tokens": sum(tokens),
+        "input_tokens": decision.tokens,
+        "output_tokens": output_tokens,
+        "total_tokens": decision.tokens + output_tokens,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens_details": {"reasoning_tokens": 0},
     }

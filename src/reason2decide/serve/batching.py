@@ -56,10 +56,9 @@ class DeadlineExceeded(Reason2DecideError):
 
 @dataclass(frozen=True)
 class _End:
-    """How a call ended: the value and the counts of tokens read and written, or an error."""
+    """How a call ended: the value and the count of tokens written, or an error."""
 
     value: Any = None
-    read: int = 0
     written: int = 0
     error: Exception | None = None
 
@@ -102,12 +101,12 @@ class _Call:
 class Admission:
     """An admitted request: its calls of the model are no longer refused. A context manager.
 
-    `input_tokens` counts the tokens of its text, before truncation, and `output_tokens` those of its rationales.
+    `output_tokens` counts the tokens of its rationales.
     """
 
     def __init__(self, batcher: Batcher, model: ServedModel, deadline: float, plan: Counter[CallType]) -> None:
         self._batcher, self._model, self._deadline, self._plan = batcher, model, deadline, plan
-        self.input_tokens = self.output_tokens = 0
+        self.output_tokens = 0
 
     def __enter__(self) -> Admission:
         self._batcher._enter(self._plan)
@@ -157,7 +156,6 @@ class Admission:
         self._batcher._done(self._plan, (call.model.name, call.kind))
         if item.error is not None:
             raise item.error
-        self.input_tokens = item.read
         self.output_tokens += item.written
         return item
 
@@ -335,8 +333,8 @@ class Batcher:
                 values = model.explain(texts, [call.label for call in batch])
                 written = model.tokens(values)
             ends = [
-                _End(error=value) if isinstance(value, DataError) else _End(value, read, count)
-                for value, read, count in zip(values, model.tokens(texts), written, strict=True)
+                _End(error=value) if isinstance(value, DataError) else _End(value, count)
+                for value, count in zip(values, written, strict=True)
             ]
         except Exception as error:
             ends = [_End(error=error)] * len(batch)
@@ -367,8 +365,8 @@ class _Stream:
                 self._pieces = self.call.model.stream(self.call.text, self.call.label)
             piece = next(self._pieces, None)
             if piece is None:
-                read, written = self.call.model.tokens([self.call.text, self._written])
-                item = _End(None, read, written)
+                (written,) = self.call.model.tokens([self._written])
+                item = _End(None, written)
             else:
                 item = piece
             self._written += piece or ""

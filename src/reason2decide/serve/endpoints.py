@@ -23,7 +23,7 @@ from reason2decide.serve.wire import (
     ExplainRequest,
     Refused,
     SystemOneRequest,
-    TextTooLarge,
+    TooManyCharacters,
     input_text,
     state_text,
 )
@@ -37,7 +37,7 @@ INCLUDE_HEADER = "X-Decision-Include"
 IncludeHeader = Annotated[
     str | None, Header(alias=INCLUDE_HEADER, description="Same as `include`, with items separated by commas.")
 ]
-Reply = Callable[[ServedModel, Sequence[Asked], Decision, Wanted, Mapping[str, str], tuple[int, int]], dict[str, Any]]
+Reply = Callable[[ServedModel, Sequence[Asked], Decision, Wanted, Mapping[str, str], int], dict[str, Any]]
 ERRORS = {
     401: "No valid token",
     404: "No model with this name",
@@ -158,7 +158,7 @@ class _Served:
             raise Refused("it contains no text to decide on", ("body", key))
         most = self._settings.max_text
         if len(text) > most:
-            raise TextTooLarge(most, ("body", key))
+            raise TooManyCharacters(most, ("body", key))
         return text
 
     async def answer(
@@ -178,8 +178,8 @@ class _Served:
             labels = want.explained(asked, decision)
             written = await asyncio.gather(*(admitted.explain(text, label) for label in labels))
         _note_decision(request, model, decision)
-        tokens = (admitted.input_tokens, admitted.output_tokens)
-        return JSONResponse(reply(model, asked, decision, want, dict(zip(labels, written, strict=True)), tokens))
+        rationales = dict(zip(labels, written, strict=True))
+        return JSONResponse(reply(model, asked, decision, want, rationales, admitted.output_tokens))
 
     async def explained(self, request: Request, model: ServedModel, text: str, label: str | None) -> Response:
         """The whole rationale for a label, or for the decided one."""
@@ -231,7 +231,7 @@ def _note_decision(request: Request, model: ServedModel, decision: Decision, lab
 def _explain_reply(
     model: ServedModel, label: str, rationale: str, admitted: Admission, decision: Decision
 ) -> dict[str, Any]:
-    usage = {"input_tokens": admitted.input_tokens, "output_tokens": admitted.output_tokens}
+    usage = {"input_tokens": decision.tokens, "output_tokens": admitted.output_tokens}
     read = answers.text_read(decision)
     return {"model": model.name, "text": read, "label": label, "rationale": rationale, "usage": usage}
 

@@ -46,7 +46,7 @@ class Refused(Reason2DecideError):
         self.location, self.kind, self.status = location, kind, status
 
 
-class TextTooLarge(Refused):
+class TooManyCharacters(Refused):
     """The text has more characters than the server reads."""
 
     def __init__(self, most: int, location: Location = ("body",)) -> None:
@@ -266,7 +266,7 @@ def state_text(state: Content, most: int) -> str:
         lines.append(line)
         length += len(line) + 1
         if length > most:
-            raise TextTooLarge(most)
+            raise TooManyCharacters(most)
         if len(lines) > MAX_VALUES:
             raise Refused(f"the text contains more than {MAX_VALUES} values; send fewer, or plain text")
     return "\n".join(lines)
@@ -274,7 +274,7 @@ def state_text(state: Content, most: int) -> str:
 
 def _lines(value: Any, key: str, most: int) -> Iterator[str]:
     if len(key) > most:
-        raise TextTooLarge(most)
+        raise TooManyCharacters(most)
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield from _lines(inner, f"{key} {name}".strip(), most)
@@ -302,7 +302,7 @@ def input_text(given: str | Sequence[InputItem], most: int) -> str:
         for part in (said, item.output):
             texts += [part] if isinstance(part, str) else [_part(one, index, most) for one in part or ()]
         if sum(map(len, texts)) > most:
-            raise TextTooLarge(most)
+            raise TooManyCharacters(most)
     return "\n".join(text for text in texts if text)
 
 

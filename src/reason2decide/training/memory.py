@@ -23,8 +23,7 @@ from reason2decide.training.features import Example, SplitFeatures
 from reason2decide.training.objective import Objective
 
 GIB = 2**30
-# Ours: share of a device's memory for activations; a CPU's is shared with everything else.
-ACTIVATION_SHARES = {True: 0.6, False: 0.2}  # on a GPU, on a CPU
+GPU_SHARE, CPU_SHARE = 0.6, 0.2  # ours: of the device's memory for activations; a CPU's is shared with all else
 CPU_PASS_TOKENS = 8192  # ours: more in one pass makes a CPU no faster (docs/results.md)
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -71,9 +70,9 @@ def plan_memory(
     pass_tokens = len(widest) * record_tokens
     total = total_bytes(objective.device)
     if divisible and total is not None:
-        share = ACTIVATION_SHARES[objective.device.type == "cuda"] * total
-        affordable = int(share / one_record * record_tokens)
-        ceiling = affordable if objective.device.type == "cuda" else min(affordable, CPU_PASS_TOKENS)
+        on_gpu = objective.device.type == "cuda"
+        affordable = int((GPU_SHARE if on_gpu else CPU_SHARE) * total / one_record * record_tokens)
+        ceiling = affordable if on_gpu else min(affordable, CPU_PASS_TOKENS)
         pass_tokens = min(pass_tokens, max(record_tokens, ceiling))
     at_once = max(1, pass_tokens // record_tokens)
     estimate = now + state + at_once * one_record

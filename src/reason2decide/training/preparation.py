@@ -17,9 +17,9 @@ import torch
 
 from reason2decide.console import say, warn
 from reason2decide.data.records import DatasetFolder, JsonlRecords
+from reason2decide.data.unread_characters import UnreadCharacters
 from reason2decide.errors import ConfigError, DataError
 from reason2decide.model.prompt_encoder import PromptEncoder, Truncation, tokenizer_hash
-from reason2decide.model.unread_characters import UnreadCharacters
 from reason2decide.training.base import load_base
 from reason2decide.training.batches import BatchPlan
 from reason2decide.training.config import Config

@@ -234,7 +234,11 @@ def measure(decided: Decisions, dataset: DatasetFolder) -> Evaluation:
         calibration=decided.calibration,
         probes=probes,
     )
-    results = replace(evaluation.results, notes=(*evaluation.results.notes, *unasked))
+    cut = sum((prediction.tokens_read or 0) < (prediction.tokens or 0) for prediction in decided.predictions)
+    unread = (
+        [f"{cut} of {len(records)} texts are longer than the model reads, and their rest was not read"] if cut else []
+    )
+    results = replace(evaluation.results, notes=(*unread, *evaluation.results.notes, *unasked))
     return replace(evaluation, results=results)
 
 

@@ -46,22 +46,22 @@ def _lettered(listed: str, style: str) -> list[str]:
 
 
 def match_choice(label: str, choices: Sequence[str]) -> str | None:
-    """The choice that `label` means: the equal one, else the only one equal apart from case, space or final marks."""
+    """The choice that `label` means: the equal one, else the only one of another spelling (`plain`)."""
     if label in choices:
         return label
-    alike = [choice for choice in choices if _plain(choice) == _plain(label)]
+    alike = [choice for choice in choices if plain(choice) == plain(label)]
     return alike[0] if len(alike) == 1 else None
 
 
-def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(" .\"'")
+def plain(label: str) -> str:
+    """A label without what spellings differ in: case, space, final marks, Unicode form, and 1.0 for 1."""
+    folded = " ".join(unicodedata.normalize("NFKC", label).casefold().split()).strip(" .\"'")
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", folded)
 
 
 def spellings(counts: Mapping[str, int]) -> dict[str, str]:
-    """The most frequent spelling of each label that is spelled in several ways: in case, space, final marks, Unicode
-    form, or as 1 and 1.0. Of equally frequent ones the plainest is taken."""
+    """The most frequent spelling of each label that is spelled in several ways (`plain`), the plainest of equals."""
     alike: dict[str, list[str]] = defaultdict(list)
-    for label in sorted(counts, key=lambda label: (-counts[label], label != _plain(label), label)):
-        plain = _plain(label)
-        alike[re.sub(r"^(-?\d+)\.0+$", r"\1", plain)].append(label)
+    for label in sorted(counts, key=lambda label: (-counts[label], label != plain(label), label)):
+        alike[plain(label)].append(label)
     return {label: same[0] for same in alike.values() for label in same[1:]}

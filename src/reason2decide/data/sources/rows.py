@@ -10,6 +10,7 @@ import contextlib
 import csv
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -156,7 +157,7 @@ class CsvTable:
                 default = "\t" if self.path.suffix.lower() == ".tsv" else ","
                 with contextlib.suppress(csv.Error):  # reported when the header is read
                     delimiter = guessed_delimiter(first, default)
-            yield csv.reader(_after(first, stream), delimiter=delimiter or ",", strict=True), int(skipped)
+            yield csv.reader(chain([first], stream), delimiter=delimiter or ",", strict=True), int(skipped)
 
     def _header(self, reader: Any) -> list[str]:
         try:
@@ -273,11 +274,6 @@ class MemoryTable:
         for number, row in enumerate(self.content, 1):
             place = Place(f"{self.path}, row {number}", number)
             yield place, {name: value for name, value in row.items() if name in columns}
-
-
-def _after(first: str, rest: Iterable[str]) -> Iterator[str]:
-    yield first
-    yield from rest
 
 
 @contextlib.contextmanager

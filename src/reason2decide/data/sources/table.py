@@ -175,7 +175,7 @@ def import_rows(
         force=force,
     )
     if reader.mended:
-        notes.append(f"{reader.mended} labels differed from the declared ones in their spelling and were corrected")
+        notes.append(f"{reader.mended} labels differed from the known ones in their spelling and were corrected")
     if reader.not_available:
         notes.append(f"{reader.not_available} rationales say only that there is none (NA, null, ...) and were left out")
     if reader.contradicting:
@@ -234,15 +234,11 @@ class _Reader:
             raise DataError(f"{where}: the id is empty; fill in {columns.id!r}, or import without --id")
         text, choices = self._choices(where, row, text)
         if choices is not None:
-            matched = match_choice(label, choices)
-            if matched is None:
-                raise DataError(
-                    f"{where}: the label {label!r} is not one of the choices {_listed(choices)}; correct one"
-                )
-            self.mended += matched != label
-            label = matched
-        elif self.labels is not None and label not in self.labels.values:
-            label = self._declared(where, label)
+            label = self._meant(where, label, choices, "one of the choices", "correct one")
+        elif self.labels is not None:
+            label = self._meant(
+                where, label, self.labels.values, "in the declared set", "correct it, or declare it with --labels"
+            )
         if columns.split is not None:
             self.given_splits[identity] = _string(where, row, columns.split) or ""
         rationales = {source: self._rationale(where, row, column) for source, column in columns.rationales.items()}
@@ -257,19 +253,20 @@ class _Reader:
         }
         record = record_from_json(value, where)
         first = self.first_label.setdefault(content_key(record), label)
-        self.contradicting += first != label and not spellings({first: 1, label: 1})
+        self.contradicting += match_choice(label, (first,)) is None
         return record
 
-    def _declared(self, where: str, label: str) -> str:
-        assert self.labels is not None
-        by_spelling = spellings({**dict.fromkeys(self.labels.values, 2), label: 1})
-        if label not in by_spelling:
-            raise DataError(
-                f"{where}: the label {label!r} is not in the declared set {_listed(self.labels.values)}; "
-                "correct it, or declare it with --labels"
-            )
-        self.mended += 1
-        return by_spelling[label]
+    def _meant(self, where: str, label: str, known: Sequence[str], what: str, to_do: str) -> str:
+        """The known label that a cell means, in whatever spelling.
+
+        Raises:
+            DataError: there is none, or more than one.
+        """
+        meant = match_choice(label, known)
+        if meant is None:
+            raise DataError(f"{where}: the label {label!r} is not {what} {_listed(known)}; {to_do}")
+        self.mended += meant != label
+        return meant
 
     def _rationale(self, where: str, row: Row, column: str) -> str | None:
         """The rationale in a cell; None also where the cell says that there is none."""

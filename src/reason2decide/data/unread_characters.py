@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from reason2decide.data.check import UNREADABLE
 from reason2decide.errors import BaseModelError
 
 SHOWN = 8  # ours: characters that a message names
+UNREADABLE = 0.9  # ours: share from which a base is not one for these texts
 
 
 class UnreadCharacters:
