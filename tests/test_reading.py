@@ -142,7 +142,7 @@ def test_a_base_with_absolute_positions_refuses_longer_prompts(untrained: Path) 
 
 def test_impossible_readings() -> None:
     with pytest.raises(ConfigError, match="long_texts is 'guess'; expected one of decide, defer, refuse, windows"):
-        ReadingSettings("guess")
+        ReadingSettings("guess")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="input_tokens is 3; expected at least 16"):
         ReadingSettings(input_tokens=3)
 
