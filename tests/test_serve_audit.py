@@ -271,7 +271,9 @@ def test_a_full_disk_is_told_and_recovers_by_itself(path: Path, monkeypatch: pyt
             for _ in range(1000):
                 asyncio.run(_written(log))
         full = len(rows(path))
-        assert not log.works
+        for _ in range(20):  # a smaller row might fit into what is left of a page
+            assert not log.works
+            time.sleep(0.01)
         log._connection.execute("PRAGMA max_page_count = 1000000")
         time.sleep(0.5)
         assert asyncio.run(_written(log))

@@ -78,7 +78,11 @@ CREATE TRIGGER {table}_replace BEFORE INSERT ON {table} WHEN EXISTS (SELECT 1 FR
 """
 _KEPT_SINCE = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-{} days')"
 _USED = "INSERT OR IGNORE INTO used_tokens VALUES (?, ?)"
-_PROBE = "INSERT OR REPLACE INTO used_tokens VALUES ('', 0)"  # needs space on the disk, and expired long ago
+# Needs more space on the disk than any row, and leaves nothing.
+_PROBE = (
+    "INSERT INTO used_tokens VALUES (hex(zeroblob(8192)), 0)",
+    "DELETE FROM used_tokens WHERE expires = 0",
+)
 _Waiting = tuple[str, Sequence[Any], Future[bool]]  # statement, values, and whether the row is new once it is written
 
 
@@ -317,7 +321,8 @@ class AuditLog:
                 _require_file(self.path, self._file)
                 with self._connection:
                     if not self.works:
-                        self._connection.execute(_PROBE)
+                        for statement in _PROBE:
+                            self._connection.execute(statement)
                     new = [self._connection.execute(statement, values).rowcount == 1 for statement, values, _ in batch]
                     if any(row.cancelled() for *_, row in batch):  # while the database was locked
                         raise _GivenUp
