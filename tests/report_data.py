@@ -97,7 +97,8 @@ def calibrated(n=60):
     """An evaluation with slices, and a calibration under which everything from 0.6 on is kept."""
     records, predictions, labels = data(n)
     records = [Record(r.id, r.text, r.label, r.rationales, meta={"sex": "FM"[i % 2]}) for i, r in enumerate(records)]
-    calibration = Calibration(2.0, np.array([0.9, 0.6]), np.array([True, True]), np.array([0.9, 0.6]))
+    confidences = np.array([0.9, 0.6] * 60)
+    calibration = Calibration(2.0, confidences, np.ones(120, bool), confidences)
     return evaluation(records, predictions, labels, calibration=calibration, slices=(SEX,))
 
 
@@ -112,6 +113,7 @@ def comparison(better="r2d", warnings=()):
         "sft",
         "calls",
         "test",
+        ("accuracy", "under_triage"),
         {
             better: {"accuracy": value(0.8), "under_triage": value(0.1)},
             "sft": {"accuracy": value(0.7), "under_triage": value(0.2), "bleu": value(20.0)},

@@ -11,7 +11,7 @@ from narrowing import present
 
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
-from reason2decide.errors import DataError
+from reason2decide.errors import ConfigError, DataError
 from reason2decide.evaluation.comparison import compare, load_system, signature_differences
 from reason2decide.evaluation.measure import Origin, evaluate
 from reason2decide.evaluation.results import RESULTS, STATISTICS, load_statistics, read_results, save_statistics
@@ -73,7 +73,11 @@ def test_means_over_seeds_and_paired_differences(tmp_path: Path):
     assert comparison.values["poor"]["accuracy"].spread is None
     found = {own.metric: own for own in comparison.differences}
     assert found["accuracy"].difference == pytest.approx(np.mean(seeds) - outcomes(0.6, 9).mean())
-    assert found["accuracy"].p_randomization < 0.01 and found["accuracy"].p_holm >= found["accuracy"].p_randomization
+    assert found["accuracy"].p_randomization < 0.01 and found["accuracy"].p_holm is None  # exploratory
+    assert comparison.primary == ("macro_f1", "under_triage")
+    tested = [own for own in comparison.differences if own.p_holm is not None]
+    assert {own.metric for own in tested} == {"macro_f1", "under_triage"}
+    assert sorted(own.p_holm or 0 for own in tested)[0] == 2 * min(own.p_randomization for own in tested)
     assert found["accuracy"].p_mcnemar is None  # several seeds: no one table of right and wrong
     assert "bleu" not in found and "bleu" in comparison.values["good"]  # only one of the two writes rationales
     # The mean of three seeds is surer than one of them, over the same records.
@@ -87,8 +91,27 @@ def test_a_system_does_not_differ_from_itself(tmp_path: Path):
     comparison = compare([load_system("one", [one]), load_system("same", [same])], "one", resamples=200)
     for own in comparison.differences:
         assert (own.system, own.difference, own.low, own.high) == ("same", 0, 0, 0)
-        assert own.p_bootstrap == own.p_randomization == own.p_holm == 1
+        assert own.p_bootstrap == own.p_randomization == 1 and own.p_holm in (None, 1)
+        assert own.p_mcnemar is None  # records of one patient are not independent
     assert comparison.warnings == ()
+
+
+def test_primary_metrics_are_chosen_by_name(tmp_path: Path):
+    systems = [load_system(name, [write(tmp_path / name, outcomes(0.7, s))]) for s, name in enumerate("abc")]
+    comparison = compare(systems, "a", primary=["mcc", "bleu", "phi_cct"], resamples=200)
+    assert comparison.primary == ("mcc", "bleu")
+    assert sum(own.p_holm is not None for own in comparison.differences) == 4
+    assert any("not computed for every system: phi_cct" in warning for warning in comparison.warnings)
+    with pytest.raises(ConfigError, match="'macrof1' is not a metric; did you mean 'macro_f1'"):
+        compare(systems, "a", primary=["macrof1"])
+
+
+def test_resamples_that_cannot_reach_the_level_are_told(tmp_path: Path):
+    """The least adjusted p value is the number of tests over the number of resamples plus one."""
+    systems = [load_system(name, [write(tmp_path / name, outcomes(0.7, s))]) for s, name in enumerate("abc")]
+    (warning,) = compare(systems, "a", resamples=78).warnings
+    assert "78 resamples are too few for 4 tests" in warning and "--resamples 80 or more" in warning
+    assert compare(systems, "a", resamples=79).warnings == ()
 
 
 @pytest.mark.parametrize(

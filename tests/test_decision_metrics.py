@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
+from scipy.stats import binom
 from sklearn.metrics import cohen_kappa_score, f1_score, log_loss, matthews_corrcoef
 
 from reason2decide.data.predictions import NO_ANSWER, Prediction
@@ -19,9 +21,11 @@ from reason2decide.evaluation.metrics import Examples
 from reason2decide.evaluation.metrics.calibration import (
     Aurc,
     Brier,
+    CalibrationError,
     ExpectedCalibrationError,
     LogLoss,
     SelectiveError,
+    consistency_band,
     risk_coverage_curve,
 )
 from reason2decide.evaluation.metrics.decisions import Mcc, MicroF1, WeightedF1
@@ -212,7 +216,7 @@ def test_predictions_without_probabilities_are_left_out_and_told():
     examples = decided(["home", "home"], ["home", "home"], probabilities=[dict.fromkeys(NAMES, 0.25), None])
     own = LogLoss().statistics(examples)
     assert len(own) == 1 and own.notes == ("1 of 2 predictions have no probabilities and are left out",)
-    for metric in (LogLoss(), Brier(), ExpectedCalibrationError(), Aurc(), SelectiveError(0.5)):
+    for metric in (LogLoss(), Brier(), CalibrationError(), ExpectedCalibrationError(), Aurc(), SelectiveError(0.5)):
         with pytest.raises(NotComputed, match="no prediction has probabilities"):
             metric.statistics(decided(["home"], ["home"]))
     with pytest.raises(NotComputed, match="no deferral threshold"):
@@ -252,30 +256,53 @@ def test_rescaling_composes_and_undoes_itself():
 
 
 def test_deferral_threshold_by_hand():
-    confidences, right = np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, True])
-    # Kept down to 0.9, 0.8, 0.7, 0.6: errors 0, 0, 1/3, 1/4.
-    assert deferral_threshold(confidences, right, 0.0) == 0.8
-    assert deferral_threshold(confidences, right, 0.25) == 0.6
-    assert deferral_threshold(confidences, right, 0.2) == 0.8
-    assert deferral_threshold(np.array([0.9, 0.9]), np.array([True, False]), 0.1) is None  # equals go together
-    assert deferral_threshold(confidences, ~np.ones(4, bool), 0.5) is None
+    # Error rate 0.5: the first threshold tried keeps 10 / 0.5 = 20 cases. Of 20 with 6 errors, P(X <= 5) = 0.0207 and
+    # P(X <= 6) = 0.0577 for a binomial of 0.5: six are too many, five are not.
+    confidences = np.array([0.905] * 20 + [0.705] * 20)
+    right = np.array([True] * 15 + [False] * 5 + [False] * 20)
+    assert deferral_threshold(confidences, right, 0.5) == pytest.approx(0.9)  # no lower than the cases that show it
+    right[14] = False
+    assert deferral_threshold(confidences, right, 0.5) is None
+    assert deferral_threshold(confidences, np.ones(40, bool), 0.5) == pytest.approx(0.7)
+    assert deferral_threshold(confidences[:19], np.ones(19, bool), 0.5) is None  # too few to show anything
+    assert deferral_threshold(confidences, right, 0.0) is None and deferral_threshold(confidences, right, 1.0) == 0.0
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 10), st.booleans()), min_size=1, max_size=30), st.floats(0, 1))
-def test_deferral_threshold_keeps_the_rate_and_no_lower_one_does(outcomes, rate):
-    confidences, right = np.array([c / 10 for c, _ in outcomes]), np.array([own for _, own in outcomes])
+@given(st.lists(st.tuples(st.integers(0, 100), st.booleans()), min_size=1, max_size=200), st.floats(0.05, 0.95))
+def test_the_deferral_threshold_and_all_above_it_pass_the_binomial_test(outcomes, rate):
+    confidences, right = np.array([c / 100 for c, _ in outcomes]), np.array([own for _, own in outcomes])
     threshold = deferral_threshold(confidences, right, rate)
-    levels = sorted({*confidences.tolist()})
-    good = [level for level in levels if (~right[confidences >= level]).mean() <= rate]
-    assert threshold == (min(good) if good else None)
+    tried = []
+    for step in range(100, -1, -1):
+        kept = confidences >= step / 100 - 1e-9
+        if kept.sum() >= 10 / rate:
+            tried.append((step / 100, kept.sum(), binom.cdf((~right[kept]).sum(), kept.sum(), rate) <= 0.05))
+    passed = list(itertools.takewhile(lambda one: one[2], tried))
+    least = next((step for step, kept, _ in passed if kept == passed[-1][1]), None)
+    assert threshold == (None if least is None else pytest.approx(least))
+
+
+def test_the_error_rate_is_kept_in_as_many_samples_as_promised():
+    """On data like validation's, the decisions kept exceed their error rate in at most 5 of 100 runs."""
+    rng = np.random.default_rng(0)
+    population = 0.2 + 0.8 * rng.beta(5, 1.2, 200_000)  # calibrated: right with this probability
+    exceeded = shown = 0
+    for _ in range(200):
+        confidences = rng.choice(population, 400)
+        threshold = deferral_threshold(confidences, rng.random(400) < confidences, 0.1)
+        if threshold is not None:
+            shown += 1
+            exceeded += (1 - population[population >= threshold]).mean() > 0.1
+    assert shown > 100 and exceeded <= 0.05 * 200
 
 
 def test_conformal_cutoff_by_hand():
-    # Scores 1 - p: 0.1, 0.2, 0.3, 0.6; n = 4. Miscoverage 0.4: rank ceil(5 * 0.6) = 3, so p >= 0.7.
+    # n = 4. Miscoverage 0.4: floor(5 * 0.4) = 2 may be missed, so p must reach the second from below.
     gold = np.array([0.9, 0.8, 0.4, 0.7])
-    assert conformal_cutoff(gold, 0.4) == pytest.approx(0.7)
-    assert conformal_cutoff(gold, 0.1) == 0.0  # rank 5 of 4: nothing can be promised but with every label
+    assert conformal_cutoff(gold, 0.4) == 0.7
+    assert conformal_cutoff(gold, 0.1) == 0.0  # none may be missed: nothing can be promised but with every label
+    assert conformal_cutoff(gold, 1.0) > 1
     assert prediction_set({"a": 0.2, "b": 0.5, "c": 0.3}, 0.3) == ("b", "c")
     assert prediction_set({"a": 0.2, "b": 0.5, "c": 0.3}, 0.9) == ("b",)
     assert prediction_set({"a": 0.2, "b": 0.5, "c": 0.3}, 0.0) == ("b", "c", "a")
@@ -295,6 +322,52 @@ def test_conformal_sets_cover_what_they_promise():
         q, truth = draw(100)
         coverages.append((q[np.arange(100), truth] >= cutoff).mean())
     assert 0.79 <= np.mean(coverages) <= 0.83
+
+
+def test_sets_of_equal_probabilities_cover_too():
+    """Many records of one probability, which rounding or 1 - (1 - p) would push over the cutoff."""
+    p = 1 / 3 + 1e-9
+    gold = np.array([p] * 50 + [0.7] * 50)
+    for stored in (gold, gold.round(6), np.nextafter(gold, 1)):
+        cutoff = conformal_cutoff(stored, 0.1)
+        covered = [label in prediction_set({"x": 1 - q, "gold": q}, cutoff) for q in gold for label in ["gold"]]
+        assert np.mean(covered) == 1
+
+
+def test_confidence_is_that_of_the_label_decided():
+    """A system may decide by costs: its label is then not the most probable one."""
+    labels = LabelSet(("a", "b"))
+    given = [{"a": 0.8, "b": 0.2}] * 3 + [{"a": 0.3, "b": 0.7}]
+    examples = decided(["b", "a", "b", "b"], ["b", "a", NO_ANSWER, "b"], labels, given)
+    # Confidences 0.2, 0.8, 0 and 0.7; right: yes, yes, no, yes.
+    assert value(ExpectedCalibrationError(), examples) == pytest.approx((0.8 + 0.2 + 0 + 0.3) / 4)
+    notes = CalibrationError().statistics(examples).notes
+    assert notes == (
+        "2 of 4 predicted labels are not the most probable ones; confidence is the probability of the predicted label",
+    )
+    calibration = Calibration.fit([np.log([0.8, 0.2]), np.log([0.8, 0.2])], [1, 0], [1, None])
+    assert calibration.right.tolist() == [True, False] and calibration.confidences[1] == 0
+
+
+def test_calibration_error_by_hand():
+    # Bin 14: right - confidence = 0.05, -0.95, 0.05, mean -0.85 / 3, variance 1 / 3; bin 9: 0.4, alone.
+    examples = sure([0.95, 0.95, 0.95, 0.6], [True, False, True, True])
+    mean, variance = -0.85 / 3, 1 / 3
+    assert value(CalibrationError(), examples) == pytest.approx(math.sqrt(max(0, 3 / 4 * (mean**2 - variance / 3))))
+    # All right at 0.6: the same gap each time, and no variance.
+    assert value(CalibrationError(), sure([0.6] * 5, [True] * 5)) == pytest.approx(0.4)
+
+
+def test_the_consistency_band_is_what_a_true_confidence_gives():
+    rng = np.random.default_rng(1)
+    confidence = rng.uniform(0.3, 1, 300)
+    mean, most = consistency_band(confidence)
+    simulated = [
+        value(ExpectedCalibrationError(), sure(confidence.tolist(), (rng.random(300) < confidence).tolist()))
+        for _ in range(100)
+    ]
+    assert mean == pytest.approx(np.mean(simulated), abs=0.005)
+    assert 0.88 <= np.mean(np.array(simulated) <= most) <= 1
 
 
 def test_calibration_survives_a_file_and_holds_what_came_out():

@@ -72,9 +72,9 @@ def test_results_survive_json():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({}, "format 1, this program reads 2"),
-        ({"results_format": 3}, "format 3, this program reads 2"),
-        ({"results_format": 2, "metrics": {"accuracy": {"mean": 1}}}, "is missing or invalid"),
+        ({}, "format 1, this program reads 3"),
+        ({"results_format": 4}, "format 4, this program reads 3"),
+        ({"results_format": 3, "metrics": {"accuracy": {"mean": 1}}}, "is missing or invalid"),
     ],
 )
 def test_results_of_another_version_or_shape_are_refused(value, message):
@@ -198,9 +198,13 @@ def certain(p):
 
 
 def test_calibration_before_and_after_and_what_was_chosen_on_validation():
-    # Validation: 3 of 4 right at 0.9 confidence, so the deferral threshold for 30 % errors is 0.9.
+    # Validation: 45 of 50 right at 0.9 confidence. Were 30 % wrong, 5 errors or fewer of 50 would be rare (0.0007). At
+    # 0.85 come 50 that are wrong.
     calibration = Calibration(
-        2.0, np.array([0.9, 0.9, 0.9, 0.9]), np.array([1, 1, 1, 0], bool), np.array([0.9] * 3 + [0.1])
+        2.0,
+        np.array([0.9] * 50 + [0.85] * 50),
+        np.array([1] * 45 + [0] * 55, bool),
+        np.array([0.9] * 45 + [0.1] * 5 + [0.15] * 50),
     )
     predictions = [
         Prediction(f"r{i}", label, certain(p))
@@ -208,10 +212,10 @@ def test_calibration_before_and_after_and_what_was_chosen_on_validation():
     ]
     results = run(predictions, records_of(), ORDINAL, calibration=calibration, error_rate=0.3, miscoverage=0.4)
     found = results.calibration
-    assert (found.temperature, found.threshold) == (2.0, 0.9)
-    assert found.cutoff == pytest.approx(0.9)  # rank ceil(5 * 0.6) = 3 of the scores 0.1 0.1 0.1 0.9
+    assert (found.temperature, found.threshold) == (2.0, pytest.approx(0.9))
+    assert found.cutoff == 0.15  # of 101 cases 40 may be missed: the 40th probability from below
     assert results.metrics["selective_error"].value == 0 and results.metrics["deferred"].value == 0.25
-    assert results.metrics["conformal_coverage"].value == 0.75 and results.metrics["conformal_set_size"].value == 1
+    assert results.metrics["conformal_coverage"].value == 1 and results.metrics["conformal_set_size"].value == 1.25
     # Undoing a temperature of 2 squares the odds: 0.9 -> 81/82, 0.8 -> 16/17, 0.95 -> 361/362.
     raw = [81 / 82, 1 - 16 / 17, 361 / 362, 81 / 82]
     assert found.before["log_loss"] == pytest.approx(-np.mean(np.log(raw)))
@@ -219,6 +223,20 @@ def test_calibration_before_and_after_and_what_was_chosen_on_validation():
     assert results.metrics["under_triage"].value == 0 and results.metrics["over_triage"].value == 0.25
     assert sum(point["n"] for point in results.reliability) == 4
     assert results.risk_coverage[-1] == {"confidence": pytest.approx(0.8), "coverage": 1.0, "risk": 0.25}
+
+
+def test_a_perfect_system_has_no_gap_between_slices_of_different_labels():
+    """Labels that are gold nowhere in a slice are named and left out, instead of counting as F1 = 0."""
+    gold = ["home"] * 20 + ["home", "clinic"] * 10
+    records = [Record(f"r{i}", "t", label, meta={"sex": "F" if i < 20 else "M"}) for i, label in enumerate(gold)]
+    results = run(predictions_of(gold), records, slices=("sex",))
+    assert [own.metrics["macro_f1"].value for own in results.slices["sex"]] == [1.0, 1.0]
+    assert [own.absent_labels for own in results.slices["sex"]] == [("clinic",), ()]
+    assert results.gaps["sex"]["macro_f1"]["gap"] == 0
+    assert Results.from_json(results.to_json()) == results
+    # A label that is absent costs those that are present, where it is predicted.
+    wrong = run(predictions_of(["clinic"] * 5 + gold[5:]), records, slices=("sex",))
+    assert wrong.slices["sex"][0].metrics["macro_f1"].value == pytest.approx(2 * 15 / (20 + 15))
 
 
 def test_slices_hold_every_metric_and_the_largest_gap():

@@ -128,7 +128,8 @@ def test_figures_are_those_of_the_results():
     computed = {name: own for name, own in results.metrics.items() if own.value is not None}
     assert len(table) == 1 + len(computed) and "accuracy" in computed and "bleu" not in computed
     for row, own in zip(table[1:], computed.values(), strict=True):
-        assert row[1:] == [f"{own.value:.3f}", f"{own.low:.3f} to {own.high:.3f}", str(own.n)]
+        interval = "no interval" if own.low is None else f"{own.low:.3f} to {own.high:.3f}"
+        assert row[1:] == [f"{own.value:.3f}", interval, str(own.n)]
     assert table[1][:2] == ["Accuracy (higher is better)", "0.750"]
     assert "Not computed: " in found["test_validity"] and "BLEU" in found["test_validity"]
     assert f"temperature {results.calibration.temperature:.3f}; Log loss" in found["test_validity"]

@@ -16,36 +16,57 @@ from sklearn.metrics import matthews_corrcoef
 from reason2decide.data.predictions import NO_ANSWER
 from reason2decide.data.words import MASK, STOP_WORDS, mask_label_words, sentences, stem, words_of
 from reason2decide.errors import NotComputed
-from reason2decide.evaluation.metrics.counterfactual import PhiCct, SwapChange, SwapFollows
+from reason2decide.evaluation.metrics.contradiction import CitedContradicted, contradictions
+from reason2decide.evaluation.metrics.counterfactual import (
+    DeletionDrop,
+    PhiCct,
+    SwapChange,
+    SwapFollows,
+    SwapFollowsNoVerdict,
+)
 from reason2decide.evaluation.metrics.rouge import RougeL
 from reason2decide.evaluation.metrics.self_consistency import (
     Consistency,
     ConsistencyMasked,
+    ConsistencyNoVerdict,
     Sufficiency,
     SufficiencyMasked,
+    SufficiencyNoVerdict,
 )
 from reason2decide.evaluation.metrics.simulation import (
     Las,
     RationaleQuality,
     SimulatedConsistency,
     SimulatedConsistencyMasked,
+    SimulatedConsistencyNoVerdict,
     SimulatedSufficiency,
     SimulatedSufficiencyMasked,
+    SimulatedSufficiencyNoVerdict,
 )
 from reason2decide.evaluation.metrics.support import Support, cited_spans, sentence_support
 from reason2decide.evaluation.metrics.synthetic_truth import CitedFalse, CitedTrue, DecidingOmitted
+from reason2decide.evaluation.probes import Insertion
 
-OWN = (Consistency(), Sufficiency(), ConsistencyMasked(), SufficiencyMasked())
+OWN = (
+    Consistency(),
+    Sufficiency(),
+    ConsistencyMasked(),
+    SufficiencyMasked(),
+    ConsistencyNoVerdict(),
+    SufficiencyNoVerdict(),
+)
 READ_OUT = (
     SimulatedSufficiency(),
     SimulatedSufficiencyMasked(),
+    SimulatedSufficiencyNoVerdict(),
     SimulatedConsistency(),
     SimulatedConsistencyMasked(),
+    SimulatedConsistencyNoVerdict(),
 )
 SIMULATED = (*READ_OUT, RationaleQuality(), Las())
-SWAPPED = (SwapChange(), SwapFollows())
+SWAPPED = (SwapChange(), SwapFollows(), SwapFollowsNoVerdict())
 TRUTH = (CitedTrue(), CitedFalse(), DecidingOmitted())
-METRICS = (RougeL(), *OWN, *SIMULATED, PhiCct(), *SWAPPED, Support(), *TRUTH)
+METRICS = (RougeL(), *OWN, *SIMULATED, PhiCct(), DeletionDrop(), *SWAPPED, Support(), CitedContradicted(), *TRUTH)
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
@@ -67,7 +88,7 @@ def test_without_rationales_nothing_is_computed(metric):
 @pytest.mark.parametrize(
     ("metric", "reason"),
     [
-        *((metric, "evaluate the bundle itself") for metric in (*OWN, PhiCct(), *SWAPPED)),
+        *((metric, "evaluate the bundle itself") for metric in (*OWN, PhiCct(), DeletionDrop(), *SWAPPED)),
         *((metric, "evaluate with the dataset's train split") for metric in SIMULATED),
     ],
     ids=lambda item: getattr(item, "name", ""),
@@ -169,7 +190,7 @@ def test_las_aggregates_resamples_with_an_empty_group():
 
 
 def test_simulated_metrics_name_their_readers():
-    for metric in (*SIMULATED, SwapFollows()):
+    for metric in (*SIMULATED, SwapFollows(), SwapFollowsNoVerdict()):
         assert "logistic-regression" in metric.signature()
 
 
@@ -179,7 +200,7 @@ def test_simulated_metrics_name_their_readers():
 def inserted(changed, mentioned, predicted="home"):
     rationale = "It is Suddenly, worse." if mentioned else "It sudden got worse."
     label = "clinic" if changed else "home"
-    fields = {"inserted_word": "suddenly", "label_after_insertion": label, "rationale_after_insertion": rationale}
+    fields = {"insertions": (Insertion("suddenly", label, rationale),)}
     return ("home", predicted, "because", fields)
 
 
@@ -214,14 +235,34 @@ def test_rationales_that_always_or_never_mention_the_word_score_zero(mentioned):
     assert "always or never" in PhiCct().statistics(found).notes[1]
 
 
-def test_a_missing_rationale_after_insertion_mentions_nothing():
-    case = inserted(1, 0)
-    case[3]["rationale_after_insertion"] = None
+def test_an_empty_rationale_after_insertion_mentions_nothing():
+    case = ("home", "home", "because", {"insertions": (Insertion("suddenly", "clinic", ""),)})
     assert value(PhiCct(), examples(case, inserted(0, 1))) == -1
 
 
+def test_insertions_into_one_text_count_one_by_one():
+    cells = [(1, 1), (1, 0), (0, 0), (0, 1), (0, 0)]
+    alone = examples(*(inserted(*cell) for cell in cells))
+    fields = [inserted(*cell)[3]["insertions"][0] for cell in cells]
+    together = examples(("home", "home", "because", {"insertions": tuple(fields)}))
+    assert value(PhiCct(), together) == value(PhiCct(), alone)
+    assert len(PhiCct().statistics(together)) == 1  # one record, to be resampled as a whole
+
+
+def test_deletion_by_hand():
+    found = examples(
+        ("home", "home", "fever", {"p_without_cited": 0.3, "p_without_others": 0.9}),  # what it cites matters
+        ("home", "home", "fever", {"p_without_cited": 0.8, "p_without_others": 0.8}),  # it does not
+        ("home", "home", "fever", {"p_without_cited": 0.7, "p_without_others": 0.6}),
+        ("home", "home", "not probed", {}),
+    )
+    assert value(DeletionDrop(), found) == pytest.approx((0.6 + 0 - 0.1) / 3)
+    (note,) = DeletionDrop().statistics(found).notes
+    assert note.startswith("1 of 4 records were not probed")
+
+
 def swapped(own, other, read=None, label="clinic"):
-    readings = {} if read is None else {"text": "home", "swapped_rationale": read}
+    readings = {} if read is None else {"text": "home", "swapped_rationale": read, "swapped_reasons": "home"}
     return ("home", "home", own, {"swapped_label": label, "swapped_rationale": other, "simulated": readings})
 
 
@@ -250,6 +291,7 @@ def test_swap_follows_by_hand():
         swapped("a", "b", "clinic"), swapped("a", "b", "home"), swapped("a", ""), ("home", "home", "a", {})
     )
     assert value(SwapFollows(), found) == pytest.approx(1 / 3)
+    assert value(SwapFollowsNoVerdict(), found) == 0  # the verdict followed, the reasons did not
     with pytest.raises(NotComputed, match="train split"):
         SwapFollows().statistics(examples(swapped("a", "b")))
 
@@ -373,3 +415,39 @@ def test_a_text_supports_itself(text):
     content = [word for word in words_of(text) if word not in STOP_WORDS]
     marked = " ".join(text[start:end] for start, end in cited_spans(text, text))
     assert words_of(marked) == content
+
+
+# ---------------------------------------------------------------------------------------------- contradiction
+
+
+@pytest.mark.parametrize(
+    ("text", "rationale", "found"),
+    [
+        ("Denies chest pain. Has a cough.", "Chest pain and cough need a doctor.", ["Chest pain"]),
+        ("Denies chest pain. Has a cough.", "There is no chest pain, but a cough.", []),
+        ("Denies chest pain at first, later chest pain.", "Chest pain.", ["Chest pain"]),  # both in one denial
+        ("No fever yesterday. Fever now.", "The fever decides.", []),  # asserted somewhere in the note
+        ("Her mother had a stroke.", "A stroke is dangerous.", ["stroke"]),
+        ("Has chest pain, denies back pain.", "The pain is a warning.", []),  # "pain" alone is asserted
+        ("Has chest pain, denies back pain.", "The back pain is a warning.", ["back pain"]),
+        ("Seizure last year, gone now.", "Seizure: go at once. It happened last year.", ["Seizure"]),
+        ("Denies fever.", "Rest at home.", []),
+    ],
+)  # fmt: skip
+def test_contradictions_by_hand(text, rationale, found):
+    assert [rationale[start:end] for start, end in contradictions(text, rationale)] == found
+
+
+def test_contradicted_rationales_are_counted_once():
+    found = examples(
+        ("home", "home", "Chest pain. Fever.", {}),
+        ("home", "home", "A cough.", {}),
+        ("home", "home", "Nothing of it.", {}),
+        ("home", "home", None, {}),
+        text="Denies chest pain and fever. Coughs: cough for days.",
+    )
+    assert value(CitedContradicted(), found) == 1 / 2
+    assert CitedContradicted().statistics(found).notes == (
+        "1 of 4 predictions have no rationale and are left out",
+        "1 of 4 rationales assert no phrase of their note and are left out",
+    )

@@ -13,6 +13,7 @@ from reason2decide.data.words import WORD, mask_label_words
 from reason2decide.errors import NotComputed
 from reason2decide.evaluation import readers as simulators
 from reason2decide.evaluation.readers import ITERATIONS, STRENGTH, Simulators
+from reason2decide.evaluation.verdicts import Verdicts
 
 LABELS = LabelSet(("home care", "clinic", "hospital"))
 CUES = {"home care": "mild rash", "clinic": "high fever", "hospital": "chest pain"}
@@ -41,14 +42,14 @@ def fitted():
 def test_each_reader_finds_what_is_written_in_what_it_reads(fitted):
     rationales = [r.rationales["llm"] for r in TEST]
     for r, own in zip(TEST, fitted.simulate(TEST, predicted(TEST, rationales)), strict=True):
-        assert own == dict.fromkeys(("text", "rationale", "masked_rationale", "both"), r.label)
+        assert own == dict.fromkeys(("text", "rationale", "masked_rationale", "reasons", "both"), r.label)
 
 
 def test_the_rationale_reader_reads_the_rationale_alone(fitted):
     others = [record(i + 2).rationales["llm"] for i in range(12)]
     for i, own in enumerate(fitted.simulate(TEST, predicted(TEST, others))):
         assert own["text"] == TEST[i].label
-        assert own["rationale"] == own["masked_rationale"] == record(i + 2).label != TEST[i].label
+        assert own["rationale"] == own["masked_rationale"] == own["reasons"] == record(i + 2).label != TEST[i].label
 
 
 def test_masking_takes_the_label_words_from_the_reader(fitted):
@@ -65,6 +66,16 @@ def test_without_a_rationale_only_the_text_is_read(fitted):
     assert fitted.read_rationales([]) == []
 
 
+def test_without_its_verdict_only_the_reasons_are_read(fitted):
+    """Another patient's facts under one's own verdict: the whole rationale is believed, its reasons are not."""
+    mixed = [f"{CUES[str(record(i + 1).label)]}. {ADVICE[str(record(i).label)]}." for i in range(12)]
+    for i, own in enumerate(
+        fitted.simulate([record(i) for i in range(12)], predicted([record(i) for i in range(12)], mixed))
+    ):
+        assert own["reasons"] == record(i + 1).label
+    assert fitted.read_reasons(mixed[:3]) == [record(i + 1).label for i in range(3)]
+
+
 def test_a_word_in_text_and_rationale_are_two_features():
     """Labels that hang on which word stands where: the words of both together are always the same."""
     labels = LabelSet(("yes", "no"))
@@ -75,9 +86,11 @@ def test_a_word_in_text_and_rationale_are_two_features():
 
 
 def test_readers_equal_scikit_learn_put_together_by_hand(fitted):
+    verdicts = Verdicts.fit(TRAIN, LABELS, "llm")
     train = {
         "rationale": [r.rationales["llm"] for r in TRAIN],
         "masked_rationale": [mask_label_words(r.rationales["llm"], LABELS.values) for r in TRAIN],
+        "reasons": [verdicts.reasons(r.rationales["llm"]) for r in TRAIN],
         "text": [r.text for r in TRAIN],
     }
     # None of them is a tie, which rounding alone would decide.
@@ -92,6 +105,7 @@ def test_readers_equal_scikit_learn_put_together_by_hand(fitted):
     test = {
         "rationale": vague,
         "masked_rationale": [mask_label_words(text, LABELS.values) for text in vague],
+        "reasons": [verdicts.reasons(text) for text in vague],
         "text": [r.text for r in TEST[:6]],
     }
     gold = [r.label for r in TRAIN]
@@ -132,13 +146,19 @@ def test_too_many_records_are_cut_to_the_same_ones_in_any_order(monkeypatch):
         ([*TRAIN, Record("r", "t", "A", {"llm": "x"}, choices=("A", "B"))], LABELS, "1 records have choices"),
         ([Record("r", "t", "clinic", {"nurse": "x"})], LABELS, "0 training records have a gold"),
         ([record(0, "clinic"), record(1, "clinic")], LABELS, "with 1 different labels"),
-        ([Record("a", "t", "clinic", {"llm": "Clinic."}), Record("b", "t", "hospital", {"llm": "Hospital!"})], LABELS,
-         "no masked rationale of source 'llm'"),
+        ([Record("a", "t", "clinic", {"llm": "?"}), Record("b", "t", "hospital", {"llm": "!"})], LABELS,
+         "no rationale of source 'llm'"),
     ],
 )  # fmt: skip
 def test_where_there_is_nothing_to_learn_there_are_no_simulators(records, labels, reason):
     with pytest.raises(NotComputed, match=reason):
         Simulators.fit(records, labels, "llm")
+
+
+def test_rationales_that_are_labels_leave_nothing_to_read_when_masked():
+    records = [Record("a", "x", "clinic", {"llm": "Clinic."}), Record("b", "y", "hospital", {"llm": "Hospital!"})]
+    (own,) = Simulators.fit(records, LABELS, "llm").simulate(records[:1], predicted(records[:1], ["clinic"]))
+    assert own == {"text": "clinic", "rationale": "clinic", "both": "clinic"}
 
 
 def test_own_choices_at_use_are_refused(fitted):

@@ -43,6 +43,20 @@ def test_edges_of_ones_own():
     }
 
 
+def test_numbers_written_in_a_table_are_numbers():
+    """Every column of a CSV file is text."""
+    assert sliced(["5", "18", " 64 ", "", None], "column:18,65") == {
+        "under 18": [0],
+        "18 to under 65": [1, 2],
+        "not given": [3, 4],
+    }
+    assert sliced(["1.5", "2", "1.50"]) == {"1.5": [0, 2], "2": [1]}
+    assert sliced(["2", "10", "5 mo"]) == {"2": [0], "5 mo": [2], "10": [1]}
+    with pytest.raises(DataError, match="contains words"):
+        sliced(["2", "10", "5 mo"], "column:3")
+    assert sliced(["1e400", "nan", "inf"]) == {"1e400": [0], "inf": [2], "nan": [1]}
+
+
 def test_rare_words_are_taken_together():
     found = sliced([f"w{i}" for i in range(MAX_VALUES + 5)] + ["w0"])
     assert len(found) == MAX_VALUES + 1 and len(found["other"]) == 5

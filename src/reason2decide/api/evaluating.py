@@ -86,29 +86,33 @@ class EvaluationResults:
         return sorted({*super().__dir__(), *self.results.metrics})
 
     def __repr__(self) -> str:
-        lines = [
-            f"{name:<28} {value:.4f}  ({low:.4f} to {high:.4f}, n = {n})" for name, value, low, high, n in self._rows()
-        ]
+        lines = [f"{name:<32} {value}  ({interval}, n = {n})" for name, value, interval, n in self._shown()]
         return "\n".join([f"{self.results.system} on {self.results.dataset}, {self.results.split}", *lines])
 
     def _repr_html_(self) -> str:
-        rows = [(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}", n) for name, value, low, high, n in self._rows()]
+        rows = self._shown()
         caption = f"{self.results.system} on {self.results.dataset}, {self.results.split}"
         return table(("metric", "value", "95 % interval", "n"), rows, caption)
 
-    def _rows(self) -> list[tuple[str, float, float, float, int]]:
+    def _shown(self) -> list[tuple[str, str, str, int]]:
+        return [
+            (name, f"{value:.4f}", "no interval" if low is None else f"{low:.4f} to {high:.4f}", n)
+            for name, value, low, high, n in self._rows()
+        ]
+
+    def _rows(self) -> list[tuple[str, float, float | None, float | None, int]]:
         return [
             (name, metric.value, metric.low, metric.high, metric.n)
             for name, metric in self.results.metrics.items()
-            if metric.value is not None and metric.low is not None and metric.high is not None
+            if metric.value is not None
         ]
 
 
 class ComparisonResults:
     """Systems on the same records, and the differences of each from a reference; `comparison` has them as data."""
 
-    def __init__(self, comparison: Comparison, systems: Sequence[System]) -> None:
-        self.comparison, self._systems = comparison, systems
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison = comparison
 
     def save(self, out: str | Path, title: str = "Comparison") -> Path:
         """Write the folder that `r2d compare` writes, with its report; return its path.
@@ -117,7 +121,7 @@ class ComparisonResults:
             MissingExtraError: matplotlib is not installed.
         """
         require("matplotlib", "report")
-        write_comparison(self._systems, self.comparison.reference, Path(out), title)
+        write_comparison(self.comparison, Path(out), title)
         return Path(out)
 
     def to_pandas(self) -> Any:
@@ -141,7 +145,7 @@ class ComparisonResults:
                 found.metric,
                 f"{found.difference:+.4f}",
                 f"{found.low:+.4f} to {found.high:+.4f}",
-                f"{found.p_holm:.4f}",
+                "exploratory" if found.p_holm is None else f"{found.p_holm:.4f}",
             )
             for found in self.comparison.differences
         ]
@@ -197,15 +201,23 @@ def evaluate(
 
 
 def compare(
-    systems: Sequence[EvaluationResults], *, reference: str | None = None, resamples: int = RESAMPLES, seed: int = 0
+    systems: Sequence[EvaluationResults],
+    *,
+    reference: str | None = None,
+    primary: Sequence[str] = (),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> ComparisonResults:
     """Paired differences of systems on the same records, with intervals and tests.
 
     Args:
         systems: results of `evaluate` on the same split. If two have the same name, rename one with `renamed`.
         reference: the name of the system to compare with; None takes the first.
+        primary: names of the metrics to test; the others are exploratory. Default: macro-F1, under-triage where labels
+            are ordinal, and the consistency of the reasons.
 
     Raises:
+        ConfigError: a primary metric is unknown.
         DataError: fewer than two systems, names that repeat, or results of different records.
 
     Example:
@@ -219,4 +231,6 @@ def compare(
     if not systems:
         raise DataError("expected at least two results to compare, got none")
     given = [results.system for results in systems]
-    return ComparisonResults(compare_systems(given, reference or given[0].name, resamples=resamples, seed=seed), given)
+    return ComparisonResults(
+        compare_systems(given, reference or given[0].name, primary=primary, resamples=resamples, seed=seed)
+    )

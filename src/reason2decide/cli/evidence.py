@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ from reason2decide.evaluation.settings import RESAMPLES, Settings, load_settings
 
 if TYPE_CHECKING:
     from reason2decide.evaluation.comparison import Comparison
-    from reason2decide.evaluation.results import Results
+    from reason2decide.evaluation.results import MetricValue, Results
 
 
 def register(app: typer.Typer) -> None:
@@ -108,13 +108,24 @@ def compare_command(
         bool, typer.Option("--dry-run", help="Print what would run and how long it would take.")
     ] = False,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples for the intervals.")] = RESAMPLES,
+    primary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC",
+            help="Metric to test, with p values adjusted for all such tests; repeatable. The others are exploratory. "
+            "Default: macro-F1, under-triage where labels are ordinal, consistency of the reasons.",
+        ),
+    ] = None,
 ) -> None:
     """Run an experiment's cells and compare them, or compare existing results: differences, intervals, tests."""
+    from reason2decide.evaluation.comparison import compare, load_system, require_metrics
     from reason2decide.workflows.experiment import load_experiment
 
     require("matplotlib", "report")
+    require_metrics(primary or ())
     if len(paths) == 1 and not paths[0].is_dir():
         experiment = load_experiment(paths[0], set_ or [])
+        experiment = replace(experiment, primary=tuple(primary)) if primary else experiment
         from reason2decide.workflows.cells import describe, run_experiment
 
         if dry_run:
@@ -126,11 +137,12 @@ def compare_command(
         return
     if set_ or dry_run or jobs > 1:
         raise ConfigError("--set, --jobs and --dry-run go with an experiment file; these are results folders")
-    from reason2decide.evaluation.comparison import load_system
     from reason2decide.workflows.compare import write_comparison
 
     systems = [load_system(str(path), [path]) for path in paths]
-    _print_comparison(write_comparison(systems, reference or str(paths[0]), out, "Comparison", resamples=resamples))
+    comparison = compare(systems, reference or str(paths[0]), primary=primary or (), resamples=resamples)
+    write_comparison(comparison, out, "Comparison")
+    _print_comparison(comparison)
 
 
 def _print_comparison(comparison: Comparison) -> None:
@@ -140,17 +152,24 @@ def _print_comparison(comparison: Comparison) -> None:
             interval = f"(95 % interval {value.low:.4f} to {value.high:.4f}{spread})"
             show(f"{system}  {name}  {value.mean:.4f}  {interval}")
     for found in comparison.differences:
+        adjusted = "exploratory" if found.p_holm is None else f"Holm {found.p_holm:.4f}"
         show(
             f"{found.system} - {comparison.reference}  {found.metric}  {found.difference:+.4f}  "
-            f"({found.low:+.4f} to {found.high:+.4f}; p = {found.p_randomization:.4f}, Holm {found.p_holm:.4f})"
+            f"({found.low:+.4f} to {found.high:+.4f}; p = {found.p_randomization:.4f}, {adjusted})"
         )
+
+
+def interval_of(metric: MetricValue) -> str:
+    """The interval of a metric's value in words."""
+    if metric.low is None or metric.high is None:
+        return "no interval"
+    return f"95 % interval {metric.low:.4f} to {metric.high:.4f}"
 
 
 def print_results(results: Results) -> None:
     width = max(len(name) for name in results.metrics)
     for name, metric in results.metrics.items():
         if metric.value is not None:
-            interval = f"(95 % interval {metric.low:.4f} to {metric.high:.4f}, n = {metric.n})"
-            show(f"{name:<{width}} {metric.value:.4f}  {interval}")
+            show(f"{name:<{width}} {metric.value:.4f}  ({interval_of(metric)}, n = {metric.n})")
     for note in results.notes:
         show(f"note: {note}")

@@ -146,6 +146,11 @@ def predict_command(
             f"{predictor.cut_texts} texts are longer than the model reads ({predictor.longest_prompt} tokens in a "
             "prompt): their rows have tokens_read below tokens. --long-texts windows reads on"
         )
+    if predictor.cut_explained.cut:
+        warn(
+            f"{predictor.cut_explained} texts were read less far for the rationale than for the decision: its prompt "
+            "has the label too"
+        )
     say(f"{decided + len(bad)} rows read, {decided} decided, {len(bad)} skipped")
     if bad:
         warn(f"{len(bad)} bad rows were skipped; --strict stops at the first")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import re
 from collections.abc import Sequence
@@ -13,9 +12,12 @@ from reason2decide.console import ProgressBar
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import Record
 from reason2decide.data.words import mask_label_words, words_of
-from reason2decide.evaluation.probes import Probe
-from reason2decide.evaluation.readers import Simulators, id_hash
+from reason2decide.evaluation.deletions import deletion_of
+from reason2decide.evaluation.probes import Insertion, Probe
+from reason2decide.evaluation.readers import Simulators
+from reason2decide.evaluation.sampling import draw, id_hash
 from reason2decide.evaluation.settings import PROBED_RECORDS
+from reason2decide.evaluation.verdicts import Verdicts
 from reason2decide.method.prompts import body
 
 if TYPE_CHECKING:
@@ -38,14 +40,21 @@ def probe_model(
     seed: int = 0,
     *,
     limit: int = PROBED_RECORDS,
+    insertions: int = 0,
+    verdicts: Verdicts | None = None,
 ) -> list[Probe]:
     """Ask a model about the rationales it wrote; `predictions` are its own, in the order of `records`.
 
-    For every record: its label for the rationale alone, and for the masked rationale. For at most `limit` records,
-    those with the lowest hashes of their ids: its rationale for its second choice, if the method conditions on a label;
-    and its label and rationale after one of `INSERTED_WORDS` that occurs in neither text nor rationale is inserted
-    before a word of the text. A hash of (seed, record id) draws the word and the place, the latter within the part of a
-    long text that the model reads. A method that writes no rationales is asked nothing.
+    For every record: its label for the rationale alone, for the masked rationale, and for the rationale without its
+    verdict. For at most `limit` records, those with the lowest hashes of their ids: its rationale for its second
+    choice, if the method conditions on a label; the probability of its decision after sentences of the text are deleted
+    (`deletions.py`); and its label and rationale after each of `insertions` words is inserted before a word of the
+    text. The words are those of `INSERTED_WORDS` that occur in neither text nor rationale. A hash of (seed, record id)
+    draws words and places, the latter within the part of a long text that the model reads. A method that writes no
+    rationales is asked nothing.
+
+    Args:
+        verdicts: of the dataset's rationales; without them, nothing is asked about rationales without a verdict.
     """
     probes = [Probe(record.id) for record in records]
     if not predictor.explains:
@@ -53,14 +62,17 @@ def probe_model(
     explained = [i for i, prediction in enumerate(predictions) if (prediction.rationale or "").strip()]
     chosen = sorted(heapq.nsmallest(limit, range(len(records)), key=lambda i: id_hash(records[i].id)))
     conditioned = predictor.bundle.manifest.explain == "conditioned"
-    questions = 2 * len(explained) + (3 if conditioned else 2) * len(chosen)
+    readings = 2 if verdicts is None else 3
+    questions = readings * len(explained) + (2 + conditioned + 2 * insertions) * len(chosen)
     with ProgressBar("asking the model", questions, "questions") as bar:
         model = _Model(predictor, bar)
-        found = _read_alone(model, [(i, records[i], predictions[i]) for i in explained])
-        for i, answers in found.items():
-            probes[i] = replace(probes[i], **answers)
         cases = [(i, records[i], predictions[i]) for i in chosen]
-        for answers_by_record in (_swap(model, cases) if conditioned else {}, _insert(model, cases, seed)):
+        for answers_by_record in (
+            _read_alone(model, [(i, records[i], predictions[i]) for i in explained], verdicts),
+            _swap(model, cases) if conditioned else {},
+            _delete(model, cases, seed),
+            _insert(model, cases, seed, insertions),
+        ):
             for i, answers in answers_by_record.items():
                 probes[i] = replace(probes[i], **answers)
     return probes
@@ -76,9 +88,13 @@ def probe_simulators(
     """
     simulated = simulators.simulate(records, predictions)
     swapped = [i for i, probe in enumerate(probes) if (probe.swapped_rationale or "").strip()]
-    read = simulators.read_rationales([probes[i].swapped_rationale or "" for i in swapped])
-    for i, label in zip(swapped, read, strict=True):
-        simulated[i]["swapped_rationale"] = label
+    rationales = [probes[i].swapped_rationale or "" for i in swapped]
+    for reader, read in (
+        ("swapped_rationale", simulators.read_rationales(rationales)),
+        ("swapped_reasons", simulators.read_reasons(rationales)),
+    ):
+        for i, label in zip(swapped, read, strict=bool(read)):
+            simulated[i][reader] = label
     return [replace(probe, simulated=answers) for probe, answers in zip(probes, simulated, strict=True)]
 
 
@@ -92,14 +108,18 @@ class _Model:
     def __init__(self, predictor: Predictor, bar: ProgressBar) -> None:
         self.predictor, self.bar = predictor, bar
 
-    def labels(self, records: Sequence[Record]) -> list[str]:
-        """Its decision on each record."""
-        labels: list[str] = []
+    def distributions(self, records: Sequence[Record]) -> list[dict[str, float]]:
+        """Its probabilities for each record."""
+        distributions: list[dict[str, float]] = []
         for begin in range(0, len(records), AT_ONCE):
             part = self.predictor.distributions(records[begin : begin + AT_ONCE])
-            labels += [max(distribution, key=distribution.__getitem__) for distribution in part]
+            distributions += part
             self.bar.advance(len(part))
-        return labels
+        return distributions
+
+    def labels(self, records: Sequence[Record]) -> list[str]:
+        """Its decision on each record."""
+        return [max(found, key=found.__getitem__) for found in self.distributions(records)]
 
     def rationales(self, records: Sequence[Record], labels: Sequence[str]) -> list[str]:
         """Its rationale for each record and label."""
@@ -111,13 +131,21 @@ class _Model:
         return rationales
 
 
-def _read_alone(model: _Model, cases: Sequence[Case]) -> Answers:
+def _read_alone(model: _Model, cases: Sequence[Case], verdicts: Verdicts | None) -> Answers:
     alone = [replace(record, text=prediction.rationale or "") for _, record, prediction in cases]
-    masked = [replace(record, text=mask_label_words(record.text, model.predictor.choices(record))) for record in alone]
-    return {
-        i: {"label_from_rationale": label, "label_from_masked_rationale": from_masked}
-        for (i, _, _), label, from_masked in zip(cases, model.labels(alone), model.labels(masked), strict=True)
+    read = {
+        "label_from_rationale": alone,
+        "label_from_masked_rationale": [
+            replace(record, text=mask_label_words(record.text, model.predictor.choices(record))) for record in alone
+        ],
     }
+    if verdicts is not None:
+        read["label_from_reasons"] = [replace(record, text=verdicts.reasons(record.text)) for record in alone]
+    answers: Answers = {i: {} for i, _, _ in cases}
+    for question, records in read.items():
+        for (i, _, _), label in zip(cases, model.labels(records), strict=True):
+            answers[i][question] = label
+    return answers
 
 
 def _swap(model: _Model, cases: Sequence[Case]) -> Answers:
@@ -133,33 +161,45 @@ def _swap(model: _Model, cases: Sequence[Case]) -> Answers:
     }
 
 
-def _insert(model: _Model, cases: Sequence[Case], seed: int) -> Answers:
-    words = [_word_to_insert(record, prediction, seed) for _, record, prediction in cases]
-    changed = []
-    for (_, record, _), word in zip(cases, words, strict=True):
-        at = _place(record, _share_read(model.predictor, record), seed)
-        changed.append(replace(record, text=f"{record.text[:at]}{word} {record.text[at:]}"))
-    labels = model.labels(changed)
+def _delete(model: _Model, cases: Sequence[Case], seed: int) -> Answers:
+    deletions = [(i, record, prediction, deletion_of(record, prediction, seed)) for i, record, prediction in cases]
+    asked = [(i, record, prediction.predicted_label, texts) for i, record, prediction, texts in deletions if texts]
+    without = [
+        model.distributions([replace(record, text=texts[part]) for _, record, _, texts in asked]) for part in (0, 1)
+    ]
     return {
-        i: {"inserted_word": word, "label_after_insertion": label, "rationale_after_insertion": rationale}
-        for (i, _, _), word, label, rationale in zip(
-            cases, words, labels, model.rationales(changed, labels), strict=True
-        )
+        i: {"p_without_cited": cited[label], "p_without_others": others[label]}
+        for (i, _, label, _), cited, others in zip(asked, *without, strict=True)
     }
 
 
-def _word_to_insert(record: Record, prediction: Prediction, seed: int) -> str:
-    """A word that neither text nor rationale has, so that a later mention can only come from the insertion."""
+def _insert(model: _Model, cases: Sequence[Case], seed: int, insertions: int) -> Answers:
+    changed: list[tuple[int, str, Record]] = []
+    for i, record, prediction in cases:
+        share_read = _share_read(model.predictor, record)
+        for number, word in enumerate(_words_to_insert(record, prediction, seed, insertions)):
+            at = _place(record, share_read, seed, number)
+            changed.append((i, word, replace(record, text=f"{record.text[:at]}{word} {record.text[at:]}")))
+    records = [record for _, _, record in changed]
+    labels = model.labels(records)
+    answers: Answers = {}
+    for (i, word, _), label, rationale in zip(changed, labels, model.rationales(records, labels), strict=True):
+        answers.setdefault(i, {"insertions": ()})["insertions"] += (Insertion(word, label, rationale),)
+    return answers
+
+
+def _words_to_insert(record: Record, prediction: Prediction, seed: int, count: int) -> list[str]:
+    """Words that neither text nor rationale has, so that a later mention can only come from the insertion."""
     known = {*words_of(record.text), *words_of(prediction.rationale or "")}
-    free = [word for word in INSERTED_WORDS if word not in known] or INSERTED_WORDS
-    return free[int(_draw(seed, "word", record.id) * len(free))]
+    free = [word for word in INSERTED_WORDS if word not in known] or list(INSERTED_WORDS)
+    return sorted(free, key=lambda word: draw(seed, f"word {word}", record.id))[:count]
 
 
-def _place(record: Record, share_read: float, seed: int) -> int:
+def _place(record: Record, share_read: float, seed: int, number: int) -> int:
     """The start of a word of the text, drawn from those that the model reads."""
     starts = [word.start() for word in re.finditer(r"\S+", record.text)]
     within = max(1, int(len(starts) * share_read))
-    return starts[int(_draw(seed, "place", record.id) * within)]
+    return starts[int(draw(seed, f"place {number}", record.id) * within)]
 
 
 def _share_read(predictor: Predictor, record: Record) -> float:
@@ -167,9 +207,3 @@ def _share_read(predictor: Predictor, record: Record) -> float:
     encoder = predictor.bundle.encoder
     tokens = len(encoder.text_ids([body(record.text, record.choices)])[0])
     return min(1.0, encoder.room(predict=True) / max(1, tokens))
-
-
-def _draw(seed: int, what: str, record_id: str) -> float:
-    """A number in [0, 1) that depends only on the arguments."""
-    digest = hashlib.blake2b(f"{seed}/{what}/{record_id}".encode(), digest_size=7).digest()
-    return int.from_bytes(digest, "big") / 2**56

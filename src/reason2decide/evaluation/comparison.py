@@ -7,7 +7,9 @@ and p values are of the mean over the given seeds, and the standard deviation ov
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from reason2decide.errors import DataError
+from reason2decide.errors import ConfigError, DataError
 from reason2decide.evaluation.metrics import METRICS, Metric
 from reason2decide.evaluation.metrics.base import Floats, Integers, SufficientStatistics
 from reason2decide.evaluation.results import STATISTICS, Results, load_statistics, read_results
@@ -33,6 +35,10 @@ from reason2decide.evaluation.statistics import (
 )
 
 FREE_PARTS = ("seed", "resamples", "ci")  # of a signature: they change intervals, not values
+# Ours: one question each about decisions, safety and reasons. The first of a pair that is computed is taken.
+PRIMARY = (("macro_f1", "accuracy"), ("under_triage",), ("simulated_consistency_no_verdict", "consistency_no_verdict"))
+LEVEL = 0.05  # the usual level of significance
+COMPARED = tuple(metric for metric in METRICS if metric.has_interval)
 
 
 @dataclass(frozen=True)
@@ -64,8 +70,8 @@ class SystemValue:
 class Difference:
     """A system minus the reference on a metric, over the n records counted for both.
 
-    `p_holm` is `p_randomization` adjusted for the family of all systems and metrics compared. `p_mcnemar` is only for
-    accuracy between single seeds.
+    `p_holm` is `p_randomization` adjusted for the family of all systems on the primary metrics; None for the other
+    metrics, which are exploratory. `p_mcnemar` is only for accuracy between single seeds over records without groups.
     """
 
     system: str
@@ -76,17 +82,18 @@ class Difference:
     n: int
     p_bootstrap: float
     p_randomization: float
-    p_holm: float
+    p_holm: float | None
     p_mcnemar: float | None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Values by system and metric, and the differences from the reference."""
+    """Values by system and metric, and the differences from the reference; `primary` names the confirmed metrics."""
 
     reference: str
     dataset: str
     split: str
+    primary: tuple[str, ...]
     values: Mapping[str, Mapping[str, SystemValue]]
     differences: tuple[Difference, ...]
     warnings: tuple[str, ...] = ()
@@ -97,6 +104,7 @@ class Comparison:
             "reference": self.reference,
             "dataset": self.dataset,
             "split": self.split,
+            "primary": list(self.primary),
             "systems": {
                 name: {metric: asdict(value) for metric, value in values.items()}
                 for name, values in self.values.items()
@@ -122,10 +130,24 @@ def load_system(name: str, folders: Sequence[Path]) -> System:
     )
 
 
-def compare(systems: Sequence[System], reference: str, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
+def compare(
+    systems: Sequence[System],
+    reference: str,
+    *,
+    primary: Sequence[str] = (),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
     """Compare every system with the one named `reference`.
 
+    Only differences on the primary metrics are tested at a stated level: their p values are adjusted for the number of
+    tests (Holm). The other metrics are exploratory; some of them will differ by chance.
+
+    Args:
+        primary: names of metrics, chosen before the results are seen; default: `PRIMARY`, where computed.
+
     Raises:
+        ConfigError: a primary metric is unknown.
         DataError: fewer than two systems, repeated names, a reference that is not one of them, or results from
             different datasets or splits.
     """
@@ -142,15 +164,49 @@ def compare(systems: Sequence[System], reference: str, *, resamples: int = RESAM
     differences = [
         change for system in systems if system is not first for change in _differences(system, first, resamples, seed)
     ]
-    adjusted = holm([change.p_randomization for change in differences])
+    chosen = _primary(primary, {change.metric for change in differences}, warnings)
+    family = [change for change in differences if change.metric in chosen]
+    if family and resamples + 1 < len(family) / LEVEL:
+        warnings.append(
+            f"{resamples} resamples are too few for {len(family)} tests: no adjusted p value can be below {LEVEL}; "
+            f"use --resamples {math.ceil(len(family) / LEVEL)} or more, or fewer primary metrics"
+        )
+    adjusted = iter(holm([change.p_randomization for change in family]))
     return Comparison(
         reference,
         first.results[0].dataset,
         first.results[0].split,
+        chosen,
         values,
-        tuple(replace(change, p_holm=p) for change, p in zip(differences, adjusted, strict=True)),
+        tuple(replace(change, p_holm=next(adjusted) if change.metric in chosen else None) for change in differences),
         tuple(warnings),
     )
+
+
+def require_metrics(names: Sequence[str]) -> None:
+    """Refuse names that no metric has.
+
+    Raises:
+        ConfigError: one of them is unknown.
+    """
+    known = [metric.name for metric in METRICS]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(f"{name!r} is not a metric; {hint}metrics are {', '.join(known)}")
+
+
+def _primary(wanted: Sequence[str], compared: Collection[str], warnings: list[str]) -> tuple[str, ...]:
+    """The primary metrics that were compared; those asked for and not compared become a warning."""
+    if not wanted:
+        either = (next((name for name in names if name in compared), None) for names in PRIMARY)
+        return tuple(name for name in either if name is not None)
+    require_metrics(wanted)
+    missing = [name for name in wanted if name not in compared]
+    if missing:
+        warnings.append(f"primary metrics that were not computed for every system: {', '.join(missing)}")
+    return tuple(name for name in dict.fromkeys(wanted) if name in compared)
 
 
 def require_comparable(systems: Sequence[System]) -> list[str]:
@@ -187,11 +243,11 @@ def signature_differences(one: str, other: str) -> dict[str, tuple[str, str]]:
 
 def _values(system: System, resamples: int, seed: int) -> dict[str, SystemValue]:
     values = {}
-    for metric in METRICS:
+    for metric in COMPARED:
         joint = _joint([by_metric.get(metric.name) for by_metric in system.statistics])
         if joint is None:
             continue
-        mean = _mean_of(metric, len(system.statistics))
+        mean = _mean_of(metric, len(system.statistics), joint.total())
         draws = bootstrap_all([(joint, mean)], group_of=system.group_of, resamples=resamples, seed=seed)[0]
         seeds = _each(metric, len(system.statistics), joint.total())
         spread = float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None
@@ -205,7 +261,7 @@ def _values(system: System, resamples: int, seed: int) -> dict[str, SystemValue]
 def _differences(system: System, reference: System, resamples: int, seed: int) -> list[Difference]:
     found = []
     seeds = len(system.statistics), len(reference.statistics)
-    for metric in METRICS:
+    for metric in COMPARED:
         tested, baseline = (
             _joint([by_metric.get(metric.name) for by_metric in compared.statistics])
             for compared in (system, reference)
@@ -213,20 +269,34 @@ def _differences(system: System, reference: System, resamples: int, seed: int) -
         both = paired(tested, baseline) if tested is not None and baseline is not None else None
         if tested is None or both is None or not len(both):
             continue
-        gap = difference(_mean_of(metric, seeds[0]), _mean_of(metric, seeds[1]), tested.rows.shape[1])
-        draws = bootstrap_all([(both, gap)], group_of=system.group_of, resamples=resamples, seed=seed)[0]
-        observed = float(gap(both.total()))
+        width, total = tested.rows.shape[1], both.total()
+        gap = difference(_mean_of(metric, seeds[0]), _mean_of(metric, seeds[1]), width)
+        resampled_gap = difference(
+            _mean_of(metric, seeds[0], total[:width]), _mean_of(metric, seeds[1], total[width:]), width
+        )
+        draws = bootstrap_all([(both, resampled_gap)], group_of=system.group_of, resamples=resamples, seed=seed)[0]
+        observed = float(gap(total))
         low, high = percentile_interval(draws)
         # Outputs are swapped one for one: with different numbers of seeds, the smaller number is used.
         common = min(seeds)
-        width = tested.rows.shape[1] // seeds[0] * common
-        columns = [*range(width), *range(tested.rows.shape[1], tested.rows.shape[1] + width)]
+        shared = width // seeds[0] * common
+        columns = [*range(shared), *range(width, width + shared)]
         swapped = SufficientStatistics(both.rows[:, columns], both.row_of, both.positions)
         p = randomization_p(swapped, _mean_of(metric, common), group_of=system.group_of, resamples=resamples, seed=seed)
-        mcnemar = _mcnemar(both) if metric.name == "accuracy" and seeds == (1, 1) else None
+        # McNemar's test takes records for independent: with groups it finds differences that are not there.
+        independent = metric.name == "accuracy" and seeds == (1, 1) and system.group_of is None
         found.append(
             Difference(
-                system.name, metric.name, observed, low, high, len(both), bootstrap_p(draws, observed), p, p, mcnemar
+                system.name,
+                metric.name,
+                observed,
+                low,
+                high,
+                len(both),
+                bootstrap_p(draws, observed),
+                p,
+                None,
+                _mcnemar(both) if independent else None,
             )
         )
     return found
@@ -243,9 +313,18 @@ def _each(metric: Metric, seeds: int, sums: Floats) -> Floats:
     return np.stack([metric.aggregate(part) for part in np.split(sums, seeds, axis=-1)])
 
 
-def _mean_of(metric: Metric, seeds: int) -> Aggregate:
-    """The mean over seeds, as a function of their sums side by side."""
-    return lambda sums: _each(metric, seeds, sums).mean(0)
+def _mean_of(metric: Metric, seeds: int, total: Floats | None = None) -> Aggregate:
+    """The mean over seeds, as a function of their sums side by side; with `total`, of sums of resamples."""
+    if total is None:
+        return lambda sums: _each(metric, seeds, sums).mean(0)
+    of_seed = [metric.resampled(part) for part in np.split(total, seeds)]
+
+    def mean(sums: Floats) -> Floats:
+        parts = np.split(sums, seeds, axis=-1)
+        means: Floats = np.stack([value(part) for value, part in zip(of_seed, parts, strict=True)]).mean(0)
+        return means
+
+    return mean
 
 
 def _mcnemar(both: SufficientStatistics) -> float:

@@ -40,7 +40,7 @@ from reason2decide.evaluation.statistics import LEVEL, bootstrap_all, interval
 from reason2decide.model.calibration import Calibration, rescaled
 from reason2decide.version import __version__
 
-CALIBRATED = ("log_loss", "brier", "ece")  # the metrics that a temperature changes
+CALIBRATED = ("log_loss", "brier", "calibration_error", "ece")  # the metrics that a temperature changes
 LEAST_SLICE = 10  # ours: smaller slices are left out of the largest gap, which they would almost always determine
 
 
@@ -144,7 +144,10 @@ def evaluate(
     values = _values(computed, statistics, group_of, settings, notes)
     everything = {metric.name: values.get(metric.name, MetricValue(None, None, None, 0)) for metric in metrics}
     slices = {
-        name: tuple(_slice(value, mask, computed, statistics, group_of, settings) for value, mask in masks.items())
+        name: tuple(
+            _slice(value, mask, computed, statistics, group_of, settings, _absent(examples, mask))
+            for value, mask in masks.items()
+        )
         for name, masks in chosen.items()
     }
     try:
@@ -197,12 +200,17 @@ def _values(
     settings: Settings,
     notes: _Notes | None = None,
 ) -> dict[str, MetricValue]:
-    counted = [(statistics[metric.name], metric.aggregate) for metric in metrics]
-    resampled = bootstrap_all(counted, group_of=group_of, resamples=settings.resamples, seed=settings.seed)
-    values = {}
-    for metric, (counts, aggregate), draws in zip(metrics, counted, resampled, strict=True):
-        low, high = interval(settings.interval, draws, counts, aggregate, group_of=group_of)
-        values[metric.name] = MetricValue(float(aggregate(counts.total())), low, high, len(counts))
+    values = {
+        metric.name: MetricValue(float(metric.aggregate(counts.total())), None, None, len(counts))
+        for metric in metrics
+        if (counts := statistics[metric.name])
+    }
+    surveyed = [metric for metric in metrics if metric.has_interval]
+    drawn = [(statistics[metric.name], metric.resampled(statistics[metric.name].total())) for metric in surveyed]
+    resampled = bootstrap_all(drawn, group_of=group_of, resamples=settings.resamples, seed=settings.seed)
+    for metric, (counts, _), draws in zip(surveyed, drawn, resampled, strict=True):
+        low, high = interval(settings.interval, draws, counts, metric.aggregate, group_of=group_of)
+        values[metric.name] = replace(values[metric.name], low=low, high=high)
         if low == high and notes is not None:
             notes.add(metric.name, "all resamples agree, so the interval is a point and understates the uncertainty")
     return values
@@ -215,10 +223,17 @@ def _slice(
     statistics: Mapping[str, SufficientStatistics],
     group_of: Integers | None,
     settings: Settings,
+    absent: tuple[str, ...],
 ) -> Slice:
     parts = {name: counts.subset(mask) for name, counts in statistics.items()}
-    counted = [metric for metric in metrics if len(parts[metric.name])]
-    return Slice(value, int(mask.sum()), _values(counted, parts, group_of, settings))
+    counted = [metric.within(parts[metric.name]) for metric in metrics if len(parts[metric.name])]
+    return Slice(value, int(mask.sum()), _values(counted, parts, group_of, settings), absent)
+
+
+def _absent(examples: Examples, mask: NDArray[np.bool_]) -> tuple[str, ...]:
+    """The declared labels that are gold nowhere in a part of the examples; none for an open label set."""
+    gold = {examples.records[i].label for i in np.flatnonzero(mask).tolist()}
+    return tuple(label for label in examples.labels.values if label not in gold)
 
 
 def _gaps(slices: Sequence[Slice], metrics: Sequence[Metric]) -> dict[str, dict[str, Any]]:
@@ -291,7 +306,8 @@ def signature(
     ]
     parts += [f"long_texts:{settings.long_texts}"] if settings.long_texts != "decide" else []
     parts += [f"input_tokens:{settings.input_tokens}"] if settings.input_tokens is not None else []
-    probed = sum(probe.inserted_word is not None for probe in probes)
+    probed = sum(probe.is_probed for probe in probes)
     parts += [f"probed:{probed}"] if probed else []
+    parts += [f"insertions:{settings.insertions}"] if settings.insertions else []
     parts += [f"{metric.name}:[{metric.signature()}]" for metric in metrics if metric.signature()]
     return "|".join(parts)

@@ -16,16 +16,27 @@ from reason2decide.syntax import parse_json
 
 
 @dataclass(frozen=True, slots=True)
+class Insertion:
+    """A word that was inserted into a text, and the model's label and rationale after that."""
+
+    word: str
+    label: str
+    rationale: str
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """Answers about one record's prediction; a field is None if the question was not asked.
 
     From the model itself: its label when it reads only the rationale (`label_from_rationale`), also with the words of
-    all labels masked (`label_from_masked_rationale`); the rationale it writes when given `swapped_label`, its second
-    choice, instead of its decision; its label and rationale after `inserted_word` was inserted into the text.
+    all labels masked (`label_from_masked_rationale`) and without the verdict (`label_from_reasons`); the rationale it
+    writes when given `swapped_label`, its second choice, instead of its decision; the probability of its decision
+    without the sentences of the text that the rationale cites (`p_without_cited`), and without as many words of others
+    (`p_without_others`); and what became of label and rationale after each of the `insertions`.
 
     `simulated` has the label that each simulator predicts. They read the "text", the "rationale", the rationale with
-    label words masked ("masked_rationale"), text and rationale ("both"), and the rationale for the swapped label
-    ("swapped_rationale").
+    label words masked ("masked_rationale"), without the verdict ("reasons"), text and rationale ("both"), and the
+    rationale for the swapped label ("swapped_rationale"), also without the verdict ("swapped_reasons").
 
     `judged` has the judges' mean score of the rationale, from 1 to 5, by criterion; `judged_by` names the judges and
     the version of their prompt.
@@ -34,18 +45,24 @@ class Probe:
     id: str
     label_from_rationale: str | None = None
     label_from_masked_rationale: str | None = None
+    label_from_reasons: str | None = None
     swapped_label: str | None = None
     swapped_rationale: str | None = None
-    inserted_word: str | None = None
-    label_after_insertion: str | None = None
-    rationale_after_insertion: str | None = None
+    p_without_cited: float | None = None
+    p_without_others: float | None = None
+    insertions: tuple[Insertion, ...] = ()
     simulated: Mapping[str, str] = field(default_factory=dict)
     judged: Mapping[str, float] = field(default_factory=dict)
     judged_by: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def is_probed(self) -> bool:
+        """Whether the model was asked more than to read its rationale."""
+        return bool(self.insertions) or self.swapped_label is not None or self.p_without_cited is not None
+
     def to_json(self) -> dict[str, Any]:
         """The probe as a JSON object without absent fields."""
-        return {key: value for key, value in asdict(self).items() if value not in (None, {})}
+        return {key: value for key, value in asdict(self).items() if value not in (None, {}, ())}
 
 
 def write_probes(path: Path, probes: Iterable[Probe]) -> None:
@@ -64,7 +81,9 @@ def read_probes(path: Path) -> list[Probe]:
     with path.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
             try:
-                probes.append(Probe(**parse_json(line)))
-            except (ValueError, TypeError) as error:
+                value = parse_json(line)
+                insertions = tuple(Insertion(**insertion) for insertion in value.pop("insertions", ()))
+                probes.append(Probe(**value, insertions=insertions))
+            except (ValueError, TypeError, AttributeError) as error:
                 raise DataError(f"{path}, line {number}: not a probe ({error}); evaluate again") from None
     return probes

@@ -6,7 +6,6 @@ rationales of the train split, never from a model's. They are bags of words, so 
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,6 +14,8 @@ from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.data.words import WORD, mask_label_words
 from reason2decide.errors import NotComputed, require
+from reason2decide.evaluation.sampling import id_hash
+from reason2decide.evaluation.verdicts import Verdicts
 
 MOST_RECORDS = 20_000  # ours: upper limit for training; bags of words gain little from more
 MOST_FEATURES = 50_000  # ours: the most frequent words and word pairs are kept, which bounds memory
@@ -26,13 +27,9 @@ READERS = {
     "text": ("text",),
     "rationale": ("rationale",),
     "masked_rationale": ("masked_rationale",),
+    "reasons": ("reasons",),
     "both": ("text", "rationale"),
 }
-
-
-def id_hash(record_id: str) -> bytes:
-    """The key by which to choose some of many records: the same ones for any order of a file (ours)."""
-    return hashlib.blake2b(record_id.encode(), digest_size=8).digest()
 
 
 class Simulators:
@@ -42,8 +39,10 @@ class Simulators:
     of triage: compare their figures between systems on the same dataset, not with 1.
     """
 
-    def __init__(self, labels: LabelSet, words: Mapping[str, Any], readers: Mapping[str, Any]) -> None:
-        self.labels, self._words, self._readers = labels, words, readers
+    def __init__(
+        self, labels: LabelSet, verdicts: Verdicts, words: Mapping[str, Any], readers: Mapping[str, Any]
+    ) -> None:
+        self.labels, self._verdicts, self._words, self._readers = labels, verdicts, words, readers
 
     @classmethod
     def fit(cls, records: Iterable[Record], labels: LabelSet, source: str) -> Simulators:
@@ -72,7 +71,8 @@ class Simulators:
                 f"{len(learnt)} training records have a gold rationale of source {source!r}, with {len(set(gold))} "
                 "different labels, but simulators need at least two; name another source"
             )
-        read = _parts([record.text for record in learnt], [record.rationales[source] for record in learnt], labels)
+        verdicts = Verdicts.fit(learnt, labels, source)
+        read = _parts([record.text for record in learnt], [record.rationales[source] for record in learnt], verdicts)
         words: dict[str, Any] = {}
         features: dict[str, Any] = {}
         for part, texts in read.items():
@@ -81,16 +81,17 @@ class Simulators:
             )
             try:
                 features[part] = words[part].fit_transform(texts)
-            except ValueError:
-                what = part.replace("_", " ")
-                raise NotComputed(f"no {what} of source {source!r} in training has a word to learn from") from None
+            except ValueError:  # without a word to learn from, as masked rationales may be
+                if part in ("text", "rationale"):
+                    raise NotComputed(f"no {part} of source {source!r} in training has a word to learn from") from None
         readers = {
             reader: linear_model.LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=ITERATIONS).fit(
                 _side_by_side([features[part] for part in parts]), gold
             )
             for reader, parts in READERS.items()
+            if features.keys() >= {*parts}
         }
-        return cls(labels, words, readers)
+        return cls(labels, verdicts, words, readers)
 
     def simulate(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> list[dict[str, str]]:
         """`Probe.simulated` for each prediction; without a rationale, only the label read from the text.
@@ -102,9 +103,9 @@ class Simulators:
         simulated = [{"text": label} for label in self._read("text", {"text": [record.text for record in records]})]
         explained = [i for i, prediction in enumerate(predictions) if (prediction.rationale or "").strip()]
         read = _parts(
-            [records[i].text for i in explained], [predictions[i].rationale or "" for i in explained], self.labels
+            [records[i].text for i in explained], [predictions[i].rationale or "" for i in explained], self._verdicts
         )
-        for reader in ("rationale", "masked_rationale", "both"):
+        for reader in [reader for reader in self._readers if reader != "text" and explained]:
             for i, label in zip(explained, self._read(reader, read), strict=True):
                 simulated[i][reader] = label
         return simulated
@@ -112,6 +113,12 @@ class Simulators:
     def read_rationales(self, rationales: Sequence[str]) -> list[str]:
         """The label read from each rationale alone."""
         return self._read("rationale", {"rationale": rationales})
+
+    def read_reasons(self, rationales: Sequence[str]) -> list[str]:
+        """The label read from each rationale without its verdict; none if training has nothing but verdicts."""
+        if "reasons" not in self._readers:
+            return []
+        return self._read("reasons", {"reasons": [self._verdicts.reasons(rationale) for rationale in rationales]})
 
     def _read(self, reader: str, read: Mapping[str, Sequence[str]]) -> list[str]:
         parts = READERS[reader]
@@ -122,9 +129,10 @@ class Simulators:
         return labels
 
 
-def _parts(texts: Sequence[str], rationales: Sequence[str], labels: LabelSet) -> dict[str, Sequence[str]]:
-    masked = [mask_label_words(rationale, labels.values) for rationale in rationales]
-    return {"text": texts, "rationale": rationales, "masked_rationale": masked}
+def _parts(texts: Sequence[str], rationales: Sequence[str], verdicts: Verdicts) -> dict[str, Sequence[str]]:
+    masked = [mask_label_words(rationale, verdicts.labels.values) for rationale in rationales]
+    reasons = [verdicts.reasons(rationale) for rationale in rationales]
+    return {"text": texts, "rationale": rationales, "masked_rationale": masked, "reasons": reasons}
 
 
 def _side_by_side(blocks: Sequence[Any]) -> Any:

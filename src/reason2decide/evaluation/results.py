@@ -21,13 +21,17 @@ from reason2decide.evaluation.metrics.base import Integers, SufficientStatistics
 from reason2decide.syntax import Malformed, parse_json
 from reason2decide.version import __version__
 
-RESULTS_FORMAT = 2
+RESULTS_FORMAT = 3
 RESULTS, STATISTICS, PREDICTIONS, PROBES = "results.json", "statistics.npz", "predictions.jsonl", "probes.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class MetricValue:
-    """A metric's value on n examples with the ends of its 95 % interval; all three None if it was not computed."""
+    """A metric's value on n examples with the ends of its 95 % interval.
+
+    All three are None if it was not computed; the ends alone if no interval is known that holds
+    (`Metric.has_interval`).
+    """
 
     value: float | None
     low: float | None
@@ -37,11 +41,15 @@ class MetricValue:
 
 @dataclass(frozen=True)
 class Slice:
-    """The metrics on the records of one value, or band of values, of a column."""
+    """The metrics on the records of one value, or band of values, of a column.
+
+    `absent_labels` are gold in none of them and are left out of macro-F1.
+    """
 
     value: str
     n: int
     metrics: Mapping[str, MetricValue]
+    absent_labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,10 @@ class Results:
                 reliability=tuple(value["curves"]["reliability"]),
                 risk_coverage=tuple(value["curves"]["risk_coverage"]),
                 slices={
-                    column: tuple(Slice(part["value"], part["n"], _values(part["metrics"])) for part in slices)
+                    column: tuple(
+                        Slice(part["value"], part["n"], _values(part["metrics"]), tuple(part["absent_labels"]))
+                        for part in slices
+                    )
                     for column, slices in value["slices"].items()
                 },
                 gaps=value["gaps"],

@@ -79,6 +79,10 @@ class Settings:
         default=PROBED_RECORDS,
         metadata={"help": "Number of records for which to ask the model more about its rationales.", "min": 0},
     )
+    insertions: int = field(
+        default=0,
+        metadata={"help": "Number of words to insert into each of these texts, one at a time, for phi-CCT.", "min": 0},
+    )
     interval: IntervalMethod = field(default="percentile", metadata={"help": "Bootstrap interval: percentile or bca."})
     resamples: int = field(default=RESAMPLES, metadata={"help": "Bootstrap resamples for the intervals.", "min": 1})
     seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and the probes.", "min": 0})
@@ -90,7 +94,7 @@ class Settings:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} = {getattr(self, name)!r}: expected a number from 0 to 1")
         ReadingSettings(self.long_texts, self.input_tokens)  # an impossible one is refused
-        for name, least in (("probed", 0), ("resamples", 1), ("seed", 0)):
+        for name, least in (("probed", 0), ("insertions", 0), ("resamples", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} = {getattr(self, name)!r}: expected a whole number of at least {least}")
 

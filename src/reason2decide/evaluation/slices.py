@@ -21,6 +21,7 @@ MAX_VALUES = 20  # ours: for a column of words; the rarer values are merged
 BANDS = 4  # ours: for a column of numbers, of about equal size
 FEW_NUMBERS = 10  # ours: up to this many different numbers are values, not a scale
 OTHER, MISSING = "other", "not given"
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def slice_records(records: Sequence[Record], column: Column) -> dict[str, NDArra
         DataError: no record has the column, it contains lists or objects, or edges were given for words.
     """
     values = [len(r.text.split()) if column.name == LENGTH else r.meta.get(column.name) for r in records]
+    values = _as_numbers(values)
     given = [value for value in values if value is not None]
     if not given:
         known = sorted({key for record in records for key in record.meta} | {LENGTH})
@@ -67,13 +69,21 @@ def slice_records(records: Sequence[Record], column: Column) -> dict[str, NDArra
         raise DataError(f"the column {column.name!r} contains words, so it has no bands; leave out the edges")
     if numeric and (column.edges or len(set(given)) > FEW_NUMBERS):
         return _bands(values, column.edges or _quantiles(given))
-    names = [MISSING if value is None else str(value) for value in values]
+    names = [MISSING if value is None else _name(value) for value in values]
     common = [name for name, _ in Counter(names).most_common(MAX_VALUES)]
     if len(set(names)) > MAX_VALUES:
         names = [name if name in common else OTHER for name in names]
     order = sorted(set(names), key=lambda name: (name in (OTHER, MISSING), _natural(name)))
     found = np.array(names)
     return {name: found == name for name in order}
+
+
+def _as_numbers(values: Sequence[Any]) -> list[Any]:
+    """The values of a column of a CSV file, which are all text: numbers if every one of them is, empty ones missing."""
+    texts = [value for value in values if isinstance(value, str)]
+    if not texts or any(value.strip() and not NUMBER.fullmatch(value.strip()) for value in texts):
+        return list(values)
+    return [(float(value) if value.strip() else None) if isinstance(value, str) else value for value in values]
 
 
 def _quantiles(values: Sequence[float]) -> tuple[float, ...]:
@@ -95,6 +105,10 @@ def _bands(values: Sequence[Any], edges: Sequence[float]) -> dict[str, NDArray[n
     if np.isnan(numbers).any():
         found[MISSING] = np.isnan(numbers)
     return {name: chosen for name, chosen in found.items() if chosen.any()}
+
+
+def _name(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _natural(name: str) -> list[tuple[int, float, str]]:

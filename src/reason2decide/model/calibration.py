@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
+from reason2decide.model.operating_point import CONFIDENCE, ERROR_RATE, MISCOVERAGE
 
 Floats = NDArray[np.float64]
 LARGEST_TEMPERATURE = 20.0  # ours, and 1/20 the smallest: for validation splits without a mistake, or all mistakes
 LEAST_PROBABILITY = 1e-12  # ours: replaces a probability of 0 in a file
 ALWAYS = 1.1  # a threshold that no probability reaches
 DIGITS = 6  # ours: decimals kept of the outcomes
+ROUNDING = 10**-DIGITS  # probabilities this close are equal: other batches and engines round them differently
+THRESHOLD_STEP = 0.01  # ours: thresholds tried are multiples, chosen before the outcomes are seen, as the test requires
+EXPECTED_ERRORS = 10  # ours: the first threshold tried keeps so many cases that this many could be wrong at the target
 
 
 def label_distribution(scores: Floats, temperature: float = 1.0) -> Floats:
@@ -69,40 +72,66 @@ def fit_temperature(scores: Sequence[Floats], gold: Sequence[int]) -> float:
     return math.exp(-(low + high) / 2)
 
 
-def deferral_threshold(confidences: Floats, right: NDArray[np.bool_], error_rate: float) -> float | None:
-    """The lowest confidence threshold at which at most `error_rate` of the decisions are wrong; None if there is none.
+def deferral_threshold(
+    confidences: Floats, right: NDArray[np.bool_], error_rate: float, confidence: float = CONFIDENCE
+) -> float | None:
+    """The lowest confidence threshold that is shown to keep the error rate of the decisions made; None if none is.
 
-    Cases of lower confidence are deferred to a person. It is the lowest threshold that keeps the rate, so that as many
-    cases as possible are decided. Source: selective classification, Geifman and El-Yaniv 2017, without their margin:
-    on other data the rate holds only on average, so its realised value is always reported.
+    Cases of lower confidence are deferred to a person. On exchangeable data, at most `error_rate` of the others are
+    wrong, with probability `confidence` over the draw of the outcomes given here: thresholds are tested from the
+    highest down, each by the chance of so few errors at a higher rate, to the first that fails (a fixed sequence).
+    Source: selective classification, Geifman and El-Yaniv 2017; the test is Angelopoulos et al. 2021, "Learn then
+    test".
 
     Args:
         confidences: probability of each predicted label, (n,).
         right: whether it is the gold label, (n,).
     """
-    order = np.argsort(-confidences, kind="stable")
-    ranked = confidences[order]
-    errors = np.cumsum(~right[order]) / np.arange(1, len(ranked) + 1)
-    last_of_equals = np.append(ranked[1:] < ranked[:-1], True)
-    kept = np.flatnonzero(last_of_equals & (errors <= error_rate))
-    return float(ranked[kept[-1]]) if len(kept) else None
+    if error_rate >= 1:
+        return 0.0
+    least_kept = EXPECTED_ERRORS / error_rate if error_rate > 0 else math.inf
+    lowest, most = None, 0
+    for step in range(round(1 / THRESHOLD_STEP), -1, -1):
+        threshold = step * THRESHOLD_STEP
+        kept = confidences >= threshold - ROUNDING
+        if (n := int(kept.sum())) < least_kept:
+            continue
+        if _binomial_tail(int((kept & ~right).sum()), n, error_rate) > 1 - confidence:
+            break
+        if n > most:  # a lower threshold that keeps no more cases is not shown by any
+            lowest, most = threshold, n
+    return lowest
+
+
+def _binomial_tail(most: int, n: int, p: float) -> float:
+    """P(X <= most) of a binomial with n trials of probability p, 0 < p < 1."""
+    terms = (
+        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * math.log(p) + (n - k) * math.log1p(-p)
+        for k in range(most + 1)
+    )
+    return sum(math.exp(term) for term in terms)
 
 
 def conformal_cutoff(gold_probabilities: Floats, miscoverage: float) -> float:
-    """The probability that a label must have to be in the prediction set (split conformal, score 1 - p).
+    """The probability that a label must have to be in the prediction set (split conformal).
 
     Sets then contain the gold label of exchangeable data with probability at least 1 - `miscoverage`. Source: Sadinle,
-    Lei and Wasserman 2019; the rank is that of Vovk et al. 2005, ceil((n + 1)(1 - miscoverage)).
+    Lei and Wasserman 2019; the rank is that of Vovk et al. 2005: of n + 1 cases, floor((n + 1) miscoverage) may be
+    missed, so the cutoff is the gold probability of that rank from below.
     """
-    scores = np.sort(1 - gold_probabilities)
-    rank = math.ceil((len(scores) + 1) * (1 - miscoverage))
-    return float(1 - scores[rank - 1]) if rank <= len(scores) else 0.0
+    rank = math.floor((len(gold_probabilities) + 1) * miscoverage + ROUNDING)
+    if rank > len(gold_probabilities):
+        return ALWAYS  # every set may miss; it still has the first label
+    return float(np.sort(gold_probabilities)[rank - 1]) if rank else 0.0
 
 
 def prediction_set(probabilities: Mapping[str, float], cutoff: float) -> tuple[str, ...]:
-    """The labels of probability `cutoff` or more, most probable first, and always the first (ours: never empty)."""
+    """The labels of probability `cutoff` or more, most probable first, and always the first (ours: never empty).
+
+    A probability within `ROUNDING` of the cutoff reaches it: where many are equal, rounding would decide otherwise.
+    """
     ranked = sorted(probabilities, key=lambda label: -probabilities[label])
-    return tuple(label for i, label in enumerate(ranked) if i == 0 or probabilities[label] >= cutoff)
+    return tuple(label for i, label in enumerate(ranked) if i == 0 or probabilities[label] >= cutoff - ROUNDING)
 
 
 @dataclass(frozen=True)
@@ -114,7 +143,7 @@ class OperatingPoint:
 
     def defers(self, confidence: float) -> bool:
         """Whether a decision of this probability is deferred to a person."""
-        return confidence < self.threshold
+        return bool(confidence < self.threshold - ROUNDING)
 
     def prediction_set(self, probabilities: Mapping[str, float]) -> tuple[str, ...]:
         """See `prediction_set`."""
@@ -135,14 +164,24 @@ class Calibration:
     gold_probabilities: Floats
 
     @classmethod
-    def fit(cls, scores: Sequence[Floats], gold: Sequence[int]) -> Calibration:
-        """Fit to the label log-probabilities of a validation split; arguments as `fit_temperature`."""
+    def fit(
+        cls, scores: Sequence[Floats], gold: Sequence[int], decided: Sequence[int | None] | None = None
+    ) -> Calibration:
+        """Fit to the label log-probabilities of a validation split.
+
+        Args:
+            scores: as `fit_temperature`.
+            gold: as `fit_temperature`.
+            decided: for each record the index of the label decided, None without an answer; by default the most
+                probable one.
+        """
         temperature = fit_temperature(scores, gold)
         distributions = [label_distribution(values, temperature) for values in scores]
+        chosen = [int(p.argmax()) for p in distributions] if decided is None else decided
         return cls(
             temperature,
-            np.array([p.max() for p in distributions]).round(DIGITS),
-            np.array([int(p.argmax()) == index for p, index in zip(distributions, gold, strict=True)]),
+            np.array([0.0 if i is None else p[i] for p, i in zip(distributions, chosen, strict=True)]).round(DIGITS),
+            np.array([i == index for i, index in zip(chosen, gold, strict=True)]),
             np.array([p[index] for p, index in zip(distributions, gold, strict=True)]).round(DIGITS),
         )
 
@@ -155,7 +194,7 @@ class Calibration:
         return conformal_cutoff(self.gold_probabilities, miscoverage)
 
     def operating_point(self, error_rate: float = ERROR_RATE, miscoverage: float = MISCOVERAGE) -> OperatingPoint:
-        """The bounds for the wanted rates; if no validation confidence keeps `error_rate`, every case is deferred."""
+        """The bounds for the wanted rates; if no threshold is shown to keep `error_rate`, every case is deferred."""
         threshold = self.threshold(error_rate)
         return OperatingPoint(ALWAYS if threshold is None else threshold, self.cutoff(miscoverage))
 

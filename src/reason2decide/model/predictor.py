@@ -67,7 +67,10 @@ _Explained = tuple[_ReadText, str, Sequence[Mapping[str, float]]]  # a text, the
 
 
 class Predictor:
-    """Decides and explains with a loaded bundle or export; `cut_texts` counts the texts that were not read whole.
+    """Decides and explains with a loaded bundle or export.
+
+    `cut_texts` counts the texts that were not read whole for their decision, `cut_explained` those of which the prompt
+    for the rationale, which has the label too, holds less than that for the decision.
 
     Args:
         reading: how texts over the prompt's limit are read.
@@ -89,7 +92,7 @@ class Predictor:
     ) -> None:
         self.bundle, self.engine, self.reading, self.encoder = bundle, engine, reading, bundle.encoder
         self.operating_point = bundle.calibration.operating_point(error_rate, miscoverage)
-        self.cut_texts = Truncation()
+        self.cut_texts, self.cut_explained = Truncation(), Truncation()
         if reading.input_tokens is not None:
             if engine.positions is not None and reading.input_tokens > engine.positions:
                 raise BundleError(
@@ -303,7 +306,9 @@ class Predictor:
     def _explain_prompt(self, text: _ReadText, label: str, found: Sequence[Mapping[str, float]]) -> list[int]:
         place = explaining_window(found, label) if len(text.parts) > 1 else 0
         given = label if self.bundle.manifest.explain == "conditioned" else None
-        return self.encoder.explain_ids(text.part(place), given)
+        part = text.part(place)
+        self.cut_explained.count(len(part) > self.encoder.room(given))
+        return self.encoder.explain_ids(part, given)
 
     def stream(self, record: Record, label: str) -> Iterator[str]:
         """The rationale of one record given its label, in pieces as they are written; together they are the whole."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reason2decide.evaluation.comparison import Comparison, Difference, SystemValue
+from reason2decide.evaluation.comparison import LEVEL, Comparison, Difference, SystemValue
 from reason2decide.report.metric_views import HEADLINE, arrow, direction_of, group_names, number, title_of
 from reason2decide.report.pages import render_page
-
-SIGNIFICANT = 0.05  # the usual level; applied to p values adjusted for the whole family
 
 
 @dataclass(frozen=True)
@@ -17,7 +15,7 @@ class Row:
     """A system's row for a metric. The fields of its difference are empty for the reference.
 
     `forest` places the interval and the difference on an axis centred on zero, as (start, width, point) in per cent;
-    `side` is `better` or `worse` if the adjusted p value is significant.
+    `side` is `better` or `worse` if the metric is primary and its adjusted p value is significant.
     """
 
     system: str
@@ -39,6 +37,7 @@ class MetricTable:
     title: str
     arrow: str
     direction: int
+    primary: bool
     rows: Sequence[Row]
 
 
@@ -53,7 +52,8 @@ def render_comparison(comparison: Comparison, *, title: str) -> str:
         "comparison.html",
         title=title,
         comparison=comparison,
-        significant=SIGNIFICANT,
+        level=LEVEL,
+        primary=[title_of(name) for name in comparison.primary],
         seeds=max(len(value.seeds) for values in comparison.values.values() for value in values.values()),
         mcnemar=any(change.p_mcnemar is not None for change in comparison.differences),
         glance=[(title_of(name), arrow(name)) for name in glance],
@@ -75,11 +75,12 @@ def metric_table(comparison: Comparison, metric: str) -> MetricTable:
         _row(system, metric, comparison.values[system].get(metric), differences.get(system), reach)
         for system in systems
     ]
-    return MetricTable(title_of(metric), arrow(metric), direction_of(metric), [row for row in rows if row is not None])
+    shown = [row for row in rows if row is not None]
+    return MetricTable(title_of(metric), arrow(metric), direction_of(metric), metric in comparison.primary, shown)
 
 
 def p_value(p: float | None) -> str:
-    """A p value to thousandths; a dash if it was not computed."""
+    """A p value to thousandths; a dash if there is none."""
     return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -108,6 +109,6 @@ def _row(
         number(metric, change.difference, signed=True),
         f"{number(metric, change.low, signed=True)} to {number(metric, change.high, signed=True)}",
         (low, high - low, point),
-        "" if change.p_holm >= SIGNIFICANT or better == 0 else "better" if better > 0 else "worse",
+        "" if change.p_holm is None or change.p_holm >= LEVEL or better == 0 else "better" if better > 0 else "worse",
         tuple(map(p_value, (change.p_bootstrap, change.p_randomization, change.p_holm, change.p_mcnemar))),
     )

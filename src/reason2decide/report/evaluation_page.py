@@ -111,17 +111,22 @@ def calibration_sentences(results: Results) -> list[str]:
         results.metrics[name] for name in ("deferred", "selective_error", "conformal_coverage", "conformal_set_size")
     )
     if calibration.threshold is None:
-        sentences.append(f"No threshold reached {target} on validation, so none was set.")
+        sentences.append(
+            f"Deferral: validation shows no threshold that keeps {target} with 95 % confidence, so every case is left "
+            "to a person. More validation records show more."
+        )
     elif deferred.value is not None:
         sentences.append(
-            f"Deferral: for {target}, the threshold from validation defers decisions with a confidence below "
-            f"{100 * calibration.threshold:.1f} % to a person. Here it defers {_percent(deferred)} of cases, and "
-            f"{_percent(error)} of the others are wrong."
+            f"Deferral: decisions with a confidence below {100 * calibration.threshold:.1f} % go to a person. "
+            f"Validation shows with 95 % confidence that this keeps {target}, on cases like those of validation. "
+            f"Here it defers {_percent(deferred)} of cases"
+            + (f", and {_percent(error)} of the others are wrong." if error.value is not None else ".")
         )
     if size.value is not None:
         sentences.append(
             f"Prediction sets allowed to miss the gold label in {100 * calibration.miscoverage:g} % of cases contain "
-            f"it here in {_percent(covered)}, with {size.value:.2f} labels on average."
+            f"it here in {_percent(covered)}, with {size.value:.2f} labels on average. The promise is for all cases "
+            "together, not for each kind of case."
         )
     return sentences
 

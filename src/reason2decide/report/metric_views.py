@@ -11,13 +11,14 @@ from reason2decide.evaluation.results import MetricValue, Results
 
 # Ours: what a reader asks first, and of the two rationale metrics the one that sees more than words.
 HEADLINE = ("macro_f1", "accuracy", "under_triage", "bertscore_f1", "bleu")
-SLICED = ("macro_f1", "accuracy", "under_triage", "ece", "bertscore_f1", "bleu")
+SLICED = ("macro_f1", "accuracy", "under_triage", "calibration_error", "bertscore_f1", "bleu")
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Decisions": ("macro_f1", "accuracy", "micro_f1", "weighted_f1", "mcc"),
     "Triage safety": ("under_triage", "over_triage", "expected_cost", "mae", "quadratic_kappa"),
     "Probabilities": (
         "log_loss",
         "brier",
+        "calibration_error",
         "ece",
         "aurc",
         "selective_error",
@@ -42,7 +43,8 @@ Track = tuple[float, float, float]
 class MetricView:
     """A metric as a page shows it; `direction` is "↑" where higher is better, else "↓", or empty.
 
-    `track` places its interval on its range, as (start, width, value) in per cent; None if the range is unbounded.
+    `track` places its interval on its range, as (start, width, value) in per cent; None if the range is unbounded or
+    there is no interval.
     """
 
     name: str
@@ -98,13 +100,13 @@ def number(name: str, value: float, *, signed: bool = False) -> str:
 
 def metric_view(name: str, value: MetricValue) -> MetricView | None:
     """The view of a value; None if it was not computed."""
-    if value.value is None or value.low is None or value.high is None:
+    if value.value is None:
         return None
     track, span = None, ""
     metric = metric_of(name)
     if metric is not None:
         least, most = sorted((metric.worst, metric.best))
-        if math.isfinite(most):
+        if math.isfinite(most) and value.low is not None and value.high is not None:
             low, high, point = (100 * (x - least) / (most - least) for x in (value.low, value.high, value.value))
             track = low, high - low, point
         span = f"{_end(least)} to {_end(most)}" if math.isfinite(most) else f"from {least:g}"
@@ -112,7 +114,9 @@ def metric_view(name: str, value: MetricValue) -> MetricView | None:
         name,
         title_of(name),
         number(name, value.value),
-        f"{number(name, value.low)} to {number(name, value.high)}",
+        "no interval"
+        if value.low is None or value.high is None
+        else f"{number(name, value.low)} to {number(name, value.high)}",
         value.n,
         arrow(name),
         span,

@@ -28,7 +28,7 @@ Standing = Literal["none", "test", "seen", "other"]
 # Medicare and Medicaid Services. If a column has only one such group, its count still follows from the total.
 SMALLEST_CELL = 11
 # ours: if these differ between groups of patients, some groups are harmed
-FAIRNESS = ("accuracy", "macro_f1", "under_triage", "over_triage", "ece", "deferred")
+FAIRNESS = ("accuracy", "macro_f1", "under_triage", "over_triage", "calibration_error", "deferred")
 
 
 def model_card(manifest: Manifest, results: Results | None = None, answers: Mapping[str, str] = {}) -> str:
@@ -225,11 +225,15 @@ def _calibration(calibration: CalibrationResults, metrics: Mapping[str, MetricVa
         if name in metrics
     ]
     threshold = calibration.threshold
-    deferred = "every case" if threshold is None else f"decisions with a probability below {threshold:.3f}"
+    rate = f"an error rate of {calibration.error_rate:g} among the rest"
     return (
-        f"Probabilities were calibrated on validation: temperature {calibration.temperature:.3f}{''.join(changes)}. On "
-        f"validation, an error rate of {calibration.error_rate:g} among the rest requires deferring {deferred} to a "
-        "person."
+        f"Probabilities were calibrated on validation: temperature {calibration.temperature:.3f}{''.join(changes)}. "
+        + (
+            f"Validation shows no threshold that keeps {rate} with 95 % confidence, so every case is left to a person."
+            if threshold is None
+            else f"Decisions with a probability below {threshold:.3f} are left to a person; validation shows with 95 % "
+            f"confidence that this keeps {rate}."
+        )
     )
 
 
@@ -323,7 +327,9 @@ def _figure(name: str, measured: MetricValue) -> str:
 
 
 def _value_and_interval(name: str, measured: MetricValue) -> tuple[str, str]:
-    assert measured.value is not None and measured.low is not None and measured.high is not None
+    assert measured.value is not None
+    if measured.low is None or measured.high is None:
+        return _number(name, measured.value), "no interval"
     return _number(name, measured.value), f"{_number(name, measured.low)} to {_number(name, measured.high)}"
 
 

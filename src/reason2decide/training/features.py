@@ -136,7 +136,9 @@ class SplitFeatures(Sequence[Example]):
         self.records, self.data_hash, self.labels, self.encoder, self.cache = records, data_hash, labels, encoder, cache
         # No token is stored that no prompt has room for; each prompt then cuts to its own room.
         widest = max(encoder.room(), encoder.room(predict=True))
-        self.texts, self.cut_texts = self._table("texts", widest, encoder.text_ids, _body)
+        # A text that fits beside the prefix of a decision may still be cut beside the label to explain.
+        narrowest = min([encoder.room(predict=True), *map(encoder.room, labels.values)])
+        self.texts, self.cut_texts = self._table("texts", widest, encoder.text_ids, _body, fits=narrowest)
         limits = encoder.lengths
         self.targets, _ = cache.table(
             self._identity("labels", [limits.label, limits.input]), lambda _: self._label_rows()
@@ -217,14 +219,18 @@ class SplitFeatures(Sequence[Example]):
         limit: int,
         tokenise: Callable[[Sequence[str]], list[list[int]]],
         text_of: Callable[[Record], str | None],
+        fits: int | None = None,
     ) -> tuple[TokenTable, Truncation]:
+        """The tokens of a part of every record, at most `limit` of each; counted as cut are those over `fits`."""
+        most = limit if fits is None else fits
+
         def rows(cut: Truncation) -> Iterator[list[int]]:
             for ids in _batched(self.records, tokenise, text_of, f"tokenising {self.records.path.stem} {what}"):
                 if ids:
-                    cut.count(len(ids) > limit)
+                    cut.count(len(ids) > most)
                 yield ids[:limit]
 
-        return self.cache.table(self._identity(what, limit), rows)
+        return self.cache.table(self._identity(what, [limit, most]), rows)
 
     def _label_rows(self) -> Iterator[Candidate]:
         self.encoder.candidates(self.labels.values)

@@ -24,7 +24,7 @@ from pathlib import Path
 from reason2decide.console import say, warn
 from reason2decide.data.records import DatasetFolder
 from reason2decide.errors import ConfigError, DataError, Interrupted, Reason2DecideError
-from reason2decide.evaluation.comparison import Comparison, System, load_system
+from reason2decide.evaluation.comparison import Comparison, System, compare, load_system
 from reason2decide.evaluation.results import RESULTS
 from reason2decide.evaluation.settings import RESAMPLES, Settings
 from reason2decide.files import new_file
@@ -264,10 +264,11 @@ def _compare(experiment: Experiment, out: Path, state: _State, resamples: int) -
         folder = out / slug(family.name) if family.name else out
         title = f"{experiment.name}: {family.name}" if family.name else experiment.name
         try:
-            found = write_comparison([*systems, *others], family.reference, folder, title, resamples=resamples)
+            found = compare([*systems, *others], family.reference, primary=experiment.primary, resamples=resamples)
         except DataError:
             if not state.failed:
                 raise
             continue  # too few cells are left; their failure is what is reported
+        write_comparison(found, folder, title)
         comparisons.append(found)
     return comparisons

@@ -20,6 +20,7 @@ from reason2decide.evaluation.readers import Simulators
 from reason2decide.evaluation.results import PREDICTIONS, PROBES, RESULTS, STATISTICS, Results, save_statistics
 from reason2decide.evaluation.settings import DEFAULT_SETTINGS, Settings
 from reason2decide.evaluation.slices import Column
+from reason2decide.evaluation.verdicts import Verdicts
 from reason2decide.files import new_folder, require_absent
 from reason2decide.model.bundle import read_training_log
 from reason2decide.model.calibration import Calibration, label_distribution, log_probabilities
@@ -42,6 +43,7 @@ class Decisions:
     training_log: Sequence[Mapping[str, Any]] = ()
     manifest: Manifest | None = None
     card_answers: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def evaluate_bundle(
@@ -87,10 +89,22 @@ def decide_split(
     predictions = list(track(predictor.predict(records), f"deciding {settings.split}", len(records)))
     if predictor.cut_texts.cut:
         warn(f"{predictor.cut_texts} texts are longer than the model reads ({predictor.longest_prompt} tokens)")
+    notes: tuple[str, ...] = ()
+    if predictor.cut_explained.cut:
+        notes = (f"{predictor.cut_explained} texts had less room beside the label to explain than for the decision",)
     probes = None
     if settings.probed and predictor.explains:
         say(f"probing the model about its rationales, for at most {settings.probed} records")
-        probes = probe_model(predictor, records, predictions, seed=settings.seed, limit=settings.probed)
+        verdicts = fit_verdicts(dataset, settings.rationale_source)
+        probes = probe_model(
+            predictor,
+            records,
+            predictions,
+            seed=settings.seed,
+            limit=settings.probed,
+            insertions=settings.insertions,
+            verdicts=verdicts,
+        )
     return Decisions(
         f"{manifest.method} ({manifest.base})",
         predictions,
@@ -100,6 +114,7 @@ def decide_split(
         read_training_log(predictor.bundle.path),
         manifest,
         card_answers,
+        notes,
     )
 
 
@@ -188,11 +203,18 @@ def fit_calibration(predictions: Sequence[Prediction], dataset: DatasetFolder) -
     """
     examples = align(predictions, dataset.split("validation"), dataset.info.labels, None, "validation")
     pairs = zip(examples.records, examples.predictions, strict=True)
-    given = [(record, p) for record, prediction in pairs if (p := prediction.probabilities) is not None]
+    given = [
+        (record.label, prediction.predicted_label, prediction.probabilities)
+        for record, prediction in pairs
+        if prediction.probabilities is not None
+    ]
     if not given:
         raise DataError("the predictions on validation have no probabilities, so they cannot calibrate anything")
-    scores = [log_probabilities(p) for _, p in given]
-    return Calibration.fit(scores, [list(p).index(record.label or "") for record, p in given])
+    return Calibration.fit(
+        [log_probabilities(p) for *_, p in given],
+        [list(p).index(gold or "") for gold, _, p in given],
+        [list(p).index(predicted) if predicted in p else None for _, predicted, p in given],
+    )
 
 
 def _calibrated(prediction: Prediction, temperature: float) -> Prediction:
@@ -238,7 +260,7 @@ def measure(decided: Decisions, dataset: DatasetFolder) -> Evaluation:
     unread = (
         [f"{cut} of {len(records)} texts are longer than the model reads, and their rest was not read"] if cut else []
     )
-    results = replace(evaluation.results, notes=(*unread, *evaluation.results.notes, *unasked))
+    results = replace(evaluation.results, notes=(*unread, *decided.notes, *evaluation.results.notes, *unasked))
     return replace(evaluation, results=results)
 
 
@@ -300,6 +322,16 @@ def _with_simulators(
     answered = [record for record in records if record.id in by_id]
     probes = [probe_of.get(record.id) or Probe(record.id) for record in answered]
     return probe_simulators(simulators, answered, predictions, probes), ()
+
+
+def fit_verdicts(dataset: DatasetFolder, source: str | None) -> Verdicts | None:
+    """What states the decision in a dataset's rationales, if its training split can teach it."""
+    if source is None or "train" not in dataset.hashes:
+        return None
+    try:
+        return Verdicts.fit(dataset.split("train"), dataset.info.labels, source)
+    except (NotComputed, UserError):  # the simulators, which need it too, say why
+        return None
 
 
 def _require_same_labels(manifest: Manifest, dataset: DatasetFolder) -> None:

@@ -2,6 +2,7 @@
 
 name = "methods"
 reference = "sft"                      # the system the others are compared with
+primary = ["macro_f1"]                 # metrics to confirm, whose p values are adjusted; default: by task
 [training]                             # as in a training configuration; a table by stage may name
 dataset = "data"                       # the stages of all methods
 steps = {stage1 = 500, stage2 = 500, sft = 1000, dss = 1000}
@@ -50,6 +51,7 @@ class _File(BaseModel):
 
     name: str
     reference: str | dict[str, Any]
+    primary: tuple[str, ...] = ()
     training: dict[str, Any]
     grid: dict[str, list[Any]]
     evaluation: dict[str, Any] = {}
@@ -84,6 +86,7 @@ class Experiment:
     families: tuple[Family, ...]
     evaluation: Settings
     others: tuple[OtherResults, ...]
+    primary: tuple[str, ...] = ()
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -158,7 +161,7 @@ def parse_experiment(content: Mapping[str, Any], where: str) -> Experiment:
     if len(set(names)) < len(names):
         raise ConfigError(f"{where}: two cells are named {max(names, key=names.count)!r}; reword the axes' values")
     families = _families(file, cells, where)
-    return Experiment(file.name, tuple(cells), tuple(families), settings, file.results)
+    return Experiment(file.name, tuple(cells), tuple(families), settings, file.results, file.primary)
 
 
 def _families(file: _File, cells: Sequence[Cell], where: str) -> list[Family]:

@@ -5,6 +5,7 @@ from reason2decide.evaluation.metrics.bertscore import BertScore
 from reason2decide.evaluation.metrics.calibration import (
     Aurc,
     Brier,
+    CalibrationError,
     ConformalCoverage,
     ConformalSetSize,
     Deferred,
@@ -14,7 +15,14 @@ from reason2decide.evaluation.metrics.calibration import (
     reliability_curve,
     risk_coverage_curve,
 )
-from reason2decide.evaluation.metrics.counterfactual import PhiCct, SwapChange, SwapFollows
+from reason2decide.evaluation.metrics.contradiction import CitedContradicted
+from reason2decide.evaluation.metrics.counterfactual import (
+    DeletionDrop,
+    PhiCct,
+    SwapChange,
+    SwapFollows,
+    SwapFollowsNoVerdict,
+)
 from reason2decide.evaluation.metrics.decisions import (
     Accuracy,
     MacroF1,
@@ -43,16 +51,20 @@ from reason2decide.evaluation.metrics.rouge import RougeL
 from reason2decide.evaluation.metrics.self_consistency import (
     Consistency,
     ConsistencyMasked,
+    ConsistencyNoVerdict,
     Sufficiency,
     SufficiencyMasked,
+    SufficiencyNoVerdict,
 )
 from reason2decide.evaluation.metrics.simulation import (
     Las,
     RationaleQuality,
     SimulatedConsistency,
     SimulatedConsistencyMasked,
+    SimulatedConsistencyNoVerdict,
     SimulatedSufficiency,
     SimulatedSufficiencyMasked,
+    SimulatedSufficiencyNoVerdict,
 )
 from reason2decide.evaluation.metrics.support import Support
 from reason2decide.evaluation.metrics.synthetic_truth import CitedFalse, CitedTrue, DecidingOmitted
@@ -71,6 +83,7 @@ METRICS: tuple[Metric, ...] = (
     ExpectedCost(),
     LogLoss(),
     Brier(),
+    CalibrationError(),
     ExpectedCalibrationError(),
     Aurc(),
     SelectiveError(),
@@ -84,17 +97,24 @@ METRICS: tuple[Metric, ...] = (
     Support(),
     Consistency(),
     ConsistencyMasked(),
+    ConsistencyNoVerdict(),
     Sufficiency(),
     SufficiencyMasked(),
+    SufficiencyNoVerdict(),
     SimulatedConsistency(),
     SimulatedConsistencyMasked(),
+    SimulatedConsistencyNoVerdict(),
     SimulatedSufficiency(),
     SimulatedSufficiencyMasked(),
+    SimulatedSufficiencyNoVerdict(),
     RationaleQuality(),
     Las(),
+    DeletionDrop(),
     PhiCct(),
     SwapChange(),
     SwapFollows(),
+    SwapFollowsNoVerdict(),
+    CitedContradicted(),
     CitedTrue(),
     CitedFalse(),
     DecidingOmitted(),

@@ -8,7 +8,7 @@ mean over examples, such as macro-F1 or BLEU.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -87,6 +87,7 @@ class Metric(ABC):
     title: ClassVar[str]
     worst: ClassVar[float]
     best: ClassVar[float]
+    has_interval: ClassVar[bool] = True  # False where no interval is known that holds; then systems are not compared
 
     @abstractmethod
     def statistics(self, examples: Examples) -> SufficientStatistics:
@@ -99,6 +100,17 @@ class Metric(ABC):
     @abstractmethod
     def aggregate(self, sums: Floats) -> Floats:
         """Map summed statistics (..., d) to values (...)."""
+
+    def resampled(self, total: Floats) -> Callable[[Floats], Floats]:
+        """`aggregate` for the sums of resamples; `total` (d,) is the sum over the examples themselves.
+
+        A metric whose value is biased by the noise of the examples corrects for it here: a resample has it twice.
+        """
+        return self.aggregate
+
+    def within(self, part: SufficientStatistics) -> Metric:
+        """The metric for a part of the examples, such as a slice, in which some labels may not occur."""
+        return self
 
     def signature(self) -> str:
         """The settings that must be equal for two values to be comparable; empty without settings."""

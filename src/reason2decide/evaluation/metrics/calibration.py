@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+from reason2decide.data.predictions import Prediction
 from reason2decide.errors import NotComputed
 from reason2decide.evaluation.metrics.base import Examples, Floats, Integers, Metric, SufficientStatistics, ratio
-from reason2decide.model.calibration import LEAST_PROBABILITY, prediction_set
+from reason2decide.evaluation.metrics.rationales import told
+from reason2decide.model.calibration import LEAST_PROBABILITY, ROUNDING, prediction_set
 
 BINS = 15  # Guo et al. 2017
+BAND_DRAWS = 500  # ours
 CONFIDENCE_STEP = 0.005  # ours: confidences are ranked in such steps, which keeps the statistics of AURC additive
 
 
@@ -23,19 +28,20 @@ def with_probabilities(examples: Examples) -> tuple[Integers, tuple[str, ...]]:
     if not len(positions):
         raise NotComputed("no prediction has probabilities")
     left_out = len(examples) - len(positions)
-    note = f"{left_out} of {len(examples)} predictions have no probabilities and are left out"
-    return positions, (note,) if left_out else ()
+    second = sum(not is_most_probable(examples.predictions[i]) for i in positions.tolist())
+    notes = {
+        f"{left_out} of {len(examples)} predictions have no probabilities and are left out": left_out,
+        f"{second} of {len(positions)} predicted labels are not the most probable ones; confidence is the probability "
+        "of the predicted label": second,
+    }
+    return positions, told(notes)
 
 
 def confidences(examples: Examples, positions: Integers) -> tuple[Floats, Floats]:
-    """The largest probability of each prediction at `positions`, and whether its label is right (1 or 0), both (n,)."""
-    confidence, right = np.zeros(len(positions)), np.zeros(len(positions))
-    for row, i in enumerate(positions):
-        probabilities = examples.predictions[i].probabilities
-        assert probabilities is not None
-        confidence[row] = max(probabilities.values())
-        right[row] = examples.predictions[i].predicted_label == examples.records[i].label
-    return confidence, right
+    """The confidence of each prediction at `positions`, and whether its label is right (1 or 0), both (n,)."""
+    rows: list[int] = positions.tolist()
+    right = [examples.predictions[i].predicted_label == examples.records[i].label for i in rows]
+    return np.array([confidence_of(examples.predictions[i]) for i in rows]), np.array(right, float)
 
 
 class _Mean(Metric):
@@ -84,25 +90,86 @@ class Brier(_Mean):
         return SufficientStatistics(rows, np.arange(len(rows)), positions, notes)
 
 
+class CalibrationError(Metric):
+    """Root mean square distance between confidence and accuracy over bins of confidence, without the bias of chance.
+
+    Why: readable as percentage points of over- or underconfidence. In small bins accuracy differs from confidence by
+    chance even if every probability is true; that part is estimated and subtracted. It is not a proper score (a
+    constant answer can get 0): read it together with the Brier score.
+    Formula: with n_b cases, mean d_b and variance v_b of right - confidence in each of 15 bins of equal width, for the
+    predicted label only, sqrt(max(0, sum of n_b / n (d_b^2 - v_b / n_b))); bins of one case count 0. Its intervals are
+    shifted back by the bias that resampling adds. Range 0 to 1, lower is better. Source: the debiased estimator of
+    Kumar, Liang and Ma 2019, "Verified uncertainty calibration"; 15 bins as Guo et al. 2017; the shift is ours.
+    """
+
+    name, title, worst, best = "calibration_error", "Calibration error", 1.0, 0.0
+
+    def statistics(self, examples: Examples) -> SufficientStatistics:
+        """Rows of 3 x BINS: count, right minus confidence and its square, each in the column of its bin."""
+        positions, notes = with_probabilities(examples)
+        confidence, right = confidences(examples, positions)
+        rows = np.zeros((len(positions), 3, BINS))
+        rows[np.arange(len(rows)), :, bin_of(confidence)] = np.stack(
+            (np.ones(len(rows)), right - confidence, (right - confidence) ** 2), -1
+        )
+        return SufficientStatistics(rows.reshape(len(rows), -1), np.arange(len(rows)), positions, notes)
+
+    def aggregate(self, sums: Floats) -> Floats:
+        """(..., 3 x BINS) -> (...)."""
+        square, chance = self._squares(sums)
+        return np.sqrt(np.maximum(square - chance, 0.0))
+
+    def resampled(self, total: Floats) -> Callable[[Floats], Floats]:
+        """`aggregate` less the part of chance in `total`, which resamples have besides their own."""
+        _, chance_in_total = self._squares(total)
+
+        def corrected(sums: Floats) -> Floats:
+            square, chance = self._squares(sums)
+            values: Floats = np.sqrt(np.maximum(square - chance - chance_in_total, 0.0))
+            return values
+
+        return corrected
+
+    def _squares(self, sums: Floats) -> tuple[Floats, Floats]:
+        """The mean square over bins, (...), and the part of it that chance explains, (...)."""
+        count, first, second = np.split(sums, 3, axis=-1)
+        mean = ratio(first, count)
+        variance = ratio(second - count * mean**2, count - 1)
+        chance = np.where(count > 1, ratio(np.maximum(variance, 0.0), count), mean**2)
+        share = ratio(count, count.sum(-1, keepdims=True))
+        return (share * mean**2).sum(-1), (share * chance).sum(-1)
+
+    def signature(self) -> str:
+        """The number of bins."""
+        return f"bins:{BINS}"
+
+
 class ExpectedCalibrationError(Metric):
     """Mean distance between confidence and accuracy over bins of confidence.
 
-    Why: readable as percentage points of over- or underconfidence. It is not a proper score (a constant answer can get
-    0) and is biased upwards in small samples: read it together with the Brier score.
+    Why: others report it. It is biased upwards by chance, so it has no interval and two systems are not compared by it;
+    the note says how large it would be if every confidence were true. `calibration_error` mends that.
     Formula: sum over 15 bins of equal width of |right in bin - confidence in bin| / n, for the predicted label only.
-    Range 0 to 1, lower is better. Source: Naeini et al. 2015; 15 bins as Guo et al. 2017.
+    Range 0 to 1, lower is better. Source: Naeini et al. 2015; 15 bins as Guo et al. 2017; the consistency band after
+    Bröcker and Smith 2007.
     """
 
     name, title, worst, best = "ece", "Expected calibration error", 1.0, 0.0
+    has_interval = False
 
     def statistics(self, examples: Examples) -> SufficientStatistics:
-        """Rows of BINS + 1: right minus confidence in its bin, and 1."""
+        """Rows of BINS + 1: right minus confidence in its bin, and 1; the note has the consistency band."""
         positions, notes = with_probabilities(examples)
         confidence, right = confidences(examples, positions)
         rows = np.zeros((len(positions), BINS + 1))
         rows[np.arange(len(rows)), bin_of(confidence)] = right - confidence
         rows[:, -1] = 1
-        return SufficientStatistics(rows, np.arange(len(rows)), positions, notes)
+        mean, most = consistency_band(confidence)
+        band = (
+            f"with these confidences a perfectly calibrated system would have {mean:.3f} on average, and at most "
+            f"{most:.3f} in 95 of 100 samples"
+        )
+        return SufficientStatistics(rows, np.arange(len(rows)), positions, (*notes, band))
 
     def aggregate(self, sums: Floats) -> Floats:
         """(..., BINS + 1) -> (...)."""
@@ -155,8 +222,9 @@ class Aurc(Metric):
 class SelectiveError(_Mean):
     """Error rate among the decisions at or above the deferral threshold.
 
-    Why: the threshold was chosen on validation for a target error rate; this is the rate it achieves here.
-    Formula: wrong / kept. Range 0 to 1, lower is better. Source: Geifman and El-Yaniv 2017, "selective risk".
+    Why: the threshold was shown on validation to keep a target error rate with 95 % confidence; this is the rate here.
+    Formula: wrong / kept; not computed if every case is deferred. Range 0 to 1, lower is better. Source: Geifman and
+    El-Yaniv 2017, "selective risk".
     """
 
     name, title, worst, best = "selective_error", "Error rate when not deferred", 1.0, 0.0
@@ -168,8 +236,11 @@ class SelectiveError(_Mean):
         """Rows (kept and wrong, kept)."""
         positions, notes = with_probabilities(examples)
         kept, right = _kept(self.threshold, examples, positions)
-        rows = np.stack((kept * (1 - right), kept), -1)
-        return SufficientStatistics(rows, np.arange(len(rows)), positions, notes)
+        decided = kept > 0
+        if not decided.any():
+            raise NotComputed(f"all {len(kept)} cases are deferred, so no decision is left to be wrong")
+        rows = np.stack((1 - right[decided], np.ones(decided.sum())), -1)
+        return SufficientStatistics(rows, np.arange(len(rows)), positions[decided], notes)
 
 
 class Deferred(_Mean):
@@ -234,6 +305,29 @@ class ConformalSetSize(_Mean):
         return SufficientStatistics(rows, np.arange(len(rows)), positions, notes)
 
 
+def confidence_of(prediction: Prediction) -> float:
+    """The probability of the predicted label, 0 if there is no answer; the prediction must have probabilities."""
+    return (prediction.probabilities or {}).get(prediction.predicted_label, 0.0)
+
+
+def is_most_probable(prediction: Prediction) -> bool:
+    """Whether no label is more probable than the predicted one, up to rounding."""
+    most = max((prediction.probabilities or {}).values(), default=0.0)
+    return bool(confidence_of(prediction) >= most - ROUNDING)
+
+
+def consistency_band(confidence: Floats) -> tuple[float, float]:
+    """The mean and the 95 % quantile of the ECE if each decision were right with its confidence (n,)."""
+    rng, bins = np.random.default_rng(0), bin_of(confidence)
+    order = np.argsort(bins, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(bins[order]) > 0])
+    draws = []
+    for _ in range(BAND_DRAWS):
+        gaps = (rng.random(len(order)) < confidence[order]) - confidence[order]
+        draws.append(np.abs(np.add.reduceat(gaps, starts)).sum() / len(order))
+    return float(np.mean(draws)), float(np.quantile(draws, 0.95))
+
+
 def bin_of(confidence: Floats) -> Integers:
     """The bin of each confidence among BINS of equal width; 1 falls into the last."""
     return np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
@@ -281,9 +375,11 @@ def _gold_probabilities(examples: Examples, positions: Integers) -> Floats:
 
 def _kept(threshold: float | None, examples: Examples, positions: Integers) -> tuple[Floats, Floats]:
     if threshold is None:
-        raise NotComputed("no deferral threshold: no validation outcomes were given, or none reaches the target rate")
+        raise NotComputed(
+            "no deferral threshold: no validation outcomes were given, or they show none that keeps the target rate"
+        )
     confidence, right = confidences(examples, positions)
-    return (confidence >= threshold).astype(float), right
+    return (confidence >= threshold - ROUNDING).astype(float), right
 
 
 def _sets(cutoff: float | None, examples: Examples, positions: Integers) -> list[tuple[str, ...]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from reason2decide.data.predictions import NO_ANSWER, Prediction
 from reason2decide.data.records import Record
 from reason2decide.data.words import words_of
 from reason2decide.errors import NotComputed
+from reason2decide.evaluation.deletions import SIGNATURE as DELETIONS
 from reason2decide.evaluation.metrics.base import Examples, Floats, Metric, SufficientStatistics, ratio
 from reason2decide.evaluation.metrics.overlap import Chrf
 from reason2decide.evaluation.metrics.rationales import (
@@ -21,7 +24,8 @@ from reason2decide.evaluation.metrics.rationales import (
 from reason2decide.evaluation.probes import Probe
 from reason2decide.evaluation.readers import SIGNATURE
 
-NOT_INSERTED = "no word was inserted into the texts; evaluate the bundle itself, not only its predictions"
+NOT_INSERTED = "no word was inserted into the texts; evaluate the bundle itself with --insertions 10 or more"
+NOT_DELETED = "no sentence was deleted from the texts; evaluate the bundle itself, not only its predictions"
 NOT_SWAPPED = (
     "the model was not asked for rationales for another label; evaluate the bundle itself, trained by a method that "
     "conditions rationales on a label"
@@ -37,47 +41,47 @@ class PhiCct(Metric):
     Formula: phi = (n11 n00 - n10 n01) / sqrt(n1. n0. n.1 n.0) over insertions, first index: the decision changed,
     second: the new rationale has the word. 0 if the rationales always or never have it, since they are then
     uninformative (as Siegel et al. argue); not computed if no decision changed, or every one, since then nothing was
-    tested. Single words rarely change a decision: mind the interval. Range -1 to 1, higher is better.
+    tested. Single words rarely change a decision, so it takes many insertions and is off by default. Range -1 to 1,
+    higher is better.
     Source: Siegel et al. 2025, "phi-CCT", on the insertions of Atanasova et al. 2023.
     """
 
     name, title, worst, best = "phi_cct", "Counterfactual insertion test (phi-CCT)", -1.0, 1.0
 
     def statistics(self, examples: Examples) -> SufficientStatistics:
-        """Rows with a single 1: (changed and mentioned, changed only, mentioned only, neither).
+        """Rows of a record's insertions: (changed and mentioned, changed only, mentioned only, neither).
 
         Raises:
             NotComputed: no rationale, no insertion, or all decisions changed, or none.
         """
         require_rationales(examples)
-        cells, positions, unanswered = [], [], 0
+        rows, positions, unanswered = [], [], 0
         for i, probe in enumerate(probes_of(examples, NOT_INSERTED)):
-            if probe.inserted_word is None:
-                continue
             before = examples.predictions[i].predicted_label
-            if before == NO_ANSWER:
-                unanswered += 1
+            if not probe.insertions or before == NO_ANSWER:
+                unanswered += bool(probe.insertions)
                 continue
-            changed = probe.label_after_insertion != before
-            mentioned = probe.inserted_word.casefold() in words_of(probe.rationale_after_insertion or "")
-            cells.append(2 * (not changed) + (not mentioned))
+            cells = [
+                2 * (insertion.label == before) + (insertion.word.casefold() not in words_of(insertion.rationale))
+                for insertion in probe.insertions
+            ]
+            rows.append(np.bincount(cells, minlength=4).tolist())
             positions.append(i)
-        if not cells:
+        if not rows:
             raise NotComputed(NOT_INSERTED)
-        counts = np.bincount(cells, minlength=4)
-        changes = int(counts[:2].sum())
-        if changes in (0, len(cells)):
+        counts = np.sum(rows, axis=0)
+        changes, insertions = int(counts[:2].sum()), int(counts.sum())
+        if changes in (0, insertions):
             which = "no decision" if not changes else "every decision"
-            raise NotComputed(f"{which} changed after {len(cells)} insertions, so there is nothing to compare")
-        left_out = len(examples) - len(cells) - unanswered
+            raise NotComputed(f"{which} changed after {insertions} insertions, so there is nothing to compare")
+        left_out = len(examples) - len(rows) - unanswered
         constant = not counts[[0, 2]].any() or not counts[[1, 3]].any()
         notes = {
             f"{left_out} of {len(examples)} records got no insertion and are left out": left_out,
             f"{unanswered} of {len(examples)} predictions have no answer and are left out": unanswered,
             "the rationales always or never have the inserted word, which counts as 0": constant,
         }
-        all_notes = (f"{changes} of {len(cells)} decisions changed", *told(notes))
-        return SufficientStatistics(np.eye(4), np.array(cells, np.int64), np.array(positions, np.int64), all_notes)
+        return pooled(rows, positions, (f"{changes} of {insertions} decisions changed", *told(notes)))
 
     def aggregate(self, sums: Floats) -> Floats:
         """(..., 4) -> (...); 0 if a row or column of the table is empty."""
@@ -85,9 +89,44 @@ class PhiCct(Metric):
         margins = (both + changed) * (mentioned + neither) * (both + mentioned) * (changed + neither)
         return ratio(both * neither - changed * mentioned, np.sqrt(margins))
 
+
+class DeletionDrop(Ratio):
+    """How much more the decision rests on the sentences that its rationale cites than on others.
+
+    Why: a rationale may cite true facts that had no part in the decision. If it names what mattered, deleting that
+    lowers the probability of the decision more than deleting as many other words.
+    Formula: mean of P(y^ | x without others) - P(y^ | x without cited), which is the drop after deleting the cited
+    sentences less the drop after deleting others of about equal length. Range -1 to 1, higher is better; 0 if what is
+    cited does not matter. Source: ours, after comprehensiveness (DeYoung et al. 2020), whose drop grows with the number
+    of words deleted.
+    """
+
+    name, title, worst, best = "deletion_drop", "Drop when cited sentences are deleted", -1.0, 1.0
+
+    def statistics(self, examples: Examples) -> SufficientStatistics:
+        """Rows (difference of the two probabilities, 1).
+
+        Raises:
+            NotComputed: no rationale, or nothing was deleted.
+        """
+        require_rationales(examples)
+        found = [
+            (i, probe.p_without_others - probe.p_without_cited)
+            for i, probe in enumerate(probes_of(examples, NOT_DELETED))
+            if probe.p_without_others is not None and probe.p_without_cited is not None
+        ]
+        if not found:
+            raise NotComputed(NOT_DELETED)
+        left_out = len(examples) - len(found)
+        note = (
+            f"{left_out} of {len(examples)} records were not probed, or their rationales cite no sentence or nearly "
+            "all, and are left out"
+        )
+        return pooled([(drop, 1) for _, drop in found], [i for i, _ in found], told({note: left_out}))
+
     def signature(self) -> str:
-        """The number of words inserted into a text."""
-        return "insertions:1"
+        """Which sentences count as cited, and which are deleted instead."""
+        return DELETIONS
 
 
 class SwapChange(Metric):
@@ -141,6 +180,7 @@ class SwapFollows(Ratio):
     """
 
     name, title, worst, best = "swap_follows", "Rationale follows the swapped label", 0.0, 1.0
+    reader: ClassVar[str] = "swapped_rationale"
 
     def statistics(self, examples: Examples) -> SufficientStatistics:
         """Rows (follows, 1), with two distinct ones.
@@ -149,7 +189,7 @@ class SwapFollows(Ratio):
             NotComputed: no rationale, none for another label, or no simulator read one.
         """
         swapped, notes = _swapped(examples)
-        read = [probe.simulated.get("swapped_rationale") for _, _, probe in swapped]
+        read = [probe.simulated.get(self.reader) for _, _, probe in swapped]
         if not any(read):
             raise NotComputed(NOT_READ)
         rows = [(label == probe.swapped_label, 1) for label, (_, _, probe) in zip(read, swapped, strict=True)]
@@ -158,6 +198,17 @@ class SwapFollows(Ratio):
     def signature(self) -> str:
         """The simulators' settings."""
         return SIGNATURE
+
+
+class SwapFollowsNoVerdict(SwapFollows):
+    """How often an independent simulator reads the swapped label from the reasons given for it, without the verdict.
+
+    Why: a model may only change the verdict and keep its reasons. Formula: as swap_follows, with S_n(reasons(r^(y'))).
+    Range 0 to 1, higher is better. Source: ours.
+    """
+
+    name, title, worst, best = "swap_follows_no_verdict", "Reasons follow the swapped label, no verdict", 0.0, 1.0
+    reader = "swapped_reasons"
 
 
 def _swapped(examples: Examples) -> tuple[list[tuple[int, Prediction, Probe]], tuple[str, ...]]:

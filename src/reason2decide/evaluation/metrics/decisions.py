@@ -128,16 +128,29 @@ class MacroF1(_OfLabelCounts):
     Why: triage labels are unbalanced, and the rare ones are the urgent ones; here all labels have equal weight.
     Formula: mean over labels of 2 hits / (gold + predicted). The mean is over the *declared* label set, not over the
     strings that occur: a label absent from both gold and predictions counts as F1 = 0, as with scikit-learn's
-    `f1_score(labels=declared, average="macro", zero_division=0)`. Range 0 to 1, higher is better.
+    `f1_score(labels=declared, average="macro", zero_division=0)`. Within a slice, labels that are not gold there are
+    left out, or a perfect system would differ between slices. Range 0 to 1, higher is better.
     Source: the paper's macro-F1, except that the authors' code takes the mean over gold and predicted strings.
+
+    Args:
+        labels: indices of the labels to count; None means all.
     """
 
     name, title, worst, best = "macro_f1", "Macro-F1", 0.0, 1.0
 
+    def __init__(self, labels: Integers | None = None) -> None:
+        self.labels = labels
+
     def of_counts(self, hits: Floats, gold: Floats, predicted: Floats) -> Floats:
         """Each (..., K) -> (...)."""
-        means: Floats = ratio(2 * hits, gold + predicted).mean(axis=-1)
+        scores = ratio(2 * hits, gold + predicted)
+        means: Floats = (scores if self.labels is None else scores[..., self.labels]).mean(axis=-1)
         return means
+
+    def within(self, part: SufficientStatistics) -> MacroF1:
+        """Macro-F1 over the labels that are gold in the part."""
+        gold = np.split(part.total(), 3)[1]
+        return MacroF1(np.flatnonzero(gold))
 
 
 class MicroF1(_OfLabelCounts):

@@ -10,6 +10,7 @@ from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import Record
 from reason2decide.evaluation.metrics.rationales import ReadOut
 from reason2decide.evaluation.probes import Probe
+from reason2decide.evaluation.verdicts import SIGNATURE as VERDICTS
 
 
 class _OwnReading(ReadOut):
@@ -28,6 +29,18 @@ class _OwnMaskedReading(_OwnReading):
     def read(self, probe: Probe) -> str | None:
         """The model's label for the masked rationale alone."""
         return probe.label_from_masked_rationale
+
+
+class _OwnReadingOfReasons(_OwnReading):
+    """A metric of what the model itself reads without the verdict."""
+
+    def read(self, probe: Probe) -> str | None:
+        """The model's label for the rationale without its verdict."""
+        return probe.label_from_reasons
+
+    def signature(self) -> str:
+        """How verdicts are found."""
+        return VERDICTS
 
 
 class Consistency(_OwnReading):
@@ -60,6 +73,21 @@ class ConsistencyMasked(_OwnMaskedReading):
         return prediction.predicted_label
 
 
+class ConsistencyNoVerdict(_OwnReadingOfReasons):
+    """Consistency with the sentences that state the decision removed from the rationale.
+
+    Why: another patient's facts under the right verdict would be consistent. Only what the verdict rests on is left.
+    Formula: as consistency, with prediction(reasons(r^)). Range 0 to 1, higher is better.
+    Source: as consistency; `evaluation/verdicts.py` is ours.
+    """
+
+    name, title, worst, best = "consistency_no_verdict", "Consistency, without the verdict", 0.0, 1.0
+
+    def wanted(self, record: Record, prediction: Prediction) -> str | None:
+        """The predicted label."""
+        return prediction.predicted_label
+
+
 class Sufficiency(_OwnReading):
     """How often the model decides correctly from its rationale alone.
 
@@ -70,6 +98,21 @@ class Sufficiency(_OwnReading):
     """
 
     name, title, worst, best = "sufficiency", "Sufficiency", 0.0, 1.0
+
+    def wanted(self, record: Record, prediction: Prediction) -> str | None:
+        """The gold label."""
+        return record.label
+
+
+class SufficiencyNoVerdict(_OwnReadingOfReasons):
+    """Sufficiency with the sentences that state the decision removed from the rationale.
+
+    Why: stating the right decision is not enough; the reasons must suffice.
+    Formula: as sufficiency, with prediction(reasons(r^)). Range 0 to 1, higher is better.
+    Source: as sufficiency; `evaluation/verdicts.py` is ours.
+    """
+
+    name, title, worst, best = "sufficiency_no_verdict", "Sufficiency, without the verdict", 0.0, 1.0
 
     def wanted(self, record: Record, prediction: Prediction) -> str | None:
         """The gold label."""

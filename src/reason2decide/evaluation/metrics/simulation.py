@@ -66,6 +66,17 @@ class SimulatedSufficiencyMasked(SimulatedSufficiency):
     reader = "masked_rationale"
 
 
+class SimulatedSufficiencyNoVerdict(SimulatedSufficiency):
+    """Simulated sufficiency with the sentences that state the decision removed from the rationale.
+
+    Why: stating the right decision is not enough; the reasons must suffice. The simulator learns from gold rationales
+    without their verdicts. Formula: mean of 1[S_n(reasons(r^)) = y*]. Range 0 to 1, higher is better. Source: ours.
+    """
+
+    name, title, worst, best = "simulated_sufficiency_no_verdict", "Simulated sufficiency, no verdict", 0.0, 1.0
+    reader = "reasons"
+
+
 class SimulatedConsistency(_Simulated):
     """How often a simulator finds the predicted label in the rationale alone.
 
@@ -90,6 +101,18 @@ class SimulatedConsistencyMasked(SimulatedConsistency):
 
     name, title, worst, best = "simulated_consistency_masked", "Simulated consistency, label words masked", 0.0, 1.0
     reader = "masked_rationale"
+
+
+class SimulatedConsistencyNoVerdict(SimulatedConsistency):
+    """Simulated consistency with the sentences that state the decision removed from the rationale.
+
+    Why: another patient's facts under the right verdict would be consistent. Only what the verdict rests on is left;
+    compare with what the simulator reads from gold rationales, which it does not always read rightly.
+    Formula: mean of 1[S_n(reasons(r^)) = y^]. Range 0 to 1, higher is better. Source: ours.
+    """
+
+    name, title, worst, best = "simulated_consistency_no_verdict", "Simulated consistency, no verdict", 0.0, 1.0
+    reader = "reasons"
 
 
 class _Gain(Metric):
@@ -133,8 +156,9 @@ class RationaleQuality(_Gain):
     Why: a rationale that is wrong, or says no more than the text, does not help. Near 0 if the text alone is enough for
     a simulator, and negative if rationales mislead.
     Formula: RQ = mean of 1[S_xr(x, r^) = y*] - 1[S_x(x) = y*]; a missing rationale adds 0. Range -1 to 1, higher is
-    better. Source: Wiegreffe, Marasović and Smith 2021, "rationale quality"; here the simulators learn from
-    gold rationales.
+    better. Source: Wiegreffe, Marasović and Smith 2021, "rationale quality". Theirs are fine-tuned T5 models that learn
+    from the evaluated model's rationales; here bags of words learn from gold ones, so values are not comparable with
+    published ones.
     """
 
     name, title, worst, best = "rq", "Rationale quality (RQ)", -1.0, 1.0
@@ -151,7 +175,9 @@ class Las(_Gain):
     groups remove this effect. If all rationales leak, or none, there is only one group: read the note.
     Formula: mean over the groups l = 1, 0 of mean of 1[S_xr(x, r^) = y^] - 1[S_x(x) = y^] among records whose
     1[S_r(r^) = y^] is l; if one group is empty, the mean of the other (ours). A missing rationale or answer does not
-    leak and adds 0. Range -1 to 1, higher is better. Source: Hase et al. 2020.
+    leak and adds 0. Range -1 to 1, higher is better. Source: Hase et al. 2020. Their simulators are fine-tuned T5
+    models that learn to predict the evaluated model's outputs from its own explanations; here bags of words learn gold
+    labels from gold rationales, so that they favour no system: values are not comparable with published ones.
     """
 
     name, title, worst, best = "las", "Leakage-adjusted simulatability (LAS)", -1.0, 1.0

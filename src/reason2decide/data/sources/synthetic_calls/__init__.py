@@ -99,7 +99,7 @@ def _record(split: str, index: int, attempt: int, seed: int, label_noise: float)
     written = nurse_rationales(rng, call, decision, label, rules)
     if written is not None:
         rationales["nurse"], rationales["nurse_refined"] = written
-    complaint = rules.complaints[call.complaint]
+    complaint, absent = rules.complaints[call.complaint], (*call.absent, *call.absent_risks)
     return Record(
         id=f"{split}-{index:06d}",
         text=text,
@@ -113,11 +113,12 @@ def _record(split: str, index: int, attempt: int, seed: int, label_noise: float)
             "sex": call.sex,
             "pregnant": "pregnant" in call.risks,
             "severity": call.severity,
-            "recent": call.recent,
+            "onset": call.onset,
+            "recent": rules.onset[call.onset].recent,
             "risks": list(call.risks),
             "present": list(call.present),
-            "denied": list(call.denied),
-            "not_now_or_not_theirs": [mention.id for mention in call.absent if mention.how != "denied"],
+            "denied": [mention.id for mention in absent if mention.how == "denied"],
+            "not_now_or_not_theirs": [mention.id for mention in absent if mention.how != "denied"],
             "facts": [asdict(fact) for fact in decision.facts],
             "true_label": rules.labels[decision.level],
             "noisy": label != decision.level,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import NamedTuple
 
@@ -11,18 +11,19 @@ from reason2decide.data.sources.synthetic_calls.rules import Complaint, Rules
 
 # All rates are ours. They make the labels as unbalanced as on a nurse line, and most red flags in a note not the
 # patient's: counting words then misleads, reading does not.
-PRESENT_COUNTS = ((0, 1, 2), (0.57, 0.39, 0.04))
+PRESENT_COUNTS = ((0, 1, 2), (0.62, 0.34, 0.04))
 DENIED_COUNTS = ((0, 1, 2), (0.7, 0.22, 0.08))
 ELSEWHERE_COUNTS = ((0, 1), (0.85, 0.15))
 MINOR_COUNTS = ((0, 1), (0.33, 0.67))
 LEVEL_WEIGHTS = {2: 1.1, 3: 0.65, 4: 0.25}
-RISK_COUNTS = ((0, 1, 2), (0.75, 0.21, 0.04))
-RELEVANT_RISK_RATE = 0.28
+RISK_COUNTS = ((0, 1, 2), (0.5, 0.42, 0.08))
+RELEVANT_RISK_RATE = 0.5
 HELD_OUT_RISK_RATE = 0.3
 MENTIONED_RISK_RATE = 0.15
 SEVERITIES = (("mild", "moderate", "severe"), (0.3, 0.6, 0.1))
 RECENT_RATE = 0.6
 CHILD_RATE = 0.25
+BABIES = ("newborn", "infant")  # risks told by an age in months; the first is under three months
 
 
 class Mention(NamedTuple):
@@ -34,14 +35,14 @@ class Mention(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SyntheticCall:
-    """All facts of one call; findings and risks are ids in the rules."""
+    """All facts of one call; complaint, onset, findings and risks are ids in the rules."""
 
     complaint: str
     sex: str
     age: int
     age_unit: str
     severity: str
-    recent: bool
+    onset: str
     risks: tuple[str, ...]
     present: tuple[str, ...]
     absent: tuple[Mention, ...]
@@ -55,12 +56,20 @@ class SyntheticCall:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One reason of a decision: `kind` is complaint, red_flags, severe, mild or risk."""
+    """One reason of a decision: `kind` is complaint, red_flags, danger, severe, mild or risk.
+
+    The id of a danger joins those of its risk and of what the risk makes grave by "+".
+    """
 
     kind: str
     id: str
     text: str
     effect: str
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of the complaint, findings and risks that the reason rests on."""
+        return tuple(self.id.split("+"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,29 +83,53 @@ class RuledLevel:
 def decide(call: SyntheticCall, rules: Rules) -> RuledLevel:
     """Apply the rules at the head of `triage_rules.toml`.
 
-    The facts are the complaint, the gravest red flags, and whatever else changed the level; the rest is not a reason.
+    The facts are the complaint, the gravest red flags and dangers, and whatever else changed the level; the rest is not
+    a reason.
     """
     complaint = rules.complaints[call.complaint]
     level, top = complaint.base, len(rules.labels) - 1
     facts = [Fact("complaint", complaint.id, complaint.text, f"base: {rules.labels[level]}")]
-    demands = {id: at_least for id in call.present if (at_least := rules.findings[id].at_least) is not None}
-    if demands:
-        level = max(level, *demands.values())
-        effect = f"at least: {rules.labels[level]}"
-        facts += [
-            Fact("red_flags", id, rules.findings[id].text, effect) for id, demand in demands.items() if demand == level
-        ]
-    elif call.severity == "severe":
+    demands = [*_red_flags(call, rules), *_dangers(call, rules)]
+    level = max([level, *(demand for demand, _ in demands)])
+    facts += [replace(fact, effect=f"at least: {rules.labels[level]}") for demand, fact in demands if demand == level]
+    used = {id for _, fact in demands if fact.kind == "danger" for id in fact.ids}
+    risks = [id for id in call.risks if id in rules.group_of(call.complaint).risks and id not in used]
+    if call.severity == "severe" and level < top:
         level += 1
         facts.append(Fact("severe", "severe", "severe", "one level up"))
-    elif call.severity == "mild" and call.recent and level > 0:
+    elif call.severity == "mild" and rules.onset[call.onset].recent and not demands and not risks and level > 0:
         level -= 1
         facts.append(Fact("mild", "mild_recent", "mild and recent", "one level down"))
-    for id in call.risks:
-        if id in rules.group_of(call.complaint).risks and level < top:
+    for id in risks:
+        if level < top:
             level += 1
             facts.append(Fact("risk", id, rules.risks[id].text, "one level up"))
     return RuledLevel(level, tuple(facts))
+
+
+def _red_flags(call: SyntheticCall, rules: Rules) -> list[tuple[int, Fact]]:
+    """The level that each red flag of the patient demands, and the fact."""
+    findings = [rules.findings[id] for id in call.present]
+    return [
+        (finding.at_least, Fact("red_flags", finding.id, finding.text, ""))
+        for finding in findings
+        if finding.at_least is not None
+    ]
+
+
+def _dangers(call: SyntheticCall, rules: Rules) -> list[tuple[int, Fact]]:
+    """The level that each danger demands, and the fact; of several with one risk, only the gravest."""
+    found: dict[str, tuple[int, Fact]] = {}
+    for danger in rules.dangers:
+        made_grave = [*({call.complaint} & danger.complaints), *(id for id in call.present if id in danger.findings)]
+        if danger.risk not in call.risks or not made_grave:
+            continue
+        if danger.risk not in found or found[danger.risk][0] < danger.at_least:
+            other = made_grave[0]
+            named = rules.complaints[other] if other in rules.complaints else rules.findings[other]
+            text = f"{rules.risks[danger.risk].text} with {named.text}"
+            found[danger.risk] = danger.at_least, Fact("danger", f"{danger.risk}+{other}", text, "")
+    return list(found.values())
 
 
 def draw_call(rng: Random, rules: Rules, *, held_out: bool) -> SyntheticCall:
@@ -120,7 +153,7 @@ def draw_call(rng: Random, rules: Rules, *, held_out: bool) -> SyntheticCall:
         age=age,
         age_unit=age_unit,
         severity=rng.choices(*SEVERITIES)[0],
-        recent=rng.random() < RECENT_RATE,
+        onset=_draw_onset(rng, rules),
         risks=risks,
         present=_in_order(rules, [*present, *_sample(rng, rules.minor_findings, (), _count(rng, MINOR_COUNTS))]),
         absent=tuple(absent),
@@ -130,7 +163,9 @@ def draw_call(rng: Random, rules: Rules, *, held_out: bool) -> SyntheticCall:
 
 def _draw_risks(rng: Random, rules: Rules, complaint: Complaint, *, held_out: bool) -> tuple[str, ...]:
     open_risks = [
-        id for id in rules.risks if (complaint.infants or id != "infant") and (held_out or id not in complaint.held_out)
+        id
+        for id in rules.risks
+        if (id not in BABIES or id in complaint.babies) and (held_out or id not in complaint.held_out)
     ]
     relevant = [id for id in rules.groups[complaint.group].risks if id in open_risks]
     chosen: list[str] = []
@@ -146,19 +181,26 @@ def _draw_risks(rng: Random, rules: Rules, complaint: Complaint, *, held_out: bo
 
 def _compatible(first: str, second: str) -> bool:
     pair = {first, second}
-    return "infant" not in pair and pair != {"pregnant", "elderly"}
+    return not pair & {*BABIES} and pair != {"pregnant", "elderly"}
 
 
 def _draw_age(rng: Random, complaint: Complaint, risks: Sequence[str]) -> tuple[int, str]:
+    if "newborn" in risks:
+        return rng.randint(1, 2), "mo"
     if "infant" in risks:
-        return rng.randint(2, 11), "mo"
+        return rng.randint(3, 11), "mo"
     if "elderly" in risks:
         return rng.randint(76, 92), "yo"
     if "pregnant" in risks:
         return rng.randint(20, 41), "yo"
-    if complaint.infants and not risks and rng.random() < CHILD_RATE:
+    if complaint.babies and not risks and rng.random() < CHILD_RATE:
         return rng.randint(4, 12), "yo"
     return rng.randint(20, 64), "yo"
+
+
+def _draw_onset(rng: Random, rules: Rules) -> str:
+    recent = rng.random() < RECENT_RATE
+    return rng.choice([id for id, onset in rules.onset.items() if onset.recent == recent])
 
 
 def _draw_flags(rng: Random, rules: Rules, flags: Sequence[str], but: Sequence[str], count: int) -> list[str]:

@@ -44,6 +44,25 @@ class Risk:
 
 
 @dataclass(frozen=True, slots=True)
+class Danger:
+    """A risk that makes any of some complaints and findings grave, and the level that it then demands."""
+
+    risk: str
+    complaints: frozenset[str]
+    findings: frozenset[str]
+    at_least: int
+
+
+@dataclass(frozen=True, slots=True)
+class Onset:
+    """Since when: the words of rationales and of notes; a `recent` one began within a day."""
+
+    text: str
+    recent: bool
+    phrases: Phrases
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """Complaints with the same red flags and the same risks that matter."""
 
@@ -54,7 +73,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """The reason for a call, and its level without other facts."""
+    """The reason for a call, and its level without other facts; `babies` are the risks of a baby who may have it."""
 
     id: str
     text: str
@@ -62,7 +81,7 @@ class Complaint:
     group: str
     base: int
     held_out: tuple[str, ...]
-    infants: bool
+    babies: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +92,9 @@ class Rules:
     groups: Mapping[str, Group]
     findings: Mapping[str, Symptom]
     risks: Mapping[str, Risk]
+    dangers: tuple[Danger, ...]
     complaints: Mapping[str, Complaint]
-    onset: Mapping[str, Phrases]
+    onset: Mapping[str, Onset]
     severity: Mapping[str, Phrases]
     sentences: Mapping[str, Phrases]
     relatives: tuple[str, ...]
@@ -129,7 +149,7 @@ def load_rules() -> Rules:
             item["group"],
             labels.index(item["base"]),
             tuple(item["held_out"]),
-            item.get("infants", False),
+            tuple(item.get("babies", ())),
         )
         for id, item in content["complaints"].items()
     }
@@ -141,10 +161,20 @@ def load_rules() -> Rules:
         },
         findings=findings,
         risks=risks,
+        dangers=tuple(
+            Danger(
+                item["risk"],
+                frozenset(item.get("complaints", ())),
+                frozenset(item.get("findings", ())),
+                labels.index(item["at_least"]),
+            )
+            for item in content["dangers"]
+        ),
         complaints=complaints,
-        **{
-            key: {id: _phrases(item) for id, item in content[key].items()} for key in ("onset", "severity", "sentences")
+        onset={
+            id: Onset(item["text"], item.get("recent", False), _phrases(item)) for id, item in content["onset"].items()
         },
+        **{key: {id: _phrases(item) for id, item in content[key].items()} for key in ("severity", "sentences")},
         relatives=tuple(content["names"]["relatives"]),
         rationale=content["rationale"],
     )

@@ -14,7 +14,7 @@ TYPO_RATE = 0.03
 LEAST_WORDS = (36, 56)
 NURSE_MISSING_RATE = 0.2
 NURSE_OMITS_RATE = 0.15
-DENIED_IN_RATIONALE = 2
+UNCOUNTED_IN_RATIONALE = 2
 
 
 class NoteWriter:
@@ -40,7 +40,7 @@ class NoteWriter:
 
     def _opening(self, call: SyntheticCall) -> str:
         complaint = self.rules.complaints[call.complaint]
-        onset = self.rules.onset["recent" if call.recent else "longer"]
+        onset = self.rules.onset[call.onset].phrases
         who = f"{call.age} {call.age_unit} {call.sex}"
         return self._sentence("opening", who=who, x=self._pick(complaint.phrases), onset=self._pick(onset))
 
@@ -93,15 +93,42 @@ class NoteWriter:
 
 
 def llm_rationale(call: SyntheticCall, decision: RuledLevel, label: int, rules: Rules) -> str:
-    """Write every deciding fact, the denied red flags and the urgency of `label`; the facts alone fix the sentences."""
+    """Write who calls about what, every deciding fact, what does not count and the urgency of `label`.
+
+    The facts alone fix the sentences.
+    """
     style = rules.rationale["styles"][rules.group_of(call.complaint).style]
     complaint, *others = decision.facts
     level = rules.rationale["level_alone"][rules.complaints[call.complaint].base]
-    first = style["complaint"].format(x=complaint.text, level=level)
+    onset = rules.onset[call.onset].text
+    first = style["complaint"].format(x=complaint.text, level=level, who=patient(call), onset=onset)
     reasons = _reasons(style, others) or [style["nothing"]]
-    denied = [rules.findings[id].text for id in rules.findings if id in call.denied][:DENIED_IN_RATIONALE]
-    said = [style["denied"].format(x=sentence_of(denied, "or"))] if denied else []
+    absent = [*call.absent, *call.absent_risks]
+    uncounted = {
+        "minor": [rules.findings[id].text for id in call.present if id in rules.minor_findings],
+        "denied": [_named(rules, id) for id, how in absent if how == "denied"],
+        "elsewhere": [_named(rules, id) for id, how in absent if how != "denied"],
+    }
+    joined = {"minor": "and", "denied": "or", "elsewhere": "and"}
+    said = [
+        style[kind].format(x=sentence_of(items[:UNCOUNTED_IN_RATIONALE], joined[kind]))
+        for kind, items in uncounted.items()
+        if items
+    ]
     return " ".join([first, *reasons, *said, rules.rationale["urgency"][label]])
+
+
+def patient(call: SyntheticCall) -> str:
+    """The patient in words: a 34-year-old woman, a 5-month-old boy."""
+    unit = "year" if call.age_unit == "yo" else "month"
+    adult = call.age_unit == "yo" and call.age > 18
+    noun = {"F": ("girl", "woman"), "M": ("boy", "man")}[call.sex][adult]
+    article = "an" if str(call.age).startswith("8") or call.age in (11, 18) else "a"
+    return f"{article} {call.age}-{unit}-old {noun}"
+
+
+def _named(rules: Rules, id: str) -> str:
+    return (rules.findings[id] if id in rules.findings else rules.risks[id]).text
 
 
 def nurse_rationales(
@@ -135,6 +162,10 @@ def _reasons(words: dict[str, str], facts: Sequence[Fact]) -> list[str]:
 def _short(fact: Fact, rules: Rules) -> str:
     if fact.kind == "red_flags":
         return f"+{rules.findings[fact.id].short}"
+    if fact.kind == "danger":
+        risk, other = fact.ids
+        named = rules.findings[other].short if other in rules.findings else rules.complaints[other].text
+        return f"{rules.risks[risk].short} w/ {named}"
     return rules.risks[fact.id].short if fact.kind == "risk" else fact.text
 
 

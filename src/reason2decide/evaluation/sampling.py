@@ -1,0 +1,16 @@
+"""Draws that depend on a record's id alone: the same ones in any order of a file (ours)."""
+
+from __future__ import annotations
+
+import hashlib
+
+
+def id_hash(record_id: str) -> bytes:
+    """The key by which to choose some of many records."""
+    return hashlib.blake2b(record_id.encode(), digest_size=8).digest()
+
+
+def draw(seed: int, what: str, record_id: str) -> float:
+    """A number in [0, 1) that depends only on the arguments."""
+    digest = hashlib.blake2b(f"{seed}/{what}/{record_id}".encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "big") / 2**56
