@@ -113,7 +113,7 @@ def test_answers_and_results_show_as_escaped_tables(folder: Path, model: r2d.Mod
     results = r2d.evaluate(model, "data", resamples=20, probed=0)
     html, value = results._repr_html_(), results.macro_f1.value
     assert value is not None and f"<td>macro_f1</td><td>{value:.4f}</td>" in html
-    assert f"macro_f1 {'':<19} {value:.4f}" in repr(results)
+    assert f"macro_f1 {'':<23} {value:.4f}" in repr(results)
     assert "<td>train</td><td>48</td>" in r2d.Dataset("data")._repr_html_()
 
 

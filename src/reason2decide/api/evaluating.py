@@ -131,7 +131,7 @@ class ComparisonResults:
 
     def __repr__(self) -> str:
         return "\n".join(
-            f"{name} - {self.comparison.reference}  {metric:<28} {rest}" for name, metric, *rest in self._rows()
+            f"{name} - {self.comparison.reference}  {metric:<32} {rest}" for name, metric, *rest in self._rows()
         )
 
     def _repr_html_(self) -> str:
