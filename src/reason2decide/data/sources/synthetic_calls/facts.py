@@ -18,7 +18,7 @@ MINOR_COUNTS = ((0, 1), (0.33, 0.67))
 LEVEL_WEIGHTS = {2: 1.1, 3: 0.65, 4: 0.25}
 RISK_COUNTS = ((0, 1, 2), (0.5, 0.42, 0.08))
 RELEVANT_RISK_RATE = 0.5
-HELD_OUT_RISK_RATE = 0.3
+HELD_OUT_RISK_RATE = 0.2
 MENTIONED_RISK_RATE = 0.15
 SEVERITIES = (("mild", "moderate", "severe"), (0.3, 0.6, 0.1))
 RECENT_RATE = 0.6
@@ -163,9 +163,7 @@ def draw_call(rng: Random, rules: Rules, *, held_out: bool) -> SyntheticCall:
 
 def _draw_risks(rng: Random, rules: Rules, complaint: Complaint, *, held_out: bool) -> tuple[str, ...]:
     open_risks = [
-        id
-        for id in rules.risks
-        if (id not in BABIES or id in complaint.babies) and (held_out or id not in complaint.held_out)
+        id for id in rules.risks if (id not in BABIES or id in complaint.babies) and id not in complaint.held_out
     ]
     relevant = [id for id in rules.groups[complaint.group].risks if id in open_risks]
     chosen: list[str] = []

@@ -9,9 +9,9 @@ from reason2decide.data.sources.synthetic_calls.facts import Fact, RuledLevel, S
 from reason2decide.data.sources.synthetic_calls.rules import Phrases, Rules
 
 # Rates are ours.
-UNSEEN_WORDING_RATE = 0.15
+UNSEEN_WORDING_RATE = 0.1
 TYPO_RATE = 0.03
-LEAST_WORDS = (36, 56)
+LEAST_WORDS = (22, 38)
 NURSE_MISSING_RATE = 0.2
 NURSE_OMITS_RATE = 0.15
 UNCOUNTED_IN_RATIONALE = 2
