@@ -23,6 +23,7 @@ from reason2decide.errors import MissingExtraError
 from reason2decide.evaluation.metrics import Examples
 from reason2decide.evaluation.results import MetricValue
 from reason2decide.evaluation.slices import Column
+from reason2decide.model.calibration import Calibration
 from reason2decide.report import render_report, write_report_files
 from reason2decide.report.cases import MAX_BARS, CaseViews, marked_parts, pack, select_cases
 from reason2decide.report.evaluation_page import MAX_BYTES, calibration_sentences, largest_confusions
@@ -164,7 +165,30 @@ def test_calibration_in_words():
     assert "temperature of 2.00" in sentences[0]
     assert "confidence below 60.0 %" in sentences[1] and "Here it defers 0.0 % (0.0 to 0.0 %)" in sentences[1]
     assert "25.0 % (" in sentences[1]  # every fourth is wrong
+    assert "95 % confidence that this keeps an error rate of 10 %" in sentences[1]
+    assert "for all cases together, not for each kind of case" in sentences[2]
     assert calibration_sentences(evaluation(*data()).results)[0].startswith("Nothing was fitted")
+    few = Calibration(2.0, np.array([0.9, 0.6]), np.array([True, True]), np.array([0.9, 0.6]))
+    sentences = calibration_sentences(evaluation(*data(), calibration=few).results)
+    assert (
+        "no threshold that keeps an error rate of 10 %" in sentences[1]
+        and "every case is left to a person" in sentences[1]
+    )
+
+
+def test_the_page_says_what_an_interval_allows_and_where_there_is_none():
+    html = report(*data())
+    assert "the values that other records of the same kind could have given" in html
+    row = re.search(r"Expected calibration error.*?</tr>", html, re.S)
+    assert row is not None and "no interval" in row.group()
+    assert re.search(r"with these confidences a perfectly calibrated system would have [\d.]+ on average", html)
+
+
+def test_labels_absent_from_a_slice_are_named():
+    records, predictions, labels = data(40)
+    records = [replace(record, meta={SEX: "F" if record.label == LABELS[0] else "M"}) for record in records]
+    html = report(records, predictions, labels, slices=(SEX,))
+    assert f"without: {LABELS[1]}, {LABELS[2]}" in html and f"without: {LABELS[0]}" in html
 
 
 def test_wilson_interval_is_that_of_the_textbook():

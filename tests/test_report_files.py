@@ -7,6 +7,7 @@ import io
 import re
 import struct
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from importlib import resources
 
 import pytest
@@ -132,6 +133,17 @@ def test_a_comparison_page_has_its_warnings_and_no_script():
     assert "<script" not in html and "<b>bold" not in html and html.count("&lt;script&gt;") > 4
     assert 'class="warnings"' in html and 'class="warnings"' not in render_comparison(comparison(), title="x")
     assert html == render_comparison(comparison(MARKUP, warnings=(MARKUP,)), title=MARKUP)
+
+
+def test_a_comparison_page_says_what_is_tested_and_what_is_not():
+    html = render_comparison(comparison(), title="x")
+    assert "<strong>Tested:</strong> Accuracy, Under-triage" in html and "of twenty such differences one" in html
+    assert re.search(r"BLEU[^\n]*\(exploratory\)", html) and not re.search(r"<h3[^\n]*Accuracy[^\n]*exploratory", html)
+    # A difference of a metric that is not primary is never coloured, however small its p value.
+    own = comparison()
+    explored = replace(own, primary=(), differences=tuple(replace(change, p_holm=None) for change in own.differences))
+    assert {row.side for row in metric_table(explored, "accuracy").rows} == {""}
+    assert metric_table(explored, "accuracy").rows[1].p_values[2] == "–"
 
 
 def test_files_of_a_comparison(tmp_path):
