@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -249,6 +250,17 @@ def test_slices_hold_every_metric_and_the_largest_gap():
     assert [(own.value, own.n) for own in results.slices["age"]] == [("under 30", 30), ("30 and over", 10)]
     assert [own.value for own in results.slices["length"]] == ["2"] and results.gaps["length"] == {}
     assert results.slices["sex"][1].metrics["accuracy"].low < 0.5 < results.slices["sex"][1].metrics["accuracy"].high
+
+
+def test_where_intervals_may_not_hold_it_is_said():
+    few = run(predictions_of(["home"] * 60), records_of(["home"] * 41 + ["clinic"] * 19))
+    assert any("1 of 2 labels have fewer than 20 gold records (clinic)" in note for note in few.notes)
+    assert not any(note.startswith("intervals:") for note in few.notes)
+    enough = run(predictions_of(["home"] * 60), records_of(["home"] * 40 + ["clinic"] * 20))
+    assert not any("fewer than" in note for note in enough.notes)
+    grouped = [replace(record, group=str(i // 2)) for i, record in enumerate(records_of(["home", "clinic"] * 30))]
+    (note,) = [note for note in run(predictions_of(["home"] * 60), grouped).notes if note.startswith("intervals:")]
+    assert "30 groups of records" in note
 
 
 def test_bca_is_another_interval_of_the_same_value():

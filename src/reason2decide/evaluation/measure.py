@@ -41,6 +41,8 @@ from reason2decide.model.calibration import Calibration, rescaled
 from reason2decide.version import __version__
 
 CALIBRATED = ("log_loss", "brier", "calibration_error", "ece")  # the metrics that a temperature changes
+# Ours: intervals of fewer records, or groups of like ones, held in as few as 80 of 100 simulations (docs/results.md).
+FEW_UNITS = 50
 LEAST_SLICE = 10  # ours: smaller slices are left out of the largest gap, which they would almost always determine
 
 
@@ -162,6 +164,12 @@ def evaluate(
         confusion = {"confusion_labels": (), "per_label": {}, "confusion_matrix": (), "unanswered": ()}
         notes.add("per_label", f"not computed: {reason}")
         notes.add("confusion", f"not computed: {reason}")
+    units = len(examples) if group_of is None else len(np.unique(group_of))
+    if units < FEW_UNITS:
+        what = "records" if group_of is None else "groups of records"
+        notes.add(
+            "intervals", f"they rest on {units} {what}, which is few: they are too narrow more often than they say"
+        )
     results = Results(
         system=origin.system,
         metrics=everything,

@@ -32,6 +32,7 @@ OTHERS = "Rationales compared with text and decision"  # every metric that no gr
 TITLES = {
     "per_label": "Scores by label",
     "confusion": "Confusion matrix",
+    "intervals": "Intervals",
 }  # of parts of the results that are not metrics
 NOT_COMPUTED = "not computed: "  # how `measure.evaluate` begins such a note
 SHOWN_GAPS = 6  # ours
