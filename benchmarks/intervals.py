@@ -2,7 +2,9 @@
 
     python benchmarks/intervals.py cost [--records 100000 --labels 20 --resamples 10000]
     python benchmarks/intervals.py coverage [--simulations 300]
-    python benchmarks/intervals.py tests [--simulations 500]
+    python benchmarks/intervals.py rare [--simulations 400]
+    python benchmarks/intervals.py tests [--simulations 1000]
+    python benchmarks/intervals.py validation [--simulations 300]
 
 cost: every metric of decisions and probabilities, on made-up predictions, in one process; seconds and peak memory.
 
@@ -11,8 +13,14 @@ the records were drawn, by the number of records and the share of the rarest of 
 records come in groups of five that are alike, whole groups resampled. The population is made up: confidences that are
 true, rationales that share words with the gold ones, answers of readers.
 
+rare: the same for macro-F1 alone, by the expected number of gold records of the rarest label and the recall of that
+label.
+
 tests: how often each p value is below 0.05 for two systems of which neither is better: records alone, and in groups of
 five that are alike.
+
+validation: how often the deferral threshold lets more than one decision in ten be wrong, and how many labels prediction
+sets miss, by the number of validation records, for models whose probabilities are true.
 """
 
 from __future__ import annotations
@@ -30,9 +38,11 @@ from reason2decide.errors import NotComputed
 from reason2decide.evaluation.comparison import System, compare
 from reason2decide.evaluation.metrics import METRICS, Examples, Metric, SufficientStatistics
 from reason2decide.evaluation.metrics.calibration import ConformalCoverage, ConformalSetSize, Deferred, SelectiveError
+from reason2decide.evaluation.metrics.decisions import MacroF1
 from reason2decide.evaluation.probes import Probe
 from reason2decide.evaluation.results import Results
-from reason2decide.evaluation.statistics import bootstrap_all, interval
+from reason2decide.evaluation.statistics import bootstrap, bootstrap_all, interval
+from reason2decide.model.calibration import conformal_cutoff, deferral_threshold, prediction_set
 
 LABELS = LabelSet(("home", "doctor", "ambulance"), ordinal=True, urgent="last")
 POPULATION = 30_000
@@ -240,12 +250,79 @@ def tests(simulations: int, resamples: int) -> None:
             print(f"| {name} | {100 * np.mean(values):.1f} % |")
 
 
+def rare(simulations: int, resamples: int) -> None:
+    recalls, rng, metric = (0.2, 0.5, 0.8), np.random.default_rng(0), MacroF1()
+    print(
+        "| gold records of the rarest label | "
+        + " | ".join(f"recall {recall}" for recall in recalls)
+        + " |\n|---|---|---|---|"
+    )
+    for expected in (2, 5, 10, 20, 40, 80):
+        records, cells = max(200, 10 * expected), []
+        share = expected / records
+        for recall in recalls:
+            joint = (1 - share) * np.array([[0.55, 0.15, 0], [0.1, 0.2, 0], [0, 0, 0]])
+            joint[2] = share * np.array([(1 - recall) / 2, (1 - recall) / 2, recall])
+            missed = share * (1 - recall)  # as many false alarms as misses
+            joint[:2, 2] += missed * np.array([0.7, 0.3])
+            joint[[0, 1], [0, 1]] -= missed * np.array([0.7, 0.3])
+            truth = (2 * np.diag(joint) / (joint.sum(0) + joint.sum(1))).mean()
+            held = np.zeros(2)
+            for simulation in range(simulations):
+                drawn = rng.choice(9, records, p=joint.ravel())
+                examples = Examples(
+                    [Record(str(i), "", LABELS.values[cell // 3]) for i, cell in enumerate(drawn)],
+                    [Prediction(str(i), LABELS.values[cell % 3]) for i, cell in enumerate(drawn)],
+                    LABELS,
+                )
+                counts = metric.statistics(examples)
+                values = bootstrap(counts, metric.aggregate, resamples=resamples, seed=simulation)
+                for column, method in enumerate(("percentile", "bca")):
+                    low, high = interval(method, values, counts, metric.aggregate)
+                    held[column] += low <= truth <= high
+            cells.append(" / ".join(f"{100 * share / simulations:.0f}" for share in held))
+        print(f"| {expected} of {records} | " + " | ".join(cells) + " |", flush=True)
+
+
+def validation(simulations: int) -> None:
+    print("| model | validation records | threshold shown | error rate exceeded | kept | best possible | sets miss |")
+    print("|---|---|---|---|---|---|---|")
+    for name, shape in (("strong", (6, 1.2)), ("medium", (3, 1.5)), ("weak", (2, 2))):
+        rng = np.random.default_rng(0)
+        population = np.sort(0.2 + 0.8 * rng.beta(*shape, 400_000))[::-1]  # each right with this probability
+        risk = np.cumsum(1 - population) / np.arange(1, len(population) + 1)
+        best = np.searchsorted(risk, 0.1) / len(population)
+        for records in (200, 500, 2000):
+            exceeded, kept, missed = 0, [], []
+            for _ in range(simulations):
+                confidence = rng.choice(population, records)
+                right = rng.random(records) < confidence
+                threshold = deferral_threshold(confidence, right, 0.1)
+                if threshold is not None:
+                    above = population >= threshold
+                    kept.append(above.mean())
+                    exceeded += (1 - population[above]).mean() > 0.1
+                # Two labels, in steps of a tenth: many records have one probability.
+                stepped = (confidence * 10).round() / 10
+                gold = np.where(rng.random(records) < stepped, stepped, 1 - stepped)
+                cutoff, whole = conformal_cutoff(gold, 0.1), (population[::400] * 10).round() / 10
+                sets = [prediction_set({"a": p, "b": 1 - p}, cutoff) for p in whole]
+                missed.append(
+                    np.mean([(1 - p) * ("b" not in s) + p * ("a" not in s) for p, s in zip(whole, sets, strict=True)])
+                )
+            print(
+                f"| {name} | {records} | {len(kept) / simulations:.0%} | {exceeded / simulations:.0%} | "
+                f"{np.mean(kept) if kept else 0:.0%} | {best:.0%} | {np.mean(missed):.1%} |",
+                flush=True,
+            )
+
+
 EMPTY = Results("system", {}, {}, (), (), (), "", "made up", "0" * 64, "test")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cost", "coverage", "tests"))
+    parser.add_argument("what", choices=("cost", "coverage", "rare", "tests", "validation"))
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--labels", type=int, default=20)
     parser.add_argument("--resamples", type=int, default=None)
@@ -255,6 +332,10 @@ def main() -> None:
         cost(args.records, args.labels, args.resamples or 10_000)
     elif args.what == "coverage":
         coverage(args.simulations, args.resamples or 1000)
+    elif args.what == "rare":
+        rare(args.simulations, args.resamples or 500)
+    elif args.what == "validation":
+        validation(args.simulations)
     else:
         tests(args.simulations, args.resamples or 300)
 

@@ -253,10 +253,13 @@ def test_slices_hold_every_metric_and_the_largest_gap():
 
 
 def test_where_intervals_may_not_hold_it_is_said():
-    few = run(predictions_of(["home"] * 60), records_of(["home"] * 41 + ["clinic"] * 19))
-    assert any("1 of 2 labels have fewer than 20 gold records (clinic)" in note for note in few.notes)
-    assert not any(note.startswith("intervals:") for note in few.notes)
-    enough = run(predictions_of(["home"] * 60), records_of(["home"] * 40 + ["clinic"] * 20))
+    gold = ["home"] * 40 + ["clinic"] * 20
+    for rare in (["home"] * 41 + ["clinic"] * 19, ["clinic"] * 41 + ["home"] * 19):
+        few = run(predictions_of(gold), records_of(rare))
+        assert any("1 of 2 labels are gold or predicted fewer than 20 times" in note for note in few.notes)
+        assert not any(note.startswith("intervals:") for note in few.notes)
+    assert any("fewer than 20 times" in note for note in run(predictions_of(["home"] * 60), records_of(gold)).notes)
+    enough = run(predictions_of(gold), records_of(gold))
     assert not any("fewer than" in note for note in enough.notes)
     grouped = [replace(record, group=str(i // 2)) for i, record in enumerate(records_of(["home", "clinic"] * 30))]
     (note,) = [note for note in run(predictions_of(["home"] * 60), grouped).notes if note.startswith("intervals:")]

@@ -12,7 +12,9 @@ from reason2decide.data.predictions import NO_ANSWER
 from reason2decide.errors import NotComputed
 from reason2decide.evaluation.metrics.base import Examples, Floats, Integers, Metric, SufficientStatistics, ratio
 
-FEW_GOLD = 20  # ours: with fewer gold records of a label, intervals of macro-F1 held in 40 to 94 of 100 simulations
+FEW = (
+    20  # ours: where a label is gold or predicted less often, intervals of macro-F1 held in 40 to 94 of 100 simulations
+)
 
 
 def label_indices(examples: Examples) -> tuple[Integers, Integers]:
@@ -145,18 +147,22 @@ class MacroF1(_OfLabelCounts):
         self.labels = labels
 
     def statistics(self, examples: Examples) -> SufficientStatistics:
-        """As the other metrics of label counts, with a note on labels of few gold records.
+        """As the other metrics of label counts, with a note on labels that seldom occur.
 
         Raises:
             NotComputed: as `label_indices`.
         """
         found = super().statistics(examples)
-        gold = np.split(found.total(), 3)[1]
-        few = [label for label, count in zip(examples.labels.values, gold, strict=True) if count < FEW_GOLD]
+        _, gold, predicted = np.split(found.total(), 3)
+        few = [
+            label
+            for label, count in zip(examples.labels.values, np.minimum(gold, predicted), strict=True)
+            if count < FEW
+        ]
         if not few:
             return found
         note = (
-            f"{len(few)} of {len(gold)} labels have fewer than {FEW_GOLD} gold records ({', '.join(few[:3])}"
+            f"{len(few)} of {len(gold)} labels are gold or predicted fewer than {FEW} times ({', '.join(few[:3])}"
             f"{', ...' if len(few) > 3 else ''}): the interval holds the true value in less than 95 of 100 samples"
         )
         return replace(found, notes=(*found.notes, note))
