@@ -23,6 +23,7 @@ from reason2decide.evaluation.metrics.rationales import (
 )
 from reason2decide.evaluation.probes import Probe
 from reason2decide.evaluation.readers import SIGNATURE
+from reason2decide.evaluation.verdicts import SIGNATURE as VERDICTS
 
 NOT_INSERTED = "no word was inserted into the texts; evaluate the bundle itself with --insertions 10 or more"
 NOT_DELETED = "no sentence was deleted from the texts; evaluate the bundle itself, not only its predictions"
@@ -196,8 +197,8 @@ class SwapFollows(Ratio):
         return pooled(rows, [i for i, _, _ in swapped], notes)
 
     def signature(self) -> str:
-        """The simulators' settings."""
-        return SIGNATURE
+        """The simulators' settings, and how verdicts are found where they are removed."""
+        return f"{SIGNATURE}|{VERDICTS}" if self.reader == "swapped_reasons" else SIGNATURE
 
 
 class SwapFollowsNoVerdict(SwapFollows):

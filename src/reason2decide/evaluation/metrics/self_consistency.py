@@ -6,6 +6,8 @@ The prompt for this, "predict:" before a rationale, occurs in the training of on
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import Record
 from reason2decide.evaluation.metrics.rationales import ReadOut
@@ -14,33 +16,19 @@ from reason2decide.evaluation.verdicts import SIGNATURE as VERDICTS
 
 
 class _OwnReading(ReadOut):
-    """A metric of what the model itself reads."""
+    """A metric of what the model itself reads; `field` names the answer in its `Probe`."""
 
     whom = "the model was not asked about its rationales; evaluate the bundle itself, not only its predictions"
+    field: ClassVar[str] = "label_from_rationale"
 
     def read(self, probe: Probe) -> str | None:
-        """The model's label for the rationale alone."""
-        return probe.label_from_rationale
-
-
-class _OwnMaskedReading(_OwnReading):
-    """A metric of what the model itself reads with the words of all labels masked."""
-
-    def read(self, probe: Probe) -> str | None:
-        """The model's label for the masked rationale alone."""
-        return probe.label_from_masked_rationale
-
-
-class _OwnReadingOfReasons(_OwnReading):
-    """A metric of what the model itself reads without the verdict."""
-
-    def read(self, probe: Probe) -> str | None:
-        """The model's label for the rationale without its verdict."""
-        return probe.label_from_reasons
+        """The model's label for what is left of the rationale."""
+        label: str | None = getattr(probe, self.field)
+        return label
 
     def signature(self) -> str:
-        """How verdicts are found."""
-        return VERDICTS
+        """How verdicts are found, where they are removed."""
+        return VERDICTS if self.field == "label_from_reasons" else ""
 
 
 class Consistency(_OwnReading):
@@ -58,7 +46,7 @@ class Consistency(_OwnReading):
         return prediction.predicted_label
 
 
-class ConsistencyMasked(_OwnMaskedReading):
+class ConsistencyMasked(Consistency):
     """Consistency with the words of all labels masked in the rationale.
 
     Why: a rationale that states its label is consistent with it for any reasons; masking leaves only the reasons.
@@ -67,13 +55,10 @@ class ConsistencyMasked(_OwnMaskedReading):
     """
 
     name, title, worst, best = "consistency_masked", "Consistency, label words masked", 0.0, 1.0
-
-    def wanted(self, record: Record, prediction: Prediction) -> str | None:
-        """The predicted label."""
-        return prediction.predicted_label
+    field = "label_from_masked_rationale"
 
 
-class ConsistencyNoVerdict(_OwnReadingOfReasons):
+class ConsistencyNoVerdict(Consistency):
     """Consistency with the sentences that state the decision removed from the rationale.
 
     Why: another patient's facts under the right verdict would be consistent. Only what the verdict rests on is left.
@@ -82,10 +67,7 @@ class ConsistencyNoVerdict(_OwnReadingOfReasons):
     """
 
     name, title, worst, best = "consistency_no_verdict", "Consistency, without the verdict", 0.0, 1.0
-
-    def wanted(self, record: Record, prediction: Prediction) -> str | None:
-        """The predicted label."""
-        return prediction.predicted_label
+    field = "label_from_reasons"
 
 
 class Sufficiency(_OwnReading):
@@ -104,22 +86,7 @@ class Sufficiency(_OwnReading):
         return record.label
 
 
-class SufficiencyNoVerdict(_OwnReadingOfReasons):
-    """Sufficiency with the sentences that state the decision removed from the rationale.
-
-    Why: stating the right decision is not enough; the reasons must suffice.
-    Formula: as sufficiency, with prediction(reasons(r^)). Range 0 to 1, higher is better.
-    Source: as sufficiency; `evaluation/verdicts.py` is ours.
-    """
-
-    name, title, worst, best = "sufficiency_no_verdict", "Sufficiency, without the verdict", 0.0, 1.0
-
-    def wanted(self, record: Record, prediction: Prediction) -> str | None:
-        """The gold label."""
-        return record.label
-
-
-class SufficiencyMasked(_OwnMaskedReading):
+class SufficiencyMasked(Sufficiency):
     """Sufficiency with the words of all labels masked in the rationale.
 
     Why: naming the right label is not enough; the reasons must suffice.
@@ -128,7 +95,16 @@ class SufficiencyMasked(_OwnMaskedReading):
     """
 
     name, title, worst, best = "sufficiency_masked", "Sufficiency, label words masked", 0.0, 1.0
+    field = "label_from_masked_rationale"
 
-    def wanted(self, record: Record, prediction: Prediction) -> str | None:
-        """The gold label."""
-        return record.label
+
+class SufficiencyNoVerdict(Sufficiency):
+    """Sufficiency with the sentences that state the decision removed from the rationale.
+
+    Why: stating the right decision is not enough; the reasons must suffice.
+    Formula: as sufficiency, with prediction(reasons(r^)). Range 0 to 1, higher is better.
+    Source: as sufficiency; `evaluation/verdicts.py` is ours.
+    """
+
+    name, title, worst, best = "sufficiency_no_verdict", "Sufficiency, without the verdict", 0.0, 1.0
+    field = "label_from_reasons"

@@ -18,6 +18,7 @@ from reason2decide.evaluation.metrics.rationales import (
 )
 from reason2decide.evaluation.probes import Probe
 from reason2decide.evaluation.readers import SIGNATURE
+from reason2decide.evaluation.verdicts import SIGNATURE as VERDICTS
 
 NOBODY = (
     "no simulator read the rationales; evaluate with the dataset's train split, from whose gold rationales simulators "
@@ -36,8 +37,8 @@ class _Simulated(ReadOut):
         return probe.simulated.get(self.reader)
 
     def signature(self) -> str:
-        """The simulators' settings."""
-        return _settings()
+        """The simulators' settings, and how verdicts are found where they are removed."""
+        return f"{SIGNATURE}|{VERDICTS}" if self.reader == "reasons" else SIGNATURE
 
 
 class SimulatedSufficiency(_Simulated):
@@ -120,7 +121,7 @@ class _Gain(Metric):
 
     def signature(self) -> str:
         """The simulators' settings."""
-        return _settings()
+        return SIGNATURE
 
     def wanted(self, record: Record, prediction: Prediction) -> str | None:
         """The label that counts as found."""
@@ -200,7 +201,3 @@ class Las(_Gain):
         """(..., 4) -> (...)."""
         groups = (sums[..., 1] > 0).astype(float) + (sums[..., 3] > 0)
         return ratio(ratio(sums[..., 0], sums[..., 1]) + ratio(sums[..., 2], sums[..., 3]), groups)
-
-
-def _settings() -> str:
-    return SIGNATURE
