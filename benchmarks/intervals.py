@@ -276,7 +276,7 @@ def rare(simulations: int, resamples: int) -> None:
                     LABELS,
                 )
                 counts = metric.statistics(examples)
-                values = bootstrap(counts, metric.aggregate, resamples=resamples, seed=simulation)
+                values = bootstrap(counts, metric.resampled(counts.total()), resamples=resamples, seed=simulation)
                 for column, method in enumerate(("percentile", "bca")):
                     low, high = interval(method, values, counts, metric.aggregate)
                     held[column] += low <= truth <= high

@@ -252,6 +252,14 @@ def test_slices_hold_every_metric_and_the_largest_gap():
     assert results.slices["sex"][1].metrics["accuracy"].low < 0.5 < results.slices["sex"][1].metrics["accuracy"].high
 
 
+def test_a_perfect_system_stays_perfect_where_a_resample_lacks_a_label():
+    gold = ["home"] * 9 + ["clinic"]
+    macro = run(predictions_of(gold), records_of(gold), resamples=500).metrics["macro_f1"]
+    assert (macro.value, macro.low, macro.high) == (1.0, 1.0, 1.0)
+    never = run(predictions_of(["home"] * 10), records_of(["home"] * 10), resamples=50).metrics["macro_f1"]
+    assert (never.value, never.low) == (0.5, 0.5)  # a declared label that is nowhere counts as 0, as ever
+
+
 def test_where_intervals_may_not_hold_it_is_said():
     gold = ["home"] * 40 + ["clinic"] * 20
     for rare in (["home"] * 41 + ["clinic"] * 19, ["clinic"] * 41 + ["home"] * 19):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -172,6 +172,21 @@ class MacroF1(_OfLabelCounts):
         scores = ratio(2 * hits, gold + predicted)
         means: Floats = (scores if self.labels is None else scores[..., self.labels]).mean(axis=-1)
         return means
+
+    def resampled(self, total: Floats) -> Callable[[Floats], Floats]:
+        """`aggregate`, in which a label that a resample lacks by chance is left out instead of counting as 0."""
+        _, *sides = np.split(total, 3)
+        occurs = sum(sides) > 0
+
+        def value(sums: Floats) -> Floats:
+            hits, gold, predicted = np.split(sums, 3, axis=-1)
+            counted = (gold + predicted > 0) | ~occurs
+            scores = ratio(2 * hits, gold + predicted)
+            if self.labels is not None:
+                scores, counted = scores[..., self.labels], counted[..., self.labels]
+            return ratio(scores.sum(-1), counted.sum(-1))
+
+        return value
 
     def within(self, part: SufficientStatistics) -> MacroF1:
         """Macro-F1 over the labels that are gold in the part."""
