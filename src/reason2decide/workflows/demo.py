@@ -24,21 +24,22 @@ SETTINGS = {
     "method": "r2d",
     "base": "tiny",
     "rationale_source": "llm",
-    "steps": {"stage1": 900, "stage2": 1000},
+    "steps": {"stage1": 1200, "stage2": 2000},
     "batch_size": 16,
     "learning_rate": {"stage1": 1.5e-3, "stage2": 7e-4},
     "learning_rate_warmup": 0.05,
     "dropout": 0.0,
-    "evaluate_every": 100,
+    "evaluate_every": 400,
     "lengths": {"input": 256, "rationale": 96},
 }
 
+SHOWN = ("macro_f1", "under_triage", "bleu", "simulated_consistency_no_verdict", "cited_false")
 PROBED_CALLS = 100  # ours: number of calls to probe, which keeps the demo short
 
 CALLS = (
     "34 yo F calls about sore throat for 2 days. it is mild. pt denies trouble breathing. drinks enough water and tea.",
     "29 yo F c/o watery diarrhea x 3 d. now very severe. no black stools. drinks enough water and tea today.",
-    "5 mo F with fever since last night. now has trouble waking up. mother is worried and fears an emergency.",
+    "2 mo F with fever since last night. it is mild. no seizure. drinks enough water and tea today.",
 )
 
 
@@ -59,10 +60,10 @@ def demo(out: Path, *, force: bool = False) -> None:
     predictor = Predictor.load(bundle)
     predictions = list(predictor.predict(Record(str(i), text) for i, text in enumerate(CALLS, 1)))
     console = Console(highlight=False)
-    for name in ("macro_f1", "under_triage", "bleu", "consistency"):
+    for name in SHOWN:
         metric = results.metrics[name]
         assert metric.value is not None
-        console.print(f"{name:<12} {metric.value:.3f}  (95 % interval {metric.low:.3f} to {metric.high:.3f})")
+        console.print(f"{name:<32} {metric.value:.3f}  (95 % interval {metric.low:.3f} to {metric.high:.3f})")
     for text, prediction in zip(CALLS, predictions, strict=True):
         assert prediction.probabilities is not None
         console.print(f"\ncall      {visible(text)}", markup=False)
