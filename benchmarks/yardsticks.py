@@ -28,7 +28,7 @@ from reason2decide.data.records import DatasetFolder
 
 # Begins a stretch that is not the patient's own now, or stands at the end of a sentence that is not.
 NOT_NOW = re.compile(
-    r"\b(?:no|not|denies|without|stopped|cousin|neighbor|friend|relative|roommate|baby)\b"
+    r"\b(?:no|not|denies|without|stopped|cousin|neighbor|friend|relative|roommate|sibling|baby)\b"
     r"|^(?=.*(?:denied|says no|gone|ruled out|years ago|last year))",
     re.I,
 )

@@ -49,6 +49,11 @@ class SyntheticCall:
     absent_risks: tuple[Mention, ...]
 
     @property
+    def of_child(self) -> bool:
+        """Whether the patient is 18 or younger."""
+        return self.age_unit == "mo" or self.age <= 18
+
+    @property
     def denied(self) -> tuple[str, ...]:
         """The findings the patient denies."""
         return tuple(mention.id for mention in self.absent if mention.how == "denied")

@@ -98,6 +98,7 @@ class Rules:
     severity: Mapping[str, Phrases]
     sentences: Mapping[str, Phrases]
     relatives: tuple[str, ...]
+    child_relatives: tuple[str, ...]
     rationale: Mapping[str, Any]
 
     @property
@@ -176,6 +177,7 @@ def load_rules() -> Rules:
         },
         **{key: {id: _phrases(item) for id, item in content[key].items()} for key in ("severity", "sentences")},
         relatives=tuple(content["names"]["relatives"]),
+        child_relatives=tuple(content["names"]["child_relatives"]),
         rationale=content["rationale"],
     )
 

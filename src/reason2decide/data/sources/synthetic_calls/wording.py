@@ -30,10 +30,11 @@ class NoteWriter:
         sentences.append(self._pick(self.rules.severity[call.severity]))
         opening = self._opening(call)
         least = self.rng.randint(*LEAST_WORDS)
-        for filler in self._fillers():
+        fillers = self.rules.sentences["child_filler" if call.of_child else "filler"]
+        for filler in self._in_random_order(fillers):
             if sum(len(sentence.split()) for sentence in [opening, *sentences]) >= least:
                 break
-            self.unseen_wordings += filler in self.rules.sentences["filler"].test
+            self.unseen_wordings += filler in fillers.test
             sentences.append(self._with_typos(filler))
         self.rng.shuffle(sentences)
         return ". ".join([opening, *sentences]) + "."
@@ -50,8 +51,7 @@ class NoteWriter:
             sentences.append(self._sentence("denied", x=self._names(call.denied, "or")))
         for id, how in call.absent:
             if how != "denied":
-                relative = self.rng.choice(self.rules.relatives)
-                sentences.append(self._sentence(how, x=self._names([id], "and"), relative=relative))
+                sentences.append(self._sentence(how, x=self._names([id], "and"), relative=self._relative(call)))
         return sentences
 
     def _risks(self, call: SyntheticCall) -> list[str]:
@@ -59,14 +59,16 @@ class NoteWriter:
         sentences = [self._pick(risk.phrases) for risk in risks if risk.phrases.train]
         for id, how in call.absent_risks:
             wording = self.rng.choice(getattr(self.rules.risks[id], how))
-            sentences.append(wording.format(relative=self.rng.choice(self.rules.relatives)))
+            sentences.append(wording.format(relative=self._relative(call)))
         return sentences
 
-    def _fillers(self) -> list[str]:
-        """All irrelevant sentences that a note may contain, in random order."""
-        ways = self.rules.sentences["filler"]
-        fillers = [*ways.train, *(ways.test if self.unseen else ())]
-        return self.rng.sample(fillers, len(fillers))
+    def _in_random_order(self, fillers: Phrases) -> list[str]:
+        """All irrelevant sentences that a note may contain."""
+        sentences = [*fillers.train, *(fillers.test if self.unseen else ())]
+        return self.rng.sample(sentences, len(sentences))
+
+    def _relative(self, call: SyntheticCall) -> str:
+        return self.rng.choice(self.rules.child_relatives if call.of_child else self.rules.relatives)
 
     def _names(self, ids: Sequence[str], last: str) -> str:
         return sentence_of([self._pick(self.rules.findings[id].phrases) for id in ids], last)
@@ -121,8 +123,7 @@ def llm_rationale(call: SyntheticCall, decision: RuledLevel, label: int, rules: 
 def patient(call: SyntheticCall) -> str:
     """The patient in words: a 34-year-old woman, a 5-month-old boy."""
     unit = "year" if call.age_unit == "yo" else "month"
-    adult = call.age_unit == "yo" and call.age > 18
-    noun = {"F": ("girl", "woman"), "M": ("boy", "man")}[call.sex][adult]
+    noun = {"F": ("woman", "girl"), "M": ("man", "boy")}[call.sex][call.of_child]
     article = "an" if str(call.age).startswith("8") or call.age in (11, 18) else "a"
     return f"{article} {call.age}-{unit}-old {noun}"
 
