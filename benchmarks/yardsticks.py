@@ -3,9 +3,9 @@
     python benchmarks/yardsticks.py DATASET [--source llm]
 
 Decisions: always the commonest label; a logistic regression on 1-2-grams; the same after one regular expression has
-taken out what follows a denial, a relative or a mention of the past, up to the end of the sentence. Of six settings, that
-best on validation is shown, and the best *on the test split*: an upper bound of what such a regression could claim.
-Macro-F1 is over the declared label set.
+taken out what follows a denial, a relative or a mention of the past, up to the end of the sentence. Of six settings,
+that best on validation is shown, and the best *on the test split*: an upper bound of what such a regression could
+claim. Macro-F1 is over the declared label set.
 
 Reasons: that of the training record whose text is nearest (cosine of TF-IDF), copied; and the share of test rationales
 that stand word for word in training.
