@@ -169,7 +169,8 @@ def test_calibration_in_words():
     assert "for all cases together, not for each kind of case" in sentences[2]
     assert calibration_sentences(evaluation(*data()).results)[0].startswith("Nothing was fitted")
     few = Calibration(2.0, np.array([0.9, 0.6]), np.array([True, True]), np.array([0.9, 0.6]))
-    sentences = calibration_sentences(evaluation(*data(), calibration=few).results)
+    records, predictions, labels = data()
+    sentences = calibration_sentences(evaluation(records, predictions, labels, calibration=few).results)
     assert (
         "no threshold that keeps an error rate of 10 %" in sentences[1]
         and "every case is left to a person" in sentences[1]

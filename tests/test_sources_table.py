@@ -291,7 +291,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
         (b"text,label\na,yes\n", "--ordinal", "--labels"),
         (b"text,label\na,yes\n", "--rationale llm=why", "no column 'why'; it has 'text', 'label'"),
         (b"text,label\na,yes\n", "--rationale why", "expected SOURCE=COL"),
-        (b"text,label\na,yes\n", "--rationale a=text --rationale a=label", "names the source 'a' twice"),
+        (b"text,label\na,yes\n", "--rationale a=text --rationale a=label", "names 'a' twice"),
         (b"text,label\na,yes\n", "--meta age", "no column 'age'"),
         (b"text,label\na,yes\n", "--choices-in-text", r"row 1 .*no choices in the text"),
         (b"text,label,c\na,yes,x|y\n", "--choices c", r"row 1 .*'yes' is not one of the choices 'x', 'y'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ class Dataset:
         text: str | Sequence[str],
         label: str,
         rationales: Mapping[str, str] = {},
+        contrasts: Mapping[str, str] = {},
         id: str | None = None,
         group: str | None = None,
         choices: str | None = None,
@@ -57,6 +59,8 @@ class Dataset:
             label: column of gold labels.
             rationales: source -> its column, as in {"nurse": "reason"}.
             id: column of unique ids; None derives ids from the texts.
+            contrasts: source, or "SOURCE/LABEL", and the column with its rationales for other labels than the gold one:
+                an object of label -> text, or the text for that label.
             group: column whose values are never divided between splits, such as the patient.
             choices: column of each record's own choices: a list, or "a|b|c".
             split: column with train, validation or test; None divides by `shares`.
@@ -87,6 +91,7 @@ class Dataset:
             choices=choices,
             split=split,
             meta=tuple(meta),
+            contrasts=dict(contrasts),
         )
         label_set = labels if isinstance(labels, LabelSet) or labels is None else LabelSet(tuple(labels))
         temporary = tempfile.TemporaryDirectory(prefix="reason2decide-")
@@ -214,6 +219,8 @@ def folder_of(dataset: Dataset | str | Path) -> DatasetFolder:
 def _row(record: Record, split: str) -> dict[str, Any]:
     row: dict[str, Any] = {"id": record.id, "text": record.text, "label": record.label}
     row |= {f"rationale_{source}": rationale for source, rationale in record.rationales.items()}
+    # As JSON: tables have no column whose cells have keys of their own.
+    row |= {f"contrasts_{source}": json.dumps(texts, ensure_ascii=False) for source, texts in record.contrasts.items()}
     if record.choices is not None:
         row["choices"] = list(record.choices)
     if record.group is not None:

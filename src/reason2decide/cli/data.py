@@ -17,7 +17,7 @@ from reason2decide.data.defaults import CALL_COUNTS, LABEL_NOISE
 from reason2decide.errors import UserError
 
 if TYPE_CHECKING:
-    from reason2decide.data.check import CheckReport
+    from reason2decide.data.check import CheckReport, ContrastCounts
     from reason2decide.data.records import DatasetFolder, LabelSet
     from reason2decide.data.sources.table import Columns
     from reason2decide.data.sources.writing import Imported
@@ -51,6 +51,15 @@ def import_table_command(
         list[str] | None,
         typer.Option(
             "--rationale", metavar="SOURCE=COL", help="Rationale column and the name of its source; repeatable."
+        ),
+    ] = None,
+    contrast: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--contrast",
+            metavar="SOURCE[/LABEL]=COL",
+            help="Column with rationales for other labels than the gold one: an object of label -> text, or with LABEL "
+            "the text for that label; repeatable.",
         ),
     ] = None,
     id_: Annotated[
@@ -101,9 +110,9 @@ def import_table_command(
         raise UserError("--split and --split-column were given; give one of the two")
     columns = None
     named = {"--id": id_, "--group": group, "--choices": choices, "--meta": meta, "--split-column": split_column}
-    named |= {"--rationale": ",".join(rationale or ())}
+    named |= {"--rationale": ",".join(rationale or ()), "--contrast": ",".join(contrast or ())}
     if text and label:
-        columns = _columns(text, label, rationale or [], id_, group, choices, split_column, meta)
+        columns = _columns(text, label, rationale or [], contrast or [], id_, group, choices, split_column, meta)
     elif text or label or any(named.values()):
         given = [option for option, value in {"--text": text, "--label": label, **named}.items() if value]
         raise UserError(f"{', '.join(given)} needs --text and --label; give both, or no column options at all")
@@ -221,10 +230,28 @@ def synthesize_command(
     _summarize(Imported(dataset, (SYNTHETIC_NOTICE,)))
 
 
+def _pairs(option: str, given: Sequence[str], expected: str) -> dict[str, str]:
+    """The values of an option as NAME -> COL.
+
+    Raises:
+        UserError: one is of another form, or a name occurs twice.
+    """
+    found: dict[str, str] = {}
+    for value in given:
+        name, mark, column = (part.strip() for part in value.partition("="))
+        if not (mark and name and column):
+            raise UserError(f"{option} is {value!r}; expected {expected}")
+        if name in found:
+            raise UserError(f"{option} names {name!r} twice; give it one column")
+        found[name] = column
+    return found
+
+
 def _columns(
     text: str,
     label: str,
     rationales: Sequence[str],
+    contrasts: Sequence[str],
     id_: str | None,
     group: str | None,
     choices: str | None,
@@ -233,18 +260,19 @@ def _columns(
 ) -> Columns:
     from reason2decide.data.sources.table import Columns
 
-    sources: dict[str, str] = {}
-    for given in rationales:
-        source, mark, column = given.partition("=")
-        if not (mark and source.strip() and column.strip()):
-            raise UserError(f"--rationale is {given!r}; expected SOURCE=COL, such as nurse=explanation")
-        if source.strip() in sources:
-            raise UserError(f"--rationale names the source {source.strip()!r} twice; give each source one column")
-        sources[source.strip()] = column.strip()
+    sources = _pairs("--rationale", rationales, "SOURCE=COL, such as nurse=explanation")
+    of_labels = _pairs("--contrast", contrasts, "SOURCE=COL or SOURCE/LABEL=COL, such as nurse/home care=why_home")
+    for name in of_labels:
+        if name.partition("/")[0] not in sources:
+            raise UserError(
+                f"--contrast names the source {name.partition('/')[0]!r}, for which no --rationale is given; contrasts "
+                "stand beside the rationales of their source"
+            )
     return Columns(
         text=_listed(text),
         label=label,
         rationales=sources,
+        contrasts=of_labels,
         id=id_,
         group=group,
         choices=choices,
@@ -323,6 +351,19 @@ def _print_report(report: CheckReport) -> None:
     ]
     if rows:
         _print_table("rationales", ["source", "split", "present", "missing", "state their label"], rows)
+    rows = [
+        [
+            source,
+            split,
+            _count_share(counts.records, report.records[split]),
+            str(counts.labels.total()),
+            _covered(counts),
+        ]
+        for source, contrasts in report.contrasts.items()
+        for split, counts in contrasts.items()
+    ]
+    if rows:
+        _print_table("contrasts", ["source", "split", "records", "contrasts", "labels argued for"], rows)
     rows = [[kind, *map(str, quantiles.values())] for kind, quantiles in report.lengths.items()]
     _print_table(f"lengths in {report.length_unit}", ["", *next(iter(report.lengths.values()))], rows)
     for message in report.errors:
@@ -330,6 +371,10 @@ def _print_report(report: CheckReport) -> None:
     for message in report.warnings:
         typer.secho(f"warning: {message}", fg="yellow")
     show("invalid: fix the errors before training" if not report.ok else "valid")
+
+
+def _covered(counts: ContrastCounts) -> str:
+    return ", ".join(f"{label} {number}" for label, number in counts.labels.most_common(LABELS_SHOWN))
 
 
 def _count_share(count: int, total: int) -> str:

@@ -18,9 +18,10 @@ import numpy as np
 
 from reason2decide.console import ProgressBar
 from reason2decide.data.near_duplicates import NearDuplicates
-from reason2decide.data.records import SPLITS, DatasetFolder, Record, require_label
+from reason2decide.data.records import SPLITS, DatasetFolder, Record, require_label, require_sources
 from reason2decide.data.sources.splitting import content_key
 from reason2decide.data.unread_characters import UNREADABLE, UnreadCharacters
+from reason2decide.data.words import sentences
 from reason2decide.errors import DataError
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
@@ -59,6 +60,20 @@ class SourceCounts:
         return self.states_label / self.present if self.present else 0.0
 
 
+@dataclass
+class ContrastCounts:
+    """Contrasts of one rationale source: records that have any, contrasts by label, and those that teach little.
+
+    `repeats_gold` counts the contrasts that equal the gold rationale, `one_sentence` those that differ from it in a
+    single sentence: perhaps only in the verdict.
+    """
+
+    records: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    repeats_gold: int = 0
+    one_sentence: int = 0
+
+
 @dataclass(frozen=True)
 class CheckReport:
     """The result of `check_dataset`.
@@ -73,6 +88,7 @@ class CheckReport:
     labels: Mapping[str, Mapping[str, int]]
     open_labels: bool
     sources: Mapping[str, Mapping[str, SourceCounts]]
+    contrasts: Mapping[str, Mapping[str, ContrastCounts]]
     lengths: Mapping[str, Mapping[str, int]]
     length_unit: str
     masks: Mapping[str, Mapping[str, int]]
@@ -153,8 +169,10 @@ class _Check:
         self.records: Counter[str] = Counter()
         self.labels: dict[str, Counter[str]] = {}
         self.sources: dict[str, dict[str, SourceCounts]] = {}
+        self.contrasts: dict[str, dict[str, ContrastCounts]] = {}
         self.lengths: dict[str, Counter[int]] = {}
         self.masks: dict[str, Counter[str]] = {}
+        self.bad_sources = _Found()
         self.bad_labels, self.repeated_ids, self.divided_groups = _Found(), _Found(), _Found()
         self.shared: dict[tuple[str, str], _Found] = {}
         self.repeated_texts: dict[str, _Found] = {}
@@ -174,6 +192,8 @@ class _Check:
             self._compare(split, record)
             for source, rationale in record.rationales.items():
                 texts.setdefault(f"rationale of {source}", []).append(rationale)
+            for source, by_label in record.contrasts.items():
+                texts.setdefault(f"contrast of {source}", []).extend(by_label.values())
         for kind, values in texts.items():
             self.lengths.setdefault(kind, Counter()).update(self.lengths_of(values))
             if self.unread is not None:
@@ -202,6 +222,23 @@ class _Check:
             else:
                 counts.present += 1
                 counts.states_label += bool(stated and stated in _words_of(rationale))
+
+        self._count_contrasts(split, record)
+
+    def _count_contrasts(self, split: str, record: Record) -> None:
+        try:
+            require_sources(record, self.dataset.info)
+        except DataError as error:
+            self.bad_sources.add(f"{split}: {error}")
+        for source, by_label in record.contrasts.items():
+            counts = self.contrasts.setdefault(source, {}).setdefault(split, ContrastCounts())
+            counts.records += 1
+            gold = _sentences_of(record.rationales.get(source, ""))
+            for label, text in by_label.items():
+                argued = _sentences_of(text)
+                counts.labels[label] += 1
+                counts.repeats_gold += argued == gold
+                counts.one_sentence += len(argued) > 1 and len(argued - gold) == len(gold - argued) == 1
 
     def _compare(self, split: str, record: Record) -> None:
         if record.group is not None:
@@ -236,6 +273,10 @@ class _Check:
                 source: {split: by_split[split] for split in order if split in by_split}
                 for source, by_split in sorted(self.sources.items())
             },
+            contrasts={
+                source: {split: by_split[split] for split in order if split in by_split}
+                for source, by_split in sorted(self.contrasts.items())
+            },
             lengths={kind: _quantiles(counts) for kind, counts in self.lengths.items() if counts},
             length_unit=length_unit,
             masks=self.masks,
@@ -259,6 +300,8 @@ class _Check:
             )
         if self.bad_labels.count:
             messages.append(f"{self.bad_labels.count} labels cannot be used: {self.bad_labels}")
+        if self.bad_sources.count:
+            messages.append(f"{self.bad_sources.count} records have contrasts that cannot be used: {self.bad_sources}")
         if self.repeated_ids.count:
             messages.append(f"{self.repeated_ids.count} ids are repeated: {self.repeated_ids}; make them unique")
         if self.unread is not None and self.unread.share() >= UNREADABLE:
@@ -281,6 +324,20 @@ class _Check:
         for kind, masks in self.masks.items():
             tokens = ", ".join(token for token, _ in masks.most_common(EXAMPLES))
             messages.append(f"{masks.total()} records have a mask in their {kind} ({tokens}); models learn to write it")
+        for source, splits in sorted(self.contrasts.items()):
+            number = sum(counts.labels.total() for counts in splits.values())
+            for count, what in (
+                (sum(counts.repeats_gold for counts in splits.values()), "equal the gold rationale"),
+                (
+                    sum(counts.one_sentence for counts in splits.values()),
+                    "differ from the gold rationale in one sentence",
+                ),
+            ):
+                if count:
+                    messages.append(
+                        f"{count} of {number} contrasts of source {source!r} {what}: they teach a model to change its "
+                        "verdict at most, not what it rests on"
+                    )
         for source, by_split in sorted(self.sources.items()):
             if not any(counts.present for counts in by_split.values()):
                 messages.append(f"no record has a rationale of source {source!r}, which dataset.toml declares")
@@ -299,6 +356,10 @@ def _words_of(text: str) -> str:
     """The lower-case words of a text between single spaces, so that `in` finds whole words only."""
     words = re.findall(r"[^\W_]+", text.casefold())
     return f" {' '.join(words)} "
+
+
+def _sentences_of(text: str) -> frozenset[str]:
+    return frozenset(text[start:end].casefold() for start, end in sentences(text))
 
 
 def _quantiles(counts: Counter[int]) -> dict[str, int]:

@@ -23,15 +23,17 @@ from reason2decide.files import new_folder, sha256_file
 from reason2decide.syntax import Malformed, parse_json, parse_toml
 
 SPLITS = ("train", "validation", "test")
-RECORD_KEYS = ("id", "text", "label", "rationales", "choices", "group", "meta")
+RECORD_KEYS = ("id", "text", "label", "rationales", "contrasts", "choices", "group", "meta")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """One case: a text to decide on, and its gold label and rationales by source where known.
 
-    `choices` gives the record its own label set (open label sets). Records of one `group` (a patient, an
-    article) are never in two splits. `meta` is free: columns to slice results by, facts behind a synthetic case.
+    `contrasts` has rationales for other labels than the gold one, by source and label: the most candid case for a
+    decision that is not the record's. They are never mistaken for gold ones. `choices` gives the record its own label
+    set (open label sets). Records of one `group` (a patient, an article) are never in two splits. `meta` is free:
+    columns to slice results by, facts behind a synthetic case.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Record:
     choices: tuple[str, ...] | None = None
     group: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    contrasts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON object without absent fields."""
@@ -78,6 +81,7 @@ def record_from_json(value: object, where: str) -> Record:
     rationales = value.get("rationales") or {}
     if not isinstance(rationales, dict) or not all(isinstance(text, str) for text in rationales.values()):
         raise DataError(f"{where}: expected 'rationales' to be an object of source -> text")
+    contrasts = _contrasts(value, where)
     choices = value.get("choices")
     if choices is not None:
         if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
@@ -89,6 +93,7 @@ def record_from_json(value: object, where: str) -> Record:
     if not isinstance(meta, dict):
         raise DataError(f"{where}: expected 'meta' to be an object, got {_kind(meta)}")
     strings = [value["id"], value["text"], value.get("label") or "", value.get("group") or "", *rationales.values()]
+    strings += [text for by_label in contrasts.values() for pair in by_label.items() for text in pair]
     try:
         "".join([*strings, *(choices or ()), json.dumps(meta, ensure_ascii=False)]).encode()
     except UnicodeEncodeError as error:
@@ -105,7 +110,28 @@ def record_from_json(value: object, where: str) -> Record:
         choices=tuple(choices) if choices is not None else None,
         group=value.get("group"),
         meta=meta,
+        contrasts=contrasts,
     )
+
+
+def _contrasts(value: Mapping[str, Any], where: str) -> dict[str, dict[str, str]]:
+    """The contrasts of a record's JSON, without empty ones.
+
+    Raises:
+        DataError: of another form, or one of them is for the gold label.
+    """
+    given = value.get("contrasts") or {}
+    sources = given.values() if isinstance(given, dict) else [None]
+    if not all(isinstance(labels, dict) and all(isinstance(t, str) for t in labels.values()) for labels in sources):
+        raise DataError(f"{where}: expected 'contrasts' to be an object of source -> label -> text")
+    for source, by_label in given.items():
+        if value.get("label") in by_label:
+            raise DataError(
+                f"{where}: record {value['id']!r} has a contrast of source {source!r} for its own label "
+                f"{value['label']!r}; a contrast argues for another label, the gold one's reason stands in rationales"
+            )
+    kept = {source: {label: t for label, t in by_label.items() if t.strip()} for source, by_label in given.items()}
+    return {source: by_label for source, by_label in kept.items() if by_label}
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +378,7 @@ def write_dataset(
                         )
                     ids[record.id] = split
                     require_label(record, info.labels)
+                    require_sources(record, info)
                     stream.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
                     count += 1
             if not count:
@@ -382,6 +409,23 @@ def require_label(record: Record, labels: LabelSet) -> None:
     if record.label not in choices:
         shown = ", ".join(repr(choice) for choice in choices[:8]) + (", ..." if len(choices) > 8 else "")
         raise DataError(f"record {record.id!r} has the label {record.label!r}, which is not in its set: {shown}")
+    for source, by_label in record.contrasts.items():
+        for label in by_label:
+            if label not in choices:
+                raise DataError(
+                    f"record {record.id!r} has a contrast of source {source!r} for the label {label!r}, which is not "
+                    f"in its set: {', '.join(repr(choice) for choice in choices[:8])}"
+                )
+
+
+def require_sources(record: Record, info: DatasetInfo) -> None:
+    """Raise `DataError` if a record has contrasts of a source of which no record has a rationale."""
+    for source in record.contrasts:
+        if source not in info.rationale_sources:
+            raise DataError(
+                f"record {record.id!r} has contrasts of source {source!r}, of which no record has a rationale; name "
+                f"the source as in rationales: {', '.join(info.rationale_sources) or 'none'}"
+            )
 
 
 YES, NO = ("yes", "true"), ("no", "false")  # ours: labels of a yes/no question, in any case

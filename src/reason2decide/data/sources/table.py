@@ -34,6 +34,8 @@ VALIDATION_OF_TRAIN = 0.1  # ours: share of train that becomes validation if a s
 class Columns:
     """The columns of a table to import. `rationales` maps a source to its column.
 
+    `contrasts` maps a source to a column with rationales for other labels than the gold one (an object of label ->
+    text, or that as JSON), or "SOURCE/LABEL" to a column with the one for that label.
     `choices` names a column with each record's choices (a list, a JSON list, or "A|B|C"); `choices_in_text` extracts
     them from the text instead. `meta` columns are kept as they are; all others are dropped.
 
@@ -50,6 +52,7 @@ class Columns:
     choices_in_text: bool = False
     split: str | None = None
     meta: tuple[str, ...] = ()
+    contrasts: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.text:
@@ -65,8 +68,9 @@ class Columns:
 
     @property
     def optional(self) -> tuple[str, ...]:
-        """Columns that at least one row must have: rationales, groups and meta may be absent from single rows."""
-        return (*self.rationales.values(), *((self.group,) if self.group else ()), *self.meta)
+        """Columns that at least one row must have; they may be absent from single rows."""
+        group = (self.group,) if self.group else ()
+        return (*self.rationales.values(), *self.contrasts.values(), *group, *self.meta)
 
 
 # Columns of the files that the authors of Reason2Decide publish.
@@ -178,6 +182,8 @@ def import_rows(
         notes.append(f"{reader.mended} labels differed from the known ones in their spelling and were corrected")
     if reader.not_available:
         notes.append(f"{reader.not_available} rationales say only that there is none (NA, null, ...) and were left out")
+    if reader.for_gold:
+        notes.append(f"{reader.for_gold} contrasts are for the gold label of their row and were left out")
     if reader.contradicting:
         notes.append(
             f"{reader.contradicting} records have the text of an earlier one with another label; "
@@ -201,7 +207,7 @@ class _Reader:
 
     def __init__(self, columns: Columns, labels: LabelSet | None, given_splits: dict[str, str]) -> None:
         self.columns, self.labels, self.given_splits = columns, labels, given_splits
-        self.mended = self.not_available = 0
+        self.mended = self.not_available = self.for_gold = 0
         self.repeated: Counter[str] = Counter()
         self.first_label: dict[str, str] = {}  # by content
         self.contradicting = 0
@@ -250,6 +256,7 @@ class _Reader:
             "choices": choices,
             "group": _string(where, row, columns.group) if columns.group else None,
             "meta": {name: _plain(row[name]) for name in columns.meta if not _is_null(row.get(name))},
+            "contrasts": self._contrasts(where, row, label, choices),
         }
         record = record_from_json(value, where)
         first = self.first_label.setdefault(content_key(record), label)
@@ -267,6 +274,49 @@ class _Reader:
             raise DataError(f"{where}: the label {label!r} is not {what} {_listed(known)}; {to_do}")
         self.mended += meant != label
         return meant
+
+    def _contrasts(self, where: str, row: Row, gold: str, choices: Sequence[str] | None) -> dict[str, dict[str, str]]:
+        """Rationales for other labels than the gold one, by source and label.
+
+        Raises:
+            DataError: a cell that should have several is no object of label -> text, or has one for the gold label.
+        """
+        found: dict[str, dict[str, str]] = {}
+        known = choices if choices is not None else self.labels.values if self.labels is not None else ()
+        for name, column in self.columns.contrasts.items():
+            source, of_label, label = name.partition("/")
+            cell = {label: self._rationale(where, row, column)} if of_label else self._several(where, row, column)
+            for given, text in cell.items():
+                argued = match_choice(given, known) or given
+                if text is None or not text.strip():
+                    continue
+                if argued != gold:
+                    found.setdefault(source, {})[argued] = text
+                elif of_label:  # one column for each label: in each row one of them is the gold one's
+                    self.for_gold += 1
+                else:
+                    raise DataError(
+                        f"{where}: {column!r} has a contrast for the row's own label {gold!r}; a contrast argues for "
+                        "another label"
+                    )
+        return found
+
+    def _several(self, where: str, row: Row, column: str) -> Mapping[str, str | None]:
+        """The contrasts in a cell, by label."""
+        cell = row.get(column)
+        if isinstance(cell, str) and cell.strip():
+            try:
+                cell = parse_json(cell)
+            except Malformed:
+                cell = [cell]
+        if _is_null(cell) or cell == "":
+            return {}
+        if not isinstance(cell, dict) or not all(text is None or isinstance(text, str) for text in cell.values()):
+            raise DataError(
+                f"{where}: the contrasts in {column!r} are {str(row.get(column))[:60]!r}; expected an object of label "
+                '-> text, as {"home care": "..."}, or one column for each label with SOURCE/LABEL=COL'
+            )
+        return cell
 
     def _rationale(self, where: str, row: Row, column: str) -> str | None:
         """The rationale in a cell; None also where the cell says that there is none."""

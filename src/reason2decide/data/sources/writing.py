@@ -72,9 +72,18 @@ def write_import(
         info = DatasetInfo(name, task, labels(found), sources, provenance)
         rows = {split: [i for i in order if splits[members[i].id] == split] for split in SPLITS}
         contents = {
-            split: (replace(spooled[i], label=members[i].label) for i in indices) for split, indices in rows.items()
+            split: (_spelled(spooled[i], members[i].label, written) for i in indices) for split, indices in rows.items()
         }
         return write_dataset(out, info, contents, force=force)
+
+
+def _spelled(record: Record, label: str, written: Mapping[str, str]) -> Record:
+    """The record with its labels, those of contrasts too, in the spelling of the dataset."""
+    contrasts = {
+        source: {spelled: text for other, text in by_label.items() if (spelled := written.get(other, other)) != label}
+        for source, by_label in record.contrasts.items()
+    }
+    return replace(record, label=label, contrasts=contrasts)
 
 
 def _spool(records: Iterable[tuple[str, Record]], file: Path) -> tuple[list[Member], tuple[str, ...]]:

@@ -17,7 +17,12 @@ from reason2decide.data.defaults import CALL_COUNTS, LABEL_NOISE
 from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
 from reason2decide.data.sources.synthetic_calls.facts import RuledLevel, decide, draw_call
 from reason2decide.data.sources.synthetic_calls.rules import load_rules, rules_text
-from reason2decide.data.sources.synthetic_calls.wording import NoteWriter, llm_rationale, nurse_rationales
+from reason2decide.data.sources.synthetic_calls.wording import (
+    NoteWriter,
+    contrast_rationale,
+    llm_rationale,
+    nurse_rationales,
+)
 from reason2decide.errors import DataError
 from reason2decide.files import require_absent
 
@@ -39,6 +44,8 @@ def synthesize_calls(
     force: bool = False,
 ) -> DatasetFolder:
     """Write a dataset of synthetic calls to the folder `out`; the same arguments give the same bytes.
+
+    Each call has a rationale of source `llm` for every other label too, which weighs the same facts otherwise.
 
     `label_noise` is the share of records, in every split, with an adjacent label; their rationales argue for the label
     given, and `meta["true_label"]` keeps the label by the rules. Sizes, rates and rules are ours.
@@ -99,6 +106,11 @@ def _record(split: str, index: int, attempt: int, seed: int, label_noise: float)
     written = nurse_rationales(rng, call, decision, label, rules)
     if written is not None:
         rationales["nurse"], rationales["nurse_refined"] = written
+    contrasts = {
+        rules.labels[argued]: contrast_rationale(call, decision, label, argued, rules)
+        for argued in range(len(rules.labels))
+        if argued != label
+    }
     complaint, absent = rules.complaints[call.complaint], (*call.absent, *call.absent_risks)
     return Record(
         id=f"{split}-{index:06d}",
@@ -125,6 +137,7 @@ def _record(split: str, index: int, attempt: int, seed: int, label_noise: float)
             "unseen_wordings": writer.unseen_wordings,
             "unseen_combination": any(risk in complaint.held_out for risk in call.risks),
         },
+        contrasts={"llm": contrasts},
     )
 
 

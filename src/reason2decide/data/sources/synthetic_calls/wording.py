@@ -120,6 +120,35 @@ def llm_rationale(call: SyntheticCall, decision: RuledLevel, label: int, rules: 
     return " ".join([first, *reasons, *said, rules.rationale["urgency"][label]])
 
 
+def contrast_rationale(call: SyntheticCall, decision: RuledLevel, label: int, argued: int, rules: Rules) -> str:
+    """The most candid case for a level that the call does not have: the same true facts, weighed otherwise.
+
+    For less urgency, denials and a mild course lead, and what decided is named as what speaks against it; for more,
+    what decided leads, and denials speak against it.
+    """
+    style, words = rules.rationale["styles"][rules.group_of(call.complaint).style], rules.rationale["contrast"]
+    complaint, *others = decision.facts
+    level = rules.rationale["level_alone"][rules.complaints[call.complaint].base]
+    onset = rules.onset[call.onset].text
+    first = style["complaint"].format(x=complaint.text, level=level, who=patient(call), onset=onset)
+    graver = sentence_of([fact.text for fact in others if fact.kind != "mild"], "and")
+    denied = sentence_of([rules.findings[id].text for id in call.denied][:UNCOUNTED_IN_RATIONALE], "or")
+    minor = sentence_of([rules.findings[id].text for id in call.present if id in rules.minor_findings], "and")
+    away = min(abs(argued - label), len(words["less_weight"])) - 1
+    led: list[str] = []
+    against: list[str] = []
+    if argued < label:
+        led += [words["less_denied"].format(x=denied)] if denied else []
+        led += [words["less_mild"]] if call.severity == "mild" else []
+        against += [words["less_against"].format(x=graver, weight=words["less_weight"][away])] if graver else []
+    else:
+        led += [words["more_facts"].format(x=graver, weight=words["more_weight"][away])] if graver else []
+        led += [words["more_minor"].format(x=minor)] if minor else []
+        against += [words["more_against"].format(x=denied)] if denied else []
+    reasons = [*(led or [words["less_nothing" if argued < label else "more_nothing"]]), *against]
+    return " ".join([first, *reasons, rules.rationale["urgency"][argued]])
+
+
 def patient(call: SyntheticCall) -> str:
     """The patient in words: a 34-year-old woman, a 5-month-old boy."""
     unit = "year" if call.age_unit == "yo" else "month"
