@@ -1,6 +1,6 @@
 """What every model here must beat: readers without a network on a dataset's splits.
 
-    python benchmarks/yardsticks.py DATASET [--source llm]
+    python benchmarks/yardsticks.py DATASET [--source llm] [--out FILE]
 
 Decisions: always the commonest label; a logistic regression on 1-2-grams; the same after one regular expression has
 taken out what follows a denial, a relative or a mention of the past, up to the end of the sentence. Of six settings,
@@ -24,6 +24,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 
+from reason2decide.data.predictions import Prediction, write_predictions
 from reason2decide.data.records import DatasetFolder
 
 # Begins a stretch that is not the patient's own now, or stands at the end of a sentence that is not.
@@ -47,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--source", default="llm")
+    parser.add_argument("--out", type=Path, help="predictions.jsonl of the regression that reads negation, on test")
     args = parser.parse_args()
     dataset = DatasetFolder.open(args.dataset)
     labels = list(dataset.info.labels.values)
@@ -79,6 +81,9 @@ def main() -> None:
                 predicted = {split: model.predict(features[split]).tolist() for split in ("validation", "test")}
                 tried.append((*show(name, predicted), f"{kind}, C = {strength}", predicted))
         chosen = max(tried, key=lambda one: one[0])
+        if args.out is not None and reading is patients_own:
+            pairs = zip(splits["test"], chosen[3]["test"], strict=True)
+            write_predictions(args.out, (Prediction(record.id, label) for record, label in pairs))
         show(name, chosen[3], f" ({chosen[2]}, best on validation; best on test {max(one[1] for one in tried):.3f})")
     explained = {name: [r for r in records if args.source in r.rationales] for name, records in splits.items()}
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)

@@ -26,12 +26,22 @@ def test_ablations_differ_from_r2d_in_one_thing() -> None:
     assert without[1] == replace(r2d[1], sampling_cap=0.0)
 
 
+def test_what_is_learnt_under_a_wrong_label_is_all_that_differs_from_r2d() -> None:
+    r2d = METHODS["r2d"].stages
+    for rule in ("skip", "contrast"):
+        stage1, stage2 = METHODS[f"r2d-{rule}"].stages
+        assert stage1 == r2d[0] and stage2 == replace(r2d[1], on_disagreement=rule)
+    assert {stage.on_disagreement for stage in r2d} == {"gold"}
+
+
 def test_how_each_finished_model_is_asked() -> None:
     asked = {name: method.explain for name, method in METHODS.items()}
     assert asked == {
         "r2d": "conditioned",
         "sft": "none",
         "dss": "unconditioned",
+        "r2d-skip": "conditioned",
+        "r2d-contrast": "conditioned",
         "r2d-no-stage1": "conditioned",
         "r2d-no-sampling": "conditioned",
     }

@@ -7,16 +7,19 @@ By hand means: whole prompts as strings, one plain forward pass a record without
 from __future__ import annotations
 
 import hashlib
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from toy import LABELS, run
+from toy import LABELS, run, write_toy
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.data.records import DatasetFolder, Record, write_dataset
+from reason2decide.errors import DataError
 from reason2decide.training import objective, trainer
 
 STEPS, WARMUP, RAMP, ALPHA, CAP, SEED = 6, 2, 3, 0.7, 0.9, 0
@@ -132,6 +135,80 @@ def test_a_stage_2_step_is_the_papers_equation(dataset: DatasetFolder, tmp_path:
     assert wrong > 20  # else this would not tell y^ from y*
 
 
+@pytest.mark.parametrize("method", ["r2d-skip", "r2d-contrast"])
+def test_under_a_wrong_label_nothing_is_learnt_or_a_rationale_for_it(
+    method: str, tmp_path: Path, steps: list[Step]
+) -> None:
+    """1{y~ = y*} L_expl, or L_expl of the rationale for y~ where the record has one; the divisor stays that of r2d."""
+    dataset = write_contrasted(tmp_path / "data")
+    bundle = train_on_everything(
+        dataset,
+        tmp_path / "run",
+        method=method,
+        warmup_share={"stage2": WARMUP / STEPS},
+        ramp_share={"stage2": RAMP / STEPS},
+        sampling_cap={"stage2": CAP},
+        alpha={"stage2": ALPHA},
+    )
+    hand, records = ByHand(bundle / "model"), list(dataset.split("train"))
+    explained = [record for record in records if "llm" in record.rationales]
+    learnt = {"gold": 0, "contrast": 0, "left out": 0}
+    for step in (4, 5):
+        weights, gradient = steps[STEPS + step]  # of Stage 2
+        pi = min(CAP, (step - WARMUP) / RAMP)
+
+        def loss(step: int = step, pi: float = pi) -> Tensor:
+            label_nll = rationale_nll = torch.zeros(())
+            for record in records:
+                label_nll = label_nll + hand.nll(f"predict: {record.text}", str(record.label))
+            for record in explained:
+                shown = hand.predicted(record.text) if drawn(pi, step, record.id) else str(record.label)
+                target: str | None = record.rationales["llm"]
+                if shown != record.label:
+                    target = record.contrasts.get("llm", {}).get(shown) if method == "r2d-contrast" else None
+                learnt["gold" if shown == record.label else "contrast" if target else "left out"] += 1
+                if target is not None:
+                    prompt = f"given label: {shown}, explain: {record.text}"
+                    rationale_nll = rationale_nll + hand.nll(prompt, target)
+            label_tokens = sum(hand.tokens(str(record.label)) for record in records)
+            rationale_tokens = sum(hand.tokens(record.rationales["llm"]) for record in explained)
+            return ALPHA * label_nll / label_tokens + (1 - ALPHA) * rationale_nll / rationale_tokens
+
+        assert distance(gradient, hand.gradient(weights, loss)) < 1e-5, step
+    assert learnt["gold"] > 10 and learnt["left out"] > 5
+    assert (learnt["contrast"] > 5) == (method == "r2d-contrast")
+    logged = [row for row in read_log(tmp_path / "run") if row["stage"] == "stage2" and row["event"] == "train"]
+    assert all(row["contrasted"] + row["skipped"] == row["drawn_wrong"] for row in logged)
+    assert sum(row["skipped"] for row in logged[4:6]) == learnt["left out"]
+
+
+def write_contrasted(folder: Path) -> DatasetFolder:
+    """The toy dataset, in which every other record also argues for other labels."""
+    toy, splits = write_toy(folder / "plain"), {}
+    for split in toy.hashes:
+        splits[split] = [
+            replace(
+                own,
+                contrasts={
+                    "llm": {other: f"It could be {other} too." for other in LABELS.values[:2] if other != own.label}
+                }
+                if i % 2
+                else {},
+            )
+            for i, own in enumerate(toy.split(split))
+        ]
+    return write_dataset(folder / "contrasted", toy.info, splits)
+
+
+def read_log(run_folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_method_of_contrasts_needs_some(dataset: DatasetFolder, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no record of .* has one from source 'llm'.*--contrast.*r2d-skip"):
+        run(dataset, tmp_path / "run", method="r2d-contrast")
+
+
 def test_stage_1_learns_rationales_without_a_label(dataset: DatasetFolder, tmp_path: Path, steps: list[Step]) -> None:
     bundle = train_on_everything(dataset, tmp_path / "run", method="r2d")
     hand = ByHand(bundle / "model")
@@ -195,10 +272,10 @@ def test_without_conditioning_dropout_the_model_shows_what_it_would_decide(
     shown: list[dict[str, str]] = []
     explain_batch = objective.Objective.explain_batch
 
-    def record(self: Any, examples: Any, labels: Any) -> Any:
+    def record(self: Any, examples: Any, labels: Any, targets: Any = None) -> Any:
         if len(examples) == 48:  # a step; validation has fewer
             shown.append({example.id: label for example, label in zip(examples, labels, strict=True)})
-        return explain_batch(self, examples, labels)
+        return explain_batch(self, examples, labels, targets)
 
     monkeypatch.setattr(objective.Objective, "explain_batch", record)
     bundle = run(

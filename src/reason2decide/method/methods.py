@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from reason2decide.errors import ConfigError
+from reason2decide.method.conditioning import OnDisagreement
 
 Explain = Literal["none", "unconditioned", "conditioned"]
 Selection = Literal["rationale_loss", "macro_f1"]
@@ -24,7 +25,7 @@ class Stage:
     `alpha` is the label task's final weight: 0 trains rationales only, 1 labels only. `explain` is the rationale
     task's prompt: none at all, the text alone, or the text and a label. `warmup_share` and `ramp_share` are shares of
     the stage's steps: alpha rises from 0 over the warm-up, the sampling probability from 0 to `sampling_cap` over
-    the ramp that follows.
+    the ramp that follows. `on_disagreement` says what is learnt under a label that is not the gold one.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Stage:
     sampling_cap: float = 0.0
     selection: Selection = "macro_f1"
     patience: int = 5
+    on_disagreement: OnDisagreement = "gold"
 
     @property
     def learns_labels(self) -> bool:
@@ -43,6 +45,11 @@ class Stage:
     @property
     def learns_rationales(self) -> bool:
         return self.alpha < 1 and self.explain != "none"
+
+    @property
+    def learns_contrasts(self) -> bool:
+        """Whether it learns from rationales for other labels than the gold one."""
+        return self.learns_rationales and self.on_disagreement == "contrast"
 
     def warmup_steps(self, steps: int) -> int:
         """Steps of the warm-up in a stage of `steps` (rounded down, as the authors' code does)."""
@@ -80,6 +87,14 @@ METHODS: dict[str, Method] = {
     "dss": Method(
         "Distilling Step-by-Step: labels and unconditioned rationales together",
         (Stage("dss", alpha=0.5, explain="unconditioned"),),
+    ),
+    "r2d-skip": Method(
+        "r2d whose rationales are learnt under the gold label only: rows shown a wrong one are left out",
+        (_STAGE1, replace(_STAGE2, on_disagreement="skip")),
+    ),
+    "r2d-contrast": Method(
+        "r2d whose rationales argue for the label shown, where the data have such contrasts; other rows are left out",
+        (_STAGE1, replace(_STAGE2, on_disagreement="contrast")),
     ),
     "r2d-no-stage1": Method("ablation of r2d: Stage 2 from the base model", (_STAGE2,)),
     "r2d-no-sampling": Method("ablation of r2d: rationales always see the gold label", (_STAGE1, _STAGE2_GOLD)),

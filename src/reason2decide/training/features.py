@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -114,13 +114,17 @@ class TokenCache:
 
 @dataclass(frozen=True)
 class Example:
-    """One record as token ids; `rationale` is empty if the chosen source wrote none."""
+    """One record as token ids; `rationale` is empty if the chosen source wrote none.
+
+    `contrasts` has its rationales for other labels, if the stage learns from them.
+    """
 
     id: str
     text: np.ndarray
     rationale: np.ndarray
     label: str
     choices: tuple[str, ...]
+    contrasts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class SplitFeatures(Sequence[Example]):
@@ -146,11 +150,16 @@ class SplitFeatures(Sequence[Example]):
         # What a step needs of a record besides tokens, so that its JSON is not parsed again: three rows per record.
         self._keys, _ = cache.table(self._identity("keys", None), lambda _: _keys(records), np.uint8)
         self.rationales: TokenTable | None = None
+        self.contrasts: TokenTable | None = None
         self.cut_rationales = Truncation()
 
-    def with_source(self, source: str | None) -> SplitFeatures:
-        """The same texts with the rationales of a source as targets; None: without rationales."""
+    def with_source(self, source: str | None, *, contrasts: bool = False) -> SplitFeatures:
+        """The same texts with the rationales of a source as targets; None: without rationales.
+
+        With `contrasts`, also with that source's rationales for other labels than the gold one.
+        """
         features = copy(self)
+        features.contrasts = self._contrast_table(source) if source is not None and contrasts else None
         features.rationales, features.cut_rationales = None, Truncation()
         if source is not None:
             # A cut rationale has no end token: the model is not taught to stop in mid-sentence (ours).
@@ -166,13 +175,19 @@ class SplitFeatures(Sequence[Example]):
         return len(self.records)
 
     def __getitem__(self, index: Any) -> Any:
-        label, choices = (self._keys[3 * index + place].tobytes().decode() for place in (1, 2))
+        label, own = (self._keys[3 * index + place].tobytes().decode() for place in (1, 2))
+        choices = tuple(json.loads(own)) if own else self.labels.values
+        contrasts = {}
+        if self.contrasts is not None:
+            argued = ((choice, self.contrasts[index * self._most_choices + k]) for k, choice in enumerate(choices))
+            contrasts = {choice: ids for choice, ids in argued if len(ids)}
         return Example(
             self.id_of(index),
             self.texts[index],
             self.rationales[index] if self.rationales is not None else np.zeros(0, np.int32),
             label,
-            tuple(json.loads(choices)) if choices else self.labels.values,
+            choices,
+            contrasts,
         )
 
     def id_of(self, row: int) -> str:
@@ -183,6 +198,16 @@ class SplitFeatures(Sequence[Example]):
         """Target tokens of these records' labels and of their rationales."""
         rationales = self.rationales.lengths_of(rows) if self.rationales is not None else np.zeros(len(rows), np.int64)
         return self.targets.lengths_of(rows), rationales
+
+    def widest_rationales_of(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """Tokens of the longest target that each of these records' explain prompt may have."""
+        _, widest = self.target_lengths_of(rows)
+        if self.contrasts is None:
+            return widest
+        stride = self._most_choices
+        others = self.contrasts.lengths_of((rows[:, None] * stride + np.arange(stride)).ravel())
+        longest: NDArray[np.int64] = np.maximum(widest, others.reshape(len(rows), stride).max(axis=1))
+        return longest
 
     @property
     def rationale_lengths(self) -> NDArray[np.int32]:
@@ -210,6 +235,30 @@ class SplitFeatures(Sequence[Example]):
     def _widest_prefix(self) -> int:
         return int(self.targets.lengths.max()) + len(self.encoder.explain_ids([], ""))
 
+    @cached_property
+    def _most_choices(self) -> int:
+        """The rows of each record in the table of contrasts."""
+        return len(self.labels.values) or max(len(record.choices or ()) for record in self.records)
+
+    def _contrast_table(self, source: str) -> TokenTable:
+        """Each record's rationales for each of its choices in turn, empty where there is none."""
+        stride, limit = self._most_choices, self.encoder.lengths.rationale
+
+        def texts() -> Iterator[str | None]:
+            for record in self.records:
+                argued = record.contrasts.get(source, {})
+                choices = record.choices_or(self.labels)
+                yield from (argued.get(choice) for choice in choices)
+                yield from [None] * (stride - len(choices))
+
+        def rows(_: Truncation) -> Iterator[list[int]]:
+            what = f"tokenising {self.records.path.stem} contrasts"
+            for ids in _batched(texts(), stride * len(self.records), self.encoder.target_ids, what):
+                yield ids[:limit]
+
+        table, _ = self.cache.table(self._identity(f"contrasts of {source}", limit), rows)
+        return table
+
     def _identity(self, what: str, limit: Any) -> dict[str, Any]:
         return {"data": self.data_hash, "labels": list(self.labels.values), "what": what, "limit": limit}
 
@@ -225,7 +274,8 @@ class SplitFeatures(Sequence[Example]):
         most = limit if fits is None else fits
 
         def rows(cut: Truncation) -> Iterator[list[int]]:
-            for ids in _batched(self.records, tokenise, text_of, f"tokenising {self.records.path.stem} {what}"):
+            description = f"tokenising {self.records.path.stem} {what}"
+            for ids in _batched(map(text_of, self.records), len(self.records), tokenise, description):
                 if ids:
                     cut.count(len(ids) > most)
                 yield ids[:limit]
@@ -253,15 +303,15 @@ def _body(record: Record) -> str:
 
 
 def _batched(
-    records: Sequence[Record],
+    texts: Iterable[str | None],
+    count: int,
     tokenise: Callable[[Sequence[str]], list[list[int]]],
-    text_of: Callable[[Record], str | None],
     description: str,
 ) -> Iterator[list[int]]:
-    """Token ids of each record's text in order, empty where it has none, tokenised in batches."""
-    stream = iter(records)
-    with ProgressBar(description, len(records)) as bar:
-        while batch := [text_of(record) for record in islice(stream, TOKENISED_AT_ONCE)]:
+    """Token ids of each text in order, empty where there is none, tokenised in batches."""
+    stream = iter(texts)
+    with ProgressBar(description, count) as bar:
+        while batch := list(islice(stream, TOKENISED_AT_ONCE)):
             ids = iter(tokenise([text for text in batch if text]) if any(batch) else [])
             for text in batch:
                 yield next(ids) if text else []

@@ -65,7 +65,7 @@ def plan_memory(
     passes = [(objective.stage.learns_labels, _label_pass), (objective.stage.learns_rationales, _rationale_pass)]
     one_record = max(saved_bytes(partial(run, objective, example)) for learnt, run in passes if learnt)
     measured_tokens = int(prompts[longest]) + int(rationales[longest])
-    record_tokens = int(prompts.max()) + int(rationales.max())  # padding included
+    record_tokens = int(prompts.max()) + int(features.widest_rationales_of(widest).max())  # padding included
     one_record = math.ceil(one_record * record_tokens / measured_tokens)
     pass_tokens = len(widest) * record_tokens
     total = total_bytes(objective.device)

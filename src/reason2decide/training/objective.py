@@ -2,6 +2,9 @@
 
     loss_t = alpha_t · L_label + (1 - alpha_t) · L_rationale
 
+Both are means over the gold target tokens of the whole step. A row that is left out of L_rationale, or has another
+target, does not change what the sum is divided by, so the loss does not depend on how a step is cut into batches.
+
 Conditioning labels are scored, not generated, from the encoder states of the predict pass and for the drawn rows
 only. Each task's gradient is computed as soon as its loss is, so that one task's activations are kept at a time.
 """
@@ -17,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reason2decide.method.conditioning import target_for
 from reason2decide.method.losses import IGNORED, joint_loss, token_mean_cross_entropy
 from reason2decide.method.methods import Stage
 from reason2decide.method.schedules import alpha_at, sampling_probability_at, takes_predicted_label
@@ -59,6 +63,7 @@ class Tally:
     explained: int = 0  # rows with a rationale
     drawn: int = 0  # of these, shown the model's own label
     drawn_wrong: int = 0  # of these, where it is not the gold one
+    skipped: int = 0  # of these, left out since there is no rationale for the label shown
     tokens: int = 0
     padded_tokens: int = 0
 
@@ -124,17 +129,23 @@ class Objective:
             drawn, read_predicted = self._predict_conditioning(examples, step, predict, states)
             torch.autograd.backward(joint_loss(label_loss, zero, alpha))
             seen, padded = predict.tokens, predict.size
-        wrong = explained = 0
+        wrong = explained = skipped = 0
         if self.stage.learns_rationales:
             labels = [example.label for example in examples]
             for row, best in zip(drawn, read_predicted(), strict=True):
                 labels[row] = examples[row].choices[best]
                 wrong += labels[row] != examples[row].label
-            explain, explained = self.explain_batch(examples, labels)
+            targets = [
+                target_for(shown, own.label, own.rationale, own.contrasts, self.stage.on_disagreement)
+                for shown, own in zip(labels, examples, strict=True)
+            ]
+            explain, learnt = self.explain_batch(examples, labels, targets)
+            explained = sum(len(example.rationale) > 0 for example in examples)
+            skipped = explained - learnt
             rationale_loss = self.rationale_loss(explain, tokens.rationale)
             torch.autograd.backward(joint_loss(zero, rationale_loss, alpha))
             seen, padded = seen + explain.tokens, padded + explain.size
-        return Tally(label_loss.detach(), rationale_loss.detach(), explained, len(drawn), wrong, seen, padded)
+        return Tally(label_loss.detach(), rationale_loss.detach(), explained, len(drawn), wrong, skipped, seen, padded)
 
     @torch.no_grad()
     def _predict_conditioning(
@@ -177,17 +188,22 @@ class Objective:
             [self.encoder.label_ids(example.label) for example in examples],
         )
 
-    def explain_batch(self, examples: Sequence[Example], labels: Sequence[str]) -> tuple[Padded, int]:
+    def explain_batch(
+        self, examples: Sequence[Example], labels: Sequence[str], targets: Sequence[np.ndarray | None] | None = None
+    ) -> tuple[Padded, int]:
         """The prompts that ask for a rationale (given `labels` if the stage conditions on them), and how many.
 
-        Without any rationale, one row without targets stands in, so that all processes run equally many passes.
+        Targets are the gold rationales unless given; a row without one is left out. Without any, one row without
+        targets stands in, so that all processes run equally many passes.
         """
-        rows = [row for row, example in enumerate(examples) if len(example.rationale)]
+        written = [example.rationale for example in examples] if targets is None else targets
+        rows = [row for row, target in enumerate(written) if target is not None and len(target)]
         given = [labels[row] if self.stage.explain == "conditioned" else None for row in rows or [0]]
         prompts = [
             self.encoder.explain_ids(examples[row].text, label) for row, label in zip(rows or [0], given, strict=True)
         ]
-        return self._padded(prompts, [examples[row].rationale for row in rows] or [[IGNORED]]), len(rows)
+        learnt: list[Any] = [written[row] for row in rows]
+        return self._padded(prompts, learnt or [[IGNORED]]), len(rows)
 
     def label_loss(self, batch: Padded, tokens: int, model: Any = None) -> tuple[Tensor, Tensor]:
         """L_pred (paper), and the encoder's states (rows, longest prompt, width)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,9 @@ READ_FOR_CHARACTERS = 20_000  # ours: texts, labels and rationales in which unre
 class Prepared:
     """What stages train on and with.
 
-    `train` and `validation` have no rationales yet: `with_source` adds those of `sources[stage]`. `identity` is all
-    that decides what is learnt: a run resumes only from a checkpoint of the same identity.
+    `train` and `validation` have no rationales yet: `features` adds those of `sources[stage]`, and for the stages in
+    `contrasted` those for other labels. `identity` is all that decides what is learnt: a run resumes only from a
+    checkpoint of the same identity.
     """
 
     dataset: DatasetFolder
@@ -47,13 +48,15 @@ class Prepared:
     train: SplitFeatures
     validation: SplitFeatures
     plans: Mapping[str, BatchPlan]
+    contrasted: Collection[str]
     bfloat16: bool
     identity: Mapping[str, Any]
 
     def features(self, stage: str) -> tuple[SplitFeatures, SplitFeatures]:
         """The training and validation split with the rationales that a stage learns from."""
         source = self.sources.get(stage)
-        return self.train.with_source(source), self.validation.with_source(source)
+        train = self.train.with_source(source, contrasts=stage in self.contrasted)
+        return train, self.validation.with_source(source)
 
 
 @contextlib.contextmanager
@@ -82,7 +85,12 @@ def prepared(config: Config, processes: Processes, records: Path) -> Iterator[Pr
     _require_several_labels(splits["train"])
 
     say(f"base {config.base_name}; method {config.method}; dataset {dataset.info.name}")
-    model, tokenizer = load_base(config.base, texts=lambda: _texts(dataset), seed=config.seed, dropout=config.dropout)
+    contrasted = [stage.name for stage in config.stages() if stage.learns_contrasts]
+    for name in contrasted:
+        _require_contrasts(splits["train"], sources[name], config.method)
+    model, tokenizer = load_base(
+        config.base, texts=lambda: _texts(dataset, contrasts=bool(contrasted)), seed=config.seed, dropout=config.dropout
+    )
     _require_positions(model, config)
     if config.lora:
         require_targets(model, config.lora)
@@ -97,6 +105,8 @@ def prepared(config: Config, processes: Processes, records: Path) -> Iterator[Pr
             )
             for source in set(sources.values()):
                 train.with_source(source), validation.with_source(source)
+            for name in contrasted:
+                train.with_source(sources[name], contrasts=True)
         report_cuts("texts", "input", train.cut_texts)
         yield Prepared(
             dataset,
@@ -106,9 +116,15 @@ def prepared(config: Config, processes: Processes, records: Path) -> Iterator[Pr
             train,
             validation,
             plans={
-                stage.name: batch_plan(config, stage, train.with_source(sources.get(stage.name)), processes.count)
+                stage.name: batch_plan(
+                    config,
+                    stage,
+                    train.with_source(sources.get(stage.name), contrasts=stage.learns_contrasts),
+                    processes.count,
+                )
                 for stage in config.stages()
             },
+            contrasted=contrasted,
             bfloat16=bfloat16,
             identity={
                 **config.identity(),
@@ -145,16 +161,19 @@ def _use_bfloat16(precision: str) -> bool:
     return has_it if precision == "auto" else precision == "bfloat16"
 
 
-def _texts(dataset: DatasetFolder) -> Iterator[str]:
+def _texts(dataset: DatasetFolder, *, contrasts: bool = False) -> Iterator[str]:
     """Everything in the training split that a tokenizer should know: texts, labels, rationales.
 
-    Rationales of all sources, so that runs that learn from different ones have the same base.
+    Rationales of all sources, so that runs that learn from different ones have the same base; contrasts only if any
+    stage learns from them.
     """
     yield from dataset.info.labels.values
     for record in dataset.split("train"):
         yield record.text
         yield record.label or ""
         yield from record.rationales.values()
+        if contrasts:
+            yield from (text for by_label in record.contrasts.values() for text in by_label.values())
 
 
 def _report_unread(tokenizer: Any, dataset: DatasetFolder, base: str) -> None:
@@ -186,6 +205,15 @@ def _require_rationales(records: JsonlRecords, source: str) -> None:
         raise DataError(
             f"no record of {records.path} has a rationale from source {source!r}; import the data with another "
             "--split, or name another rationale_source"
+        )
+
+
+def _require_contrasts(records: JsonlRecords, source: str, method: str) -> None:
+    if not any(source in record.contrasts for record in records):
+        raise DataError(
+            f"the method {method} learns from rationales for other labels than the gold one, and no record of "
+            f"{records.path} has one from source {source!r}; import them with `r2d data import table --contrast`, or "
+            "take the method r2d-skip, which needs none"
         )
 
 

@@ -34,7 +34,8 @@ def batch_plan(config: Config, stage: Stage, features: SplitFeatures, processes:
     rows = np.arange(len(features)) if stage.learns_labels else features.with_rationale
     if config.train_records is not None:
         rows = rows[np.isin(rows, drawn_records(len(features), config.train_records, config.seed))]
-    targets = np.maximum(features.targets.lengths if stage.learns_labels else 0, features.rationale_lengths)
+    rationales = features.widest_rationales_of(np.arange(len(features)))
+    targets = np.maximum(features.targets.lengths if stage.learns_labels else 0, rationales)
     return BatchPlan(
         rows,
         features.prompt_lengths[rows],

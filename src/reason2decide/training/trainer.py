@@ -82,7 +82,7 @@ class _StepRow:
     """The results of a step, its tensors still on the device."""
 
     step: int
-    values: Tensor  # the sums of this process's `Tally`s, float64, (7,)
+    values: Tensor  # the sums of this process's `Tally`s, float64, (8,)
     gradient_norm: Tensor
     learning_rate: float
     seconds: float
@@ -250,7 +250,7 @@ class StageTrainer:
     def _passes(self, batch: NDArray[np.integer[Any]]) -> Iterator[list[int]]:
         """The records of a batch in parts that fit into memory together."""
         prompts = self.features.prompt_lengths_of(batch)
-        _, rationales = self.features.target_lengths_of(batch)
+        rationales = self.features.widest_rationales_of(batch)
         limit = BatchLimit(len(batch), None if self._sharded else self.memory_plan.pass_tokens)
         for begin, end in pairwise(cut(prompts, rationales, limit)):
             yield batch[begin:end].tolist()
@@ -271,7 +271,7 @@ class StageTrainer:
         sums = self.processes.sum(torch.stack([row.values for row in rows])).tolist()
         norms = torch.stack([row.gradient_norm for row in rows]).tolist()
         for row, values, norm in zip(rows, sums, norms, strict=True):
-            label_loss, rationale_loss, explained, drawn, wrong, tokens, padded = values
+            label_loss, rationale_loss, explained, drawn, wrong, skipped, tokens, padded = values
             self._require_finite(
                 row.step, {"label loss": label_loss, "rationale loss": rationale_loss, "gradient norm": norm}
             )
@@ -284,6 +284,8 @@ class StageTrainer:
             content |= {"alpha": alpha, "sampling_probability": self.objective.sampling_probability(row.step)}
             if self.stage.explain == "conditioned":
                 content |= {"drawn_share": drawn / max(explained, 1), "drawn_wrong_share": wrong / max(drawn, 1)}
+            if self.stage.on_disagreement != "gold":
+                content |= {"drawn_wrong": wrong, "contrasted": wrong - skipped, "skipped": skipped}
             content |= {
                 "learning_rate": row.learning_rate,
                 "grad_norm": norm,
@@ -404,9 +406,10 @@ class StageTrainer:
 
 
 def _summed(tallies: Sequence[Tally]) -> Tensor:
-    """The sum of each quantity of the tallies in their order, float64, (7,), on the device."""
+    """The sum of each quantity of the tallies in their order, float64, (8,), on the device."""
     losses = torch.stack([torch.stack([tally.label_loss, tally.rationale_loss]) for tally in tallies]).double().sum(0)
     counts = torch.tensor(
-        [[t.explained, t.drawn, t.drawn_wrong, t.tokens, t.padded_tokens] for t in tallies], dtype=torch.float64
+        [[t.explained, t.drawn, t.drawn_wrong, t.skipped, t.tokens, t.padded_tokens] for t in tallies],
+        dtype=torch.float64,
     )
     return torch.cat([losses, on_device(counts.sum(0), losses.device)])

@@ -37,7 +37,7 @@ SHOWN = ("macro_f1", "under_triage", "bleu", "simulated_consistency_no_verdict",
 PROBED_CALLS = 100  # ours: number of calls to probe, which keeps the demo short
 
 CALLS = (
-    "34 yo F calls about sore throat for 2 days. it is mild. pt denies trouble breathing. drinks enough water and tea.",
+    "34 yo F calls about sore throat for 3 days. it is mild. pt denies trouble breathing. drinks enough water and tea.",
     "29 yo F c/o watery diarrhea x 3 d. now very severe. no black stools. drinks enough water and tea today.",
     "2 mo F with fever since last night. it is mild. no seizure. drinks enough milk and water today.",
 )
