@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from toy import LABELS, run, write_toy
+from toy import LABELS, run, write_contrasted
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from reason2decide.data.records import DatasetFolder, Record, write_dataset
+from reason2decide.data.records import DatasetFolder, Record
 from reason2decide.errors import DataError
 from reason2decide.training import objective, trainer
 
@@ -180,24 +179,6 @@ def test_under_a_wrong_label_nothing_is_learnt_or_a_rationale_for_it(
     logged = [row for row in read_log(tmp_path / "run") if row["stage"] == "stage2" and row["event"] == "train"]
     assert all(row["contrasted"] + row["skipped"] == row["drawn_wrong"] for row in logged)
     assert sum(row["skipped"] for row in logged[4:6]) == learnt["left out"]
-
-
-def write_contrasted(folder: Path) -> DatasetFolder:
-    """The toy dataset, in which every other record also argues for other labels."""
-    toy, splits = write_toy(folder / "plain"), {}
-    for split in toy.hashes:
-        splits[split] = [
-            replace(
-                own,
-                contrasts={
-                    "llm": {other: f"It could be {other} too." for other in LABELS.values[:2] if other != own.label}
-                }
-                if i % 2
-                else {},
-            )
-            for i, own in enumerate(toy.split(split))
-        ]
-    return write_dataset(folder / "contrasted", toy.info, splits)
 
 
 def read_log(run_folder: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import ARCHITECTURES, save
-from toy import CUES, LABELS, record, run, settings
+from toy import CUES, LABELS, record, run, settings, write_contrasted
 
 from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
 from reason2decide.errors import BaseModelError, DataError, OutputError, UserError
@@ -27,7 +27,8 @@ from reason2decide.training.objective import Objective
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_makes_a_bundle_that_decides(method: str, dataset: DatasetFolder, tmp_path: Path) -> None:
+def test_every_method_makes_a_bundle_that_decides(method: str, tmp_path: Path) -> None:
+    dataset = write_contrasted(tmp_path / "data")
     bundle = run(dataset, tmp_path / "run", method=method)
     predictor = Predictor.load(bundle)
     records = dataset.split("test")

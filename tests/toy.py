@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,24 @@ def write_toy(folder: Path) -> DatasetFolder:
         DatasetInfo("toy", "triage", LABELS, ("llm",)),
         {name: [record(i) for i in indices] for name, indices in splits.items()},
     )
+
+
+def write_contrasted(folder: Path) -> DatasetFolder:
+    """The toy dataset, in which every other record also argues for other labels."""
+    toy, splits = write_toy(folder / "plain"), {}
+    for split in toy.hashes:
+        splits[split] = [
+            replace(
+                own,
+                contrasts={
+                    "llm": {other: f"It could be {other} too." for other in LABELS.values[:2] if other != own.label}
+                }
+                if i % 2
+                else {},
+            )
+            for i, own in enumerate(toy.split(split))
+        ]
+    return write_dataset(folder / "contrasted", toy.info, splits)
 
 
 def settings(dataset: DatasetFolder, /, **changes: Any) -> dict[str, Any]:
