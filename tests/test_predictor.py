@@ -144,3 +144,11 @@ def test_a_method_that_conditions_on_nothing_is_asked_without_a_label(tmp_path: 
     plain = Plain(bundle)
     for record, prediction in zip(records, Predictor.load(bundle).predict(records), strict=True):
         assert prediction.rationale == plain.continuation(f"explain: {record.text}")
+
+
+def test_a_model_that_defers_everything_says_so(tmp_path: Path) -> None:
+    bundle = new_bundle(tmp_path, "r2d")
+    assert "its 2 validation records show no confidence above which the error rate is kept" in (
+        Predictor.load(bundle).caution or ""
+    )
+    assert Predictor.load(bundle, error_rate=1.0).caution is None

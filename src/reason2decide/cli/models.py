@@ -136,6 +136,8 @@ def predict_command(
         return decided
 
     predictor = Predictor.load(bundle, reading)
+    if predictor.caution:
+        warn(predictor.caution)
     if to_stdout:
         decided = decide(sys.stdout)
     else:

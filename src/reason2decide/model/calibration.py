@@ -145,6 +145,11 @@ class OperatingPoint:
         """Whether a decision of this probability is deferred to a person."""
         return bool(confidence < self.threshold - ROUNDING)
 
+    @property
+    def defers_all(self) -> bool:
+        """Whether no decision is sure enough: validation shows no threshold that keeps the error rate."""
+        return self.threshold > 1
+
     def prediction_set(self, probabilities: Mapping[str, float]) -> tuple[str, ...]:
         """See `prediction_set`."""
         return prediction_set(probabilities, self.cutoff)

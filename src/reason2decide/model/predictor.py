@@ -213,6 +213,17 @@ class Predictor:
                 )
 
     @property
+    def caution(self) -> str | None:
+        """What a user must know before the first decision; None if nothing."""
+        if not self.operating_point.defers_all:
+            return None
+        shown = len(self.bundle.calibration.right)
+        return (
+            f"{self.bundle.path} leaves every decision to a person (deferred): its {shown} validation records show no "
+            "confidence above which the error rate is kept; more of them may, or a higher rate where one can be chosen"
+        )
+
+    @property
     def explains(self) -> bool:
         """Whether this model writes rationales at all."""
         return self.bundle.manifest.explain != "none"

@@ -21,7 +21,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from reason2decide.console import say
+from reason2decide.console import say, warn
 from reason2decide.errors import UserError
 from reason2decide.serve.app import create_app
 from reason2decide.serve.audit import AuditLog, AuditUnavailable
@@ -57,6 +57,9 @@ def serve(models: Sequence[tuple[str, Path]], settings: ServeSettings) -> None:
         authenticator = Authenticator(settings, audit) if settings.authenticates else None
         rates = {"error_rate": settings.error_rate, "miscoverage": settings.miscoverage}
         loaded = [ServedModel(name, path, settings.reading, **rates) for name, path in models]
+        for model in loaded:
+            if model.predictor.caution:
+                warn(model.predictor.caution)
         run_server(loaded, settings, listening, authenticator=authenticator, audit=audit)
 
 
