@@ -41,7 +41,7 @@ from reason2decide.model.calibration import Calibration, rescaled
 from reason2decide.version import __version__
 
 CALIBRATED = ("log_loss", "brier", "calibration_error", "ece")  # the metrics that a temperature changes
-# Ours: intervals of fewer records, or groups of like ones, held in as few as 80 of 100 simulations (docs/results.md).
+# Ours: intervals of fewer records, or groups of like ones, held in as few as 74 of 100 simulations (docs/results.md).
 FEW_UNITS = 50
 LEAST_SLICE = 10  # ours: smaller slices are left out of the largest gap, which they would almost always determine
 
