@@ -67,6 +67,13 @@ def test_assertions_by_hand(marked: str, kind: str) -> None:
     assert assertion_at(marked.replace("[", "").replace("]", ""), start, end) == kind
 
 
+def test_a_cue_reaches_a_phrase_and_not_a_page() -> None:
+    """A note without punctuation is one sentence: what it says first denies nothing at its end."""
+    far = "no fever " + "and then much was told " * 40 + "chest pain"
+    assert assertion_at(far, len(far) - len("chest pain"), len(far)) == "present"
+    assert assertion_at(far, 3, 8) == "denied"
+
+
 def test_assertions_of_notes_whose_truth_is_known(tmp_path: Path) -> None:
     """Of each finding that a synthetic note names once."""
     rules, right, total = load_rules(), 0, 0

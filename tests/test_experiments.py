@@ -92,6 +92,15 @@ def test_unknown_keys_and_files(tmp_path: Path) -> None:
         load_experiment(tmp_path / "keys.toml")
 
 
+def test_a_primary_metric_that_is_none_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    ready = Path(__file__).resolve().parents[1] / "experiments" / "methods.toml"
+    (tmp_path / "e.toml").write_text('primary = ["macro_f1", "macrof1"]\n' + ready.read_text("utf-8"))
+    with pytest.raises(ConfigError, match="primary: 'macrof1' is not a metric; did you mean 'macro_f1'"):
+        load_experiment(tmp_path / "e.toml")
+    (tmp_path / "e.toml").write_text('primary = ["macro_f1"]\n' + ready.read_text("utf-8"))
+    assert load_experiment(tmp_path / "e.toml").primary == ("macro_f1",)
+
+
 def test_the_ready_experiments_are_experiments() -> None:
     folder = Path(__file__).resolve().parents[1] / "experiments"
     found = {file.stem: load_experiment(file) for file in folder.glob("*.toml")}

@@ -13,6 +13,7 @@ from reason2decide.data.words import WORD, mask_label_words
 from reason2decide.errors import NotComputed
 from reason2decide.evaluation import readers as simulators
 from reason2decide.evaluation.readers import ITERATIONS, STRENGTH, Simulators
+from reason2decide.evaluation.sampling import id_hash
 from reason2decide.evaluation.verdicts import Verdicts
 
 LABELS = LabelSet(("home care", "clinic", "hospital"))
@@ -133,7 +134,7 @@ def test_the_order_of_the_training_file_changes_nothing(fitted):
 def test_too_many_records_are_cut_to_the_same_ones_in_any_order(monkeypatch):
     monkeypatch.setattr(simulators, "MOST_RECORDS", 12)
     few, again = (Simulators.fit(order, LABELS, "llm") for order in (TRAIN, TRAIN[::-1]))
-    expected = sorted(TRAIN, key=lambda r: simulators.id_hash(r.id))[:12]
+    expected = sorted(TRAIN, key=lambda r: id_hash(r.id))[:12]
     ages = {r.text.split()[0] for r in expected}
     for fitted in (few, again):
         assert {word for word in fitted._words["text"].vocabulary_ if word.isdigit() and int(word) >= 20} == ages

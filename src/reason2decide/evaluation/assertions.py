@@ -13,6 +13,9 @@ import re
 from typing import Literal
 
 Assertion = Literal["present", "denied", "elsewhere"]
+SCOPE = (
+    200  # ours: characters that a cue may be away, about thirty words; it bounds the time that a long sentence takes
+)
 
 _RELATIVES = (
     r"(?:grand)?(?:mother|father|parent)s?|mom|dad|mum|sisters?|brothers?|siblings?|sons?|daughters?|wife|husband|spouse"
@@ -55,7 +58,7 @@ def assertion_at(sentence: str, start: int, end: int) -> Assertion:
         >>> [assertion_at(sentence, sentence.index(w), sentence.index(w) + len(w)) for w in ("pain", "neck", "seizure")]
         ['denied', 'present', 'elsewhere']
     """
-    return _before(sentence[:start]) or _after(sentence[end:]) or "present"
+    return _before(sentence[max(0, start - SCOPE) : start]) or _after(sentence[end : end + SCOPE]) or "present"
 
 
 def _before(words: str) -> Assertion | None:

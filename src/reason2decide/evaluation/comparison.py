@@ -88,7 +88,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Values by system and metric, and the differences from the reference; `primary` names the confirmed metrics."""
+    """Values by system and metric, and the differences from the reference; `primary` names the metrics tested."""
 
     reference: str
     dataset: str
@@ -198,14 +198,14 @@ def require_metrics(names: Sequence[str]) -> None:
 
 
 def _primary(wanted: Sequence[str], compared: Collection[str], warnings: list[str]) -> tuple[str, ...]:
-    """The primary metrics that were compared; those asked for and not compared become a warning."""
+    """The primary metrics that were compared; a warning names those asked for that were not."""
     if not wanted:
         either = (next((name for name in names if name in compared), None) for names in PRIMARY)
         return tuple(name for name in either if name is not None)
     require_metrics(wanted)
     missing = [name for name in wanted if name not in compared]
     if missing:
-        warnings.append(f"primary metrics that were not computed for every system: {', '.join(missing)}")
+        warnings.append(f"primary metrics that were not compared, since systems lack them: {', '.join(missing)}")
     return tuple(name for name in dict.fromkeys(wanted) if name in compared)
 
 

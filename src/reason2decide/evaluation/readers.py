@@ -6,7 +6,6 @@ rationales of the train split, never from a model's. They are bags of words, so 
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.data.words import WORD, mask_label_words
 from reason2decide.errors import NotComputed, require
-from reason2decide.evaluation.sampling import id_hash
+from reason2decide.evaluation.sampling import some_explained
 from reason2decide.evaluation.verdicts import Verdicts
 
 MOST_RECORDS = 20_000  # ours: upper limit for training; bags of words gain little from more
@@ -59,11 +58,7 @@ class Simulators:
         linear_model = require("sklearn.linear_model", "evaluate")
         if labels.is_open:
             raise NotComputed("the label set is open, but simulators need labels that are common to all records")
-        learnt = heapq.nsmallest(
-            MOST_RECORDS,
-            (record for record in records if record.rationales.get(source, "").strip()),
-            key=lambda record: id_hash(record.id),
-        )
+        learnt = some_explained(records, source, MOST_RECORDS)
         _require_common_labels(learnt)
         gold = [record.label for record in learnt]
         if len(set(gold)) < 2:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
+from collections.abc import Iterable
+
+from reason2decide.data.records import Record
 
 
 def id_hash(record_id: str) -> bytes:
     """The key by which to choose some of many records."""
     return hashlib.blake2b(record_id.encode(), digest_size=8).digest()
+
+
+def some_explained(records: Iterable[Record], source: str, most: int) -> list[Record]:
+    """At most `most` records with a gold rationale of `source`: those with the lowest hashes of their ids."""
+    explained = (record for record in records if record.rationales.get(source, "").strip())
+    return heapq.nsmallest(most, explained, key=lambda record: id_hash(record.id))
 
 
 def draw(seed: int, what: str, record_id: str) -> float:

@@ -11,14 +11,13 @@ marker is a verdict.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.data.words import MASK, STOP_WORDS, WORD, mask_label_words, sentences, stem, words_of
 from reason2decide.errors import NotComputed, require
-from reason2decide.evaluation.sampling import id_hash
+from reason2decide.evaluation.sampling import some_explained
 
 MOST_RECORDS = 5_000  # ours: markers are common, so more records find no others
 LONGEST = 3  # words
@@ -45,11 +44,7 @@ class Verdicts:
         """
         if labels.is_open:
             raise NotComputed("the label set is open, but verdicts can only be told of labels common to all records")
-        learnt = heapq.nsmallest(
-            MOST_RECORDS,
-            (record for record in records if record.rationales.get(source, "").strip()),
-            key=lambda record: id_hash(record.id),
-        )
+        learnt = some_explained(records, source, MOST_RECORDS)
         if not learnt:
             raise NotComputed(f"no training record has a gold rationale of source {source!r} to learn verdicts from")
         return cls(labels, _markers(learnt, source))

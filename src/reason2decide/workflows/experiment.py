@@ -29,6 +29,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reason2decide.errors import ConfigError
+from reason2decide.evaluation.comparison import require_metrics
 from reason2decide.evaluation.settings import Settings, parse_settings, with_paths_from
 from reason2decide.method.methods import METHODS
 from reason2decide.syntax import Malformed, parse_toml
@@ -138,7 +139,12 @@ def parse_experiment(content: Mapping[str, Any], where: str) -> Experiment:
             settings = parse_settings(evaluation, "evaluation")
         except ConfigError as error:
             problems += str(error).splitlines()[1:]
-    if file is None or settings is None:
+    if file is not None:
+        try:  # now, rather than after days of training
+            require_metrics(file.primary)
+        except ConfigError as error:
+            problems.append(f"  - primary: {error}")
+    if file is None or settings is None or problems:
         raise ConfigError("\n".join([f"{where}:", *problems]))
     for axis, values in file.grid.items():
         if axis not in AXES:
