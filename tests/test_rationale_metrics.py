@@ -16,7 +16,7 @@ from sklearn.metrics import matthews_corrcoef
 from reason2decide.data.predictions import NO_ANSWER
 from reason2decide.data.words import MASK, STOP_WORDS, mask_label_words, sentences, stem, words_of
 from reason2decide.errors import NotComputed
-from reason2decide.evaluation.metrics.contradiction import CitedContradicted, contradictions
+from reason2decide.evaluation.metrics.contradiction import CitedContradicted
 from reason2decide.evaluation.metrics.counterfactual import (
     DeletionDrop,
     PhiCct,
@@ -415,39 +415,3 @@ def test_a_text_supports_itself(text):
     content = [word for word in words_of(text) if word not in STOP_WORDS]
     marked = " ".join(text[start:end] for start, end in cited_spans(text, text))
     assert words_of(marked) == content
-
-
-# ---------------------------------------------------------------------------------------------- contradiction
-
-
-@pytest.mark.parametrize(
-    ("text", "rationale", "found"),
-    [
-        ("Denies chest pain. Has a cough.", "Chest pain and cough need a doctor.", ["Chest pain"]),
-        ("Denies chest pain. Has a cough.", "There is no chest pain, but a cough.", []),
-        ("Denies chest pain at first, later chest pain.", "Chest pain.", ["Chest pain"]),  # both in one denial
-        ("No fever yesterday. Fever now.", "The fever decides.", []),  # asserted somewhere in the note
-        ("Her mother had a stroke.", "A stroke is dangerous.", ["stroke"]),
-        ("Has chest pain, denies back pain.", "The pain is a warning.", []),  # "pain" alone is asserted
-        ("Has chest pain, denies back pain.", "The back pain is a warning.", ["back pain"]),
-        ("Seizure last year, gone now.", "Seizure: go at once. It happened last year.", ["Seizure"]),
-        ("Denies fever.", "Rest at home.", []),
-    ],
-)  # fmt: skip
-def test_contradictions_by_hand(text, rationale, found):
-    assert [rationale[start:end] for start, end in contradictions(text, rationale)] == found
-
-
-def test_contradicted_rationales_are_counted_once():
-    found = examples(
-        ("home", "home", "Chest pain. Fever.", {}),
-        ("home", "home", "A cough.", {}),
-        ("home", "home", "Nothing of it.", {}),
-        ("home", "home", None, {}),
-        text="Denies chest pain and fever. Coughs: cough for days.",
-    )
-    assert value(CitedContradicted(), found) == 1 / 2
-    assert CitedContradicted().statistics(found).notes == (
-        "1 of 4 predictions have no rationale and are left out",
-        "1 of 4 rationales assert no phrase of their note and are left out",
-    )
