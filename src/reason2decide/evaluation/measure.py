@@ -208,11 +208,10 @@ def _values(
     settings: Settings,
     notes: _Notes | None = None,
 ) -> dict[str, MetricValue]:
-    values = {
-        metric.name: MetricValue(float(metric.aggregate(counts.total())), None, None, len(counts))
-        for metric in metrics
-        if (counts := statistics[metric.name])
-    }
+    values = {}
+    for metric in metrics:
+        counts = statistics[metric.name]
+        values[metric.name] = MetricValue(float(metric.aggregate(counts.total())), None, None, len(counts))
     surveyed = [metric for metric in metrics if metric.has_interval]
     drawn = [(statistics[metric.name], metric.resampled(statistics[metric.name].total())) for metric in surveyed]
     resampled = bootstrap_all(drawn, group_of=group_of, resamples=settings.resamples, seed=settings.seed)
