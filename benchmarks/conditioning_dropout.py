@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from reason2decide.data.records import DatasetFolder, Record
 from reason2decide.method.prompts import body
 from reason2decide.model.bundle import load_bundle
-from reason2decide.model.label_scores import best_labels, score_labels
+from reason2decide.model.label_scores import leading_labels, score_labels
 from reason2decide.model.prompt_encoder import PromptEncoder
 from reason2decide.training.base import has_dropout
 from reason2decide.training.dropout import FastDropout
@@ -39,8 +39,8 @@ def predicted(
         mask = (torch.arange(input_ids.shape[1])[None] < torch.tensor([len(p) for p in prompts])[:, None]).long()
         states = model.get_encoder()(input_ids=input_ids, attention_mask=mask).last_hidden_state
         choices = [record.choices or labels for record in part]
-        best = best_labels(score_labels(model, states, mask, [encoder.candidates(own) for own in choices]))()
-        found += [own[index] for own, index in zip(choices, best, strict=True)]
+        leading = leading_labels(score_labels(model, states, mask, [encoder.candidates(own) for own in choices]))()
+        found += [own[leader.best] for own, leader in zip(choices, leading, strict=True)]
     return found
 
 

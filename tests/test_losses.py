@@ -7,7 +7,13 @@ import math
 import pytest
 import torch
 
-from reason2decide.method.losses import IGNORED, joint_loss, token_mean_cross_entropy
+from reason2decide.method.losses import (
+    IGNORED,
+    joint_loss,
+    label_posterior_loss,
+    token_log_likelihood,
+    token_mean_cross_entropy,
+)
 
 # Two rows over a vocabulary of two. Row 1: P(target) = 1/2, then 3/4. Row 2: P = 1/4, then padding.
 LOGITS = torch.tensor([[[0.0, 0.0], [0.0, math.log(3)]], [[math.log(3), 0.0], [9.0, -9.0]]])
@@ -28,6 +34,19 @@ def test_micro_batches_add_up_to_the_whole() -> None:
 def test_no_target_tokens_give_zero() -> None:
     nothing = torch.full_like(TARGETS, IGNORED)
     assert token_mean_cross_entropy(LOGITS, nothing, 0).item() == 0.0
+
+
+def test_likelihoods_of_tokens() -> None:
+    """ln(1/2), ln(3/4); ln(1/4), and 0 where there is no target."""
+    found = token_log_likelihood(LOGITS, TARGETS)
+    torch.testing.assert_close(found, torch.tensor([[0.5, 0.75], [0.25, 1.0]]).log())
+
+
+def test_label_posterior_loss() -> None:
+    """P(r*|x,y*) = 0.3, P(r*|x,y-) = 0.1: -ln(0.3 / 0.4). Equal ones: ln 2. Far apart: 0, and the distance."""
+    gold, rival = torch.tensor([0.3, 0.2, 1.0, math.exp(-90)]).log(), torch.tensor([0.1, 0.2, math.exp(-90), 1.0]).log()
+    expected = [math.log(4 / 3), math.log(2), 0.0, 90.0]
+    assert label_posterior_loss(gold, rival).tolist() == pytest.approx(expected)
 
 
 def test_joint_loss() -> None:

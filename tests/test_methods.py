@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -26,12 +27,27 @@ def test_ablations_differ_from_r2d_in_one_thing() -> None:
     assert without[1] == replace(r2d[1], sampling_cap=0.0)
 
 
-def test_what_is_learnt_under_a_wrong_label_is_all_that_differs_from_r2d() -> None:
+def test_methods_whose_rationale_follows_the_label_differ_from_r2d_in_what_they_say() -> None:
     r2d = METHODS["r2d"].stages
-    for rule in ("skip", "contrast"):
-        stage1, stage2 = METHODS[f"r2d-{rule}"].stages
-        assert stage1 == r2d[0] and stage2 == replace(r2d[1], on_disagreement=rule)
-    assert {stage.on_disagreement for stage in r2d} == {"gold"}
+    following = replace(r2d[1], conditioning_dropout=False, selection="decision_and_reason")
+    differences: dict[str, dict[str, Any]] = {
+        "r2d-skip": {"on_disagreement": "skip"},
+        "r2d-posterior": {"on_disagreement": "skip", "posterior_weight": 0.1},
+        "r2d-contrast": {"on_disagreement": "contrast"},
+        "r2d-contrast-posterior": {"on_disagreement": "contrast", "posterior_weight": 0.1},
+        "r2d-c": {"adaptive_sampling": True, "cycle_weight": 0.1},
+    }
+    for name, changes in differences.items():
+        assert METHODS[name].stages == (r2d[0], replace(following, **changes))
+    assert {(stage.on_disagreement, stage.posterior_weight, stage.cycle_weight) for stage in r2d} == {("gold", 0, 0)}
+
+
+def test_last_stages_pick_from_the_same_share_of_steps() -> None:
+    """r2d's warm-up and ramp end at 65 %: no method picks its best checkpoint from before that."""
+    assert {method.stages[-1].select_step(1000) for method in METHODS.values()} == {650}
+    assert METHODS["r2d"].stages[0].select_step(1000) == 0
+    late = replace(METHODS["r2d"].stages[1], ramp_share=0.8)
+    assert late.select_step(1000) == 850
 
 
 def test_how_each_finished_model_is_asked() -> None:
@@ -41,7 +57,10 @@ def test_how_each_finished_model_is_asked() -> None:
         "sft": "none",
         "dss": "unconditioned",
         "r2d-skip": "conditioned",
+        "r2d-posterior": "conditioned",
         "r2d-contrast": "conditioned",
+        "r2d-contrast-posterior": "conditioned",
+        "r2d-c": "conditioned",
         "r2d-no-stage1": "conditioned",
         "r2d-no-sampling": "conditioned",
     }

@@ -19,7 +19,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from reason2decide.data.records import DatasetFolder, Record
 from reason2decide.errors import DataError
-from reason2decide.training import objective, trainer
+from reason2decide.training import cycle, objective, shown_labels, trainer
 
 STEPS, WARMUP, RAMP, ALPHA, CAP, SEED = 6, 2, 3, 0.7, 0.9, 0
 Step = tuple[dict[str, Tensor], dict[str, Tensor]]  # weights before the step, and its gradient
@@ -64,6 +64,26 @@ class ByHand:
         """y^ = argmax P(y | x)."""
         with torch.no_grad():
             return min(LABELS.values, key=lambda label: float(self.nll(f"predict: {text}", label)))
+
+    def ranked(self, text: str) -> list[str]:
+        """The labels, the most probable first."""
+        with torch.no_grad():
+            return sorted(LABELS.values, key=lambda label: float(self.nll(f"predict: {text}", label)))
+
+    def logits(self, prompt: str, target: str) -> Tensor:
+        """Of the target's tokens, (1, tokens, vocabulary)."""
+        ids = {key: torch.tensor([self.tokenizer(text).input_ids]) for key, text in (("x", prompt), ("y", target))}
+        logits: Tensor = self.model(input_ids=ids["x"], labels=ids["y"]).logits
+        return logits
+
+    def nll_of_soft(self, soft: Tensor, target: str) -> Tensor:
+        """-log P(target | "predict: " and a mixture of tokens at each place), summed over the target's tokens."""
+        embedding = self.model.get_input_embeddings()
+        ids = self.tokenizer("predict:").input_ids
+        begin, end = embedding(torch.tensor(ids[:-1])), embedding(torch.tensor(ids[-1:]))
+        whole = torch.cat([begin, soft @ embedding.weight, end])[None]
+        loss: Tensor = self.model(inputs_embeds=whole, labels=torch.tensor([self.tokenizer(target).input_ids])).loss
+        return loss * self.tokens(target)
 
     def gradient(self, weights: dict[str, Tensor], loss: Any) -> dict[str, Tensor]:
         self.model.load_state_dict(weights, strict=False)
@@ -181,6 +201,115 @@ def test_under_a_wrong_label_nothing_is_learnt_or_a_rationale_for_it(
     assert sum(row["skipped"] for row in logged[4:6]) == learnt["left out"]
 
 
+@pytest.mark.parametrize("method", ["r2d-posterior", "r2d-contrast-posterior"])
+def test_the_posterior_of_the_label_is_learnt_from_a_share_of_records(
+    method: str, tmp_path: Path, steps: list[Step]
+) -> None:
+    """(1 - alpha) (L_rationale + lambda L_post): the latter over drawn records, y- the wrong label or the runner-up."""
+    weight, share, dataset = 0.8, 0.5, write_contrasted(tmp_path / "data")
+    bundle = train_on_everything(
+        dataset,
+        tmp_path / "run",
+        method=method,
+        warmup_share={"stage2": WARMUP / STEPS},
+        ramp_share={"stage2": RAMP / STEPS},
+        sampling_cap={"stage2": CAP},
+        alpha={"stage2": ALPHA},
+        posterior_weight={"stage2": weight},
+        posterior_share={"stage2": share},
+    )
+    hand, records = ByHand(bundle / "model"), list(dataset.split("train"))
+    explained = [record for record in records if "llm" in record.rationales]
+    taken = {"shown gold": 0, "shown another": 0, "wrong": 0}
+    for step in (1, 4, 5):
+        weights, gradient = steps[STEPS + step]  # of Stage 2
+        alpha = min(ALPHA, ALPHA * step / WARMUP)
+        pi = 0.0 if step < WARMUP else min(CAP, (step - WARMUP) / RAMP)
+
+        def loss(step: int = step, alpha: float = alpha, pi: float = pi) -> Tensor:
+            label_nll = rationale_nll = posterior = torch.zeros(())
+            for record in records:
+                label_nll = label_nll + hand.nll(f"predict: {record.text}", str(record.label))
+            for record in explained:
+                gold, why = str(record.label), record.rationales["llm"]
+                best, second = hand.ranked(record.text)[:2]
+                shown = best if drawn(pi, step, record.id) else gold
+                contrasts = record.contrasts.get("llm", {}) if "contrast" in method else {}
+                target = why if shown == gold else contrasts.get(shown)
+                if target is not None:
+                    prompt = f"given label: {shown}, explain: {record.text}"
+                    rationale_nll = rationale_nll + hand.nll(prompt, target)
+                if drawn(share, step, f"{record.id}/posterior"):
+                    rival = best if best != gold else second
+                    taken["shown gold" if shown == gold else "shown another"] += 1
+                    taken["wrong"] += best != gold
+                    of_gold, of_rival = (
+                        torch.exp(-hand.nll(f"given label: {label}, explain: {record.text}", why).double())
+                        for label in (gold, rival)
+                    )
+                    posterior = posterior - torch.log(of_gold / (of_gold + of_rival))
+            label_tokens = sum(hand.tokens(str(record.label)) for record in records)
+            rationale_tokens = sum(hand.tokens(record.rationales["llm"]) for record in explained)
+            reasons = rationale_nll / rationale_tokens + weight * posterior / (share * len(explained))
+            return alpha * label_nll / label_tokens + (1 - alpha) * reasons
+
+        assert distance(gradient, hand.gradient(weights, loss)) < 1e-5, step
+    assert min(taken.values()) > 5
+    logged = [row for row in read_log(tmp_path / "run") if row["stage"] == "stage2" and row["event"] == "train"]
+    assert all(row["posterior_loss"] > 0 for row in logged)
+
+
+def test_the_cycle_recovers_the_shown_label_from_the_soft_rationale(
+    dataset: DatasetFolder, tmp_path: Path, steps: list[Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """+ gamma L_cycle after the warm-up: r^ as soft embeddings after "predict:", one record at a time, no padding."""
+
+    def without_noise(logits: Tensor, tau: float) -> Tensor:
+        return (logits / tau).softmax(-1)
+
+    monkeypatch.setattr(cycle.functional, "gumbel_softmax", without_noise)
+    gamma = 0.6
+    bundle = train_on_everything(
+        dataset,
+        tmp_path / "run",
+        method="r2d-c",
+        warmup_share={"stage2": WARMUP / STEPS},
+        ramp_share={"stage2": RAMP / STEPS},
+        sampling_cap={"stage2": CAP},
+        alpha={"stage2": ALPHA},
+        cycle_weight={"stage2": gamma},
+        adaptive_sampling={"stage2": False},
+    )
+    hand, records = ByHand(bundle / "model"), list(dataset.split("train"))
+    explained = [record for record in records if "llm" in record.rationales]
+    wrong = 0
+    for step in (1, 2, 5):
+        weights, gradient = steps[STEPS + step]
+        alpha = min(ALPHA, ALPHA * step / WARMUP)
+        pi = 0.0 if step < WARMUP else min(CAP, (step - WARMUP) / RAMP)
+        temperature = 0.5 ** max(0.0, (step - WARMUP) / (STEPS - WARMUP))
+
+        def loss(step: int = step, alpha: float = alpha, pi: float = pi, temperature: float = temperature) -> Tensor:
+            nonlocal wrong
+            label_nll = rationale_nll = recovered = torch.zeros(())
+            for record in records:
+                label_nll = label_nll + hand.nll(f"predict: {record.text}", str(record.label))
+            for record in explained:
+                shown = hand.predicted(record.text) if drawn(pi, step, record.id) else str(record.label)
+                wrong += shown != record.label
+                prompt, why = f"given label: {shown}, explain: {record.text}", record.rationales["llm"]
+                rationale_nll = rationale_nll + hand.nll(prompt, why)
+                soft = (hand.logits(prompt, why)[0, :-1] / temperature).softmax(-1)  # all but the end token
+                recovered = recovered + hand.nll_of_soft(soft, shown) / hand.tokens(shown)
+            label_tokens = sum(hand.tokens(str(record.label)) for record in records)
+            rationale_tokens = sum(hand.tokens(record.rationales["llm"]) for record in explained)
+            total = alpha * label_nll / label_tokens + (1 - alpha) * rationale_nll / rationale_tokens
+            return total + (gamma * recovered / len(explained) if step >= WARMUP else 0.0)
+
+        assert distance(gradient, hand.gradient(weights, loss)) < 1e-5, step
+    assert wrong > 10
+
+
 def read_log(run_folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_folder / "log.jsonl").read_text().splitlines()]
 
@@ -234,13 +363,13 @@ def test_predicted_labels_take_no_gradient(
 ) -> None:
     """No graph is kept of the scores that y^ is the best of, whether they are taken with dropout or without."""
     scored: list[Tensor] = []
-    best_labels = objective.best_labels
+    leading_labels = shown_labels.leading_labels
 
     def record(scores: list[Tensor]) -> Any:
         scored.extend(scores)
-        return best_labels(scores)
+        return leading_labels(scores)
 
-    monkeypatch.setattr(objective, "best_labels", record)
+    monkeypatch.setattr(shown_labels, "leading_labels", record)
     train_on_everything(dataset, tmp_path / "run", method="r2d-no-stage1", ramp_share=0.1, conditioning_dropout=dropout)
     assert len(scored) > 100
     assert not any(own.requires_grad for own in scored)
@@ -253,10 +382,10 @@ def test_without_conditioning_dropout_the_model_shows_what_it_would_decide(
     shown: list[dict[str, str]] = []
     explain_batch = objective.Objective.explain_batch
 
-    def record(self: Any, examples: Any, labels: Any, targets: Any = None) -> Any:
+    def record(self: Any, examples: Any, rows: Any) -> Any:
         if len(examples) == 48:  # a step; validation has fewer
-            shown.append({example.id: label for example, label in zip(examples, labels, strict=True)})
-        return explain_batch(self, examples, labels, targets)
+            shown.append({examples[row].id: label for row, label, _ in rows})
+        return explain_batch(self, examples, rows)
 
     monkeypatch.setattr(objective.Objective, "explain_batch", record)
     bundle = run(

@@ -45,7 +45,7 @@ def rows(run: Path, event: str) -> list[dict[str, float]]:
     return [row for row in map(json.loads, (run / "log.jsonl").open()) if row["event"] == event]
 
 
-@pytest.mark.parametrize("method", ["sft", "dss", "r2d"])
+@pytest.mark.parametrize("method", ["sft", "dss", "r2d", "r2d-posterior"])
 def test_layouts_and_processes_take_the_same_steps(
     method: str, group: Group, dataset: DatasetFolder, tmp_path: Path
 ) -> None:
@@ -62,8 +62,17 @@ def test_layouts_and_processes_take_the_same_steps(
         for one in ended if isinstance(ended, list) else [ended]:
             assert one.returncode == 0, one.stderr
     expected = rows(tmp_path / "8x1", "train")
-    assert len(expected) == 6 * (2 if method == "r2d" else 1)
-    compared = {"label_loss", "rationale_loss", "loss", "grad_norm", "drawn_share", "drawn_wrong_share", "alpha"}
+    assert len(expected) == 6 * (2 if method.startswith("r2d") else 1)
+    compared = {
+        "label_loss",
+        "rationale_loss",
+        "posterior_loss",
+        "loss",
+        "grad_norm",
+        "drawn_share",
+        "drawn_wrong_share",
+        "alpha",
+    }
     for name in layouts:
         found = rows(tmp_path / name, "train")
         assert [(row["stage"], row["step"]) for row in found] == [(row["stage"], row["step"]) for row in expected]
@@ -75,7 +84,7 @@ def test_layouts_and_processes_take_the_same_steps(
         for row, other in zip(rows(tmp_path / name, "validation"), rows(tmp_path / "8x1", "validation"), strict=True):
             numbers = [{key: value for key, value in one.items() if isinstance(value, float)} for one in (row, other)]
             assert numbers[0] == pytest.approx(numbers[1], rel=5e-4) and "loss" in numbers[0]
-    if method == "r2d":
+    if method.startswith("r2d"):
         assert any(row["drawn_share"] > 0 for row in expected if row["stage"] == "stage2")
 
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reason2decide.method.methods import METHODS
-from reason2decide.method.schedules import alpha_at, sampling_probability_at, takes_predicted_label, uniform_draw
+from reason2decide.method.schedules import (
+    alpha_at,
+    confidence_gate,
+    cycle_temperature_at,
+    gate_threshold,
+    sampling_probability_at,
+    takes_posterior,
+    takes_predicted_label,
+    uniform_draw,
+)
 
 STAGE2 = METHODS["r2d"].stages[1]
 
@@ -58,6 +68,48 @@ def test_draw_depends_on_seed_step_and_record_alone() -> None:
     """The numbers are part of the contract: a change would make restarted runs draw differently."""
     assert uniform_draw(0, 0, "a") == pytest.approx(DRAW_0_0_A, abs=1e-12)
     assert len({uniform_draw(seed, step, id) for seed in (0, 1) for step in (0, 1) for id in "ab"}) == 8
+
+
+def test_the_gate_of_reason2decide_c() -> None:
+    """sigmoid(0) = 1/2, sigmoid(10 · 0.2) = 1 / (1 + e^-2)."""
+    assert confidence_gate(0.6, 0.6) == 0.5
+    assert confidence_gate(0.8, 0.6) == pytest.approx(1 / (1 + np.exp(-2)))
+
+
+def test_thresholds_by_hand() -> None:
+    """Of one confidence c: sigmoid(10 (c - t)) = pi, so t = c - ln(pi / (1 - pi)) / 10."""
+    for pi in (0.1, 0.5, 0.9):
+        found = gate_threshold(pi, np.array([0.7]), np.array([3.0]))
+        assert found == pytest.approx(0.7 - np.log(pi / (1 - pi)) / 10)
+
+
+@given(
+    st.floats(0.001, 0.999),
+    st.lists(st.tuples(st.floats(0, 1), st.integers(1, 50)), min_size=1, max_size=20),
+)
+def test_the_gate_shows_the_intended_share(pi: float, seen: list[tuple[float, int]]) -> None:
+    confidences, weights = (np.array(column, float) for column in zip(*seen, strict=True))
+    gates = confidence_gate(confidences, gate_threshold(pi, confidences, weights))
+    assert np.average(gates, weights=weights) == pytest.approx(pi, abs=1e-6)
+    assert (np.diff(gates[np.argsort(confidences)]) >= 0).all()
+
+
+def test_the_temperature_of_the_cycle() -> None:
+    """1 until the warm-up has ended, sqrt(1/2) half way, 1/2 at the end."""
+    found = [cycle_temperature_at(step, warmup_steps=100, steps=1100) for step in (0, 100, 600, 1100, 2000)]
+    assert found == pytest.approx([1, 1, 0.5**0.5, 0.5, 0.5])
+
+
+def test_the_posterior_is_drawn_apart_from_the_label() -> None:
+    """Half of the records that are shown y^, and half of the others, within five standard errors."""
+    draws = [
+        (takes_predicted_label(0.5, 0, s, f"{i}"), takes_posterior(0.5, 0, s, f"{i}"))
+        for s in range(50)
+        for i in range(80)
+    ]
+    for shown in (True, False):
+        own = [posterior for drawn, posterior in draws if drawn == shown]
+        assert abs(sum(own) / len(own) - 0.5) < 5 * (0.25 / len(own)) ** 0.5
 
 
 def test_draws_are_uniform() -> None:

@@ -23,7 +23,7 @@ from reason2decide.model.manifest import read_manifest
 from reason2decide.model.predictor import Predictor
 from reason2decide.training.config import parse_config
 from reason2decide.training.features import Example
-from reason2decide.training.objective import Objective
+from reason2decide.training.shown_labels import LabelChooser
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -76,14 +76,14 @@ def conditioning_labels(
 ) -> dict[tuple[int, str], bool]:
     """Which records were drawn at which step, as the trainer itself decides it while it trains."""
     seen: dict[tuple[int, str], bool] = {}
-    original = Objective._predict_conditioning
+    original = LabelChooser.ask
 
-    def spy(self: Objective, examples: list[Example], step: int, predict: Any, states: Any) -> Any:
-        rows, read = original(self, examples, step, predict, states)
-        seen.update({(step, e.id): row in rows for row, e in enumerate(examples) if len(e.rationale)})
-        return rows, read
+    def spy(self: LabelChooser, examples: list[Example], step: int, *rest: Any) -> Any:
+        shown = original(self, examples, step, *rest)()
+        seen.update({(step, e.id): row in shown.drawn for row, e in enumerate(examples) if len(e.rationale)})
+        return lambda: shown
 
-    monkeypatch.setattr(Objective, "_predict_conditioning", spy)
+    monkeypatch.setattr(LabelChooser, "ask", spy)
     run(dataset, out, method="r2d-no-stage1", steps=6, warmup_share=0.0, ramp_share=0.5, **changes)
     return seen
 

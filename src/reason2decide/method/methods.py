@@ -15,7 +15,11 @@ from reason2decide.errors import ConfigError
 from reason2decide.method.conditioning import OnDisagreement
 
 Explain = Literal["none", "unconditioned", "conditioned"]
-Selection = Literal["rationale_loss", "macro_f1"]
+Selection = Literal["rationale_loss", "macro_f1", "decision_and_reason"]
+
+
+# Ours: checkpoints of every method's last stage count from where those of r2d do, so that none has more to pick from.
+SELECT_FROM = 0.65
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,11 @@ class Stage:
     `alpha` is the label task's final weight: 0 trains rationales only, 1 labels only. `explain` is the rationale
     task's prompt: none at all, the text alone, or the text and a label. `warmup_share` and `ramp_share` are shares of
     the stage's steps: alpha rises from 0 over the warm-up, the sampling probability from 0 to `sampling_cap` over
-    the ramp that follows. `on_disagreement` says what is learnt under a label that is not the gold one.
+    the ramp that follows. Checkpoints count from `select_from` on, a share of the steps too.
+
+    How the rationale comes to follow the label: `on_disagreement` says what is learnt under a label that is not the
+    gold one; `posterior_weight` is lambda of L_post, for a `posterior_share` of the records; `cycle_weight` weighs
+    L_cycle; `adaptive_sampling` draws confident predictions more often; `conditioning_dropout` predicts y^ with it.
     """
 
     name: str
@@ -36,7 +44,13 @@ class Stage:
     sampling_cap: float = 0.0
     selection: Selection = "macro_f1"
     patience: int = 5
+    select_from: float = SELECT_FROM
     on_disagreement: OnDisagreement = "gold"
+    conditioning_dropout: bool = True
+    posterior_weight: float = 0.0
+    posterior_share: float = 0.25
+    adaptive_sampling: bool = False
+    cycle_weight: float = 0.0
 
     @property
     def learns_labels(self) -> bool:
@@ -50,6 +64,27 @@ class Stage:
     def learns_contrasts(self) -> bool:
         """Whether it learns from rationales for other labels than the gold one."""
         return self.learns_rationales and self.on_disagreement == "contrast"
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """The losses it has, by their names in the log."""
+        conditioned = self.explain == "conditioned"
+        has = {
+            "label_loss": self.learns_labels,
+            "rationale_loss": self.learns_rationales,
+            "posterior_loss": conditioned and self.posterior_weight > 0,
+            "cycle_loss": conditioned and self.cycle_weight > 0,
+        }
+        return tuple(name for name, present in has.items() if present)
+
+    @property
+    def needs_labels_shown(self) -> bool:
+        """Whether it scores labels of training records: to show the model's own, or to contrast with its runner-up."""
+        return self.explain == "conditioned" and (self.sampling_cap > 0 or self.posterior_weight > 0)
+
+    def select_step(self, steps: int) -> int:
+        """The first step whose checkpoint may be the best one: not before warm-up and ramp have ended."""
+        return max(int(self.select_from * steps), self.warmup_steps(steps) + self.ramp_steps(steps))
 
     def warmup_steps(self, steps: int) -> int:
         """Steps of the warm-up in a stage of `steps` (rounded down, as the authors' code does)."""
@@ -73,10 +108,15 @@ class Method:
 
 
 # Stage 1: rationale writing only, best validation loss; patience 3 (authors' code).
-_STAGE1 = Stage("stage1", alpha=0.0, explain="unconditioned", selection="rationale_loss", patience=3)
+_STAGE1 = Stage("stage1", alpha=0.0, explain="unconditioned", selection="rationale_loss", patience=3, select_from=0.0)
 # Stage 2: alpha 0.7 after 5 % warm-up, pi over 60 % of the steps up to 0.9 (paper); patience 5 (authors' code).
 _STAGE2 = Stage("stage2", alpha=0.7, explain="conditioned", warmup_share=0.05, ramp_share=0.6, sampling_cap=0.9)
 _STAGE2_GOLD = replace(_STAGE2, sampling_cap=0.0)
+# Where the rationale follows the label (ours): y^ is what the model gives at use, and reasons count for the checkpoint.
+_FOLLOWING = replace(_STAGE2, conditioning_dropout=False, selection="decision_and_reason")
+_SKIP = replace(_FOLLOWING, on_disagreement="skip")
+_CONTRAST = replace(_FOLLOWING, on_disagreement="contrast")
+_POSTERIOR_WEIGHT = 0.1  # ours, by trial (docs/results.md)
 
 METHODS: dict[str, Method] = {
     "r2d": Method(
@@ -90,11 +130,24 @@ METHODS: dict[str, Method] = {
     ),
     "r2d-skip": Method(
         "r2d whose rationales are learnt under the gold label only: rows shown a wrong one are left out",
-        (_STAGE1, replace(_STAGE2, on_disagreement="skip")),
+        (_STAGE1, _SKIP),
+    ),
+    "r2d-posterior": Method(
+        "r2d-skip that also learns to tell from the gold rationale which label it was written for",
+        (_STAGE1, replace(_SKIP, posterior_weight=_POSTERIOR_WEIGHT)),
     ),
     "r2d-contrast": Method(
         "r2d whose rationales argue for the label shown, where the data have such contrasts; other rows are left out",
-        (_STAGE1, replace(_STAGE2, on_disagreement="contrast")),
+        (_STAGE1, _CONTRAST),
+    ),
+    "r2d-contrast-posterior": Method(
+        "r2d-contrast and r2d-posterior together",
+        (_STAGE1, replace(_CONTRAST, posterior_weight=_POSTERIOR_WEIGHT)),
+    ),
+    # Weight 0.1: the authors' of Reason2Decide-C.
+    "r2d-c": Method(
+        "Reason2Decide-C: shows confident predictions more often, and must recover the label from the rationale",
+        (_STAGE1, replace(_FOLLOWING, adaptive_sampling=True, cycle_weight=0.1)),
     ),
     "r2d-no-stage1": Method("ablation of r2d: Stage 2 from the base model", (_STAGE2,)),
     "r2d-no-sampling": Method("ablation of r2d: rationales always see the gold label", (_STAGE1, _STAGE2_GOLD)),

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+GATE_SLOPE = 10.0  # Reason2Decide-C
+GATE_REACH = 2.0  # ours: thresholds to search, beyond [0, 1]; sigmoid(20) is 1
+GATE_BISECTIONS = 40  # ours: to 1e-12
+CYCLE_TEMPERATURE_END = 0.5  # Reason2Decide-C
 
 
 def alpha_at(step: int, *, alpha: float, warmup_steps: int) -> float:
@@ -31,18 +40,53 @@ def sampling_probability_at(step: int, *, cap: float, warmup_steps: int, ramp_st
     return min(cap, ramp_done)
 
 
-def uniform_draw(seed: int, step: int, record_id: str) -> float:
-    """A number in [0, 1) that depends on (seed, step, record id) alone (ours).
+def uniform_draw(seed: int, step: int, record_id: str, purpose: str = "") -> float:
+    """A number in [0, 1) that depends on (seed, step, record id, purpose) alone (ours).
 
     So a record's draw does not depend on the batch layout, the number of processes or a restart.
     """
-    digest = hashlib.blake2b(f"{seed}/{step}/{record_id}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{seed}/{step}/{record_id}{purpose}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 def takes_predicted_label(sampling_probability: float, seed: int, step: int, record_id: str) -> bool:
     """Whether y~ is the model's own label y^ (true, with probability pi_t) or the gold label y* (paper, "y~")."""
     return uniform_draw(seed, step, record_id) < sampling_probability
+
+
+def takes_posterior(share: float, seed: int, step: int, record_id: str) -> bool:
+    """Whether a step takes L_post of a record, with probability `share`, independent of y~ (ours)."""
+    return uniform_draw(seed, step, record_id, "/posterior") < share
+
+
+def confidence_gate(confidence: float | NDArray[np.float64], threshold: float) -> Any:
+    """sigmoid(10 (confidence - threshold)): how readily a prediction is shown (Reason2Decide-C)."""
+    return 1 / (1 + np.exp(-GATE_SLOPE * (np.asarray(confidence) - threshold)))
+
+
+def gate_threshold(
+    sampling_probability: float, confidences: NDArray[np.float64], weights: NDArray[np.float64]
+) -> float:
+    """The threshold at which the mean gate over these confidences is the sampling probability (ours).
+
+    Reason2Decide-C takes the mean confidence and multiplies the gate by pi_t: about half of the intended share of
+    predictions is then shown. This threshold keeps the share and moves it to confident predictions.
+
+    Args:
+        confidences, weights: of recent predictions, (n,), as a histogram; the weights need not add up to 1.
+    """
+    low, high = -GATE_REACH, 1 + GATE_REACH
+    for _ in range(GATE_BISECTIONS):
+        middle = (low + high) / 2
+        mean = float(np.average(confidence_gate(confidences, middle), weights=weights))
+        low, high = (middle, high) if mean > sampling_probability else (low, middle)
+    return (low + high) / 2
+
+
+def cycle_temperature_at(step: int, *, warmup_steps: int, steps: int) -> float:
+    """The temperature of the cycle's Gumbel-softmax: 1 to 0.5, exponentially, after the warm-up (Reason2Decide-C)."""
+    done = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return float(CYCLE_TEMPERATURE_END ** min(1.0, max(0.0, done)))
 
 
 def learning_rate_at(step: int, *, peak: float, warmup_steps: int, steps: int) -> float:

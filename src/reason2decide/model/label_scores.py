@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -101,24 +101,46 @@ def _score(
         yield from _score(decode, candidates, onward, *grown, depth + 1)
 
 
-def best_labels(scores: Sequence[Tensor]) -> Callable[[], list[int]]:
-    """y^ of each text: a function that waits for the index of its most probable candidate, the first of equals.
+class Leading(NamedTuple):
+    """The two most probable candidates of a text by index, the first of equals, and P(best) among all of them."""
+
+    best: int
+    second: int
+    confidence: float
+
+
+def leading_labels(scores: Sequence[Tensor]) -> Callable[[], list[Leading]]:
+    """y^ of each text and its runner-up: a function that waits for them.
 
     Work queued on the device in the meantime is not waited for.
+
+    Args:
+        scores: as `score_labels` returns them; of a single candidate, both are that one.
     """
-    best = torch.stack([values.argmax() for values in scores])
-    if not best.is_cuda:
-        return best.tolist
-    host = torch.empty(best.shape, dtype=best.dtype, pin_memory=True).copy_(best, non_blocking=True)
+    rows = []
+    for values in scores:
+        order = values.argsort(descending=True, stable=True)
+        rows.append(
+            torch.stack(
+                [order[0].double(), order[-1 if len(order) < 2 else 1].double(), values.softmax(-1).max().double()]
+            )
+        )
+    found = torch.stack(rows)
+    if not found.is_cuda:
+        return lambda: _leading(found)
+    host = torch.empty(found.shape, dtype=found.dtype, pin_memory=True).copy_(found, non_blocking=True)
     done = torch.cuda.Event()  # type: ignore[no-untyped-call]
     done.record()
 
-    def read() -> list[int]:
+    def read() -> list[Leading]:
         done.synchronize()
-        found: list[int] = host.tolist()
-        return found
+        return _leading(host)
 
     return read
+
+
+def _leading(found: Tensor) -> list[Leading]:
+    return [Leading(int(best), int(second), confidence) for best, second, confidence in found.tolist()]
 
 
 def _branches(nodes: list[_Node], candidates: Sequence[Sequence[Candidate]], depth: int) -> list[_Branch]:

@@ -70,6 +70,11 @@ class PromptEncoder:
         """Ids of rationales as targets, end token last; not yet cut to `lengths.rationale`."""
         return [[*self.before, *content, *self.after] for content in self._plain_ids([t.strip() for t in texts])]
 
+    @property
+    def predict_head(self) -> list[int]:
+        """What comes before the text in the prompt that asks for a label."""
+        return [*self.before, *self._word_ids(PREDICT_PREFIX)]
+
     def predict_ids(self, text_ids: TokenIds) -> list[int]:
         """The prompt that asks for a label."""
         return self._prompt(PREDICT_PREFIX, text_ids)

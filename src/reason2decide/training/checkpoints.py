@@ -46,6 +46,7 @@ class CheckpointState:
     worse_in_a_row: int
     finished: Mapping[str, Any]
     identity: Mapping[str, Any]
+    confidences: Mapping[str, Sequence[float]] | None = None  # of y^ by window, where sampling adapts to them
     versions: Mapping[str, str] = field(default_factory=dict)
 
 

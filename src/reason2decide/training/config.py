@@ -15,7 +15,8 @@ import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from reason2decide.errors import ConfigError, unknown_key
-from reason2decide.method.methods import METHODS, Stage, method_named
+from reason2decide.method.conditioning import OnDisagreement
+from reason2decide.method.methods import METHODS, Selection, Stage, method_named
 from reason2decide.model.hub import SCRATCH
 from reason2decide.model.prompt_encoder import Lengths
 from reason2decide.syntax import Malformed, parse_toml
@@ -40,6 +41,10 @@ def _spread(value: Any) -> Any:
 PerStageInt = Annotated[dict[str, Annotated[int, Field(ge=1)]], BeforeValidator(_spread)]
 PerStageShare = Annotated[dict[str, Annotated[float, Field(ge=0, le=1)]], BeforeValidator(_spread)]
 PerStagePositive = Annotated[dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(_spread)]
+PerStageWeight = Annotated[dict[str, Annotated[float, Field(ge=0)]], BeforeValidator(_spread)]
+PerStageBool = Annotated[dict[str, bool], BeforeValidator(_spread)]
+PerStageRule = Annotated[dict[str, OnDisagreement], BeforeValidator(_spread)]
+PerStageSelection = Annotated[dict[str, Selection], BeforeValidator(_spread)]
 PerStageText = Annotated[dict[str, str], BeforeValidator(_spread)]
 
 
@@ -128,10 +133,6 @@ class Config(BaseModel):
         description="precision of the computation: float32, bfloat16, or auto: bfloat16 if the GPU supports it, "
         "else float32 (ours; T5 overflows in float16)",
     )
-    conditioning_dropout: bool = Field(
-        True,
-        description="predict y^ with dropout on (authors' code); false takes an extra encoder pass",
-    )
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, about a third slower (ours)"
     )
@@ -154,6 +155,44 @@ class Config(BaseModel):
     sampling_cap: PerStageShare = Field(
         {},
         description="largest pi, the probability of the model's own label (paper: 0.9 in stage2)",
+        json_schema_extra=PER_STAGE,
+    )
+    on_disagreement: PerStageRule = Field(
+        {},
+        description="what is learnt under a label that is not gold: gold (paper), skip, or contrast: the record's "
+        "rationale for that label, else skip",
+        json_schema_extra=PER_STAGE,
+    )
+    conditioning_dropout: PerStageBool = Field(
+        {},
+        description="predict y^ with dropout on (authors' code; r2d) or without, in an extra encoder pass (ours)",
+        json_schema_extra=PER_STAGE,
+    )
+    posterior_weight: PerStageWeight = Field(
+        {},
+        description="lambda, weight of the label's posterior given the gold rationale (ours: 0.1 in r2d-posterior)",
+        json_schema_extra=PER_STAGE,
+    )
+    posterior_share: PerStageShare = Field(
+        {}, description="share of records a step takes that posterior of (ours: 0.25)", json_schema_extra=PER_STAGE
+    )
+    adaptive_sampling: PerStageBool = Field(
+        {}, description="show confident predictions more often (Reason2Decide-C)", json_schema_extra=PER_STAGE
+    )
+    cycle_weight: PerStageWeight = Field(
+        {},
+        description="weight of recovering the label from the rationale (Reason2Decide-C: 0.1)",
+        json_schema_extra=PER_STAGE,
+    )
+    selection: PerStageSelection = Field(
+        {},
+        description="what picks the best checkpoint: macro_f1 (paper), rationale_loss, or decision_and_reason: "
+        "sqrt(macro-F1 x P(gold rationale token))",
+        json_schema_extra=PER_STAGE,
+    )
+    select_from: PerStageShare = Field(
+        {},
+        description="share of steps from which checkpoints count (ours: 0.65 in every last stage, as in r2d)",
         json_schema_extra=PER_STAGE,
     )
     evaluate_every: PerStageInt = Field(
@@ -188,11 +227,20 @@ class Config(BaseModel):
         return tuple(self._set(stage) for stage in method_named(self.method).stages)
 
     def _set(self, stage: Stage) -> Stage:
+        conditioned, samples = stage.explain == "conditioned", stage.sampling_cap > 0
         uses = {
             "alpha": stage.learns_labels and stage.learns_rationales,
             "warmup_share": stage.warmup_share > 0,
             "ramp_share": stage.ramp_share > 0,
-            "sampling_cap": stage.sampling_cap > 0,
+            "sampling_cap": samples,
+            "on_disagreement": samples,
+            "conditioning_dropout": samples,
+            "adaptive_sampling": samples,
+            "posterior_weight": conditioned,
+            "posterior_share": conditioned,
+            "cycle_weight": conditioned,
+            "selection": stage.learns_labels,
+            "select_from": stage.learns_labels,
             "patience": True,
         }
         changes: dict[str, Any] = {}

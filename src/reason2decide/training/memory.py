@@ -20,7 +20,8 @@ from torch import Tensor
 from reason2decide.console import say, warn
 from reason2decide.training.batches import Rows
 from reason2decide.training.features import Example, SplitFeatures
-from reason2decide.training.objective import Objective
+from reason2decide.training.objective import LOSSES, Counts, Objective, StepSize
+from reason2decide.training.shown_labels import ShownLabels
 
 GIB = 2**30
 GPU_SHARE, CPU_SHARE = 0.6, 0.2  # ours: of the device's memory for activations; a CPU's is shared with all else
@@ -102,9 +103,14 @@ def _label_pass(objective: Objective, example: Example) -> Any:
 
 
 def _rationale_pass(objective: Objective, example: Example) -> Any:
+    """All that a step may take of a record: with L_post, its rationale under two labels."""
+    stage = objective.stage
+    rivals = {0: example.label} if stage.posterior_weight and stage.explain == "conditioned" else {}
     with objective.computing():
-        batch, _ = objective.explain_batch([example], [example.label])
-        return objective.rationale_loss(batch, 1, objective.model)
+        losses = objective.explained(
+            [example], ShownLabels([example.label], rivals), objective.steps, StepSize(1, 1, 1), Counts()
+        )
+        return objective.joint({**dict.fromkeys(LOSSES, 0.0), **losses}, objective.steps)
 
 
 def state_bytes(model: Any, optimizer: torch.optim.Optimizer) -> int:

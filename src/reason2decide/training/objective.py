@@ -1,42 +1,53 @@
-"""The loss of one stage on one batch, and its gradient: forward passes, conditioning labels, counts.
+"""The loss of one stage on one batch, and its gradient: forward passes, counts.
 
-    loss_t = alpha_t · L_label + (1 - alpha_t) · L_rationale
+    loss_t = alpha_t · L_label + (1 - alpha_t) · (L_rationale + lambda · L_post) + gamma · L_cycle
 
-Both are means over the gold target tokens of the whole step. A row that is left out of L_rationale, or has another
-target, does not change what the sum is divided by, so the loss does not depend on how a step is cut into batches.
+L_label and L_rationale are means over the gold target tokens of the whole step, L_post and L_cycle over its records
+with a rationale. A row that is left out of L_rationale, or has another target, does not change what the sum is divided
+by, so the loss does not depend on how a step is cut into batches.
 
-Conditioning labels are scored, not generated, from the encoder states of the predict pass and for the drawn rows
-only. Each task's gradient is computed as soon as its loss is, so that one task's activations are kept at a time.
+Each task's gradient is computed as soon as its loss is, so that one task's activations are kept at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from reason2decide.method.conditioning import target_for
-from reason2decide.method.losses import IGNORED, joint_loss, token_mean_cross_entropy
+from reason2decide.method.losses import (
+    IGNORED,
+    joint_loss,
+    label_posterior_loss,
+    token_log_likelihood,
+    token_mean_cross_entropy,
+)
 from reason2decide.method.methods import Stage
-from reason2decide.method.schedules import alpha_at, sampling_probability_at, takes_predicted_label
-from reason2decide.model.label_scores import best_labels, score_labels
-from reason2decide.model.padding import on_device, padded
+from reason2decide.method.schedules import alpha_at, cycle_temperature_at
+from reason2decide.model.padding import padded
 from reason2decide.model.prompt_encoder import PromptEncoder
+from reason2decide.training.cycle import cycle_loss
 from reason2decide.training.dropout import FastDropout
 from reason2decide.training.features import Example
+from reason2decide.training.shown_labels import BINS, LabelChooser, ShownLabels
+
+LOSSES = ("label_loss", "rationale_loss", "posterior_loss", "cycle_loss")
 
 
 @dataclass(frozen=True)
-class TargetTokens:
-    """Target tokens of each task in a whole optimizer step, over all its batches and processes."""
+class StepSize:
+    """What a whole optimizer step's sums are divided by, over all its batches and processes."""
 
-    label: int
-    rationale: int
+    label_tokens: int  # target tokens of labels
+    rationale_tokens: int  # target tokens of gold rationales
+    explained: int  # records with a rationale
 
 
 @dataclass(frozen=True)
@@ -54,18 +65,30 @@ class Padded:
         return self.input_ids.numel() + self.target_ids.numel()
 
 
-@dataclass(frozen=True)
-class Tally:
-    """What one batch adds to its step: shares of the two mean losses, and counts."""
+@dataclass
+class Counts:
+    """What one batch adds to the counts of its step, in rows and tokens."""
 
-    label_loss: Tensor
-    rationale_loss: Tensor
     explained: int = 0  # rows with a rationale
     drawn: int = 0  # of these, shown the model's own label
     drawn_wrong: int = 0  # of these, where it is not the gold one
     skipped: int = 0  # of these, left out since there is no rationale for the label shown
     tokens: int = 0
     padded_tokens: int = 0
+
+    def passed(self, batch: Padded) -> None:
+        """Count a forward pass."""
+        self.tokens += batch.tokens
+        self.padded_tokens += batch.size
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What one batch adds to its step: shares of the mean losses, counts, and a histogram of confidences."""
+
+    losses: Mapping[str, Tensor]
+    counts: Counts
+    confidences: NDArray[np.float64] = field(default_factory=lambda: np.zeros(BINS))
 
 
 class Objective:
@@ -76,8 +99,6 @@ class Objective:
         scorer: returns the model that scores labels: the same, or a whole copy if weights are sharded. All processes
             call it equally often.
         steps: of the stage; its schedules are shares of them.
-        conditioning_dropout: whether y^ is predicted with dropout on, as in the step (authors' code), or without, which
-            takes an extra encoder pass over the drawn rows.
     """
 
     def __init__(
@@ -93,11 +114,10 @@ class Objective:
         device: torch.device,
         fast_dropout: bool,
         bfloat16: bool,
-        conditioning_dropout: bool,
     ) -> None:
         self.model, self.encoder, self.stage, self.forward, self.scorer = model, encoder, stage, forward, scorer
-        self.warmup_steps, self.ramp_steps = stage.warmup_steps(steps), stage.ramp_steps(steps)
-        self.seed, self.device, self.conditioning_dropout = seed, device, conditioning_dropout
+        self.steps, self.warmup_steps, self.device = steps, stage.warmup_steps(steps), device
+        self.labels = LabelChooser(encoder, stage, scorer, steps=steps, seed=seed)
         self._fast_dropout = fast_dropout
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
 
@@ -105,73 +125,83 @@ class Objective:
         """alpha_t of this stage."""
         return alpha_at(step, alpha=self.stage.alpha, warmup_steps=self.warmup_steps)
 
-    def sampling_probability(self, step: int) -> float:
-        """pi_t of this stage."""
-        return sampling_probability_at(
-            step, cap=self.stage.sampling_cap, warmup_steps=self.warmup_steps, ramp_steps=self.ramp_steps
-        )
+    def joint(self, losses: Mapping[str, Any], step: int) -> Any:
+        """The weighted sum of `LOSSES` in a step, floats or tensors."""
+        rationale = losses["rationale_loss"] + self.stage.posterior_weight * losses["posterior_loss"]
+        joint = joint_loss(losses["label_loss"], rationale, self.alpha(step))
+        return joint + self._cycle_weight(step) * losses["cycle_loss"]
+
+    def _cycle_weight(self, step: int) -> float:
+        """gamma: 0 during the warm-up (Reason2Decide-C)."""
+        return self.stage.cycle_weight if step >= self.warmup_steps else 0.0
 
     # ---- training
 
-    def backward(self, examples: Sequence[Example], step: int, tokens: TargetTokens) -> Tally:
+    def backward(self, examples: Sequence[Example], step: int, size: StepSize) -> Tally:
         """Add this batch's share of the gradient of the step's loss (paper, "Stage 2 loss") to the parameters'."""
         with self.computing():
-            return self._backward(examples, step, tokens)
+            return self._backward(examples, step, size)
 
-    def _backward(self, examples: Sequence[Example], step: int, tokens: TargetTokens) -> Tally:
-        alpha, zero = self.alpha(step), torch.zeros((), device=self.device)
-        label_loss, rationale_loss, seen, padded = zero, zero, 0, 0
-        drawn: list[int] = []
-        read_predicted: Callable[[], list[int]] = list
+    def _backward(self, examples: Sequence[Example], step: int, size: StepSize) -> Tally:
+        losses, counts = dict.fromkeys(LOSSES, torch.zeros((), device=self.device)), Counts()
+        shown = ShownLabels([example.label for example in examples])
+        read_shown: Callable[[], ShownLabels] = lambda: shown  # noqa: E731
         if self.stage.learns_labels:
             predict = self.predict_batch(examples)
-            label_loss, states = self.label_loss(predict, tokens.label)
-            drawn, read_predicted = self._predict_conditioning(examples, step, predict, states)
-            torch.autograd.backward(joint_loss(label_loss, zero, alpha))
-            seen, padded = predict.tokens, predict.size
-        wrong = explained = skipped = 0
+            label_loss, states = self.label_loss(predict, size.label_tokens)
+            if self.stage.needs_labels_shown:
+                read_shown = self.labels.ask(examples, step, predict.input_ids, predict.attention_mask, states)
+            torch.autograd.backward(self.joint({**losses, "label_loss": label_loss}, step))
+            losses["label_loss"] = label_loss.detach()
+            counts.passed(predict)
         if self.stage.learns_rationales:
-            labels = [example.label for example in examples]
-            for row, best in zip(drawn, read_predicted(), strict=True):
-                labels[row] = examples[row].choices[best]
-                wrong += labels[row] != examples[row].label
-            targets = [
-                target_for(shown, own.label, own.rationale, own.contrasts, self.stage.on_disagreement)
-                for shown, own in zip(labels, examples, strict=True)
-            ]
-            explain, learnt = self.explain_batch(examples, labels, targets)
-            explained = sum(len(example.rationale) > 0 for example in examples)
-            skipped = explained - learnt
-            rationale_loss = self.rationale_loss(explain, tokens.rationale)
-            torch.autograd.backward(joint_loss(zero, rationale_loss, alpha))
-            seen, padded = seen + explain.tokens, padded + explain.size
-        return Tally(label_loss.detach(), rationale_loss.detach(), explained, len(drawn), wrong, skipped, seen, padded)
+            shown = read_shown()
+            own = self.explained(examples, shown, step, size, counts)
+            torch.autograd.backward(self.joint({**dict.fromkeys(LOSSES, 0.0), **own}, step))
+            losses |= {name: loss.detach() for name, loss in own.items()}
+            counts.drawn, counts.drawn_wrong = len(shown.drawn), shown.wrong
+        return Tally(losses, counts, shown.confidences)
 
-    @torch.no_grad()
-    def _predict_conditioning(
-        self, examples: Sequence[Example], step: int, predict: Padded, states: Tensor
-    ) -> tuple[list[int], Callable[[], list[int]]]:
-        """The rows whose y~ is y^ (paper, "y~"), and a function that waits for their y^; no gradient."""
-        pi = self.sampling_probability(step)
-        if self.stage.explain != "conditioned" or pi == 0:
-            return [], list
-        scorer = self.scorer()
-        rows = [
-            row
-            for row, example in enumerate(examples)
-            if len(example.rationale) and takes_predicted_label(pi, self.seed, step, example.id)
+    def explained(
+        self, examples: Sequence[Example], shown: ShownLabels, step: int, size: StepSize, counts: Counts
+    ) -> dict[str, Tensor]:
+        """L_rationale, L_post and L_cycle of a batch, those that the stage has, from one pass over its rationales.
+
+        L_post reads r* under y* and y-: two more rows, or one where the row is shown y* anyway.
+        """
+        targets = [
+            target_for(label, own.label, own.rationale, own.contrasts, self.stage.on_disagreement)
+            for label, own in zip(shown.labels, examples, strict=True)
         ]
-        if not rows:
-            return [], list
-        index = on_device(torch.tensor(rows), self.device)
-        mask = predict.attention_mask[index]
-        with _scoring(scorer, dropout=self.conditioning_dropout):
-            if self.conditioning_dropout:
-                states = states[index]
-            else:
-                states = scorer.get_encoder()(input_ids=predict.input_ids[index], attention_mask=mask).last_hidden_state
-            candidates = [self.encoder.candidates(examples[row].choices) for row in rows]
-            return rows, best_labels(score_labels(scorer, states, mask, candidates))
+        learnt = [row for row, target in enumerate(targets) if target is not None and len(target)]
+        rows: list[tuple[int, str, Any]] = [(row, shown.labels[row], targets[row]) for row in learnt]
+        places = {row: place for place, row in enumerate(learnt) if shown.labels[row] == examples[row].label}
+        pairs = []
+        for row, rival in shown.rivals.items():
+            if row not in places:
+                places[row] = len(rows)
+                rows.append((row, examples[row].label, examples[row].rationale))
+            pairs.append((places[row], len(rows)))
+            rows.append((row, rival, examples[row].rationale))
+        batch = self.explain_batch(examples, rows)
+        counts.passed(batch)
+        counts.explained += sum(len(example.rationale) > 0 for example in examples)
+        counts.skipped += counts.explained - len(learnt)
+        logits, own = self._forward(batch, None).logits, len(learnt)
+        losses = {
+            "rationale_loss": token_mean_cross_entropy(logits[:own], batch.target_ids[:own], size.rationale_tokens)
+        }
+        if pairs:
+            likelihood = token_log_likelihood(logits, batch.target_ids).sum(-1)
+            of_gold, of_rival = likelihood[[place for place, _ in pairs]], likelihood[[place for _, place in pairs]]
+            of = self.stage.posterior_share * size.explained
+            losses["posterior_loss"] = label_posterior_loss(of_gold, of_rival).sum() / of
+        if self._cycle_weight(step) and learnt:
+            temperature = cycle_temperature_at(step, warmup_steps=self.warmup_steps, steps=self.steps)
+            given = [label for _, label, _ in rows[:own]]
+            recovered = cycle_loss(self.model, self.encoder, logits[:own], batch.target_ids[:own], given, temperature)
+            losses["cycle_loss"] = recovered.sum() / max(1, size.explained)
+        return losses
 
     # ---- passes
 
@@ -188,22 +218,25 @@ class Objective:
             [self.encoder.label_ids(example.label) for example in examples],
         )
 
-    def explain_batch(
-        self, examples: Sequence[Example], labels: Sequence[str], targets: Sequence[np.ndarray | None] | None = None
-    ) -> tuple[Padded, int]:
-        """The prompts that ask for a rationale (given `labels` if the stage conditions on them), and how many.
+    def explain_batch(self, examples: Sequence[Example], rows: Sequence[tuple[int, str, Any]]) -> Padded:
+        """The prompts that ask for a rationale (given a label if the stage conditions on it), and the targets.
 
-        Targets are the gold rationales unless given; a row without one is left out. Without any, one row without
-        targets stands in, so that all processes run equally many passes.
+        Without any row, one without a target stands in, so that all processes run equally many passes.
+
+        Args:
+            rows: index of the example, label, target ids.
         """
-        written = [example.rationale for example in examples] if targets is None else targets
-        rows = [row for row, target in enumerate(written) if target is not None and len(target)]
-        given = [labels[row] if self.stage.explain == "conditioned" else None for row in rows or [0]]
+        rows = rows or [(0, examples[0].label, [IGNORED])]
+        conditioned = self.stage.explain == "conditioned"
         prompts = [
-            self.encoder.explain_ids(examples[row].text, label) for row, label in zip(rows or [0], given, strict=True)
+            self.encoder.explain_ids(examples[row].text, label if conditioned else None) for row, label, _ in rows
         ]
-        learnt: list[Any] = [written[row] for row in rows]
-        return self._padded(prompts, learnt or [[IGNORED]]), len(rows)
+        return self._padded(prompts, [target for *_, target in rows])
+
+    def gold_explain_batch(self, examples: Sequence[Example]) -> Padded:
+        """The same with gold labels and gold rationales, of the examples that have one."""
+        rows = [(row, own.label, own.rationale) for row, own in enumerate(examples) if len(own.rationale)]
+        return self.explain_batch(examples, rows)
 
     def label_loss(self, batch: Padded, tokens: int, model: Any = None) -> tuple[Tensor, Tensor]:
         """L_pred (paper), and the encoder's states (rows, longest prompt, width)."""
@@ -229,19 +262,3 @@ class Objective:
         target_ids, _ = padded(targets, IGNORED, self.device)
         tokens = sum(map(len, prompts)) + sum(len(target) for target in targets if target[0] != IGNORED)
         return Padded(input_ids, attention_mask, target_ids, tokens)
-
-
-@contextlib.contextmanager
-def _scoring(model: Any, *, dropout: bool) -> Iterator[None]:
-    """The model as label scoring needs it: with or without dropout, and with the caches that checkpointing forbids."""
-    checkpointing = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
-    was_training = model.training
-    for module in checkpointing:
-        module.gradient_checkpointing = False
-    model.train(dropout)
-    try:
-        yield
-    finally:
-        model.train(was_training)
-        for module in checkpointing:
-            module.gradient_checkpointing = True

@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +25,6 @@ from torch import Tensor
 from reason2decide.console import ProgressBar
 from reason2decide.errors import DivergedError, Interrupted
 from reason2decide.files import link_or_copy, new_file
-from reason2decide.method.losses import joint_loss
 from reason2decide.method.methods import Stage
 from reason2decide.method.schedules import dropout_seed, learning_rate_at
 from reason2decide.model.padding import on_device
@@ -46,7 +45,7 @@ from reason2decide.training.config import Config
 from reason2decide.training.dropout import dropout_contexts
 from reason2decide.training.features import SplitFeatures
 from reason2decide.training.lora import add_adapters, merge_adapters
-from reason2decide.training.objective import Objective, Tally, TargetTokens
+from reason2decide.training.objective import LOSSES, Counts, Objective, StepSize, Tally
 from reason2decide.training.optimizers import clip_gradients, new_optimizer
 from reason2decide.training.processes import (
     Processes,
@@ -82,7 +81,7 @@ class _StepRow:
     """The results of a step, its tensors still on the device."""
 
     step: int
-    values: Tensor  # the sums of this process's `Tally`s, float64, (8,)
+    values: Tensor  # the sums of this process's `Tally`s, float64: losses, counts, confidences
     gradient_norm: Tensor
     learning_rate: float
     seconds: float
@@ -147,7 +146,6 @@ class StageTrainer:
             device=self.device,
             fast_dropout=self.device.type == "cpu" and has_dropout(model) and not config.compile,
             bfloat16=context.bfloat16,
-            conditioning_dropout=config.conditioning_dropout,
         )
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -178,6 +176,8 @@ class StageTrainer:
         self.step, self.validated_step, self.stopped = state.step, state.validated_step, state.stopped
         self.selection, self.best_value, self.best_step = state.selection, state.best_value, state.best_step
         self.worse_in_a_row = state.worse_in_a_row
+        if (window := self.objective.labels.window) is not None:
+            window.restore(state.confidences or {})
         self._last_checkpoint = state.step
         if self.processes.is_main and (checkpoint.path / BEST).exists():
             self.best_weights.unlink(missing_ok=True)
@@ -226,12 +226,16 @@ class StageTrainer:
     def train_step(self) -> None:
         """One optimizer step: the gradients of its batches, one clipped update (paper, "Stage 2 loss")."""
         started, step = time.perf_counter(), self.step
+        window = self.objective.labels.window
+        if window is not None and window.begins(step):
+            self._write_rows()
         batches = self.plan.step(step)
         rows = np.concatenate(batches)
-        tokens = TargetTokens(*(int(lengths.sum()) for lengths in self.features.target_lengths_of(rows)))
+        labels, rationales = self.features.target_lengths_of(rows)
+        size = StepSize(int(labels.sum()), int(rationales.sum()), int(np.count_nonzero(rationales)))
         torch.manual_seed(dropout_seed(self.config.seed, self.stage.name, step, self.processes.rank))
         tallies = [
-            self.objective.backward([self.features[row] for row in part], step, tokens)
+            self.objective.backward([self.features[row] for row in part], step, size)
             for batch in batches[self.processes.rank :: self.processes.count]
             for part in self._passes(batch)
         ]
@@ -271,27 +275,35 @@ class StageTrainer:
         sums = self.processes.sum(torch.stack([row.values for row in rows])).tolist()
         norms = torch.stack([row.gradient_norm for row in rows]).tolist()
         for row, values, norm in zip(rows, sums, norms, strict=True):
-            label_loss, rationale_loss, explained, drawn, wrong, skipped, tokens, padded = values
+            losses, counts, confidences = _parts(values)
             self._require_finite(
-                row.step, {"label loss": label_loss, "rationale loss": rationale_loss, "gradient norm": norm}
+                row.step, {**{name.replace("_", " "): losses[name] for name in LOSSES}, "gradient norm": norm}
             )
-            alpha = self.objective.alpha(row.step)
-            content = {"loss": joint_loss(label_loss, rationale_loss, alpha)}
-            if self.stage.learns_labels:
-                content["label_loss"] = label_loss
-            if self.stage.learns_rationales:
-                content["rationale_loss"] = rationale_loss
-            content |= {"alpha": alpha, "sampling_probability": self.objective.sampling_probability(row.step)}
+            if (window := self.objective.labels.window) is not None:
+                window.add(row.step, confidences)
+            content = {"loss": self.objective.joint(losses, row.step)}
+            content |= {name: losses[name] for name in self.stage.losses}
+            content |= {
+                "alpha": self.objective.alpha(row.step),
+                "sampling_probability": self.objective.labels.sampling_probability(row.step),
+            }
             if self.stage.explain == "conditioned":
-                content |= {"drawn_share": drawn / max(explained, 1), "drawn_wrong_share": wrong / max(drawn, 1)}
+                content |= {
+                    "drawn_share": counts.drawn / max(counts.explained, 1),
+                    "drawn_wrong_share": counts.drawn_wrong / max(counts.drawn, 1),
+                }
             if self.stage.on_disagreement != "gold":
-                content |= {"drawn_wrong": wrong, "contrasted": wrong - skipped, "skipped": skipped}
+                content |= {
+                    "drawn_wrong": counts.drawn_wrong,
+                    "contrasted": counts.drawn_wrong - counts.skipped,
+                    "skipped": counts.skipped,
+                }
             content |= {
                 "learning_rate": row.learning_rate,
                 "grad_norm": norm,
                 "seconds": row.seconds,
-                "tokens_per_second": tokens / row.seconds,
-                "padding_share": 1 - tokens / padded,
+                "tokens_per_second": counts.tokens / row.seconds,
+                "padding_share": 1 - counts.tokens / counts.padded_tokens,
                 "peak_memory_bytes": float(memory.peak_bytes(self.device)),
             }
             self._log({"event": "train", "step": row.step + 1, **content})
@@ -326,7 +338,7 @@ class StageTrainer:
             )
         self.validated_step = self.step
         self._log({"event": "validation", "step": self.step, **metrics})
-        if self.step < self.objective.warmup_steps + self.objective.ramp_steps:
+        if self.step < self.stage.select_step(self.steps):
             return
         # If each record has its own choices there is no macro-F1: accuracy selects the checkpoint (ours).
         self.selection = self.stage.selection if self.stage.selection in metrics else "accuracy"
@@ -358,6 +370,7 @@ class StageTrainer:
                 best_value=self.best_value,
                 best_step=self.best_step,
                 worse_in_a_row=self.worse_in_a_row,
+                confidences=None if self.objective.labels.window is None else self.objective.labels.window.to_json(),
                 finished=self.finished,
                 identity=self.context.identity,
                 versions=self.context.versions,
@@ -406,10 +419,14 @@ class StageTrainer:
 
 
 def _summed(tallies: Sequence[Tally]) -> Tensor:
-    """The sum of each quantity of the tallies in their order, float64, (8,), on the device."""
-    losses = torch.stack([torch.stack([tally.label_loss, tally.rationale_loss]) for tally in tallies]).double().sum(0)
-    counts = torch.tensor(
-        [[t.explained, t.drawn, t.drawn_wrong, t.skipped, t.tokens, t.padded_tokens] for t in tallies],
-        dtype=torch.float64,
-    )
-    return torch.cat([losses, on_device(counts.sum(0), losses.device)])
+    """The sums of the tallies' losses, counts and confidences in their order, float64, on the device."""
+    losses = torch.stack([torch.stack([tally.losses[name] for name in LOSSES]) for tally in tallies]).double().sum(0)
+    counts = np.sum([[*astuple(tally.counts), *tally.confidences] for tally in tallies], axis=0)
+    return torch.cat([losses, on_device(torch.from_numpy(counts), losses.device)])
+
+
+def _parts(values: Sequence[float]) -> tuple[dict[str, float], Counts, NDArray[np.float64]]:
+    """The losses, counts and confidences that `_summed` put together."""
+    counted = len(LOSSES) + len(fields(Counts))
+    counts = Counts(*(int(value) for value in values[len(LOSSES) : counted]))
+    return dict(zip(LOSSES, values, strict=False)), counts, np.array(values[counted:])
