@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,11 @@ def train_bundle(folder: Path, labels: LabelSet = TRIAGE, **changes: Any) -> Pat
 def triage_bundle() -> Path:
     """The one that most tests share, to read only."""
     return train_bundle(Path(_kept.name))
+
+
+def rationales(model: ServedModel, texts: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """The texts of the model's reasons."""
+    return [reason.text for reason in model.explain(texts, labels)]
 
 
 class Server:

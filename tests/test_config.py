@@ -100,6 +100,10 @@ def test_all_mistakes_at_once_with_the_nearest_key() -> None:
         ({"base": {"encoderr": "x"}}, "expected a name, a folder, or {encoder ="),
         ({"lora": {"ranks": 4}}, "there is no key 'lora.ranks'; did you mean 'rank'?"),
         ({"steps": "many"}, "steps"),
+        ({"on_disagreement": "argue"}, "on_disagreement = 'argue': input should be 'gold', 'skip' or 'contrast'"),
+        ({"selection": {"stage1": "macro_f1"}}, "selection.stage1 = 'macro_f1': this stage learns no labels"),
+        ({"method": "sft", "selection": "rationale_loss"}, "sft learns no rationales; use 'macro_f1'"),
+        ({"method": "r2d-c", "fsdp": True}, "cycle_weight and fsdp together are not supported"),
     ],
 )
 def test_impossible_values(change: dict[str, object], expected: str) -> None:

@@ -125,7 +125,7 @@ def test_memory_does_not_grow_with_the_number_of_labels() -> None:
             found = engine.score_labels([[5, 6, 7, 1]], [candidates])[0]
     finally:
         engine.model.forward = original
-    assert max(rows) <= 2**20 // (4 * labels_module.LABEL_TOKENS * engine.model.config.vocab_size)
+    assert max(rows) <= 2**20 // (4 * engine.model.config.vocab_size)
     np.testing.assert_allclose(found, engine.score_labels([[5, 6, 7, 1]], [candidates])[0], rtol=1e-5)
 
 

@@ -17,11 +17,12 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from serving import CHOICE, SCREENING, TEXT, TRIAGE, decided, systemone, train_bundle, triage_bundle
+from serving import CHOICE, SCREENING, TEXT, TRIAGE, decided, rationales, systemone, train_bundle, triage_bundle
 from starlette.testclient import TestClient
 
 from reason2decide.errors import ConfigError, DataError
 from reason2decide.model.decision import Decision
+from reason2decide.model.reasons import Reason
 from reason2decide.serve.app import create_app
 from reason2decide.serve.audit import AuditLog
 from reason2decide.serve.auth import Authenticator, new_token
@@ -47,7 +48,7 @@ class Gated(ServedModel):
 
 
 class Failing(ServedModel):
-    def explain(self, texts: Sequence[str], labels: Sequence[str]) -> list[str]:
+    def explain(self, texts: Sequence[str], labels: Sequence[str]) -> list[Reason]:
         if TEXT in texts:
             raise RuntimeError(f"cannot read {texts} {CANARY}")
         return super().explain(texts, labels)
@@ -138,7 +139,7 @@ def test_yes_or_no_on_a_model_whose_name_has_a_slash(client: TestClient, models:
 
 def test_the_rationale_and_more_on_request(client: TestClient, models: list[ServedModel]) -> None:
     decision = decided(models[0], TEXT)[0]
-    own, other = models[0].explain([TEXT] * 2, [decision.label, AMBULANCE])
+    own, other = rationales(models[0], [TEXT] * 2, [decision.label, AMBULANCE])
     assert own and other
     include = ["rationale", f"rationale:{AMBULANCE}", "prediction_set", "deferral"]
     for path, body in (
@@ -171,7 +172,7 @@ def test_a_subset_explains_its_own_choice(client: TestClient, models: list[Serve
     reply = post(client, "/v1/systemone", systemone(questions={"q": question}, include=["rationale"]))
     answer = reply["answers"]["q"]
     assert answer["renormalised"] is True and answer["probabilities"] == {least: 1}
-    assert answer["rationale"] == models[0].explain([TEXT], [least])[0]
+    assert answer["rationale"] == rationales(models[0], [TEXT], [least])[0]
 
 
 def test_models_in_both_forms(client: TestClient, models: list[ServedModel]) -> None:
@@ -192,7 +193,7 @@ def test_a_rationale_is_streamed(client: TestClient, models: list[ServedModel]) 
     assert response.headers["content-type"].startswith("text/event-stream")
     first, *pieces, last = events(response.text)
     decision = decided(models[0], TEXT)[0]
-    rationale = models[0].explain([TEXT], [decision.label])[0]
+    rationale = rationales(models[0], [TEXT], [decision.label])[0]
     assert first[0] == "decision" and first[1]["label"] == decision.label
     assert "".join(data["delta"] for kind, data in pieces if kind == "rationale") == rationale != ""
     assert last[0] == "done" and last[1]["rationale"] == rationale
@@ -200,7 +201,7 @@ def test_a_rationale_is_streamed(client: TestClient, models: list[ServedModel]) 
 
 
 def test_a_rationale_for_another_label_whole_or_streamed(client: TestClient, models: list[ServedModel]) -> None:
-    rationale = models[0].explain([TEXT], [AMBULANCE])[0]
+    rationale = rationales(models[0], [TEXT], [AMBULANCE])[0]
     body = {"model": "triage", "text": TEXT, "label": AMBULANCE}
     whole = post(client, "/v1/explain", {**body, "stream": False})
     assert whole["rationale"] == rationale and whole["label"] == AMBULANCE and "probabilities" not in whole

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from serving import TEXT, TRIAGE, decided, triage_bundle
+from serving import TEXT, TRIAGE, decided, rationales, triage_bundle
 
 from reason2decide.errors import DataError
 from reason2decide.model.decision import Decision
@@ -87,7 +87,7 @@ def test_answers_are_the_model_s_own(model: ServedModel, batcher: Batcher) -> No
         texts = [TEXT, LONG, "mild rash", "high fever"]
         found = await asyncio.gather(*(batcher.decide(model, text, soon()) for text in texts))
         assert [own.label for own in found] == [own.label for own in decided(model, *texts)]
-        assert await batcher.explain(model, TEXT, HOME, soon()) == model.explain([TEXT], [HOME])[0] != ""
+        assert (await batcher.explain(model, TEXT, HOME, soon())).text == rationales(model, [TEXT], [HOME])[0] != ""
 
     asyncio.run(ask())
 
@@ -96,7 +96,7 @@ def test_a_stream_is_the_rationale_in_pieces_and_its_tokens_are_counted(model: S
     async def ask() -> None:
         with batcher.admit(model, soon(), streams=1) as request:
             pieces = [piece async for piece in request.stream(TEXT, HOME)]
-            whole = await request.explain(TEXT, HOME)
+            whole = (await request.explain(TEXT, HOME)).text
         assert len(pieces) > 2 and "".join(pieces) == whole
         assert request.output_tokens == 2 * model.tokens([whole])[0]
 
@@ -110,7 +110,7 @@ def test_more_streams_than_run_at_a_time(model: ServedModel, batcher: Batcher) -
 
     async def ask() -> None:
         found = await asyncio.gather(*(read() for _ in range(5)), batcher.decide(model, TEXT, soon()))
-        assert set(found[:5]) == {model.explain([TEXT], [HOME])[0]}
+        assert set(found[:5]) == {rationales(model, [TEXT], [HOME])[0]}
 
     asyncio.run(ask())
 

@@ -26,12 +26,13 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from serving import decided
+from serving import decided, rationales
 from toy import LABELS, run
 
 from reason2decide.data.records import DatasetFolder, LabelSet
 from reason2decide.errors import ConfigError
 from reason2decide.model.decision import Decision
+from reason2decide.model.reasons import Reason
 from reason2decide.serve import cards, cds_hooks
 from reason2decide.serve.app import create_app
 from reason2decide.serve.audit import AuditLog, AuditUnavailable
@@ -187,7 +188,7 @@ def test_a_call_is_answered_with_one_card(client: TestClient, model: ServedModel
 
 def test_the_rationale_is_in_the_detail(client: TestClient, model: ServedModel) -> None:
     (decision,) = decided(model, NOTE)
-    (rationale,) = model.explain([NOTE], [decision.label])
+    (rationale,) = rationales(model, [NOTE], [decision.label])
     assert len(rationale.split()) > 2
     (card,) = client.post(URL, json=call()).json()["cards"]
     assert f"which nobody has checked:** {rationale}\n" in card["detail"]
@@ -279,7 +280,7 @@ NASTY = [
 def test_data_in_the_detail_is_no_markup_and_no_link(model: ServedModel, nasty: str) -> None:
     own = Decision(nasty, {nasty: 0.6, "b": 0.4}, (nasty, "b"), deferred=True)
     named: Any = SimpleNamespace(name=nasty, hash=model.hash)
-    given_detail = cards.detail(own, nasty, FhirText("a", {}), named)
+    given_detail = cards.detail(own, Reason(nasty), FhirText("a", {}), named)
     tokens = GFM.parse(given_detail)
     kinds = {token.type for token in tokens} | {inner.type for token in tokens for inner in token.children or ()}
     assert kinds <= {
@@ -296,7 +297,7 @@ def test_data_in_the_detail_is_no_markup_and_no_link(model: ServedModel, nasty: 
 @given(st.text(alphabet=st.sampled_from("ab1 \n\t<>[]()!*_`~#|-+=.:/@\\&;$w"), max_size=40))
 def test_any_rationale_is_shown_as_it_is(rationale: str) -> None:
     own: Any = SimpleNamespace(name="m", hash="0" * 64)
-    shown = GFM.parse(cards.detail(decision(0.2, 0.5, 0.3), rationale, FhirText("a", {}), own))
+    shown = GFM.parse(cards.detail(decision(0.2, 0.5, 0.3), Reason(rationale), FhirText("a", {}), own))
     texts = ["".join(inner.content for inner in token.children or ()) for token in shown if token.type == "inline"]
     before = "Why, in the model's own words, which nobody has checked: "
     found = [text.removeprefix(before) for text in texts if text.startswith(before)]
@@ -305,7 +306,7 @@ def test_any_rationale_is_shown_as_it_is(rationale: str) -> None:
 
 def test_the_detail_names_what_is_not_ruled_out_and_what_is_missing(model: ServedModel) -> None:
     own = replace(decision(0.2, 0.5, 0.3), prediction_set=("see a doctor", "call an ambulance"))
-    shown = cards.detail(own, "why", FhirText("a", {"Observation": 2, "Encounter": 1}, missing=True), model)
+    shown = cards.detail(own, Reason("why"), FhirText("a", {"Observation": 2, "Encounter": 1}, missing=True), model)
     assert "Not ruled out: see a doctor; call an ambulance." in shown
     assert "has not seen everything" in shown and "2 Observation, 1 Encounter" in shown
     assert shown.index("| see a doctor |") < shown.index("| call an ambulance |") < shown.index("| home care |")

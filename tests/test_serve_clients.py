@@ -8,7 +8,7 @@ from pathlib import Path
 import openai
 import pytest
 import typesafe_sdk
-from serving import SCREENING, TEXT, TRIAGE, Server, decided, running, train_bundle, triage_bundle
+from serving import SCREENING, TEXT, TRIAGE, Server, decided, rationales, running, train_bundle, triage_bundle
 from typesafe_sdk import Choice, Noul, RetryPolicy, Score, TypeSafeClient
 
 from reason2decide.llm.client.calls import DecisionCall, ModelAnswer, Question
@@ -74,7 +74,7 @@ def test_typesafe_choice_score_and_noul(typesafe: TypeSafeClient, model: ServedM
 
 def test_typesafe_rationale(typesafe: TypeSafeClient, model: ServedModel) -> None:
     found = typesafe.system_one(TEXT, {"where": CHOICE}, extra_body={"include": ["rationale"]})
-    rationale = model.explain([TEXT], [found.choices["where"].choice])[0]
+    rationale = rationales(model, [TEXT], [found.choices["where"].choice])[0]
     assert found.raw_http_response.json()["rationales"] == {"where": rationale}
 
 
@@ -119,7 +119,7 @@ def test_openai_rationale(openai_client: openai.OpenAI, model: ServedModel) -> N
     found = openai_client.decisions.create(model="triage", input=TEXT, questions=[CHOICES], extra_body=include)  # type: ignore[list-item]
     answer = found.answers[0]
     assert answer.type == "choice"
-    own, other = model.explain([TEXT] * 2, [str(answer.choice), AMBULANCE])
+    own, other = rationales(model, [TEXT] * 2, [str(answer.choice), AMBULANCE])
     assert answer.rationale == own and answer.rationales == {AMBULANCE: other}  # type: ignore[attr-defined]
     assert found.rationales == {"where": own}  # type: ignore[attr-defined]
 

@@ -14,6 +14,7 @@ from reason2decide.errors import ConfigError, DataError, require
 from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
 from reason2decide.model.predictor import Predictor
 from reason2decide.model.reading import LongTexts, ReadingSettings
+from reason2decide.model.reasons import Check, ReasonSettings
 
 Case = str | Record
 
@@ -31,6 +32,9 @@ class Answer:
             text was not read whole and such texts are deferred (`load`).
         prediction_set: the labels that may well be right, most probable first.
         tokens, tokens_read: how many tokens the text has, and how many of them the model has read.
+        reason_support: the probability that the rationale was written for `label`, as the model reads it; None unless
+            reasons are checked (`load`).
+        reason_supports: whether that is enough; where not, the rationale argues for something else.
     """
 
     id: str
@@ -41,6 +45,8 @@ class Answer:
     prediction_set: tuple[str, ...]
     tokens: int
     tokens_read: int
+    reason_support: float | None = None
+    reason_supports: bool | None = None
 
     @property
     def probability(self) -> float:
@@ -51,7 +57,9 @@ class Answer:
         ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
         rows = [(label, f"{probability:.1%}") for label, probability in ranked]
         deferred = " (deferred to a person)" if self.deferred else ""
-        return table(("label", "probability"), rows, f"{self.label}{deferred}: {self.rationale or 'no rationale'}")
+        doubt = " (this reason does not support the decision)" if self.reason_supports is False else ""
+        caption = f"{self.label}{deferred}: {self.rationale or 'no rationale'}{doubt}"
+        return table(("label", "probability"), rows, caption)
 
 
 class Answers(list[Answer]):
@@ -185,6 +193,9 @@ def load(
     miscoverage: float = MISCOVERAGE,
     long_texts: LongTexts = "decide",
     input_tokens: int | None = None,
+    guidance: float = 0.0,
+    best_of: int = 1,
+    check_reasons: Check = "off",
 ) -> Model:
     """Load a bundle (with torch) or an export (without).
 
@@ -196,10 +207,14 @@ def load(
             besides deciding on their beginning; `refuse`; or read overlapping `windows`, of which the most urgent
             answer wins.
         input_tokens: longest prompt in tokens; None takes the limit of training. More needs a base such as T5.
+        guidance: how strongly reasons are guided away from those for the second choice; 0: not at all.
+        best_of: number of reasons to write for each decision; the one that tells its label best is given.
+        check_reasons: `flag` reasons that do not support their decision, or `defer` such decisions to a person besides.
 
     Raises:
         BundleError: not a bundle or export, or damaged.
-        ConfigError: unknown `long_texts`.
+        ConfigError: unknown `long_texts`; or reasons are guided or checked of a model whose reasons do not depend on
+            the label.
         MissingExtraError: a package that runs it is not installed; the message gives the `pip install`.
 
     Example:
@@ -208,7 +223,8 @@ def load(
         Model('run/bundle', method='r2d', labels=['home care', 'see a doctor', 'call an ambulance'])
     """
     reading = ReadingSettings(long_texts, input_tokens)
-    return Model(Predictor.load(Path(path), reading, error_rate=error_rate, miscoverage=miscoverage))
+    reasons = ReasonSettings(guidance, best_of, check_reasons)
+    return Model(Predictor.load(Path(path), reading, reasons, error_rate=error_rate, miscoverage=miscoverage))
 
 
 def _record(case: Case, place: int) -> Record:

@@ -12,10 +12,12 @@ from typing import Annotated, TextIO
 
 import typer
 
+from reason2decide.cli.options import with_options
 from reason2decide.console import say, show, visible_json, warn
 from reason2decide.errors import ConfigError, DataError, Interrupted, require
 from reason2decide.files import means_full_disk
 from reason2decide.model.reading import INPUT_TOKENS_HELP, LEAST_INPUT, LONG_TEXTS_HELP, LongTexts, ReadingSettings
+from reason2decide.model.reasons import ReasonSettings
 
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Bundle = Annotated[Path, typer.Argument(help="A bundle, which `r2d train` writes to RUN/bundle, or an export.")]
@@ -76,6 +78,7 @@ def _saying_how_to_resume(run: Path, command: list[str]) -> Iterator[None]:
         raise
 
 
+@with_options("reasons", ReasonSettings)
 def predict_command(
     bundle: Bundle,
     cases: Annotated[
@@ -96,6 +99,8 @@ def predict_command(
     long_texts: Annotated[LongTexts, typer.Option(help=LONG_TEXTS_HELP)] = "decide",
     input_tokens: Annotated[int | None, typer.Option(help=INPUT_TOKENS_HELP, min=LEAST_INPUT)] = None,
     force: Force = False,
+    *,
+    reasons: ReasonSettings,
 ) -> None:
     """Decide and explain: a label, its probabilities and a rationale for each case, in their order."""
     from reason2decide.data.cases import Cases
@@ -103,6 +108,7 @@ def predict_command(
 
     reading = ReadingSettings(long_texts, input_tokens)
     bad: list[str] = []
+    unsupported = 0
 
     def on_bad(error: DataError) -> None:
         if strict:
@@ -122,9 +128,11 @@ def predict_command(
     from itertools import chain
 
     from reason2decide.console import track
-    from reason2decide.model.predictor import BATCH_SIZE, READ_AHEAD, Predictor
+    from reason2decide.model.batches import BATCH_SIZE
+    from reason2decide.model.predictor import READ_AHEAD, Predictor
 
     def decide(stream: TextIO) -> int:
+        nonlocal unsupported
         decided = 0
         # Typed lines are answered one by one, a pipe in batches.
         read_ahead = READ_AHEAD if cases != Path("-") else 1 if sys.stdin.isatty() else BATCH_SIZE
@@ -133,9 +141,10 @@ def predict_command(
             stream.write(visible_json(json.dumps(prediction.to_json(), ensure_ascii=False)) + "\n")
             stream.flush()
             decided += 1
+            unsupported += prediction.reason_supports is False
         return decided
 
-    predictor = Predictor.load(bundle, reading)
+    predictor = Predictor.load(bundle, reading, reasons)
     if predictor.caution:
         warn(predictor.caution)
     if to_stdout:
@@ -148,11 +157,14 @@ def predict_command(
             f"{predictor.cut_texts} texts are longer than the model reads ({predictor.longest_prompt} tokens in a "
             "prompt): their rows have tokens_read below tokens. --long-texts windows reads on"
         )
-    if predictor.cut_explained.cut:
+    if predictor.writer.cut.cut:
         warn(
-            f"{predictor.cut_explained} texts were read less far for the rationale than for the decision: its prompt "
+            f"{predictor.writer.cut} texts were read less far for the rationale than for the decision: its prompt "
             "has the label too"
         )
+    if unsupported:
+        then = "and were deferred" if reasons.check_reasons == "defer" else "their rows have reason_supports: false"
+        warn(f"{unsupported} of {decided} reasons do not support their decision; {then}")
     say(f"{decided + len(bad)} rows read, {decided} decided, {len(bad)} skipped")
     if bad:
         warn(f"{len(bad)} bad rows were skipped; --strict stops at the first")

@@ -20,8 +20,9 @@ class Prediction:
     """A system's decision on one record, with `probabilities` by label and a rationale where it gives them.
 
     A trained model also says whether a person should decide (`deferred`), which labels it cannot rule out
-    (`prediction_set`), and how many of the text's tokens it has read (`tokens_read` of `tokens`). Without a valid
-    answer the label is `NO_ANSWER`, which is never right and never another label.
+    (`prediction_set`), and how many of the text's tokens it has read (`tokens_read` of `tokens`). Where reasons are
+    checked, `reason_support` is the label's posterior given the rationale, `reason_supports` whether it is enough.
+    Without a valid answer the label is `NO_ANSWER`, which is never right and never another label.
     """
 
     id: str
@@ -32,6 +33,8 @@ class Prediction:
     prediction_set: tuple[str, ...] | None = None
     tokens: int | None = None
     tokens_read: int | None = None
+    reason_support: float | None = None
+    reason_supports: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The prediction as a JSON object without absent fields."""

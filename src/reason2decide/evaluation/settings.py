@@ -16,6 +16,7 @@ import tomli_w
 from reason2decide.errors import ConfigError, unknown_key
 from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
 from reason2decide.model.reading import INPUT_TOKENS_HELP, LEAST_INPUT, LONG_TEXTS_HELP, LongTexts, ReadingSettings
+from reason2decide.model.reasons import ReasonSettings
 from reason2decide.syntax import Malformed, parse_toml
 
 IntervalMethod = Literal["percentile", "bca"]
@@ -24,7 +25,7 @@ PROBED_RECORDS = 500  # ours: each needs up to two new rationales; shares are th
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(ReasonSettings):
     """How to evaluate a split.
 
     Raises:
@@ -88,6 +89,7 @@ class Settings:
     seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and the probes.", "min": 0})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.interval not in ("percentile", "bca"):
             raise ConfigError(f"interval = {self.interval!r}: expected percentile or bca")
         for name in ("error_rate", "miscoverage"):

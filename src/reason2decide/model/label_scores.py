@@ -22,7 +22,6 @@ from reason2decide.method.prompts import Candidate
 from reason2decide.model.padding import on_device, padded
 
 BYTES_PER_FORWARD = 2**28  # ours: limit for the copied caches of one forward pass, whatever the number of labels
-LABEL_TOKENS = 8  # ours: tokens per label, assumed to estimate the size of its logits
 
 
 @dataclass(frozen=True)
@@ -91,11 +90,12 @@ def _score(
             shared.append(branch)
         elif len(candidates[branch.text][branch.candidates[0]]) > depth + 1:
             tails.append(branch)
-    for part in decode.chunks(tails):
+    longest = max((len(candidates[branch.text][branch.candidates[0]]) for branch in tails), default=depth) - depth
+    for part in decode.chunks(tails, longest):
         targets = [candidates[branch.text][branch.candidates[0]][depth:] for branch in part]
         rest = decode.tails(cache, [b.row for b in part], [b.text for b in part], targets)
         yield from ((branch.text, branch.candidates[0], total) for branch, total in zip(part, rest, strict=True))
-    for part in decode.chunks(shared):
+    for part in decode.chunks(shared, 1):
         grown = decode.step(cache, [b.row for b in part], [b.text for b in part], [b.token for b in part])
         onward = [_Node(branch.text, row, branch.candidates) for row, branch in enumerate(part)]
         yield from _score(decode, candidates, onward, *grown, depth + 1)
@@ -158,7 +158,7 @@ class _CachedDecoder:
 
     def __init__(self, model: Any, encoder_states: Tensor, attention_mask: Tensor) -> None:
         self.model, self.states, self.mask = model, encoder_states, attention_mask
-        self._row_bytes = 0  # known after `start`: what copying a row's cache and its logits take
+        self._copied_bytes = self._logits_bytes = 0  # known after `start`: of a row's cache, of a token's logits
 
     def start(self) -> tuple[EncoderDecoderCache, Tensor]:
         """Read the start token of every text; return the cache and next-token log-probabilities (texts, vocabulary)."""
@@ -167,8 +167,8 @@ class _CachedDecoder:
         empty = EncoderDecoderCache(DynamicCache(), DynamicCache())
         logits, cache = self._forward(empty, texts, start)
         layers = cache.cross_attention_cache.layers
-        copied = sum(layer.keys[0].nbytes + layer.values[0].nbytes for layer in layers)
-        self._row_bytes = copied + 4 * LABEL_TOKENS * logits.shape[-1]
+        self._copied_bytes = sum(layer.keys[0].nbytes + layer.values[0].nbytes for layer in layers)
+        self._logits_bytes = 4 * logits.shape[-1]
         return cache, logits[:, -1].log_softmax(-1)
 
     def step(
@@ -194,9 +194,9 @@ class _CachedDecoder:
         log_probs = logits.gather(-1, ids[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
         return list(log_probs.masked_fill(real[:, 1:] == 0, 0.0).sum(-1).unbind())
 
-    def chunks(self, branches: list[_Branch]) -> Iterator[list[_Branch]]:
-        """The branches cut so that one forward's copied keys and values, and its logits, stay within the bound."""
-        size = max(1, BYTES_PER_FORWARD // max(1, self._row_bytes))
+    def chunks(self, branches: list[_Branch], tokens: int) -> Iterator[list[_Branch]]:
+        """The branches cut so that one forward over `tokens` of each stays within the bound of copies and logits."""
+        size = max(1, BYTES_PER_FORWARD // max(1, self._copied_bytes + tokens * self._logits_bytes))
         for begin in range(0, len(branches), size):
             yield branches[begin : begin + size]
 

@@ -8,77 +8,49 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import Record
 from reason2decide.errors import BundleError, DataError
-from reason2decide.method.prompts import Candidate, body
+from reason2decide.method.prompts import body
+from reason2decide.model.batches import in_batches
 from reason2decide.model.bundle import Bundle, bundle_from, export_from
 from reason2decide.model.calibration import label_distribution
 from reason2decide.model.decision import Decision
 from reason2decide.model.engines import Engine
+from reason2decide.model.explaining import Explained, ReadText, ReasonWriter
 from reason2decide.model.manifest import verified_copy
 from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
-from reason2decide.model.prompt_encoder import PromptEncoder, TokenIds, Truncation
-from reason2decide.model.reading import (
-    WHAT_FITS,
-    Part,
-    ReadingSettings,
-    UnreadableText,
-    deciding_window,
-    explaining_window,
-)
+from reason2decide.model.prompt_encoder import PromptEncoder, Truncation
+from reason2decide.model.reading import WHAT_FITS, ReadingSettings, UnreadableText, deciding_window
+from reason2decide.model.reasons import PLAIN, Reason, ReasonSettings
 
 READ_AHEAD = 256  # ours: records sorted by length together, so that batches contain little padding
-BATCH_SIZE = 32  # ours
-
-
-@dataclass(frozen=True)
-class _ReadText:
-    """A text as the model reads it: its tokens, the parts of them that prompts contain, and the labels to choose from.
-
-    `candidates` are the labels' tokens; `head` is what each part is preceded by: the tokens of a record's own choices.
-    """
-
-    tokens: TokenIds
-    parts: Sequence[Part]
-    choices: tuple[str, ...]
-    candidates: Sequence[Candidate]
-    head: TokenIds
-
-    def part(self, index: int) -> list[int]:
-        """The tokens of one part as they follow a prefix."""
-        begin, end = self.parts[index]
-        return [*self.head, *self.tokens[begin:end]]
 
 
 @dataclass(frozen=True)
 class _Decided:
     """A text, P(label | part) of each of its parts, and what follows from them."""
 
-    text: _ReadText
+    text: ReadText
     found: Sequence[Mapping[str, float]]
     decision: Decision
-
-
-_Explained = tuple[_ReadText, str, Sequence[Mapping[str, float]]]  # a text, the label, P(label | part) of each part
 
 
 class Predictor:
     """Decides and explains with a loaded bundle or export.
 
-    `cut_texts` counts the texts that were not read whole for their decision, `cut_explained` those of which the prompt
-    for the rationale, which has the label too, holds less than that for the decision.
+    `cut_texts` counts the texts that were not read whole for their decision; `writer.cut` those of which the prompt for
+    the rationale, which has the label too, holds less than that for the decision.
 
     Args:
         reading: how texts over the prompt's limit are read.
+        reasons: how reasons are written and checked.
         error_rate: target among decisions that are not deferred; `miscoverage`: allowed for prediction sets. Both are
             looked up in the model's validation outcomes.
 
     Raises:
         BundleError: the reading asks for longer prompts than the model has positions for.
+        ConfigError: as `ReasonWriter`.
     """
 
     def __init__(
@@ -86,13 +58,14 @@ class Predictor:
         bundle: Bundle,
         engine: Engine,
         reading: ReadingSettings = WHAT_FITS,
+        reasons: ReasonSettings = PLAIN,
         *,
         error_rate: float = ERROR_RATE,
         miscoverage: float = MISCOVERAGE,
     ) -> None:
         self.bundle, self.engine, self.reading, self.encoder = bundle, engine, reading, bundle.encoder
         self.operating_point = bundle.calibration.operating_point(error_rate, miscoverage)
-        self.cut_texts, self.cut_explained = Truncation(), Truncation()
+        self.cut_texts = Truncation()
         if reading.input_tokens is not None:
             if engine.positions is not None and reading.input_tokens > engine.positions:
                 raise BundleError(
@@ -101,12 +74,15 @@ class Predictor:
                 )
             limits = bundle.manifest.lengths.model_copy(update={"input": reading.input_tokens})
             self.encoder = PromptEncoder(bundle.encoder.tokenizer, limits)
+        cutoff = bundle.calibration.support_cutoff()
+        self.writer = ReasonWriter(engine, self.encoder, bundle.manifest.explain, reasons, cutoff)
 
     @classmethod
     def load(
         cls,
         path: Path,
         reading: ReadingSettings = WHAT_FITS,
+        reasons: ReasonSettings = PLAIN,
         *,
         error_rate: float = ERROR_RATE,
         miscoverage: float = MISCOVERAGE,
@@ -116,6 +92,7 @@ class Predictor:
         Raises:
             BundleError, MissingExtraError: as `bundle.bundle_from` and `bundle.export_from`; or the model's answers are
                 not finite numbers.
+            ConfigError: as `ReasonWriter`.
         """
         bundle: Bundle
         engine: Engine
@@ -129,7 +106,7 @@ class Predictor:
                 from reason2decide.model.engines.torch import TorchEngine
 
                 engine = TorchEngine(bundle.model, bundle.encoder.tokenizer)
-        predictor = cls(bundle, engine, reading, error_rate=error_rate, miscoverage=miscoverage)
+        predictor = cls(bundle, engine, reading, reasons, error_rate=error_rate, miscoverage=miscoverage)
         predictor.try_once()
         return predictor
 
@@ -166,7 +143,7 @@ class Predictor:
 
     def _decided(self, records: Sequence[Record]) -> list[_Decided | DataError]:
         read = [self._readable(record, ids) for record, ids in zip(records, self._text_ids(records), strict=True)]
-        found = iter(self._by_part([text for text in read if isinstance(text, _ReadText)]))
+        found = iter(self._by_part([text for text in read if isinstance(text, ReadText)]))
         return [text if isinstance(text, DataError) else self._decision(text, next(found)) for text in read]
 
     def predict(
@@ -196,20 +173,22 @@ class Predictor:
                 if on_bad is None:
                     raise error
                 on_bad(error)
-            rationales: Sequence[str | None] = [None] * len(decided)
+            reasons: Sequence[Reason | None] = [None] * len(decided)
             if self.explains:
-                rationales = self._written([(own.text, own.decision.label, own.found) for _, own in decided])
-            for (id, own), rationale in zip(decided, rationales, strict=True):
-                decision = own.decision
+                reasons = self.writer.write([Explained(own.text, own.decision.label, own.found) for _, own in decided])
+            for (id, own), reason in zip(decided, reasons, strict=True):
+                decision = self.writer.settings.reviewed(own.decision, reason)
                 yield Prediction(
                     id,
                     decision.label,
                     decision.probabilities,
-                    rationale,
+                    None if reason is None else reason.text,
                     decision.deferred,
                     decision.prediction_set,
                     decision.tokens,
                     decision.tokens_read,
+                    None if reason is None else reason.support,
+                    None if reason is None else reason.supports,
                 )
 
     @property
@@ -241,7 +220,7 @@ class Predictor:
         """
         return [self._together(found) for found in self._by_part(self._texts(records), calibrated)]
 
-    def _decision(self, text: _ReadText, found: Sequence[Mapping[str, float]]) -> _Decided:
+    def _decision(self, text: ReadText, found: Sequence[Mapping[str, float]]) -> _Decided:
         probabilities = self._together(found)
         label = max(probabilities, key=probabilities.__getitem__)
         tokens, read = len(text.tokens), text.parts[-1][1]
@@ -254,7 +233,7 @@ class Predictor:
     def _together(self, found: Sequence[Mapping[str, float]]) -> dict[str, float]:
         return dict(deciding_window(found, self.bundle.manifest.labels))
 
-    def _readable(self, record: Record, tokens: list[int]) -> _ReadText | DataError:
+    def _readable(self, record: Record, tokens: list[int]) -> ReadText | DataError:
         """A record's text, or why there is nothing to decide."""
         if not self.encoder.reads(tokens):
             return UnreadableText("the model's tokenizer reads nothing in the text, so there is nothing to decide on")
@@ -263,17 +242,17 @@ class Predictor:
         except DataError as error:
             return error
 
-    def _texts(self, records: Sequence[Record]) -> list[_ReadText]:
+    def _texts(self, records: Sequence[Record]) -> list[ReadText]:
         return [self._text(record, ids) for record, ids in zip(records, self._text_ids(records), strict=True)]
 
-    def _text(self, record: Record, tokens: list[int]) -> _ReadText:
+    def _text(self, record: Record, tokens: list[int]) -> ReadText:
         choices = self.choices(record)
         candidates = self.encoder.candidates(choices)
         head = self.encoder.text_ids([body("", record.choices)])[0] if record.choices else []
         room = self.encoder.room(predict=True) - len(head)
-        return _ReadText(tokens, self.reading.parts(len(tokens), max(1, room)), choices, candidates, head)
+        return ReadText(tokens, self.reading.parts(len(tokens), max(1, room)), choices, candidates, head)
 
-    def _by_part(self, texts: Sequence[_ReadText], calibrated: bool = True) -> list[list[dict[str, float]]]:
+    def _by_part(self, texts: Sequence[ReadText], calibrated: bool = True) -> list[list[dict[str, float]]]:
         """P(label | part) of each part of each text."""
         temperature = self.bundle.calibration.temperature if calibrated else 1.0
         rows = [(text, index) for text in texts for index in range(len(text.parts))]
@@ -292,63 +271,34 @@ class Predictor:
         ]
 
     def rationales(self, records: Sequence[Record], labels: Sequence[str]) -> list[str]:
-        """The rationale of each record, given its label; an unconditioned method ignores the label.
+        """The text of each of `reasons`."""
+        return [reason.text for reason in self.reasons(records, labels)]
+
+    def reasons(self, records: Sequence[Record], labels: Sequence[str]) -> list[Reason]:
+        """The reason of each record, given its label; an unconditioned method ignores the label.
 
         Of a text read in windows, one window is explained: see `explaining_window`.
         """
-        return self._written(self._explained(records, labels))
-
-    def _explained(self, records: Sequence[Record], labels: Sequence[str]) -> list[_Explained]:
-        """What is explained of each record; the labels of a text's parts are scored where there are several."""
-        texts = self._texts(records)
-        found = iter(self._by_part([text for text in texts if len(text.parts) > 1]))
-        return [
-            (text, label, next(found) if len(text.parts) > 1 else ()) for text, label in zip(texts, labels, strict=True)
-        ]
-
-    def _written(self, explained: Sequence[_Explained]) -> list[str]:
-        prompts = [self._explain_prompt(*own) for own in explained]
-        written = in_batches(
-            list(map(len, prompts)),
-            lambda rows: self.engine.generate([prompts[row] for row in rows], self.encoder.lengths.rationale),
-        )
-        return [self.encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
-
-    def _explain_prompt(self, text: _ReadText, label: str, found: Sequence[Mapping[str, float]]) -> list[int]:
-        place = explaining_window(found, label) if len(text.parts) > 1 else 0
-        given = label if self.bundle.manifest.explain == "conditioned" else None
-        part = text.part(place)
-        self.cut_explained.count(len(part) > self.encoder.room(given))
-        return self.encoder.explain_ids(part, given)
+        return self.writer.write(self._explained(records, labels))
 
     def stream(self, record: Record, label: str) -> Iterator[str]:
         """The rationale of one record given its label, in pieces as they are written; together they are the whole."""
         (explained,) = self._explained([record], [label])
-        prompt = self._explain_prompt(*explained)
-        ids: list[int] = []
-        written = text = ""
-        for token in self.engine.stream(prompt, self.encoder.lengths.rationale):
-            ids.append(token)
-            text = self.encoder.tokenizer.decode(ids, skip_special_tokens=True).lstrip()
-            # Where the text ends in a replacement character, a character of several tokens is not complete yet.
-            if len(text) > len(written) and text.startswith(written) and not text.endswith("\ufffd"):
-                yield text[len(written) :]
-                written = text
-        if len(text) > len(written) and text.startswith(written):  # the limit came in the middle of a character
-            yield text[len(written) :]
+        yield from self.writer.stream(explained)
+
+    def checked(self, record: Record, label: str, rationale: str) -> Reason:
+        """A given text as the reason of a record for a label, checked if the settings say so."""
+        (explained,) = self._explained([record], [label])
+        return self.writer.checked(explained, rationale)
+
+    def _explained(self, records: Sequence[Record], labels: Sequence[str]) -> list[Explained]:
+        """What is explained of each record; its labels are scored where that is needed."""
+        texts = self._texts(records)
+        found = iter(self._by_part([text for text in texts if self.writer.needs_found(text)]))
+        return [
+            Explained(text, label, next(found) if self.writer.needs_found(text) else ())
+            for text, label in zip(texts, labels, strict=True)
+        ]
 
     def _text_ids(self, records: Sequence[Record]) -> list[list[int]]:
         return self.encoder.text_ids([record.text for record in records])
-
-
-def in_batches(lengths: Sequence[int] | NDArray[Any], run: Callable[[Sequence[int]], Sequence[Any]]) -> list[Any]:
-    """The results of `run` for prompts of these lengths, in their order.
-
-    `run` gets the indices of `BATCH_SIZE` prompts of similar lengths at a time, and returns a value for each.
-    """
-    order = np.argsort(lengths, kind="stable").tolist()
-    results: dict[int, Any] = {}
-    for begin in range(0, len(order), BATCH_SIZE):
-        rows = order[begin : begin + BATCH_SIZE]
-        results |= zip(rows, run(rows), strict=True)
-    return [results[row] for row in range(len(lengths))]

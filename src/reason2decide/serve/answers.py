@@ -3,7 +3,9 @@
 Beyond the interfaces, an answer has `renormalised: true` if the options left labels out, and on request `rationale`
 (for its own label), `rationales` (label -> text, for other labels), `prediction_set` and `deferred`; the reply then
 repeats `rationale` as `rationales: {question: text}`. `prediction_set` and `deferred` refer to the model's whole label
-set. Every reply says in `text` how much of the text was read; where some was not, its answers have `deferred` unasked.
+set. Where reasons are checked, `reason_support` and `reason_supports` say whether a rationale supports its answer, and
+by setting `deferred` is true where not. Every reply says in `text` how much of the text was read; where some was not,
+its answers have `deferred` unasked.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from reason2decide.model.decision import Decision
+from reason2decide.model.reasons import Reason
 from reason2decide.serve.questions import Asked, Wanted
 from reason2decide.serve.served_model import ServedModel
 from reason2decide.serve.wire import WORDS
@@ -31,6 +34,8 @@ class _Extras(BaseModel):
     rationales: dict[str, str] | None = None
     prediction_set: list[str] | None = None
     deferred: bool | None = None
+    reason_support: float | None = None
+    reason_supports: bool | None = None
 
 
 class NoulAnswer(_Extras):
@@ -141,6 +146,8 @@ class ExplainReply(BaseModel):
     rationale: str
     usage: TokenUsage
     probabilities: dict[str, float] | None = None
+    reason_support: float | None = None
+    reason_supports: bool | None = None
 
 
 class ModelEntry(BaseModel):
@@ -220,7 +227,7 @@ def systemone_reply(
     asked: Sequence[Asked],
     decision: Decision,
     want: Wanted,
-    rationales: Mapping[str, str],
+    reasons: Mapping[str, Reason],
     output_tokens: int,
 ) -> dict[str, Any]:
     """The body of a System One reply; `output_tokens` counts those of its rationales."""
@@ -246,7 +253,7 @@ def systemone_reply(
                 "confidence": score_confidence(levels),
                 "probabilities": {str(level): p for level, p in enumerate(levels)},
             }
-        answers[str(question.name)] = answer | _extras(question, decision, want, rationales)
+        answers[str(question.name)] = answer | _extras(question, decision, want, reasons)
     usage = {"input_tokens": decision.tokens, "output_tokens": output_tokens}
     reply: dict[str, Any] = {"model": model.name, "text": text_read(decision), "answers": answers, "usage": usage}
     if want.rationale:
@@ -259,7 +266,7 @@ def decisions_reply(
     asked: Sequence[Asked],
     decision: Decision,
     want: Wanted,
-    rationales: Mapping[str, str],
+    reasons: Mapping[str, Reason],
     output_tokens: int,
 ) -> dict[str, Any]:
     """The body of a decisions reply; `rationales` of unnamed questions are keyed by their index, from 0."""
@@ -287,7 +294,7 @@ def decisions_reply(
                     {"value": level, "label": label, "probability": p} for level, (label, p) in enumerate(found.items())
                 ],
             }
-        answers.append(answer | _extras(question, decision, want, rationales))
+        answers.append(answer | _extras(question, decision, want, reasons))
     usage = {
         "input_tokens": decision.tokens,
         "output_tokens": output_tokens,
@@ -307,14 +314,22 @@ def text_read(decision: Decision) -> dict[str, Any]:
     return {"tokens": decision.tokens, "tokens_read": decision.tokens_read, "cut": decision.cut}
 
 
-def _extras(question: Asked, decision: Decision, want: Wanted, rationales: Mapping[str, str]) -> dict[str, Any]:
+def support_of(reason: Reason) -> dict[str, Any]:
+    """Whether a reason supports its label, where reasons are checked."""
+    if reason.supports is None:
+        return {}
+    return {"reason_support": reason.support, "reason_supports": reason.supports}
+
+
+def _extras(question: Asked, decision: Decision, want: Wanted, reasons: Mapping[str, Reason]) -> dict[str, Any]:
     extras: dict[str, Any] = {}
     if question.renormalised(decision):
         extras["renormalised"] = True
     if want.rationale:
-        extras["rationale"] = rationales[question.chosen(decision)]
+        reason = reasons[question.chosen(decision)]
+        extras |= {"rationale": reason.text, **support_of(reason)}
     if want.labels:
-        extras["rationales"] = {label: rationales[label] for label in want.labels}
+        extras["rationales"] = {label: reasons[label].text for label in want.labels}
     if want.prediction_set:
         extras["prediction_set"] = list(decision.prediction_set)
     if want.deferral or decision.cut:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from reason2decide.errors import DataError, Reason2DecideError
 from reason2decide.model.decision import Decision
+from reason2decide.model.reasons import Reason
 from reason2decide.serve.served_model import ServedModel
 
 Kind = Literal["decide", "explain", "stream"]
@@ -107,6 +108,7 @@ class Admission:
     def __init__(self, batcher: Batcher, model: ServedModel, deadline: float, plan: Counter[CallType]) -> None:
         self._batcher, self._model, self._deadline, self._plan = batcher, model, deadline, plan
         self.output_tokens = 0
+        self.streamed = Reason("")
 
     def __enter__(self) -> Admission:
         self._batcher._enter(self._plan)
@@ -129,18 +131,22 @@ class Admission:
         decision: Decision = end.value
         return decision
 
-    async def explain(self, text: str, label: str) -> str:
-        """The rationale of a text for a label; raises as `decide`."""
+    async def explain(self, text: str, label: str) -> Reason:
+        """The reason of a text for a label; raises as `decide`."""
         async with self._called("explain", text, label) as call:
             end = self._ended(call, await call.receive())
-        return str(end.value)
+        reason: Reason = end.value
+        return reason
 
     async def stream(self, text: str, label: str) -> AsyncIterator[str]:
-        """The rationale of a text for a label in pieces; raises as `decide`, also between two pieces."""
+        """The rationale of a text for a label in pieces; raises as `decide`, also between two pieces.
+
+        The whole is in `streamed` then.
+        """
         async with self._called("stream", text, label) as call:
             while isinstance(item := await call.receive(), str):
                 yield item
-            self._ended(call, item)
+            self.streamed = self._ended(call, item).value
 
     @contextlib.asynccontextmanager
     async def _called(self, kind: Kind, text: str, label: str) -> AsyncIterator[_Call]:
@@ -223,8 +229,8 @@ class Batcher:
         with self.admit(model, deadline) as request:
             return await request.decide(text)
 
-    async def explain(self, model: ServedModel, text: str, label: str, deadline: float) -> str:
-        """The rationale of one text for a label, as a separate request; raises as `decide`."""
+    async def explain(self, model: ServedModel, text: str, label: str, deadline: float) -> Reason:
+        """The reason of one text for a label, as a separate request; raises as `decide`."""
         with self.admit(model, deadline, explains=1) as request:
             return await request.explain(text, label)
 
@@ -331,7 +337,7 @@ class Batcher:
                 values, written = model.decide(texts), [0] * len(batch)
             else:
                 values = model.explain(texts, [call.label for call in batch])
-                written = model.tokens(values)
+                written = model.tokens([reason.text for reason in values])
             ends = [
                 _End(error=value) if isinstance(value, DataError) else _End(value, count)
                 for value, count in zip(values, written, strict=True)
@@ -366,7 +372,8 @@ class _Stream:
             piece = next(self._pieces, None)
             if piece is None:
                 (written,) = self.call.model.tokens([self._written])
-                item = _End(None, written)
+                reason = self.call.model.checked(self.call.text, self.call.label, self._written)
+                item = _End(reason, written)
             else:
                 item = piece
             self._written += piece or ""

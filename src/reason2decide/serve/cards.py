@@ -18,6 +18,7 @@ from reason2decide.serve.fhir import FhirText, unread_of
 
 if TYPE_CHECKING:
     from reason2decide.model.decision import Decision
+    from reason2decide.model.reasons import Reason
     from reason2decide.serve.served_model import ServedModel
 
 LONGEST_SUMMARY = 139  # fewer than 140 characters, counted in UTF-16 as JavaScript does
@@ -60,13 +61,13 @@ class Card(BaseModel):
 
 
 def card_of(
-    decision: Decision, rationale: str | None, given: FhirText, model: ServedModel, source_url: str | None
+    decision: Decision, reason: Reason | None, given: FhirText, model: ServedModel, source_url: str | None
 ) -> Card:
     """The card of a decision on a text, under a new uuid."""
     return Card(
         uuid=str(uuid4()),
         summary=summary(decision),
-        detail=detail(decision, rationale, given, model),
+        detail=detail(decision, reason, given, model),
         indicator=indicator(decision, model.labels),
         source=Source(label=f"Reason2Decide: {plain(model.name)}", url=source_url),
         overrideReasons=override_reasons(model.labels),
@@ -97,8 +98,9 @@ def summary(decision: Decision) -> str:
     return before + _cut(plain(decision.label), LONGEST_SUMMARY - len(before) - len(after)) + after
 
 
-def detail(decision: Decision, rationale: str | None, given: FhirText, model: ServedModel) -> str:
+def detail(decision: Decision, reason: Reason | None, given: FhirText, model: ServedModel) -> str:
     """The distribution first, then the rationale and what the decision is based on, as Markdown."""
+    unsupported = reason is not None and reason.supports is False
     ranked = sorted(decision.probabilities, key=lambda label: -decision.probabilities[label])
     parts = ["Read the note first."]
     if decision.cut:
@@ -106,14 +108,17 @@ def detail(decision: Decision, rationale: str | None, given: FhirText, model: Se
             f"**The model has read {decision.tokens_read} of the text's {decision.tokens} tokens, and nothing of the "
             "rest: what decides may stand there.**"
         )
-    elif decision.deferred:
+    elif decision.deferred and not unsupported:
         parts.append("**The model is not sure enough of this decision: a person should decide.**")
     rows = [f"| {_quoted(label)} | {_percent(decision.probabilities[label])} |" for label in ranked]
     parts.append("\n".join(["| Decision | Probability |", "|---|---:|", *rows]))
     if len(decision.prediction_set) > 1:
         parts.append("Not ruled out: " + "; ".join(map(_quoted, decision.prediction_set)) + ".")
-    if rationale and rationale.strip():
-        parts.append(f"**Why, in the model's own words, which nobody has checked:** {_quoted(rationale)}")
+    if reason is not None and reason.text.strip():
+        parts.append(f"**Why, in the model's own words, which nobody has checked:** {_quoted(reason.text)}")
+    if unsupported:
+        then = ": a person should decide" if decision.deferred else ""
+        parts.append(f"**This reason does not support the decision above: it argues for something else{then}.**")
     if given.missing:
         parts.append("**Some of the data was not available, so the model has not seen everything.**")
     if given.unread:

@@ -220,8 +220,9 @@ def router(
         note(request, model, text=given.text)
         with batcher.admit(model, settings.deadline(), explains=int(model.explains)) as admitted:
             decision = await admitted.decide(given.text)
-            rationale = await admitted.explain(given.text, decision.label) if model.explains else None
-        card = card_of(decision, rationale, given, model, settings.source_url)
+            reason = await admitted.explain(given.text, decision.label) if model.explains else None
+        decision = model.reviewed(decision, reason)
+        card = card_of(decision, reason, given, model, settings.source_url)
         note(
             request,
             model,

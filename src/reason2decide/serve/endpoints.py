@@ -12,6 +12,7 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from reason2decide.model.decision import Decision
+from reason2decide.model.reasons import Reason
 from reason2decide.serve import answers
 from reason2decide.serve.batching import Admission, Batcher, DeadlineExceeded
 from reason2decide.serve.questions import Asked, Wanted, decisions_asked, named, systemone_asked, wanted
@@ -37,7 +38,7 @@ INCLUDE_HEADER = "X-Decision-Include"
 IncludeHeader = Annotated[
     str | None, Header(alias=INCLUDE_HEADER, description="Same as `include`, with items separated by commas.")
 ]
-Reply = Callable[[ServedModel, Sequence[Asked], Decision, Wanted, Mapping[str, str], int], dict[str, Any]]
+Reply = Callable[[ServedModel, Sequence[Asked], Decision, Wanted, Mapping[str, Reason], int], dict[str, Any]]
 ERRORS = {
     401: "No valid token",
     404: "No model with this name",
@@ -178,8 +179,9 @@ class _Served:
             labels = want.explained(asked, decision)
             written = await asyncio.gather(*(admitted.explain(text, label) for label in labels))
         _note_decision(request, model, decision)
-        rationales = dict(zip(labels, written, strict=True))
-        return JSONResponse(reply(model, asked, decision, want, rationales, admitted.output_tokens))
+        reasons = dict(zip(labels, written, strict=True))
+        decision = model.reviewed(decision, reasons.get(decision.label))
+        return JSONResponse(reply(model, asked, decision, want, reasons, admitted.output_tokens))
 
     async def explained(self, request: Request, model: ServedModel, text: str, label: str | None) -> Response:
         """The whole rationale for a label, or for the decided one."""
@@ -187,9 +189,9 @@ class _Served:
         with self._admitted(model, explains=1) as admitted:
             decision = await admitted.decide(text)  # also for a given label: it says whether the text can be read
             chosen = label or decision.label
-            rationale = await admitted.explain(text, chosen)
+            reason = await admitted.explain(text, chosen)
         _note_decision(request, model, decision, label)
-        reply = _explain_reply(model, chosen, rationale, admitted, decision)
+        reply = _explain_reply(model, chosen, reason, admitted, decision)
         if label is None:
             reply["probabilities"] = dict(decision.probabilities)
         return JSONResponse(reply)
@@ -204,15 +206,13 @@ class _Served:
             if label is None:
                 read = answers.text_read(decision)
                 yield _event("decision", {"label": chosen, "probabilities": dict(decision.probabilities), "text": read})
-            pieces = []
             try:
                 async for piece in admitted.stream(text, chosen):
-                    pieces.append(piece)
                     yield _event("rationale", {"delta": piece})
             except DeadlineExceeded as error:
                 yield _event("error", {"detail": str(error)})
                 return
-            yield _event("done", _explain_reply(model, chosen, "".join(pieces), admitted, decision))
+            yield _event("done", _explain_reply(model, chosen, admitted.streamed, admitted, decision))
 
     def _admitted(self, model: ServedModel, **needs: int) -> AbstractContextManager[Admission]:
         return self._batcher.admit(model, self._settings.deadline(), **needs)
@@ -229,11 +229,12 @@ def _note_decision(request: Request, model: ServedModel, decision: Decision, lab
 
 
 def _explain_reply(
-    model: ServedModel, label: str, rationale: str, admitted: Admission, decision: Decision
+    model: ServedModel, label: str, reason: Reason, admitted: Admission, decision: Decision
 ) -> dict[str, Any]:
     usage = {"input_tokens": decision.tokens, "output_tokens": admitted.output_tokens}
     read = answers.text_read(decision)
-    return {"model": model.name, "text": read, "label": label, "rationale": rationale, "usage": usage}
+    reply = {"model": model.name, "text": read, "label": label, "rationale": reason.text, "usage": usage}
+    return reply | answers.support_of(reason)
 
 
 def _event(kind: str, data: Mapping[str, Any]) -> str:

@@ -56,7 +56,7 @@ def serve(models: Sequence[tuple[str, Path]], settings: ServeSettings) -> None:
         audit = AuditLog(settings.audit, settings.retention_days) if settings.audit is not None else None
         authenticator = Authenticator(settings, audit) if settings.authenticates else None
         rates = {"error_rate": settings.error_rate, "miscoverage": settings.miscoverage}
-        loaded = [ServedModel(name, path, settings.reading, **rates) for name, path in models]
+        loaded = [ServedModel(name, path, settings.reading, settings.reasons, **rates) for name, path in models]
         for model in loaded:
             if model.predictor.caution:
                 warn(model.predictor.caution)

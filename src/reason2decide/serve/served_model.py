@@ -11,13 +11,14 @@ from reason2decide.model.decision import Decision
 from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
 from reason2decide.model.predictor import Predictor
 from reason2decide.model.reading import MOST_WINDOWS, WHAT_FITS, ReadingSettings
+from reason2decide.model.reasons import PLAIN, Reason, ReasonSettings
 
 
 class ServedModel:
     """A loaded bundle or export under a name. Its methods block; they are called from one thread at a time.
 
     Args:
-        reading, error_rate, miscoverage: as `Predictor`.
+        reading, reasons, error_rate, miscoverage: as `Predictor`.
 
     Raises:
         ConfigError: each of its records has its own labels, which no interface of the server can ask for.
@@ -29,12 +30,13 @@ class ServedModel:
         name: str,
         path: Path,
         reading: ReadingSettings = WHAT_FITS,
+        reasons: ReasonSettings = PLAIN,
         *,
         error_rate: float = ERROR_RATE,
         miscoverage: float = MISCOVERAGE,
     ) -> None:
         self.name, self.path = name, path
-        self.predictor = Predictor.load(path, reading, error_rate=error_rate, miscoverage=miscoverage)
+        self.predictor = Predictor.load(path, reading, reasons, error_rate=error_rate, miscoverage=miscoverage)
         manifest = self.predictor.bundle.manifest
         if manifest.labels.is_open:
             raise ConfigError(f"{path} has no fixed labels (each record has its own choices), so it cannot be served")
@@ -63,10 +65,18 @@ class ServedModel:
         """The decision on each text, or why there is none; it does not depend on the others of the batch."""
         return self.predictor.decide([Record(str(i), text) for i, text in enumerate(texts)])
 
-    def explain(self, texts: Sequence[str], labels: Sequence[str]) -> list[str]:
-        """The rationale of each text for its label: the decided one, or another ("why not ...?")."""
-        return self.predictor.rationales([Record(str(i), text) for i, text in enumerate(texts)], labels)
+    def explain(self, texts: Sequence[str], labels: Sequence[str]) -> list[Reason]:
+        """The reason of each text for its label: the decided one, or another ("why not ...?")."""
+        return self.predictor.reasons([Record(str(i), text) for i, text in enumerate(texts)], labels)
+
+    def reviewed(self, decision: Decision, reason: Reason | None) -> Decision:
+        """See `ReasonSettings.reviewed`."""
+        return self.predictor.writer.settings.reviewed(decision, reason)
 
     def stream(self, text: str, label: str) -> Iterator[str]:
         """The rationale of one text for a label, in pieces as they are written."""
         return self.predictor.stream(Record("0", text), label)
+
+    def checked(self, text: str, label: str, rationale: str) -> Reason:
+        """A rationale that was written for a label, checked if the settings say so."""
+        return self.predictor.checked(Record("0", text), label, rationale)

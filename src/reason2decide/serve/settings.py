@@ -11,10 +11,11 @@ from pathlib import Path
 from reason2decide.errors import ConfigError
 from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
 from reason2decide.model.reading import INPUT_TOKENS_HELP, LEAST_INPUT, LONG_TEXTS_HELP, LongTexts, ReadingSettings
+from reason2decide.model.reasons import ReasonSettings
 
 
 @dataclass(frozen=True)
-class ServeSettings:
+class ServeSettings(ReasonSettings):
     """Where the server listens, what it accepts and how much of it; times in seconds unless named otherwise.
 
     Raises:
@@ -66,7 +67,7 @@ class ServeSettings:
         default=10_000, metadata={"help": "Milliseconds to answer a request in; after that it gets 504.", "min": 1}
     )
 
-    max_batch: int = 32  # `predictor.BATCH_SIZE`
+    max_batch: int = 32  # `batches.BATCH_SIZE`
     max_streams: int = 8  # ours: rationales streamed at the same time
     grace_seconds: float = 30.0  # Kubernetes' terminationGracePeriodSeconds: accepted requests are answered within it
 
@@ -83,6 +84,7 @@ class ServeSettings:
     keep_alive_seconds: int = 30  # ours: an idle connection is kept; typesafe-sdk pools them for the same time
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         ReadingSettings(self.long_texts, self.input_tokens)  # an impossible one is refused
         positive = ("retention_days", "max_queue", "max_batch", "max_streams", "deadline_ms", "max_connections")
         for name in positive:

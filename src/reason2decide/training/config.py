@@ -445,5 +445,11 @@ def _stage_problems(config: Config) -> Iterator[str]:
             yield f"alpha.{stage.name} = {stage.alpha}: {config.method} learns labels only, so alpha stays 1"
         if stage.explain != "none" and stage.alpha == 1:
             yield f"alpha.{stage.name} = 1: no rationale would be learnt; use the method sft, or an alpha below 1"
+        if stage.selection == "rationale_loss" and not stage.learns_rationales:
+            yield f"selection.{stage.name} = 'rationale_loss': {config.method} learns no rationales; use 'macro_f1'"
+        if stage.selection != "rationale_loss" and not stage.learns_labels:
+            yield f"selection.{stage.name} = {stage.selection!r}: this stage learns no labels; use 'rationale_loss'"
+        if stage.cycle_weight and config.fsdp:
+            yield "cycle_weight and fsdp together are not supported; set one of them to 0 or false"
         if stage.explain == "conditioned" and stage.alpha == 0:
             yield f"alpha.{stage.name} = 0: no label would be learnt to condition on; use an alpha above 0"

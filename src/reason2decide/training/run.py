@@ -138,7 +138,8 @@ def _finish(context: RunContext, given: Prepared, model: Any, summaries: Mapping
     """Calibrate the finished model on validation and write the bundle."""
     config, dataset = context.config, given.dataset
     say("calibrating on validation")
-    calibration = calibrate(model, given.validation)
+    last = config.stages()[-1]
+    calibration = calibrate(model, given.validation.with_source(given.sources.get(last.name)), last.explain)
     manifest = Manifest(
         method=config.method,
         base=config.base_name,

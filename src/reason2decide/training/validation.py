@@ -6,8 +6,10 @@ A checkpoint is selected by losses with gold conditioning labels, accuracy, macr
 from __future__ import annotations
 
 import contextlib
+import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,15 +21,21 @@ from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import NotComputed
 from reason2decide.evaluation.metrics import Accuracy, Examples, MacroF1
+from reason2decide.evaluation.sampling import id_hash
 from reason2decide.method.losses import joint_loss
-from reason2decide.model.calibration import Calibration
+from reason2decide.method.methods import Explain
+from reason2decide.model.batches import in_batches
+from reason2decide.model.calibration import DIGITS, Calibration
 from reason2decide.model.engines.torch import TorchEngine
+from reason2decide.model.explaining import ReasonsToRead, closed, label_posteriors
 from reason2decide.model.label_scores import leading_labels, score_labels
-from reason2decide.model.predictor import in_batches
+from reason2decide.model.reasons import MOST_LABELS
 from reason2decide.training.batches import BatchLimit, cut
 from reason2decide.training.features import Example, SplitFeatures
 from reason2decide.training.objective import Objective
 from reason2decide.training.processes import Processes
+
+REASONS_READ = 1000  # ours: gold rationales of validation from which the threshold of their check is set
 
 
 @torch.no_grad()
@@ -107,8 +115,11 @@ def _scores(examples: Sequence[Example], predicted: Sequence[str], labels: Label
     return scores
 
 
-def calibrate(model: Any, features: SplitFeatures) -> Calibration:
-    """Calibrate the probabilities of a finished model, scored by the engine that runs it in use."""
+def calibrate(model: Any, features: SplitFeatures, explain: Explain) -> Calibration:
+    """Calibrate the probabilities of a finished model, scored by the engine that runs it in use.
+
+    Where its reasons depend on the label, also the label's posterior given the gold rationales.
+    """
     encoder = features.encoder
     engine = TorchEngine(model, encoder.tokenizer)
     gold = np.zeros(len(features), int)
@@ -122,4 +133,25 @@ def calibrate(model: Any, features: SplitFeatures) -> Calibration:
         )
 
     found = in_batches(features.prompt_lengths, scores)
-    return Calibration.fit(found, gold.tolist())
+    calibration = Calibration.fit(found, gold.tolist())
+    if explain != "conditioned":
+        return calibration
+    return replace(calibration, reason_posteriors=_reason_posteriors(engine, features, found))
+
+
+def _reason_posteriors(
+    engine: TorchEngine, features: SplitFeatures, found: Sequence[NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """The gold label's posterior given the gold rationale, of at most `REASONS_READ` records, (records,)."""
+    chosen = sorted(
+        heapq.nsmallest(REASONS_READ, features.with_rationale, key=lambda row: id_hash(features.id_of(row)))
+    )
+    asked = []
+    for row in chosen:
+        example = features[row]
+        order = np.argsort(-found[row], kind="stable")
+        others = [example.choices[i] for i in order if example.choices[i] != example.label]
+        target = closed(features.encoder, example.rationale)
+        asked.append(ReasonsToRead(example.text, [example.label, *others[: MOST_LABELS - 1]], [target]))
+    posteriors = label_posteriors(engine, features.encoder, asked)
+    return np.array([posterior[0, 0] for posterior in posteriors]).round(DIGITS)

@@ -70,7 +70,7 @@ def evaluate_bundle(
     dataset = opened(dataset_path, settings)
     reading = ReadingSettings(settings.long_texts, settings.input_tokens)
     rates = {"error_rate": settings.error_rate, "miscoverage": settings.miscoverage}
-    decided = decide_split(Predictor.load(bundle, reading, **rates), dataset, settings, card_answers)
+    decided = decide_split(Predictor.load(bundle, reading, settings.reasons, **rates), dataset, settings, card_answers)
     return _measure_into(out, decided, dataset, force=force)
 
 
@@ -90,8 +90,8 @@ def decide_split(
     if predictor.cut_texts.cut:
         warn(f"{predictor.cut_texts} texts are longer than the model reads ({predictor.longest_prompt} tokens)")
     notes: tuple[str, ...] = ()
-    if predictor.cut_explained.cut:
-        notes = (f"{predictor.cut_explained} texts had less room beside the label to explain than for the decision",)
+    if predictor.writer.cut.cut:
+        notes = (f"{predictor.writer.cut} texts had less room beside the label to explain than for the decision",)
     probes = None
     if settings.probed and predictor.explains:
         say(f"probing the model about its rationales, for at most {settings.probed} records")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from reason2decide.errors import BundleError
 from reason2decide.method.prompts import Candidate
+from reason2decide.model.decoding import GREEDY, Decoding
 
 Scores = TypeVar("Scores", bound=NDArray[Any])
 
@@ -49,8 +50,10 @@ class Engine(Protocol):
     ) -> list[NDArray[np.float64]]:
         """Total log-probability of each candidate given each prompt, not normalised; one array per prompt."""
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
-        """Greedy continuation of each prompt, without special tokens, at most `max_tokens` long."""
+    def generate(
+        self, prompts: Sequence[Sequence[int]], max_tokens: int, decoding: Decoding = GREEDY
+    ) -> list[list[int]]:
+        """Continuation of each prompt, without special tokens, at most `max_tokens` long."""
 
     def stream(self, prompt: Sequence[int], max_tokens: int) -> Iterator[int]:
         """The tokens of one greedy continuation as they are generated."""

@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason2decide.errors import BundleError, require
+from reason2decide.method.decoding import guided, plausible
 from reason2decide.method.prompts import Candidate
+from reason2decide.model.decoding import GREEDY, Decoding, Draws
 from reason2decide.model.engines import finite
 from reason2decide.model.label_trie import Branch, branches
 
@@ -122,8 +124,10 @@ class OnnxEngine:
         """
         return [self._score(self._encode(prompt), labels) for prompt, labels in zip(prompts, candidates, strict=True)]
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
-        """Greedy continuation of each prompt, without special tokens, at most `max_tokens` long.
+    def generate(
+        self, prompts: Sequence[Sequence[int]], max_tokens: int, decoding: Decoding = GREEDY
+    ) -> list[list[int]]:
+        """Continuation of each prompt, without special tokens, at most `max_tokens` long.
 
         Args:
             prompts: token ids; texts of similar lengths are best batched together.
@@ -131,14 +135,14 @@ class OnnxEngine:
         """
         texts = [self._encode(prompt) for prompt in prompts]
         written: list[list[int]] = [[] for _ in texts]
-        for step in self._greedy(texts, max_tokens):
+        for step in self._write(texts, max_tokens, decoding):
             for text, token in step:
                 written[text].append(token)
         return [[token for token in row if token not in self._special] for row in written]
 
     def stream(self, prompt: Sequence[int], max_tokens: int) -> Iterator[int]:
         """The tokens that `generate` returns for this prompt alone, each as soon as it is known."""
-        for ((_, token),) in self._greedy([self._encode(prompt)], max_tokens):
+        for ((_, token),) in self._write([self._encode(prompt)], max_tokens, GREEDY):
             if token not in self._special:
                 yield token
 
@@ -247,19 +251,26 @@ class OnnxEngine:
         """Copies of the given rows of the past, up to a length."""
         return [self._value(np.ascontiguousarray(value.numpy()[:, :, :length][rows])) for value in past]
 
-    def _greedy(self, texts: Sequence[_Text], max_tokens: int) -> Iterator[list[tuple[int, int]]]:
+    def _write(self, texts: Sequence[_Text], max_tokens: int, decoding: Decoding) -> Iterator[list[tuple[int, int]]]:
         """At each step the token of every text that has not ended, as (text, token); the end token is its last."""
-        batch = _Batch(self, texts)
+        guide = decoding.rivals if decoding.guidance else None
+        batches = [_Batch(self, texts)] + ([_Batch(self, list(map(self._encode, guide)))] if guide else [])
+        draws = Draws(decoding.seeds) if decoding.seeds is not None else None
         alive = np.arange(len(texts))
         tokens = np.full(len(texts), self.file.start)
         for _ in range(max_tokens):
-            tokens = batch.read(tokens).argmax(-1)
+            scores, *rivals = [batch.read(tokens) for batch in batches]
+            if rivals:
+                scores = guided(np, scores, rivals[0], decoding.guidance)
+            if draws is not None:
+                scores = plausible(np, scores) / decoding.temperature + draws.noise(alive.tolist(), scores.shape[-1])
+            tokens = scores.argmax(-1)
             yield list(zip(alive.tolist(), tokens.tolist(), strict=True))
             unfinished = np.flatnonzero(tokens != self.file.end)
             if not len(unfinished):
                 return
             if len(unfinished) < len(alive):
-                order = batch.keep(unfinished)
+                order, *_ = [batch.keep(unfinished) for batch in batches]
                 alive, tokens = alive[order], tokens[order]
 
 

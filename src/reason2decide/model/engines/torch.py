@@ -17,7 +17,9 @@ from transformers import (
     LogitsProcessorList,
 )
 
+from reason2decide.method.decoding import guided, plausible
 from reason2decide.method.prompts import Candidate
+from reason2decide.model.decoding import GREEDY, Decoding, Draws
 from reason2decide.model.engines import NotFinite, finite
 from reason2decide.model.label_scores import score_labels
 from reason2decide.model.padding import padded
@@ -51,8 +53,10 @@ class TorchEngine:
         ]
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
-        """Greedy continuation of each prompt, without special tokens, at most `max_tokens` long."""
+    def generate(
+        self, prompts: Sequence[Sequence[int]], max_tokens: int, decoding: Decoding = GREEDY
+    ) -> list[list[int]]:
+        """Continuation of each prompt, without special tokens, at most `max_tokens` long."""
         input_ids, attention_mask = self._padded(prompts)
         # Ignore a base's generation settings (beams, penalties, forced tokens) except its start and end tokens.
         self.model.generation_config = GenerationConfig()
@@ -65,11 +69,16 @@ class TorchEngine:
             pad_token_id=self.pad_token_id,
         )
         watch = _FiniteWatch()
+        processors = [watch]
+        if decoding.rivals is not None and decoding.guidance:
+            processors.append(_Guidance(self.model, *self._padded(decoding.rivals), decoding.guidance))
+        if decoding.seeds is not None:
+            processors.append(_Drawing(Draws(decoding.seeds), decoding.temperature))
         output = self.model.generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
             generation_config=settings,
-            logits_processor=LogitsProcessorList([watch]),
+            logits_processor=LogitsProcessorList(processors),
         )
         watch.require()
         return [[id for id in row if id not in self._special] for row in output.tolist()]
@@ -100,6 +109,39 @@ class TorchEngine:
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         return padded(rows, self.pad_token_id, self.device)
+
+
+class _Guidance(LogitsProcessor):  # type: ignore[misc]
+    """Reads the same tokens after the rivals' prompts, and prefers those that they make less probable."""
+
+    def __init__(self, model: Any, input_ids: Tensor, attention_mask: Tensor, guidance: float) -> None:
+        self._model, self._mask, self._guidance = model, attention_mask, guidance
+        self._encoded = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
+        self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        step = self._model(
+            encoder_outputs=self._encoded,
+            attention_mask=self._mask,
+            decoder_input_ids=input_ids[:, -1:],
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        rival = step.logits[:, -1].float().log_softmax(-1)
+        guided_scores: Tensor = guided(torch, scores.log_softmax(-1), rival, self._guidance)
+        return guided_scores
+
+
+class _Drawing(LogitsProcessor):  # type: ignore[misc]
+    """Adds each row's noise, so that the most probable token is a draw."""
+
+    def __init__(self, draws: Draws, temperature: float) -> None:
+        self._draws, self._temperature = draws, temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        noise = torch.from_numpy(self._draws.noise(range(len(scores)), scores.shape[-1])).to(scores.device)
+        drawn: Tensor = plausible(torch, scores) / self._temperature + noise
+        return drawn
 
 
 class _FiniteWatch(LogitsProcessor):  # type: ignore[misc]

@@ -1,0 +1,45 @@
+"""What an engine is told about how to write: greedily, guided, or drawn from seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How continuations are written.
+
+    Args:
+        rivals: for each prompt the one to be guided away from; None: no guidance.
+        guidance: w of `method.decoding.guided`.
+        seeds: for each prompt the seed that its tokens are drawn from, so that a draw does not depend on the batch or
+            the engine; None for the most probable tokens. Without any, all are greedy.
+        temperature: of the draws.
+    """
+
+    rivals: Sequence[Sequence[int]] | None = None
+    guidance: float = 0.0
+    seeds: Sequence[int | None] | None = None
+    temperature: float = 1.0
+
+
+GREEDY = Decoding()
+
+
+class Draws:
+    """Gumbel noise for each row, from its own seed: the argmax of log p / T + noise is a draw at temperature T."""
+
+    def __init__(self, seeds: Sequence[int | None]) -> None:
+        self._generators = [None if seed is None else np.random.default_rng(seed) for seed in seeds]
+
+    def noise(self, rows: Sequence[int], vocabulary: int) -> NDArray[np.float32]:
+        """The noise of one more token of these rows, (rows, vocabulary); 0 where a row is greedy."""
+        noise = np.zeros((len(rows), vocabulary), np.float32)
+        for place, row in enumerate(rows):
+            if (generator := self._generators[row]) is not None:
+                noise[place] = -np.log(generator.standard_exponential(vocabulary, np.float32))
+        return noise
