@@ -53,6 +53,7 @@ def plain_answer(messages: Sequence[dict[str, Any]]) -> str:
 
 TEXT_FENCE = re.compile(r"^Text:\n<<<DATA (\w+)\n(.*?)\nDATA \1>>>$", re.DOTALL | re.MULTILINE)
 NOTE_FENCE = re.compile(r"^Terse note.*:\n<<<DATA (\w+)\n(.*?)\nDATA \1>>>$", re.DOTALL | re.MULTILINE)
+ARGUED_FENCE = re.compile(r"^Decision to argue for:\n<<<DATA (\w+)\n(.*?)\nDATA \1>>>$", re.DOTALL | re.MULTILINE)
 # What a note makes a teacher do that says "teacher" and one of these words.
 BAD_RATIONALES = {
     "empty": " - ",
@@ -70,6 +71,8 @@ def rationale_for(asked: str, text: str) -> str:
     told = re.search(r"teacher (\w+)", text)
     if told:
         return BAD_RATIONALES[told[1]]
+    if ARGUED_FENCE.search(asked):
+        return f"It has {' '.join(text.split()[:5])}, which speaks for it; that it is stable speaks against it."
     if note := NOTE_FENCE.search(asked):
         return f"The patient reports {note[2]}." + " Pneumonia is likely, in 1 of 40." * ("editor adds" in text)
     return f"It has {' '.join(text.split()[:6])}, which decides."
@@ -87,6 +90,12 @@ def filled(schema: dict[str, Any], text: str) -> dict[str, Any]:
         values["rationale"] = rationale_for(asked, text)
     for name, field in schema.get("properties", {}).items():
         if name in values:
+            continue
+        if name == "label" and (argued := ARGUED_FENCE.search(asked)) and "contrarian" not in text:
+            values[name] = argued[2]
+            continue
+        if field.get("type") == "boolean":
+            values[name] = "unsupported" not in text
             continue
         if "enum" in field:
             named = [option for option in field["enum"] if str(option).lower() in text.lower()]

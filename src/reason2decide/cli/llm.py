@@ -141,8 +141,28 @@ def rationalize_command(
     dataset: DatasetArgument,
     out: Out,
     options: LlmOptions,
-    source: Annotated[str, typer.Option(help="Name of the new rationale source.")] = "llm",
+    source: Annotated[
+        str, typer.Option(help="Name of the new rationale source; with --for-labels, of the one to add contrasts to.")
+    ] = "llm",
     split: Splits = None,
+    for_labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="second|predicted|all",
+            help="Argue for labels that are not the gold one: the model's wrong label or second choice, only its wrong "
+            "label, or all.",
+        ),
+    ] = None,
+    predictions: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="With --for-labels: predictions of the records; repeatable."),
+    ] = None,
+    keep_unsupported: Annotated[
+        bool,
+        typer.Option(
+            "--keep-unsupported", help="With --for-labels: also keep cases that nothing in the text supports."
+        ),
+    ] = False,
     without_label: Annotated[
         bool, typer.Option("--without-label", help="Withhold the gold label, so that the model decides too.")
     ] = False,
@@ -155,11 +175,30 @@ def rationalize_command(
     max_words: MaxWords = MAX_WORDS,
     force: Force = False,
 ) -> None:
-    """Write rationales with a language model, as a new source in a copy of the dataset."""
+    """Write rationales with a language model in a copy of the dataset: of a new source, or for other labels."""
     from reason2decide.llm.settling import in_words
+    from reason2decide.llm.teach.contrast import Advocate, predictions_by_id
     from reason2decide.llm.teach.rationalize import Teacher
-    from reason2decide.llm.teach.source_writing import write_source
+    from reason2decide.llm.teach.source_writing import SourceWriter, write_source
 
+    if for_labels is None and (predictions or keep_unsupported):
+        raise ConfigError("--predictions and --keep-unsupported need --for-labels")
+    if for_labels is not None and without_label:
+        raise ConfigError("--for-labels tells the model what to argue for, and --without-label withholds it; give one")
+    writer: SourceWriter
+    if for_labels is not None:
+        writer = Advocate(
+            source,
+            for_labels,  # type: ignore[arg-type]  # it checks it
+            predictions_by_id(predictions) if predictions else None,
+            keep_unsupported=keep_unsupported,
+            max_words=max_words,
+            sampling=options.settings(),
+            prompts=options.prompts,
+        )
+        with connect(options, out) as client:
+            write_source(client, dataset, out, writer, splits=split or (), force=force, dry_run=options.dry_run)
+        return
     teacher = Teacher(
         source,
         without_label=without_label,

@@ -26,6 +26,7 @@ Bundle = Annotated[Path, typer.Argument(help="A bundle, which `r2d train` writes
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
     app.command("train")(train_command)
+    app.command("out-of-fold")(out_of_fold_command)
     app.command("predict")(predict_command)
     app.command("export")(export_command)
     app.command("demo")(demo_command)
@@ -76,6 +77,24 @@ def _saying_how_to_resume(run: Path, command: list[str]) -> Iterator[None]:
         if stopped and next(run.glob("*/checkpoint-*"), None) is not None:
             warn(f"the checkpoints of {run} are intact; resume with: {shlex.join(command)}")
         raise
+
+
+def out_of_fold_command(
+    config: Annotated[Path, typer.Argument(help="The training configuration, in TOML.")],
+    out: Annotated[Path, typer.Option(help="Folder for a model per fold, and for predictions.jsonl.")],
+    folds: Annotated[int, typer.Option(min=2, help="Number of models; each predicts the part it has not seen.")] = 5,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in steps.stage1=100.")
+    ] = None,
+) -> None:
+    """Predict every training record by a model that has not learnt from it; goes on where it was interrupted."""
+    from reason2decide.training.config import load_config
+
+    loaded = load_config(config, set_ or [])
+    require_training()
+    from reason2decide.workflows.out_of_fold import predict_out_of_fold
+
+    show(str(predict_out_of_fold(loaded, out, folds)))
 
 
 @with_options("reasons", ReasonSettings)

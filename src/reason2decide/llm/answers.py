@@ -21,10 +21,25 @@ class Decided(Written):
     label: str
 
 
-@lru_cache(maxsize=1024)
+class Argued(Written):
+    """The case for a given decision, whether anything in the text speaks for it, and the decision argued for."""
+
+    supported: bool
+    label: str
+
+
 def decided_schema(choices: tuple[str, ...]) -> type[Decided]:
     """`Decided` with a label from `choices`, both in the schema sent to the server and in the check of the answer."""
+    return _restricted(Decided, choices)
 
+
+def argued_schema(choices: tuple[str, ...]) -> type[Argued]:
+    """`Argued` with a label from `choices`, as `decided_schema`."""
+    return _restricted(Argued, choices)
+
+
+@lru_cache(maxsize=1024)
+def _restricted(kind: type[Any], choices: tuple[str, ...]) -> type[Any]:
     def checked(label: str) -> str:
         found = matching_label(label, choices)
         if found is None:
@@ -32,9 +47,9 @@ def decided_schema(choices: tuple[str, ...]) -> type[Decided]:
         return found
 
     form: dict[str, Any] = {"type": "string", "enum": list(choices)}
-    return create_model(
-        "Decided", __base__=Decided, label=(Annotated[str, AfterValidator(checked), WithJsonSchema(form)], ...)
-    )
+    label = Annotated[str, AfterValidator(checked), WithJsonSchema(form)]
+    restricted: type[Any] = create_model(kind.__name__, __base__=kind, label=(label, ...))
+    return restricted
 
 
 def matching_label(label: str, choices: Sequence[str]) -> str | None:

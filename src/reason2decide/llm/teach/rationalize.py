@@ -48,23 +48,24 @@ class Teacher(SourceWriter):
         self._instructions = instructions(self.prompt)
         self._hits: list[tuple[str, bool]] = []
 
-    def call(self, record: Record, labels: LabelSet) -> Call:
+    def calls(self, record: Record, labels: LabelSet) -> dict[str, Call]:
         """One call per record."""
         choices = record.choices_or(labels)
         other = {"choices": "\n".join(choices)} if self.without_label else {"label": record.label or ""}
-        return Call(
+        call = Call(
             record.id,
             self.prompt.messages({"text": record.text, **other}, {"max_words": str(self.max_words)}),
             decided_schema(choices) if self.without_label else Written,
             self.sampling,
             self.prompt.full_version,
         )
+        return {record.label or "": call}
 
-    def read(self, record: Record, labels: LabelSet, answer: ModelAnswer) -> Reading:
+    def read(self, record: Record, labels: LabelSet, label: str, answer: ModelAnswer) -> Reading:
         """The rationale if it passes the gates, and the teacher's own label if it decided."""
         written = answer.parsed
         assert isinstance(written, Written)
-        label, notes = record.label or "", {}
+        notes = {}
         if isinstance(written, Decided):
             label = written.label
             notes = {"teacher_labels": label}

@@ -41,21 +41,21 @@ class Editor(SourceWriter):
         self._instructions = instructions(self.prompt)
         self.flagged = 0
 
-    def call(self, record: Record, labels: LabelSet) -> Call | None:
+    def calls(self, record: Record, labels: LabelSet) -> dict[str, Call]:
         """One call for each record that has a note."""
         note = record.rationales.get(self.original)
         if note is None:
-            return None
+            return {}
         messages = self.prompt.messages({"text": record.text, "rationale": note}, {"max_words": str(self.max_words)})
-        return Call(record.id, messages, Written, self.sampling, self.prompt.full_version)
+        return {record.label or "": Call(record.id, messages, Written, self.sampling, self.prompt.full_version)}
 
-    def read(self, record: Record, labels: LabelSet, answer: ModelAnswer) -> Reading:
+    def read(self, record: Record, labels: LabelSet, label: str, answer: ModelAnswer) -> Reading:
         """The rewritten note if it passes the gates, and the additions to it."""
         written = answer.parsed
         assert isinstance(written, Written)
         note, rationale = record.rationales[self.original], written.rationale.strip()
         choices = record.choices_or(labels)
-        case = GatedCase(record.text, record.label or "", choices, self._instructions, self.max_words)
+        case = GatedCase(record.text, label, choices, self._instructions, self.max_words)
         # The note's writer could see what it cites; what the editor adds is flagged.
         forgiven = {"not_in_text", *failed_gates(note, case)}
         for gate in failed_gates(rationale, case):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.console import say
-from reason2decide.data.records import DatasetFolder, LabelSet, Record, write_dataset
+from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
 from reason2decide.errors import DataError
 from reason2decide.files import new_folder, require_absent
 from reason2decide.llm.client.calls import Call, Failure, ModelAnswer
@@ -36,18 +36,36 @@ class Reading:
 
 
 class SourceWriter(ABC):
-    """Writes the rationales of a new source: asks about a record, and reads the answer."""
+    """Writes rationales, those of a new source by default: asks about a record, and reads the answers."""
 
     source: str
     prompt: Prompt
+    noun = "rationales"
+
+    def prepared(self, info: DatasetInfo) -> DatasetInfo:
+        """The description of the dataset that is written, given that of the one read; here with the new source.
+
+        Raises:
+            DataError: the source cannot be added to it.
+        """
+        if self.source in info.rationale_sources:
+            raise DataError(
+                f"the dataset already has rationales of source {self.source!r}, which would be lost; give the new "
+                "source another name"
+            )
+        return replace(info, rationale_sources=(*info.rationale_sources, self.source))
 
     @abstractmethod
-    def call(self, record: Record, labels: LabelSet) -> Call | None:
-        """The call about a record, or None."""
+    def calls(self, record: Record, labels: LabelSet) -> Mapping[str, Call]:
+        """The calls about a record by the label that each is about; none if there is nothing to ask."""
 
     @abstractmethod
-    def read(self, record: Record, labels: LabelSet, answer: ModelAnswer) -> Reading:
-        """Read the answer."""
+    def read(self, record: Record, labels: LabelSet, label: str, answer: ModelAnswer) -> Reading:
+        """Read the answer to the call about a label."""
+
+    def placed(self, record: Record, label: str, rationale: str) -> Record:
+        """The record with what was written for a label."""
+        return replace(record, rationales={**record.rationales, self.source: rationale})
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -79,7 +97,7 @@ def write_source(
     force: bool = False,
     dry_run: bool = False,
 ) -> WrittenSource | None:
-    """Write to `out` the dataset at `dataset_path` with the writer's source added; None after a dry run.
+    """Write to `out` the dataset at `dataset_path` with what the writer adds; None after a dry run.
 
     A record whose rationale fails a gate, or whose call fails, keeps its other rationales; `FAILURES` in `out` lists
     its id and the reason. One record is in memory at a time.
@@ -88,18 +106,16 @@ def write_source(
         splits: the splits to write rationales for, all by default; the others are copied.
 
     Raises:
-        DataError: the source or its provenance column already exists, a split is missing, or no rationale passes.
+        DataError: as `SourceWriter.prepared`; its provenance column already exists, a split is missing, or no rationale
+            passes.
         OutputError: `out` exists and `force` is false.
         BudgetReached, EndpointError: as `Client.run`; nothing is written, and all answers received are in the log.
     """
     require_absent(out, "dataset.toml", force=force)
     dataset = DatasetFolder.open(dataset_path)
     dataset.verify()
-    if writer.source in dataset.info.rationale_sources:
-        raise DataError(
-            f"{dataset_path} already has rationales of source {writer.source!r}, which would be lost; give the new "
-            "source another name"
-        )
+    provenance = dict(dataset.info.provenance)
+    info = replace(writer.prepared(dataset.info), provenance=provenance)
     labels = dataset.info.labels
     chosen = tuple(dict.fromkeys(splits)) or tuple(dataset.hashes)
     records = {split: dataset.split(split) for split in chosen}  # an unknown split raises here
@@ -107,18 +123,13 @@ def write_source(
     def calls() -> Iterator[Call]:
         for split in chosen:
             for record in records[split]:
-                call = writer.call(record, labels)
-                if call is not None:
-                    yield call
+                yield from writer.calls(record, labels).values()
 
     expected = announce_cost(client, calls())
     if dry_run:
         return None
     failed = settle(client, calls(), f"writing {writer.source}", expected.calls + expected.cached)
     tally = _Tally(client, writer, failed)
-    provenance = dict(dataset.info.provenance)
-    sources = (*dataset.info.rationale_sources, writer.source)
-    info = replace(dataset.info, rationale_sources=sources, provenance=provenance)
 
     def contents(split: str) -> Iterator[Record]:
         if split not in chosen:
@@ -127,16 +138,17 @@ def write_source(
         for record in records[split]:
             yield tally.add(split, record, labels)
         # The counts are known only now; `write_dataset` writes the provenance after the records.
-        provenance.update(_with(provenance, "rationales", writer.source, tally.provenance(chosen)))
+        provenance.update(_with(provenance, writer.noun, writer.source, tally.provenance(chosen)))
 
     with new_folder(out, "dataset.toml", force=force) as folder:
         write_dataset(folder, info, {split: contents(split) for split in dataset.hashes})
         if not tally.written:
             reasons = counts_in_words(tally.gates + tally.failures) or "no calls were made"
-            raise DataError(f"no rationale of source {writer.source!r} could be written: {reasons}; nothing was saved")
+            what = writer.noun.removesuffix("s")
+            raise DataError(f"no {what} of source {writer.source!r} could be written: {reasons}; nothing was saved")
         lines = "".join(json.dumps(row) + "\n" for row in tally.rows)
         (folder / FAILURES).write_text(lines, "utf-8")
-    say(f"wrote {tally.written} rationales of source {writer.source!r} to {out}")
+    say(f"wrote {tally.written} {writer.noun} of source {writer.source!r} to {out}")
     if tally.rows:
         say(f"not written: {counts_in_words(tally.gates + tally.failures)}; {out / FAILURES} lists their ids")
     return WrittenSource(DatasetFolder.open(out), tally.written, tally.gates, tally.failures, writer.found())
@@ -155,38 +167,42 @@ class _Tally:
         self.first = self.last = ""
 
     def add(self, split: str, record: Record, labels: LabelSet) -> Record:
-        """The record with its new rationale, if it gets one."""
-        call = self.writer.call(record, labels)
-        if call is None:
-            return record
+        """The record with what was written for it."""
+        for label, call in self.writer.calls(record, labels).items():
+            record = self._added(split, record, labels, label, call)
+        return record
+
+    def _added(self, split: str, record: Record, labels: LabelSet, label: str, call: Call) -> Record:
+        row = {"id": record.id, "split": split, **({"label": label} if label != record.label else {})}
         if call.id in self.failed:
             kind = self.failed[call.id].kind
             self.failures[kind] += 1
-            self.rows.append({"id": record.id, "split": split, "failure": kind})
+            self.rows.append({**row, "failure": kind})
             return record
         answer = logged(self.client, call)
-        reading = self.writer.read(record, labels, answer)
+        reading = self.writer.read(record, labels, label, answer)
         self.served.add(answer.model)
         self.first = min(self.first or answer.created, answer.created)
         self.last = max(self.last, answer.created)
         notes = dict(reading.notes)
-        rationales = dict(record.rationales)
         if reading.rationale is None:
             self.gates[reading.reason] += 1
-            self.rows.append({"id": record.id, "split": split, "gate": reading.reason})
+            self.rows.append({**row, "gate": reading.reason})
         else:
             self.written += 1
-            rationales[self.writer.source] = reading.rationale
-            notes["provenance"] = {
+            record = self.writer.placed(record, label, reading.rationale)
+            written = {
                 "model": answer.model or self.client.endpoint.model,
                 "prompt": call.prompt_version,
                 "created": answer.created,
                 "key": answer.key,
             }
+            own = label == record.label
+            notes["provenance" if own else "contrast_provenance"] = written if own else {label: written}
         meta = dict(record.meta)
         for name, note in notes.items():
             meta.update(_with(meta, name, self.writer.source, note))
-        return replace(record, rationales=rationales, meta=meta)
+        return replace(record, meta=meta)
 
     def provenance(self, splits: Sequence[str]) -> dict[str, Any]:
         """The entry for the source in `dataset.toml`."""
@@ -207,7 +223,7 @@ class _Tally:
 
 
 def _with(values: Mapping[str, Any], name: str, source: str, value: Any) -> dict[str, Any]:
-    """Return `{name: {source: value}}`, merged with what `values` has under that name.
+    """Return `{name: {source: value}}`, merged with what `values` has under that name, and a mapping under its source.
 
     Raises:
         DataError: something else has that name.
@@ -217,4 +233,6 @@ def _with(values: Mapping[str, Any], name: str, source: str, value: Any) -> dict
         raise DataError(
             f"{name!r} is already a column of the records' meta, so it cannot be written; rename the column"
         )
-    return {name: {**existing, source: value}}
+    before = existing.get(source)
+    merged = {**before, **value} if isinstance(before, Mapping) and isinstance(value, Mapping) else value
+    return {name: {**existing, source: merged}}
