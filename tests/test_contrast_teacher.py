@@ -63,7 +63,7 @@ def test_predictions_that_do_not_fit() -> None:
     with pytest.raises(ConfigError, match="all takes no --predictions"):
         Advocate("nurse", "all", {})
     with pytest.raises(ConfigError, match="'third': expected one of second, predicted, all"):
-        Advocate("nurse", "third")
+        Advocate("nurse", "third")  # type: ignore[arg-type]
 
 
 # ---- The command, against a real server
