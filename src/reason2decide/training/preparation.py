@@ -88,9 +88,7 @@ def prepared(config: Config, processes: Processes, records: Path) -> Iterator[Pr
     contrasted = [stage.name for stage in config.stages() if stage.learns_contrasts]
     for name in contrasted:
         _require_contrasts(splits["train"], sources[name], config.method)
-    model, tokenizer = load_base(
-        config.base, texts=lambda: _texts(dataset, contrasts=bool(contrasted)), seed=config.seed, dropout=config.dropout
-    )
+    model, tokenizer = load_base(config.base, texts=lambda: _texts(dataset), seed=config.seed, dropout=config.dropout)
     _require_positions(model, config)
     if config.lora:
         require_targets(model, config.lora)
@@ -161,19 +159,17 @@ def _use_bfloat16(precision: str) -> bool:
     return has_it if precision == "auto" else precision == "bfloat16"
 
 
-def _texts(dataset: DatasetFolder, *, contrasts: bool = False) -> Iterator[str]:
-    """Everything in the training split that a tokenizer should know: texts, labels, rationales.
+def _texts(dataset: DatasetFolder) -> Iterator[str]:
+    """Everything in the training split that a tokenizer should know: texts, labels, rationales, contrasts.
 
-    Rationales of all sources, so that runs that learn from different ones have the same base; contrasts only if any
-    stage learns from them.
+    Those of all sources, whatever a method learns from, so that all runs on a dataset have the same base.
     """
     yield from dataset.info.labels.values
     for record in dataset.split("train"):
         yield record.text
         yield record.label or ""
         yield from record.rationales.values()
-        if contrasts:
-            yield from (text for by_label in record.contrasts.values() for text in by_label.values())
+        yield from (text for by_label in record.contrasts.values() for text in by_label.values())
 
 
 def _report_unread(tokenizer: Any, dataset: DatasetFolder, base: str) -> None:

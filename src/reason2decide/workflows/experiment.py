@@ -6,6 +6,8 @@ primary = ["macro_f1"]                 # metrics to confirm, whose p values are 
 [training]                             # as in a training configuration; a table by stage may name
 dataset = "data"                       # the stages of all methods
 steps = {stage1 = 500, stage2 = 500, sft = 1000, dss = 1000}
+[by_method.sft]                        # keys of [training] that differ for one method
+learning_rate = 1e-4
 [grid]                                 # every combination is a cell; seeds are averaged, other axes name systems
 method = ["r2d", "sft", "dss"]
 seed = [0, 1, 2]
@@ -54,6 +56,7 @@ class _File(BaseModel):
     reference: str | dict[str, Any]
     primary: tuple[str, ...] = ()
     training: dict[str, Any]
+    by_method: dict[str, dict[str, Any]] = {}
     grid: dict[str, list[Any]]
     evaluation: dict[str, Any] = {}
     results: tuple[OtherResults, ...] = ()
@@ -153,6 +156,10 @@ def parse_experiment(content: Mapping[str, Any], where: str) -> Experiment:
             raise ConfigError(f"{where}: grid.{axis} is not an axis; {hint}axes are {', '.join(AXES)}")
         if not values or any(values.count(value) > 1 for value in values):
             raise ConfigError(f"{where}: grid.{axis} = {values}: expected different values, at least one")
+    methods = file.grid.get("method", [file.training.get("method")])
+    for method in file.by_method:
+        if method not in methods:
+            raise ConfigError(f"{where}: by_method.{method}: the experiment has no such method; it has {methods}")
     axes = [axis for axis in AXES if axis in file.grid]
     naming = [axis for axis in axes if axis != "seed" and len(file.grid[axis]) > 1] or axes[:1]
     cells = []
@@ -160,7 +167,8 @@ def parse_experiment(content: Mapping[str, Any], where: str) -> Experiment:
         point = dict(zip(axes, combination, strict=True))
         system = " ".join(_word(axis, point[axis]) for axis in naming if axis in point)
         name = f"{system} seed {point['seed']}" if "seed" in point else system
-        training = {**file.training, **point}
+        own = file.by_method.get(str({**file.training, **point}.get("method")), {})
+        training = {**file.training, **own, **point}
         config = parse_config(_for_method(training), f"{where}, cell {name!r}")
         cells.append(Cell(slug(name), system, point, config))
     names = [cell.name for cell in cells]

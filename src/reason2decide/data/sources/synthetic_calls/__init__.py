@@ -19,9 +19,8 @@ from reason2decide.data.sources.synthetic_calls.facts import RuledLevel, decide,
 from reason2decide.data.sources.synthetic_calls.rules import load_rules, rules_text
 from reason2decide.data.sources.synthetic_calls.wording import (
     NoteWriter,
-    contrast_rationale,
-    llm_rationale,
     nurse_rationales,
+    rationale_for,
 )
 from reason2decide.errors import DataError
 from reason2decide.files import require_absent
@@ -102,15 +101,11 @@ def _record(split: str, index: int, attempt: int, seed: int, label_noise: float)
     writer = NoteWriter(rng, rules, unseen=split == "test")
     text = writer.write(call)
     label = _noisy(Random(f"{stream}/noise"), decision, label_noise, len(rules.labels))
-    rationales = {"llm": llm_rationale(call, decision, label, rules)}
+    argued = {name: rationale_for(call, decision, level, rules) for level, name in enumerate(rules.labels)}
+    rationales = {"llm": argued.pop(rules.labels[label])}
     written = nurse_rationales(rng, call, decision, label, rules)
     if written is not None:
         rationales["nurse"], rationales["nurse_refined"] = written
-    contrasts = {
-        rules.labels[argued]: contrast_rationale(call, decision, label, argued, rules)
-        for argued in range(len(rules.labels))
-        if argued != label
-    }
     complaint, absent = rules.complaints[call.complaint], (*call.absent, *call.absent_risks)
     return Record(
         id=f"{split}-{index:06d}",
@@ -137,7 +132,7 @@ def _record(split: str, index: int, attempt: int, seed: int, label_noise: float)
             "unseen_wordings": writer.unseen_wordings,
             "unseen_combination": any(risk in complaint.held_out for risk in call.risks),
         },
-        contrasts={"llm": contrasts},
+        contrasts={"llm": argued},
     )
 
 

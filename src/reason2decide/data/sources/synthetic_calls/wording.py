@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from reason2decide.data.sources.synthetic_calls.facts import Fact, RuledLevel, SyntheticCall
 from reason2decide.data.sources.synthetic_calls.rules import Phrases, Rules
+from reason2decide.data.sources.synthetic_calls.weighing import Weighed, Weighing, argued, by_rules
 
 # Rates are ours.
 UNSEEN_WORDING_RATE = 0.1
@@ -94,17 +95,38 @@ class NoteWriter:
         return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
 
 
-def llm_rationale(call: SyntheticCall, decision: RuledLevel, label: int, rules: Rules) -> str:
-    """Write who calls about what, every deciding fact, what does not count and the urgency of `label`.
+def rationale_for(call: SyntheticCall, decision: RuledLevel, level: int, rules: Rules) -> str:
+    """Write who calls about what, how far each deciding fact moves the urgency, and the urgency of `level`.
 
-    The facts alone fix the sentences.
+    For the level of the rules, what does not count follows. For another one it is the most candid case that the same
+    true facts allow: for less urgency, a mild course and denials lead, and what raised it speaks against; for more,
+    what raises it leads, and denials speak against. Facts and level alone fix the sentences.
     """
     style = rules.rationale["styles"][rules.group_of(call.complaint).style]
-    complaint, *others = decision.facts
-    level = rules.rationale["level_alone"][rules.complaints[call.complaint].base]
-    onset = rules.onset[call.onset].text
-    first = style["complaint"].format(x=complaint.text, level=level, who=patient(call), onset=onset)
-    reasons = _reasons(style, others) or [style["nothing"]]
+    complaint, base = decision.facts[0], rules.complaints[call.complaint].base
+    alone, onset = rules.rationale["level_alone"][base], rules.onset[call.onset].text
+    first = style["complaint"].format(x=complaint.text, level=alone, who=patient(call), onset=onset)
+    natural = by_rules(decision, base)
+    if level == decision.level:
+        said = [_weighed(style, own, rules) for own in natural.weighed] or [style["nothing"]]
+        said += _uncounted(call, style, rules)
+    else:
+        said = _argued(call, style, argued(natural, level - decision.level), level > decision.level, rules)
+    return " ".join([first, *said, rules.rationale["urgency"][level]])
+
+
+def _weighed(style: Mapping[str, str], own: Weighed, rules: Rules) -> str:
+    """One sentence on facts of a kind and their weight."""
+    return style[own.kind].format(x=sentence_of([fact.text for fact in own.facts], "and"), by=_by(own.levels, rules))
+
+
+def _by(levels: int, rules: Rules) -> str:
+    by: str = rules.rationale["by_levels"][abs(levels)]
+    return by
+
+
+def _uncounted(call: SyntheticCall, style: Mapping[str, str], rules: Rules) -> list[str]:
+    """Sentences on what the note names and does not count."""
     absent = [*call.absent, *call.absent_risks]
     uncounted = {
         "minor": [rules.findings[id].text for id in call.present if id in rules.minor_findings],
@@ -112,41 +134,37 @@ def llm_rationale(call: SyntheticCall, decision: RuledLevel, label: int, rules: 
         "elsewhere": [_named(rules, id) for id, how in absent if how != "denied"],
     }
     joined = {"minor": "and", "denied": "or", "elsewhere": "and"}
-    said = [
+    return [
         style[kind].format(x=sentence_of(items[:UNCOUNTED_IN_RATIONALE], joined[kind]))
         for kind, items in uncounted.items()
         if items
     ]
-    return " ".join([first, *reasons, *said, rules.rationale["urgency"][label]])
 
 
-def contrast_rationale(call: SyntheticCall, decision: RuledLevel, label: int, argued: int, rules: Rules) -> str:
-    """The most candid case for a level that the call does not have: the same true facts, weighed otherwise.
-
-    For less urgency, denials and a mild course lead, and what decided is named as what speaks against it; for more,
-    what decided leads, and denials speak against it.
-    """
-    style, words = rules.rationale["styles"][rules.group_of(call.complaint).style], rules.rationale["contrast"]
-    complaint, *others = decision.facts
-    level = rules.rationale["level_alone"][rules.complaints[call.complaint].base]
-    onset = rules.onset[call.onset].text
-    first = style["complaint"].format(x=complaint.text, level=level, who=patient(call), onset=onset)
-    graver = sentence_of([fact.text for fact in others if fact.kind != "mild"], "and")
+def _argued(call: SyntheticCall, style: Mapping[str, str], weighing: Weighing, up: bool, rules: Rules) -> list[str]:
+    """Sentences on facts weighed otherwise: what leads, and what speaks against it."""
+    words = rules.rationale["contrast"]
     denied = sentence_of([rules.findings[id].text for id in call.denied][:UNCOUNTED_IN_RATIONALE], "or")
     minor = sentence_of([rules.findings[id].text for id in call.present if id in rules.minor_findings], "and")
-    away = min(abs(argued - label), len(words["less_weight"])) - 1
-    led: list[str] = []
-    against: list[str] = []
-    if argued < label:
-        led += [words["less_denied"].format(x=denied)] if denied else []
-        led += [words["less_mild"]] if call.severity == "mild" else []
-        against += [words["less_against"].format(x=graver, weight=words["less_weight"][away])] if graver else []
-    else:
-        led += [words["more_facts"].format(x=graver, weight=words["more_weight"][away])] if graver else []
-        led += [words["more_minor"].format(x=minor)] if minor else []
-        against += [words["more_against"].format(x=denied)] if denied else []
-    reasons = [*(led or [words["less_nothing" if argued < label else "more_nothing"]]), *against]
-    return " ".join([first, *reasons, rules.rationale["urgency"][argued]])
+    mild = [own for own in weighing.weighed if own.kind == "mild"]
+    grave = [own for own in weighing.weighed if own.kind != "mild"]
+    rest = _by(weighing.rest, rules)
+    if up:
+        led = [_weighed(style, own, rules) for own in grave]
+        if weighing.rest:
+            led.append(words["more_minor"].format(x=minor, by=rest) if minor else words["more"].format(by=rest))
+        against = [_weighed(style, own, rules) for own in mild]
+        return led + against + ([words["more_against"].format(x=denied)] if denied else [])
+    led = [_weighed(style, own, rules) for own in mild]
+    if denied:
+        led.append(
+            words["less_denied"].format(x=denied, by=rest) if weighing.rest else words["denied"].format(x=denied)
+        )
+    elif weighing.rest:
+        led.append(words["less"].format(by=rest))
+    items = ["a severe course" if fact.kind == "severe" else fact.text for own in grave for fact in own.facts]
+    by = _by(sum(own.levels for own in grave), rules)
+    return led + ([words["less_against"].format(x=sentence_of(items, "and"), by=by)] if items else [])
 
 
 def patient(call: SyntheticCall) -> str:

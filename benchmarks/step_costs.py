@@ -1,0 +1,88 @@
+"""Seconds per step of each method's stages, in turns within one process: what equal compute means.
+
+    r2d data synthesize --out runs/calls --train 12000
+    python benchmarks/step_costs.py runs/calls [--rounds 7]
+
+A small base from scratch with the demo's settings, in the middle of each stage, where the schedules have reached their
+ends. Medians and ranges of rounds; the ratio is to r2d's Stage 2 in the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from reason2decide.console import set_quiet
+from reason2decide.method.methods import METHODS
+from reason2decide.model.hub import silence_transformers
+from reason2decide.signals import StopSignals
+from reason2decide.training.config import parse_config
+from reason2decide.training.preparation import prepared
+from reason2decide.training.processes import Processes
+from reason2decide.training.run_log import RunLog
+from reason2decide.training.trainer import RunContext, StageTrainer
+from reason2decide.workflows.demo import SETTINGS
+
+NOT_MEASURED = ("r2d-no-stage1", "r2d-no-sampling")  # the stages of r2d
+REFERENCE = "r2d stage2"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=20, help="of a stage in one round")
+    args = parser.parse_args()
+    silence_transformers()
+    set_quiet(True)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        signals = stack.enter_context(StopSignals())
+        trainers: dict[str, StageTrainer] = {}
+        for name in (name for name in METHODS if name not in NOT_MEASURED):
+            steps = {stage.name: 10_000 for stage in METHODS[name].stages}
+            rates = {stage.name: 1e-3 for stage in METHODS[name].stages}
+            settings = {
+                **SETTINGS,
+                "method": name,
+                "dataset": str(args.dataset),
+                "steps": steps,
+                "learning_rate": rates,
+            }
+            if name == "sft":
+                del settings["rationale_source"]
+            config, processes = parse_config(settings, name), Processes()
+            given = stack.enter_context(prepared(config, processes, args.dataset))
+            log = RunLog(folder / "log.jsonl", (), {})
+            context = RunContext(config, folder, processes, log, signals, {}, {}, given.bfloat16)
+            for own in config.stages():
+                if own.name == "stage1" and "r2d stage1" in trainers:
+                    continue
+                train, validation = given.features(own.name)
+                plan = given.plans[own.name]
+                trainer = StageTrainer(context, own, given.model, train, validation, plan, finished={})
+                trainer.step = 8_000
+                trainers[f"{name} {own.name}" if name.startswith("r2d") else name] = trainer
+                trainer.train_step()
+        seconds: dict[str, list[float]] = {name: [] for name in trainers}
+        for _ in range(args.rounds):
+            for name, trainer in trainers.items():
+                started = time.perf_counter()
+                for _ in range(args.steps):
+                    trainer.train_step()
+                seconds[name].append((time.perf_counter() - started) / args.steps)
+    print("| stage | seconds a step | ratio to r2d's Stage 2 |\n|---|---|---|")
+    for name, own in seconds.items():
+        ratios = [value / other for value, other in zip(own, seconds[REFERENCE], strict=True)]
+        print(
+            f"| {name} | {statistics.median(own):.3f} ({min(own):.3f} to {max(own):.3f}) "
+            f"| {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
+        )
+
+
+if __name__ == "__main__":
+    main()
