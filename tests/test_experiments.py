@@ -37,8 +37,8 @@ def experiment(grid: dict[str, Any], reference: Any, **training: Any) -> Any:
 
 def test_the_product_of_the_axes() -> None:
     found = experiment({"method": ["sft", "r2d"], "seed": [0, 1]}, {"method": "sft"})
-    assert [cell.name for cell in found.cells] == ["sft-seed-0", "sft-seed-1", "r2d-seed-0", "r2d-seed-1"]
-    sft, _, r2d, second = (cell.config for cell in found.cells)
+    assert [cell.name for cell in found.cells] == ["sft-seed-0", "r2d-seed-0", "sft-seed-1", "r2d-seed-1"]
+    sft, r2d, _, second = (cell.config for cell in found.cells)
     # A table by stage names the stages of all methods; each takes its own.
     assert sft.of("steps", "sft") == 7 and sft.rationale_source == {}
     assert (r2d.of("steps", "stage1"), r2d.of("steps", "stage2"), second.seed) == (5, 6, 1)
@@ -240,3 +240,19 @@ def test_results_from_elsewhere_and_folders(done: tuple[Path, Ended], forks: For
     ):
         refused = forks.run("compare", *arguments, "--out", tmp_path / "no")
         assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_keys_by_method() -> None:
+    """What differs for one method replaces the common key; a method that is not in the experiment is named."""
+    content: dict[str, Any] = {
+        "name": "x",
+        "reference": "sft",
+        "training": TRAINING,
+        "grid": {"method": ["sft", "r2d"]},
+        "by_method": {"r2d": {"batch_size": 4}},
+    }
+    found = parse_experiment(content, "x.toml")
+    assert [cell.config.of("batch_size", cell.config.stages()[-1].name) for cell in found.cells] == [64, 4]
+    content["by_method"] = {"dss": {"batch_size": 4}}
+    with pytest.raises(ConfigError, match=r"by_method.dss: the experiment has no such method; it has \['sft', 'r2d'\]"):
+        parse_experiment(content, "x.toml")
