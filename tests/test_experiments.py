@@ -107,6 +107,7 @@ def test_the_ready_experiments_are_experiments() -> None:
     assert {name: len(own.cells) for name, own in found.items()} == {
         "methods": 27,
         "ablations": 9,
+        "follows": 35,
         "rationale_sources": 9,
     }
     assert [family.name for family in found["methods"].families] == [f"flan-t5-{s}" for s in ("small", "base", "large")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from reason2decide.model.predictor import Predictor
 from reason2decide.training.config import parse_config
 from reason2decide.training.features import Example
 from reason2decide.training.shown_labels import LabelChooser
+from reason2decide.training.validation import decision_and_reason
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -188,3 +190,23 @@ def test_own_choices_of_each_record(tmp_path: Path) -> None:
     assert found[1].predicted_label in "cdef"
     with pytest.raises(DataError, match="no choices"):
         list(Predictor.load(bundle).predict([Record("z", "Which?")]))
+
+
+def test_decisions_and_reasons_together_by_hand() -> None:
+    """sqrt(0.64 · e^-0.5); without reasons, the decisions alone; without macro-F1, accuracy in its place."""
+    metrics = {"macro_f1": 0.64, "accuracy": 0.9, "rationale_loss": 0.5}
+    assert decision_and_reason(metrics) == pytest.approx(0.8 * math.exp(-0.25))
+    assert decision_and_reason({"macro_f1": 0.64, "accuracy": 0.9}) == 0.64
+    assert decision_and_reason({"accuracy": 0.81, "rationale_loss": 0.0}) == pytest.approx(0.9)
+
+
+def test_the_checkpoint_is_picked_by_what_the_stage_says(dataset: DatasetFolder, tmp_path: Path) -> None:
+    for selection in ("decision_and_reason", "macro_f1", "rationale_loss"):
+        out = tmp_path / selection
+        bundle = run(dataset, out, method="dss", steps=12, evaluate_every=1, patience=50, selection=selection)
+        rows = [json.loads(line) for line in (out / "log.jsonl").open()]
+        values = {row["step"]: row[selection] for row in rows if row["event"] == "validation" and row["step"] >= 7}
+        best = (min if selection == "rationale_loss" else max)(values, key=lambda step: values[step])
+        chosen = read_manifest(bundle).training["dss"]
+        assert (chosen["selection"], chosen["best_step"]) == (selection, best)
+        assert chosen["best_value"] == pytest.approx(values[best])
