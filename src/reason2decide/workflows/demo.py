@@ -1,4 +1,4 @@
-"""`r2d demo`: synthetic calls, the paper's method on a small base, its results, and three calls decided on screen."""
+"""`r2d demo`: synthetic calls, a small model whose reasons follow its decisions, and three calls decided on screen."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from reason2decide.console import say, visible
+from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import Record
 from reason2decide.data.sources.synthetic_calls import SYNTHETIC_NOTICE, synthesize_calls
 from reason2decide.evaluation.settings import Settings
@@ -21,7 +22,7 @@ from reason2decide.workflows.evaluate import evaluate_bundle
 # Ours, found by trial on two cores (docs/results.md); a base of millions of parameters needs the paper's settings.
 TRAINING_CALLS = 12_000
 SETTINGS = {
-    "method": "r2d",
+    "method": "r2d-contrast",
     "base": "tiny",
     "rationale_source": "llm",
     "steps": {"stage1": 1200, "stage2": 2000},
@@ -30,10 +31,17 @@ SETTINGS = {
     "learning_rate_warmup": 0.05,
     "dropout": 0.0,
     "evaluate_every": 400,
-    "lengths": {"input": 256, "rationale": 96},
+    "lengths": {"input": 256, "rationale": 112},
 }
 
-SHOWN = ("macro_f1", "under_triage", "bleu", "simulated_consistency_no_verdict", "cited_false")
+SHOWN = (
+    "macro_f1",
+    "under_triage",
+    "bleu",
+    "simulated_consistency_no_verdict",
+    "swap_follows_no_verdict",
+    "cited_false",
+)
 PROBED_CALLS = 100  # ours: number of calls to probe, which keeps the demo short
 
 CALLS = (
@@ -58,22 +66,33 @@ def demo(out: Path, *, force: bool = False) -> None:
     settings = Settings(slices=("sex", "age_years:18,65", "unseen_combination"), probed=PROBED_CALLS)
     results = evaluate_bundle(bundle, dataset.path, out / "results", settings, force=force)
     predictor = Predictor.load(bundle)
-    predictions = list(predictor.predict(Record(str(i), text) for i, text in enumerate(CALLS, 1)))
+    calls = [Record(str(i), text) for i, text in enumerate(CALLS, 1)]
+    predictions = list(predictor.predict(calls))
+    others = [_runner_up(prediction) for prediction in predictions]
+    why_not = predictor.rationales(calls, others)
     console = Console(highlight=False)
     for name in SHOWN:
         metric = results.metrics[name]
         assert metric.value is not None
         console.print(f"{name:<32} {metric.value:.3f}  (95 % interval {metric.low:.3f} to {metric.high:.3f})")
-    for text, prediction in zip(CALLS, predictions, strict=True):
+    for text, prediction, other, reason in zip(CALLS, predictions, others, why_not, strict=True):
         assert prediction.probabilities is not None
         console.print(f"\ncall      {visible(text)}", markup=False)
         console.print(
             f"decision  {prediction.predicted_label} ({prediction.probabilities[prediction.predicted_label]:.0%})"
         )
         console.print(f"reason    {visible(prediction.rationale or '')}", markup=False)
+        console.print(f"why not {other!r}?\n          {visible(reason)}", markup=False)
     minutes = (time.monotonic() - started) / 60
     console.print(f"\nreport    {out / 'results' / 'report.html'}  ({minutes:.1f} minutes in all)")
     r2d, model = sys.argv[0], out / "model"
     console.print(
         f"serve     {r2d} export {bundle} --out {model} && {r2d} serve demo={model}", markup=False, soft_wrap=True
     )
+
+
+def _runner_up(prediction: Prediction) -> str:
+    """The label that the model holds for second best."""
+    probabilities = dict(prediction.probabilities or {})
+    del probabilities[prediction.predicted_label]
+    return max(probabilities, key=probabilities.__getitem__)

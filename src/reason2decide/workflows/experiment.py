@@ -166,8 +166,8 @@ def parse_experiment(content: Mapping[str, Any], where: str) -> Experiment:
     # Seeds change last, so that an experiment that is not finished has all systems of the first ones.
     outwards = sorted(axes, key=lambda axis: axis != "seed")
     for combination in itertools.product(*(file.grid[axis] for axis in outwards)):
-        values = dict(zip(outwards, combination, strict=True))
-        point = {axis: values[axis] for axis in axes}
+        given = dict(zip(outwards, combination, strict=True))
+        point = {axis: given[axis] for axis in axes}
         system = " ".join(_word(axis, point[axis]) for axis in naming if axis in point)
         name = f"{system} seed {point['seed']}" if "seed" in point else system
         own = file.by_method.get(str({**file.training, **point}.get("method")), {})

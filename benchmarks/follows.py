@@ -1,0 +1,79 @@
+"""Does the written reason argue for the decision made? Of all calls, and of those decided wrong.
+
+    r2d compare experiments/follows.toml --out runs/follows --jobs 2 --set training.dataset=runs/calls
+    python benchmarks/follows.py runs/calls runs/follows/cells/*/results
+
+A row per system, its seeds together as mean ± standard deviation. A reason is read by the simulators of the dataset,
+with its verdict and without. *Swap* is the share of reasons for the model's second choice that are read as that choice.
+Then how true the reasons are (`docs/evaluation.md`), macro-F1, under-triage, calibration error, and the drop of the
+decision's probability when what a reason cites is deleted.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from reason2decide.data.predictions import read_predictions
+from reason2decide.data.records import DatasetFolder
+from reason2decide.evaluation.probes import read_probes
+from reason2decide.evaluation.readers import Simulators
+from reason2decide.evaluation.results import read_results
+
+METRICS = ("macro_f1", "under_triage", "calibration_error", "deletion_drop", "cited_false", "deciding_omitted")
+
+
+def shares(folder: Path, gold: dict[str, str], simulators: Simulators) -> dict[str, float]:
+    """What the simulators read from one results folder."""
+    predictions = [own for own in read_predictions(folder / "predictions.jsonl") if (own.rationale or "").strip()]
+    found = {}
+    for what, read in (("", simulators.read_rationales), (", no verdict", simulators.read_reasons)):
+        if not predictions:
+            continue
+        labels = read([own.rationale or "" for own in predictions])
+        agrees = [label == own.predicted_label for label, own in zip(labels, predictions, strict=True)]
+        wrong = [yes for yes, own in zip(agrees, predictions, strict=True) if own.predicted_label != gold[own.id]]
+        found[f"consistent{what}"] = sum(agrees) / len(agrees)
+        found[f"where wrong{what}"] = sum(wrong) / max(1, len(wrong))
+        probes = read_probes(folder / "probes.jsonl")
+        swapped = [probe for probe in probes if probe.swapped_label and (probe.swapped_rationale or "").strip()]
+        if swapped:
+            labels = read([probe.swapped_rationale or "" for probe in swapped])
+            follows = [label == probe.swapped_label for label, probe in zip(labels, swapped, strict=True)]
+            found[f"swap{what}"] = sum(follows) / len(follows)
+    return found
+
+
+def cell(values: Sequence[float]) -> str:
+    """Mean ± standard deviation over seeds, without the latter for one seed."""
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}"
+
+
+def main() -> None:
+    dataset = DatasetFolder.open(Path(sys.argv[1]))
+    gold = {record.id: str(record.label) for record in dataset.split("test")}
+    simulators = Simulators.fit(dataset.split("train"), dataset.info.labels, "llm")
+    systems: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for folder in map(Path, sys.argv[2:]):
+        name = re.sub(r"-seed-\d+$", "", folder.parent.name)
+        results = read_results(folder)
+        values = {key: results.metrics[key].value for key in METRICS if key in results.metrics}
+        for key, value in {**shares(folder, gold, simulators), **values}.items():
+            if value is not None:
+                systems[name][key].append(value)
+    columns = list(dict.fromkeys(key for own in systems.values() for key in own))
+    print("| system | seeds | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 2))
+    for name, own in systems.items():
+        seeds = max(map(len, own.values()))
+        print(f"| {name} | {seeds} | " + " | ".join(cell(own.get(key, [])) for key in columns) + " |")
+
+
+if __name__ == "__main__":
+    main()
