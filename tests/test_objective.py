@@ -315,7 +315,9 @@ def read_log(run_folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_method_of_contrasts_needs_some(dataset: DatasetFolder, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no record of .* has one from source 'llm'.*--contrast.*r2d-skip"):
+    with pytest.raises(
+        DataError, match=r"no record of .* has one from source 'llm'.*rationalize --for-labels.*r2d-posterior"
+    ):
         run(dataset, tmp_path / "run", method="r2d-contrast")
 
 

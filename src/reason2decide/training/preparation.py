@@ -208,8 +208,8 @@ def _require_contrasts(records: JsonlRecords, source: str, method: str) -> None:
     if not any(source in record.contrasts for record in records):
         raise DataError(
             f"the method {method} learns from rationales for other labels than the gold one, and no record of "
-            f"{records.path} has one from source {source!r}; import them with `r2d data import table --contrast`, or "
-            "take the method r2d-skip, which needs none"
+            f"{records.path} has one from source {source!r}; write them with `r2d rationalize --for-labels` "
+            "or import them with `r2d data import table --contrast`, or take the method r2d-posterior, which needs none"
         )
 
 
