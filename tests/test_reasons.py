@@ -85,6 +85,8 @@ def test_draws_follow_the_distribution_and_depend_on_their_seed_alone() -> None:
     assert (first == third).all() and (greedy == 0).all()
     for token, share in enumerate(p):
         assert abs((first == token).mean() - share) < 5 * math.sqrt(share * (1 - share) / 4000)
+    assert not np.random.default_rng(2).standard_exponential(600_000, np.float32).all()  # one of these draws is 0
+    assert np.isfinite(Draws([2]).noise([0], 600_000)).all()
     alone = Draws([1])
     assert [(np.log(p) + alone.noise([0], 3)).argmax() for _ in range(100)] == first[:100].tolist()
 

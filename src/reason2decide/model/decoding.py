@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+SMALLEST = np.finfo(np.float32).tiny  # a float32 draw may be 0, whose logarithm is none
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -41,5 +43,6 @@ class Draws:
         noise = np.zeros((len(rows), vocabulary), np.float32)
         for place, row in enumerate(rows):
             if (generator := self._generators[row]) is not None:
-                noise[place] = -np.log(generator.standard_exponential(vocabulary, np.float32))
+                drawn = generator.standard_exponential(vocabulary, np.float32)
+                noise[place] = -np.log(np.maximum(drawn, SMALLEST))
         return noise

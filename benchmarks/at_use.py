@@ -1,0 +1,205 @@
+"""What helps a reason while it is written: guidance, the best of several, a copy bias; and how well the check works.
+
+    python benchmarks/at_use.py RUN/bundle runs/calls [--records 300]
+
+For test calls, each way of writing: the decision stays, the reason changes. Consistent: the simulators read the
+decision from it, with its verdict and without; swap: the second choice from the reason written for that; how true it is
+(`docs/evaluation.md`); seconds a reason, one thread. *By the note* picks of eight drafts the one that asserts least
+that the note denies (the reader of `cited_contradicted`), then by the label's posterior. *Copy bias* adds to the logits
+of tokens that the note has.
+
+Then the check: how often it flags reasons that the simulators read as another label than the decision, and the others;
+AUROC of the posterior for telling them apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from reason2decide.console import set_quiet
+from reason2decide.data.predictions import Prediction
+from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.evaluation.metrics import Examples
+from reason2decide.evaluation.metrics.contradiction import contradictions
+from reason2decide.evaluation.metrics.synthetic_truth import CitedFalse, DecidingOmitted
+from reason2decide.evaluation.readers import Simulators
+from reason2decide.evaluation.sampling import some_explained
+from reason2decide.model.batches import in_batches
+from reason2decide.model.decoding import Decoding
+from reason2decide.model.engines.torch import TorchEngine
+from reason2decide.model.explaining import Explained, ReasonsToRead, ReasonWriter, label_posteriors, reason_candidate
+from reason2decide.model.predictor import Predictor
+from reason2decide.model.reasons import MOST_LABELS, TEMPERATURE, ReasonSettings
+
+DRAFTS = 8
+Write = Callable[[Sequence[Record], Sequence[str]], list[str]]
+
+
+class CopyBias(LogitsProcessor):  # type: ignore[misc]
+    """Adds a bias to the logits of every token of the row's prompt."""
+
+    def __init__(self, prompts: Any, bias: float, vocabulary: int) -> None:
+        self.bias = torch.zeros(len(prompts), vocabulary).scatter_(1, prompts, bias)
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        return scores + self.bias
+
+
+def drafts_of(predictor: Predictor, records: Sequence[Record], labels: Sequence[str]) -> list[list[str]]:
+    """Eight drafts for each record and label, the first greedy."""
+    writer = ReasonWriter(predictor.engine, predictor.encoder, "conditioned", ReasonSettings(best_of=DRAFTS), None)
+    explained = predictor._explained(records, labels)
+    rows = [(own, writer.prompt(own), draft) for own in explained for draft in range(DRAFTS)]
+    written = in_batches(
+        [len(prompt) for _, prompt, _ in rows],
+        lambda batch: predictor.engine.generate(
+            [rows[row][1] for row in batch],
+            predictor.encoder.lengths.rationale,
+            writer._decoding([rows[row] for row in batch]),
+        ),
+    )
+    texts = [predictor.encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
+    return [texts[i : i + DRAFTS] for i in range(0, len(texts), DRAFTS)]
+
+
+def posteriors(predictor: Predictor, explained: Sequence[Explained], drafts: Sequence[Sequence[str]]) -> list[Any]:
+    """The label's posterior given each draft."""
+    asked = [
+        ReasonsToRead(
+            own.text.part(0),
+            own.likeliest(MOST_LABELS),
+            [reason_candidate(predictor.encoder, text) for text in texts],
+        )
+        for own, texts in zip(explained, drafts, strict=True)
+    ]
+    return [table[0] for table in label_posteriors(predictor.engine, predictor.encoder, asked)]
+
+
+def by_the_note(predictor: Predictor) -> Write:
+    """Of eight drafts, the one that asserts least of what the note denies; of these the highest posterior."""
+
+    def write(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
+        drafts = [list(dict.fromkeys(own)) for own in drafts_of(predictor, records, labels)]
+        found = posteriors(predictor, predictor._explained(records, labels), drafts)
+        chosen = []
+        for record, texts, supports in zip(records, drafts, found, strict=True):
+            counts = [len(contradictions(record.text, text)) for text in texts]
+            chosen.append(texts[min(range(len(texts)), key=lambda i: (counts[i], -supports[i]))])
+        return chosen
+
+    return write
+
+
+def with_copy_bias(predictor: Predictor, bias: float) -> Write:
+    """Greedy, with a bias towards the note's tokens."""
+    engine = predictor.engine
+    assert isinstance(engine, TorchEngine)
+
+    def generate(prompts: Sequence[Sequence[int]], most: int, decoding: Decoding) -> list[list[int]]:
+        input_ids, mask = engine._padded(prompts)
+        output = engine.model.generate(
+            input_ids=input_ids,
+            attention_mask=mask,
+            max_new_tokens=most,
+            do_sample=False,
+            num_beams=1,
+            decoder_start_token_id=engine._start,
+            eos_token_id=engine._end,
+            pad_token_id=engine.pad_token_id,
+            logits_processor=LogitsProcessorList([CopyBias(input_ids, bias, engine.model.config.vocab_size)]),
+        )
+        return [[id for id in row if id not in engine._special] for row in output.tolist()]
+
+    def write(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
+        biased = Predictor(predictor.bundle, engine)
+        original, engine.generate = engine.generate, generate  # type: ignore[method-assign, assignment]
+        try:
+            return biased.rationales(records, labels)
+        finally:
+            engine.generate = original  # type: ignore[method-assign]
+
+    return write
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--records", type=int, default=300)
+    args = parser.parse_args()
+    set_quiet(True)
+    dataset, predictor = DatasetFolder.open(args.dataset), Predictor.load(args.bundle)
+    records = some_explained(dataset.split("test"), "llm", args.records)
+    simulators = Simulators.fit(dataset.split("train"), dataset.info.labels, "llm")
+    distributions = predictor.distributions(records)
+    ranked = [sorted(own, key=lambda label: -own[label]) for own in distributions]
+    decided, second = [own[0] for own in ranked], [own[1] for own in ranked]
+
+    def settings(**values: Any) -> Write:
+        own = Predictor(predictor.bundle, predictor.engine, reasons=ReasonSettings(**values))
+        return own.rationales
+
+    ways: dict[str, Write] = {
+        "greedy": settings(),
+        "guidance 1": settings(guidance=1.0),
+        "guidance 2": settings(guidance=2.0),
+        "guidance 4": settings(guidance=4.0),
+        "best of 8": settings(best_of=DRAFTS),
+        "best of 8 by the note": by_the_note(predictor),
+        "copy bias 0.5": with_copy_bias(predictor, 0.5),
+        "copy bias 1": with_copy_bias(predictor, 1.0),
+    }
+    print(
+        "| | consistent | no verdict | swap | no verdict | cited_false | deciding_omitted | seconds |\n|" + "---|" * 8
+    )
+    for name, write in ways.items():
+        started = time.perf_counter()
+        texts = write(records, decided)
+        seconds = (time.perf_counter() - started) / len(records)
+        swapped = write(records, second)
+        figures = [
+            np.mean([label == wanted for label, wanted in zip(read(own), labels, strict=True)])
+            for own, labels in ((texts, decided), (swapped, second))
+            for read in (simulators.read_rationales, simulators.read_reasons)
+        ]
+        found = [Prediction(r.id, label, None, text) for r, label, text in zip(records, decided, texts, strict=True)]
+        examples = Examples(records, found, dataset.info.labels, "llm")
+        figures += [
+            float(metric.aggregate(metric.statistics(examples).total())) for metric in (CitedFalse(), DecidingOmitted())
+        ]
+        print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in figures) + f" | {seconds:.2f} |", flush=True)
+
+    texts = ways["greedy"](records, decided)
+    read = simulators.read_reasons(texts)
+    cutoff = predictor.bundle.calibration.support_cutoff()
+    explained, alone = predictor._explained(records, decided), [[text] for text in texts]
+    support = np.array([own[0] for own in posteriors(predictor, explained, alone)])
+    other = np.array([label != wanted for label, wanted in zip(read, decided, strict=True)])
+    scored = Predictor(predictor.bundle, predictor.engine)._explained(records, decided)
+    started = time.perf_counter()
+    posteriors(predictor, scored, [[text] for text in texts])
+    seconds = (time.perf_counter() - started) / len(records)
+    flagged = support < (cutoff or 0.0)
+    auroc = roc_auc_score(other, -support) if 0 < other.sum() < len(other) else float("nan")
+    print(
+        f"\nthe check: threshold {cutoff}; flags {flagged[other].mean():.3f} of {other.sum()} reasons that argue for "
+        f"another label and {flagged[~other].mean():.3f} of {(~other).sum()} others; AUROC {auroc:.3f}; "
+        f"{seconds:.2f} s a reason for the check alone; temperature of drafts {TEMPERATURE}"
+    )
+    # The same reasons under the wrong label: what a check must find.
+    explained = predictor._explained(records, second)
+    wrong = np.array([own[0] for own in posteriors(predictor, explained, alone)])
+    print(f"reasons for the decision shown under the second choice: {np.mean(wrong < (cutoff or 0.0)):.3f} flagged")
+
+
+if __name__ == "__main__":
+    main()
