@@ -107,6 +107,8 @@ def test_the_ready_experiments_are_experiments() -> None:
     assert {name: len(own.cells) for name, own in found.items()} == {
         "methods": 27,
         "ablations": 9,
+        "commonsenseqa": 15,
+        "esnli": 12,
         "follows": 35,
         "rationale_sources": 9,
     }
