@@ -1,10 +1,11 @@
 """Seconds per step of each method's stages, in turns within one process: what equal compute means.
 
     r2d data synthesize --out runs/calls --train 12000
-    python benchmarks/step_costs.py runs/calls [--rounds 7]
+    python benchmarks/step_costs.py runs/calls --bundle RUN/bundle [--rounds 7]
 
-A small base from scratch with the demo's settings, in the middle of each stage, where the schedules have reached their
-ends. Medians and ranges of rounds; the ratio is to r2d's Stage 2 in the same round.
+A small base with the demo's settings and the weights of a trained bundle (without: from scratch, whose labels are mostly
+wrong), where the schedules have reached their ends. Medians and ranges of rounds; the ratio is to r2d's Stage 2 in the
+same round.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from safetensors.torch import load_file
+
 from reason2decide.console import set_quiet
 from reason2decide.method.methods import METHODS
 from reason2decide.model.hub import silence_transformers
 from reason2decide.signals import StopSignals
+from reason2decide.training.base import load_weights
 from reason2decide.training.config import parse_config
 from reason2decide.training.preparation import prepared
 from reason2decide.training.processes import Processes
@@ -36,6 +40,7 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=20, help="of a stage in one round")
+    parser.add_argument("--bundle", type=Path, help="trained by a method whose base has the same shape")
     args = parser.parse_args()
     silence_transformers()
     set_quiet(True)
@@ -65,6 +70,8 @@ def main() -> None:
                 train, validation = given.features(own.name)
                 plan = given.plans[own.name]
                 trainer = StageTrainer(context, own, given.model, train, validation, plan, finished={})
+                if args.bundle is not None:
+                    load_weights(trainer.model, load_file(args.bundle / "model" / "model.safetensors"))
                 trainer.step = 8_000
                 trainers[f"{name} {own.name}" if name.startswith("r2d") else name] = trainer
                 trainer.train_step()
