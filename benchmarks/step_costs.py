@@ -3,8 +3,8 @@
     r2d data synthesize --out runs/calls --train 12000
     python benchmarks/step_costs.py runs/calls --bundle RUN/bundle [--rounds 7]
 
-A small base with the demo's settings and the weights of a trained bundle (without: from scratch, whose labels are mostly
-wrong), where the schedules have reached their ends. Medians and ranges of rounds; the ratio is to r2d's Stage 2 in the
+A small base with the demo's settings and the weights of a trained bundle (without: from scratch, with mostly wrong
+labels), where the schedules have reached their ends. Medians and ranges of rounds; the ratio is to r2d's Stage 2 in the
 same round.
 """
 
