@@ -30,11 +30,11 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from reason2decide.console import set_quiet
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.data.sampling import some_explained
 from reason2decide.evaluation.metrics import Examples
 from reason2decide.evaluation.metrics.contradiction import contradictions
 from reason2decide.evaluation.metrics.synthetic_truth import CitedFalse, DecidingOmitted
 from reason2decide.evaluation.readers import Simulators
-from reason2decide.evaluation.sampling import some_explained
 from reason2decide.model.batches import in_batches
 from reason2decide.model.decoding import Decoding
 from reason2decide.model.engines.torch import TorchEngine

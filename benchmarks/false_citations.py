@@ -2,7 +2,7 @@
 
     python benchmarks/false_citations.py runs/calls RESULTS...
 
-On synthetic calls, whose facts are known. *Read as present*: the note denies it, says it of somebody else or of the past.
+On synthetic calls, whose facts are known. *Read as present*: the note denies it, or says it of others or of the past.
 *Read as absent*: the patient has it, the reason denies it or says that it is not the patient's. *Made up*: the note
 does not name it. Shares are of reasons, for all test calls, for those whose note has only wordings of training, and for
 the others; then of the findings that decided, those that the reason leaves out.

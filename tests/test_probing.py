@@ -11,6 +11,8 @@ import pytest
 from toy import run
 
 from reason2decide.data.records import LabelSet
+from reason2decide.data.sampling import id_hash
+from reason2decide.data.verdicts import Verdicts
 from reason2decide.data.words import mask_label_words, words_of
 from reason2decide.evaluation.asking import INSERTED_WORDS, probe_model, probe_simulators
 from reason2decide.evaluation.deletions import deletion_of
@@ -20,8 +22,6 @@ from reason2decide.evaluation.metrics.self_consistency import Consistency, Suffi
 from reason2decide.evaluation.metrics.simulation import Las, SimulatedSufficiency
 from reason2decide.evaluation.probes import Probe, read_probes, write_probes
 from reason2decide.evaluation.readers import Simulators
-from reason2decide.evaluation.sampling import id_hash
-from reason2decide.evaluation.verdicts import Verdicts
 from reason2decide.model.predictor import Predictor
 
 VERDICTS = Verdicts(LabelSet(("home care", "see a doctor", "call an ambulance")), [("label",)])

@@ -9,9 +9,9 @@ import pytest
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.data.sources.synthetic_calls import synthesize_calls
 from reason2decide.data.sources.synthetic_calls.rules import load_rules
+from reason2decide.data.verdicts import Verdicts
 from reason2decide.data.words import sentences
 from reason2decide.errors import NotComputed
-from reason2decide.evaluation.verdicts import Verdicts
 
 LABELS = LabelSet(("home", "hospital"))
 FINDINGS = {"home": ("cough", "rash", "itch"), "hospital": ("blue lips", "seizure", "chest pain")}

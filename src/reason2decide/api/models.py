@@ -32,8 +32,8 @@ class Answer:
             text was not read whole and such texts are deferred (`load`).
         prediction_set: the labels that may well be right, most probable first.
         tokens, tokens_read: how many tokens the text has, and how many of them the model has read.
-        reason_support: the probability that the rationale was written for `label`, as the model reads it; None unless
-            reasons are checked (`load`).
+        reason_support: the probability that the rationale argues for `label`, as an independent reader sees it; None
+            where reasons are not checked (`load`).
         reason_supports: whether that is enough; where not, the rationale argues for something else.
     """
 
@@ -195,7 +195,7 @@ def load(
     input_tokens: int | None = None,
     guidance: float = 0.0,
     best_of: int = 1,
-    check_reasons: Check = "off",
+    check_reasons: Check = "flag",
 ) -> Model:
     """Load a bundle (with torch) or an export (without).
 
@@ -209,12 +209,13 @@ def load(
         input_tokens: longest prompt in tokens; None takes the limit of training. More needs a base such as T5.
         guidance: how strongly reasons are guided away from those for the second choice; 0: not at all.
         best_of: number of reasons to write for each decision; the one that tells its label best is given.
-        check_reasons: `flag` reasons that do not support their decision, or `defer` such decisions to a person besides.
+        check_reasons: `flag` reasons that do not support their decision, `defer` such decisions to a person besides, or
+            `off`.
 
     Raises:
         BundleError: not a bundle or export, or damaged.
-        ConfigError: unknown `long_texts`; or reasons are guided or checked of a model whose reasons do not depend on
-            the label.
+        ConfigError: unknown `long_texts`; or `guidance`, `best_of` or `defer` for a model whose reasons do not depend
+            on the label, or cannot be checked.
         MissingExtraError: a package that runs it is not installed; the message gives the `pip install`.
 
     Example:

@@ -21,7 +21,7 @@ class Prediction:
 
     A trained model also says whether a person should decide (`deferred`), which labels it cannot rule out
     (`prediction_set`), and how many of the text's tokens it has read (`tokens_read` of `tokens`). Where reasons are
-    checked, `reason_support` is the label's posterior given the rationale, `reason_supports` whether it is enough.
+    checked, `reason_support` is the probability that it argues for the label, `reason_supports` whether it is enough.
     Without a valid answer the label is `NO_ANSWER`, which is never right and never another label.
     """
 

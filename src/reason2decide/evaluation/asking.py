@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from reason2decide.console import ProgressBar
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import Record
+from reason2decide.data.sampling import draw, id_hash
+from reason2decide.data.verdicts import Verdicts
 from reason2decide.data.words import mask_label_words, words_of
 from reason2decide.evaluation.deletions import deletion_of
 from reason2decide.evaluation.probes import Insertion, Probe
 from reason2decide.evaluation.readers import Simulators
-from reason2decide.evaluation.sampling import draw, id_hash
 from reason2decide.evaluation.settings import PROBED_RECORDS
-from reason2decide.evaluation.verdicts import Verdicts
 from reason2decide.method.prompts import body
 
 if TYPE_CHECKING:

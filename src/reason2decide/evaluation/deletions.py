@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import Record
+from reason2decide.data.sampling import draw
 from reason2decide.data.words import STOP_WORDS, Span, sentences, stem, words_of
 from reason2decide.evaluation.citations import citations, has_facts, named_in
-from reason2decide.evaluation.sampling import draw
 
 NEEDED = 0.5  # ours: share of a sentence's content words that the rationale must have to cite it
 CLOSE = 0.5  # ours: the other sentences' words may differ from the cited ones' by this share

@@ -30,6 +30,7 @@ from reason2decide.model.bundle import CALIBRATION, load_bundle
 from reason2decide.model.manifest import MANIFEST, write_manifest
 from reason2decide.model.plain_tokenizer import PlainTokenizer, save_plain_tokenizer
 from reason2decide.model.predictor import Predictor
+from reason2decide.model.reason_reader import FILE as READER
 from reason2decide.report.model_card import model_card
 
 PARITY_RECORDS = 500  # ours: of the validation split; a flip rate of 0.5 % is then two or three records
@@ -94,8 +95,9 @@ def export_bundle(
         export_graphs(loaded.model, loaded.encoder.tokenizer, model, weights)
         save_plain_tokenizer(loaded.encoder.tokenizer, model)
         _require_same_tokens(loaded.encoder.tokenizer, PlainTokenizer(model), records)
-        for name in (CALIBRATION, "config.toml", "training_log.jsonl"):
-            shutil.copy(bundle / name, folder / name)
+        for name in (CALIBRATION, READER, "config.toml", "training_log.jsonl"):
+            if (bundle / name).is_file():  # a model that writes no reasons has no reader of them
+                shutil.copy(bundle / name, folder / name)
         # A manifest without parity first: the export is loaded like any other to measure it.
         write_manifest(folder, replace(loaded.manifest, engine={"name": "onnx", "weights": weights}))
         parity = _parity(Predictor.load(bundle), Predictor.load(folder), records)

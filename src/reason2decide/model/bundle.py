@@ -3,6 +3,7 @@
     bundle/
       manifest.json        the `Manifest`, and the SHA-256 of every other file (`manifest.py`)
       calibration.json     temperature and validation outcomes (`calibration.py`)
+      reason_reader.json   reads which label a reason argues for, if there were rationales to learn from
       config.toml          the training configuration, defaults included
       training_log.jsonl   losses, schedules and validations of every stage
       README.md            the model card
@@ -24,18 +25,21 @@ from reason2decide.model.calibration import Calibration
 from reason2decide.model.hub import first_line, silence_transformers
 from reason2decide.model.manifest import Manifest, verified_copy
 from reason2decide.model.prompt_encoder import PromptEncoder
+from reason2decide.model.reason_reader import FILE as READER
+from reason2decide.model.reason_reader import ReasonReader
 
 CALIBRATION = "calibration.json"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle or export without its model: the manifest, the prompt encoder and the calibration."""
+    """A bundle or export without its model: manifest, calibration, prompt encoder, reader of reasons."""
 
     path: Path
     manifest: Manifest
     calibration: Calibration
     encoder: PromptEncoder
+    reader: ReasonReader | None
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def bundle_from(path: Path, manifest: Manifest, copy: Path) -> ModelBundle:
                 "copy the bundle again, or train the model again"
             )
     encoder = PromptEncoder(tokenizer, manifest.lengths)
-    return ModelBundle(path, manifest, _calibration(copy), encoder, model.eval())
+    return ModelBundle(path, manifest, _calibration(copy), encoder, _reader(path, copy), model.eval())
 
 
 def export_from(path: Path, manifest: Manifest, copy: Path) -> Bundle:
@@ -101,11 +105,21 @@ def export_from(path: Path, manifest: Manifest, copy: Path) -> Bundle:
     from reason2decide.model.plain_tokenizer import PlainTokenizer
 
     encoder = PromptEncoder(PlainTokenizer(copy / "model"), manifest.lengths)
-    return Bundle(path, manifest, _calibration(copy), encoder)
+    return Bundle(path, manifest, _calibration(copy), encoder, _reader(path, copy))
 
 
 def _calibration(path: Path) -> Calibration:
     return Calibration.from_json(json.loads((path / CALIBRATION).read_text("utf-8")))
+
+
+def _reader(path: Path, copy: Path) -> ReasonReader | None:
+    """The reader of reasons of `path`, from its copy; None if it has none."""
+    if not (copy / READER).is_file():
+        return None
+    try:
+        return ReasonReader.from_json(json.loads((copy / READER).read_text("utf-8")))
+    except (ValueError, KeyError, TypeError):
+        raise BundleError(f"{path / READER} is not what training writes; copy the bundle again") from None
 
 
 def read_training_log(path: Path) -> list[dict[str, Any]]:

@@ -160,14 +160,14 @@ class Calibration:
     """A temperature, and the outcomes of the validation split under it.
 
     For each validation record, (n,): the confidence in the predicted label, whether it is right, and the probability of
-    the gold label. Of those with a gold rationale, (m,): the label's posterior given it.
+    the gold label. Of those with a gold rationale, (m,): how much it supports its label (`reason_reader`).
     """
 
     temperature: float
     confidences: Floats
     right: NDArray[np.bool_]
     gold_probabilities: Floats
-    reason_posteriors: Floats = field(default_factory=lambda: np.zeros(0))
+    reason_supports: Floats = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
     def fit(
@@ -200,11 +200,11 @@ class Calibration:
         return conformal_cutoff(self.gold_probabilities, miscoverage)
 
     def support_cutoff(self, share: float = UNSUPPORTED) -> float | None:
-        """Label posterior under which a reason does not support its label; None without gold rationales.
+        """Support under which a reason does not support its label; None without gold rationales.
 
         At most a `share` of reasons like the gold ones fall under it (split conformal, as `conformal_cutoff`).
         """
-        return conformal_cutoff(self.reason_posteriors, share) if len(self.reason_posteriors) else None
+        return conformal_cutoff(self.reason_supports, share) if len(self.reason_supports) else None
 
     def operating_point(self, error_rate: float = ERROR_RATE, miscoverage: float = MISCOVERAGE) -> OperatingPoint:
         """The bounds for the wanted rates; if no threshold is shown to keep `error_rate`, every case is deferred."""
@@ -218,7 +218,7 @@ class Calibration:
             "confidences": self.confidences.tolist(),
             "right": self.right.astype(int).tolist(),
             "gold_probabilities": self.gold_probabilities.tolist(),
-            "reason_posteriors": self.reason_posteriors.tolist(),
+            "reason_supports": self.reason_supports.tolist(),
         }
 
     @classmethod
@@ -229,5 +229,5 @@ class Calibration:
             np.array(value["confidences"], float),
             np.array(value["right"], bool),
             np.array(value["gold_probabilities"], float),
-            np.array(value.get("reason_posteriors", ()), float),  # bundles of before 0.2 have none
+            np.array(value.get("reason_supports", ()), float),  # bundles of before 0.2 have none
         )

@@ -18,6 +18,7 @@ from reason2decide.model.decoding import GREEDY, Decoding
 from reason2decide.model.engines import Engine
 from reason2decide.model.prompt_encoder import PromptEncoder, TokenIds, Truncation
 from reason2decide.model.reading import Part, explaining_window
+from reason2decide.model.reason_reader import ReasonReader
 from reason2decide.model.reasons import MOST_LABELS, TEMPERATURE, Reason, ReasonSettings
 
 
@@ -68,31 +69,39 @@ class ReasonWriter:
 
     Args:
         explain: how the model is prompted for a reason.
-        cutoff: label posterior under which a reason does not support its label; None: unknown.
+        reader, cutoff: reads which label a reason argues for, and the support that it needs; None: reasons cannot be
+            checked.
 
     Raises:
-        ConfigError: the settings need a model whose reasons depend on a label, or a threshold that it does not have.
+        ConfigError: the settings need a model whose reasons depend on a label, or whose reasons can be checked.
     """
 
     def __init__(
-        self, engine: Engine, encoder: PromptEncoder, explain: Explain, settings: ReasonSettings, cutoff: float | None
+        self,
+        engine: Engine,
+        encoder: PromptEncoder,
+        explain: Explain,
+        settings: ReasonSettings,
+        reader: ReasonReader | None,
+        cutoff: float | None,
     ) -> None:
-        if not settings.plain and explain != "conditioned":
+        if (settings.guidance or settings.best_of > 1) and explain != "conditioned":
             raise ConfigError(
-                "guidance, best_of and check_reasons need a model whose reasons depend on the label, and this one's do "
-                "not; leave them out, or train it by r2d or a method derived from it"
+                "guidance and best_of need a model whose reasons depend on the label, and this one's do not; leave "
+                "them out, or train it by r2d or a method derived from it"
             )
-        if settings.check_reasons != "off" and cutoff is None:
+        if settings.check_reasons == "defer" and (reader is None or cutoff is None):
             raise ConfigError(
-                "check_reasons needs the outcomes of gold reasons on validation, and this model has none; train it "
-                "again with rationales in the validation split, or leave check_reasons out"
+                "check_reasons = 'defer' needs a model that was trained and validated on rationales for labels common "
+                "to all records, and this one was not; leave it out"
             )
-        self.engine, self.encoder, self.explain, self.settings, self.cutoff = engine, encoder, explain, settings, cutoff
+        self.engine, self.encoder, self.explain, self.settings = engine, encoder, explain, settings
+        self.reader, self.cutoff = (None, None) if settings.check_reasons == "off" else (reader, cutoff)
         self.cut = Truncation()
 
     def needs_found(self, text: ReadText) -> bool:
         """Whether P(label | part) must be known to explain a text."""
-        many = self.settings.scored and len(text.choices) > MOST_LABELS
+        many = self.settings.best_of > 1 and len(text.choices) > MOST_LABELS
         return len(text.parts) > 1 or self.settings.guidance > 0 or many
 
     def write(self, explained: Sequence[Explained]) -> list[Reason]:
@@ -108,10 +117,10 @@ class ReasonWriter:
             ),
         )
         texts = [self.encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
-        written_for = [texts[i : i + len(drafts)] for i in range(0, len(texts), len(drafts))]
-        if not self.settings.scored:
-            return [Reason(text) for (text,) in written_for]
-        return self._best(explained, [list(dict.fromkeys(own)) for own in written_for])
+        if len(drafts) > 1:
+            drafts_of = [texts[i : i + len(drafts)] for i in range(0, len(texts), len(drafts))]
+            texts = self._best(explained, [list(dict.fromkeys(own)) for own in drafts_of])
+        return self.checked(texts, [own.label for own in explained])
 
     def stream(self, explained: Explained) -> Iterator[str]:
         """The text of a reason in pieces as they are written; in one piece where several are written or guided."""
@@ -130,9 +139,12 @@ class ReasonWriter:
         if len(text) > len(written) and text.startswith(written):  # the limit came in the middle of a character
             yield text[len(written) :]
 
-    def checked(self, explained: Explained, text: str) -> Reason:
-        """A given text as a reason for the label, checked if the settings say so."""
-        return self._best([explained], [[text]])[0] if self.settings.scored else Reason(text)
+    def checked(self, texts: Sequence[str], labels: Sequence[str]) -> list[Reason]:
+        """Texts as reasons for their labels, checked if the settings say so and the model can be."""
+        if self.reader is None or self.cutoff is None:
+            return [Reason(text) for text in texts]
+        found = self.reader.supports(texts, labels).tolist()
+        return [Reason(text, p, p >= self.cutoff - ROUNDING) for text, p in zip(texts, found, strict=True)]
 
     def prompt(self, explained: Explained, label: str | None = None) -> list[int]:
         """The prompt that asks for the reason, for its own label or another."""
@@ -143,7 +155,7 @@ class ReasonWriter:
         return self.encoder.explain_ids(part, given)
 
     def _decoding(self, rows: Sequence[tuple[Explained, list[int], int]]) -> Decoding:
-        if self.settings.plain or (self.settings.best_of == 1 and not self.settings.guidance):
+        if self.settings.best_of == 1 and not self.settings.guidance:
             return GREEDY
         rivals = None
         if self.settings.guidance:
@@ -151,7 +163,7 @@ class ReasonWriter:
         seeds = [_seed(prompt, draft) if draft else None for _, prompt, draft in rows]
         return Decoding(rivals, self.settings.guidance, seeds, TEMPERATURE)
 
-    def _best(self, explained: Sequence[Explained], texts: Sequence[Sequence[str]]) -> list[Reason]:
+    def _best(self, explained: Sequence[Explained], texts: Sequence[Sequence[str]]) -> list[str]:
         """Of the texts written for each, the one with the highest label posterior, the first of equals."""
         asked = [
             ReasonsToRead(
@@ -161,13 +173,9 @@ class ReasonWriter:
             )
             for own, drafts in zip(explained, texts, strict=True)
         ]
-        reasons = []
-        for drafts, posterior in zip(texts, label_posteriors(self.engine, self.encoder, asked), strict=True):
-            best = int(posterior[0].argmax())  # the first label is the reason's own
-            support = float(posterior[0][best])
-            supports = None if self.cutoff is None else support >= self.cutoff - ROUNDING
-            reasons.append(Reason(drafts[best], support, supports if self.settings.check_reasons != "off" else None))
-        return reasons
+        posteriors = label_posteriors(self.engine, self.encoder, asked)
+        # The first label is the reasons' own.
+        return [drafts[int(own[0].argmax())] for drafts, own in zip(texts, posteriors, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -195,15 +203,10 @@ def label_posteriors(
 
 
 def reason_candidate(encoder: PromptEncoder, text: str) -> Candidate:
-    """The tokens of a reason as a model scores them, its end token last, however long it is."""
-    return closed(encoder, encoder.target_ids([text])[0])
-
-
-def closed(encoder: PromptEncoder, target: TokenIds) -> Candidate:
-    """Target tokens cut to the limit of reasons, with the end token last."""
+    """The tokens of a reason as a model scores them: cut to the limit of reasons, the end token last."""
     end = tuple(encoder.after)
-    content = [int(token) for token in target]
-    content = content[: -len(end)] if tuple(content[-len(end) :]) == end else content
+    target = tuple(encoder.target_ids([text])[0])
+    content = target[: len(target) - len(end)]
     return (*content[: encoder.lengths.rationale - len(end)], *end)
 
 

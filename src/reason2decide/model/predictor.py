@@ -75,7 +75,7 @@ class Predictor:
             limits = bundle.manifest.lengths.model_copy(update={"input": reading.input_tokens})
             self.encoder = PromptEncoder(bundle.encoder.tokenizer, limits)
         cutoff = bundle.calibration.support_cutoff()
-        self.writer = ReasonWriter(engine, self.encoder, bundle.manifest.explain, reasons, cutoff)
+        self.writer = ReasonWriter(engine, self.encoder, bundle.manifest.explain, reasons, bundle.reader, cutoff)
 
     @classmethod
     def load(
@@ -285,11 +285,6 @@ class Predictor:
         """The rationale of one record given its label, in pieces as they are written; together they are the whole."""
         (explained,) = self._explained([record], [label])
         yield from self.writer.stream(explained)
-
-    def checked(self, record: Record, label: str, rationale: str) -> Reason:
-        """A given text as the reason of a record for a label, checked if the settings say so."""
-        (explained,) = self._explained([record], [label])
-        return self.writer.checked(explained, rationale)
 
     def _explained(self, records: Sequence[Record], labels: Sequence[str]) -> list[Explained]:
         """What is explained of each record; its labels are scored where that is needed."""

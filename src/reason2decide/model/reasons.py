@@ -1,11 +1,7 @@
 """How reasons are written and checked: settings, and what a reason is. Pure values.
 
-The check asks which label a reason was written for. By Bayes' rule with equal priors,
-
-    P(y | x, r) = P(r | x, y) / sum over y' of P(r | x, y'),
-
-the label's posterior given the reason (ours; the same quantity trains `r2d-posterior`). A reason supports its label if
-this is not below a threshold that at most one gold reason in twenty of the validation split falls under.
+A reason supports its label if the bundle's reader of reasons (`reason_reader.py`) gives the label a probability that is
+not below a threshold which at most one gold reason in twenty of the validation split falls under.
 """
 
 from __future__ import annotations
@@ -25,12 +21,14 @@ MOST_DRAWN = 64  # ours: bounds the time of a reason
 
 @dataclass(frozen=True)
 class ReasonSettings:
-    """How reasons are written and checked. All of it takes time, so all of it is off by default.
+    """How reasons are written and checked. Guidance and drafts take time, so they are off by default; the check is not.
 
     Args:
         guidance: how strongly the reason is guided away from what it would be for the second choice; 0: not at all.
-        best_of: number of reasons to write, of which the one with the highest label posterior is given.
-        check_reasons: `off`; `flag` reasons that do not support the decision; or `defer` such decisions to a person.
+        best_of: number of reasons to write, of which the one with the highest label posterior given the reason is
+            taken (`explaining.label_posteriors`).
+        check_reasons: `flag` reasons that do not support the decision, where the model can tell; `defer` such decisions
+            to a person besides; or `off`.
 
     Raises:
         ConfigError: an impossible value.
@@ -45,8 +43,8 @@ class ReasonSettings:
         metadata={"help": "Number of reasons to write; the one that tells its label best is given.", "min": 1},
     )
     check_reasons: Check = field(
-        default="off",
-        metadata={"help": "Flag reasons that do not support the decision, or defer such decisions to a person."},
+        default="flag",
+        metadata={"help": "Flag reasons that do not support the decision, defer such decisions to a person, or off."},
     )
 
     def __post_init__(self) -> None:
@@ -62,16 +60,6 @@ class ReasonSettings:
         """These settings alone, of a class that has more."""
         return ReasonSettings(self.guidance, self.best_of, self.check_reasons)
 
-    @property
-    def plain(self) -> bool:
-        """Whether reasons are written greedily and not checked."""
-        return self.reasons == PLAIN
-
-    @property
-    def scored(self) -> bool:
-        """Whether the label's posterior given the reason is needed."""
-        return self.best_of > 1 or self.check_reasons != "off"
-
     def reviewed(self, decision: Decision, reason: Reason | None) -> Decision:
         """The decision, left to a person if its reason does not support it and the settings say so."""
         deferred = self.check_reasons == "defer" and reason is not None and reason.supports is False
@@ -85,7 +73,7 @@ PLAIN = ReasonSettings()
 class Reason:
     """A reason written for a label.
 
-    `support` is the label's posterior given the reason, and `supports` whether it reaches the threshold; None where
+    `support` is the probability that it argues for the label, `supports` whether that reaches the threshold; None where
     reasons are not checked.
     """
 

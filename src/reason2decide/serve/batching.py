@@ -372,7 +372,7 @@ class _Stream:
             piece = next(self._pieces, None)
             if piece is None:
                 (written,) = self.call.model.tokens([self._written])
-                reason = self.call.model.checked(self.call.text, self.call.label, self._written)
+                reason = self.call.model.checked(self.call.label, self._written)
                 item = _End(reason, written)
             else:
                 item = piece

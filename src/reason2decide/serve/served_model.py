@@ -77,6 +77,6 @@ class ServedModel:
         """The rationale of one text for a label, in pieces as they are written."""
         return self.predictor.stream(Record("0", text), label)
 
-    def checked(self, text: str, label: str, rationale: str) -> Reason:
+    def checked(self, label: str, rationale: str) -> Reason:
         """A rationale that was written for a label, checked if the settings say so."""
-        return self.predictor.checked(Record("0", text), label, rationale)
+        return self.predictor.writer.checked([rationale], [label])[0]

@@ -37,7 +37,7 @@ from reason2decide.training.run_folder import (
 from reason2decide.training.run_log import RunLog
 from reason2decide.training.save import save_bundle
 from reason2decide.training.trainer import RunContext, StageTrainer
-from reason2decide.training.validation import calibrate
+from reason2decide.training.validation import calibrate, fit_reason_reader
 
 
 def train(
@@ -138,8 +138,9 @@ def _finish(context: RunContext, given: Prepared, model: Any, summaries: Mapping
     """Calibrate the finished model on validation and write the bundle."""
     config, dataset = context.config, given.dataset
     say("calibrating on validation")
-    last = config.stages()[-1]
-    calibration = calibrate(model, given.validation.with_source(given.sources.get(last.name)), last.explain)
+    source = given.sources.get(config.stages()[-1].name)
+    reader = fit_reason_reader(given.train.records, dataset.info.labels, source)
+    calibration = calibrate(model, given.validation, source, reader)
     manifest = Manifest(
         method=config.method,
         base=config.base_name,
@@ -162,6 +163,7 @@ def _finish(context: RunContext, given: Prepared, model: Any, summaries: Mapping
         model,
         given.tokenizer,
         calibration,
+        reader=reader,
         config_toml=config.to_toml(),
         training_log=context.run / LOG,
     )

@@ -6,9 +6,8 @@ A checkpoint is selected by losses with gold conditioning labels, accuracy, macr
 from __future__ import annotations
 
 import contextlib
-import heapq
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -17,19 +16,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reason2decide.console import say
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
+from reason2decide.data.sampling import some_explained
 from reason2decide.errors import NotComputed
 from reason2decide.evaluation.metrics import Accuracy, Examples, MacroF1
-from reason2decide.evaluation.sampling import id_hash
 from reason2decide.method.losses import joint_loss
-from reason2decide.method.methods import Explain
 from reason2decide.model.batches import in_batches
 from reason2decide.model.calibration import DIGITS, Calibration
 from reason2decide.model.engines.torch import TorchEngine
-from reason2decide.model.explaining import ReasonsToRead, closed, label_posteriors
 from reason2decide.model.label_scores import leading_labels, score_labels
-from reason2decide.model.reasons import MOST_LABELS
+from reason2decide.model.reason_reader import Lessons, ReasonReader
 from reason2decide.training.batches import BatchLimit, cut
 from reason2decide.training.features import Example, SplitFeatures
 from reason2decide.training.objective import Objective
@@ -115,10 +113,10 @@ def _scores(examples: Sequence[Example], predicted: Sequence[str], labels: Label
     return scores
 
 
-def calibrate(model: Any, features: SplitFeatures, explain: Explain) -> Calibration:
+def calibrate(model: Any, features: SplitFeatures, source: str | None, reader: ReasonReader | None) -> Calibration:
     """Calibrate the probabilities of a finished model, scored by the engine that runs it in use.
 
-    Where its reasons depend on the label, also the label's posterior given the gold rationales.
+    With a reader, also how much the gold rationales of a source support their labels.
     """
     encoder = features.encoder
     engine = TorchEngine(model, encoder.tokenizer)
@@ -134,24 +132,19 @@ def calibrate(model: Any, features: SplitFeatures, explain: Explain) -> Calibrat
 
     found = in_batches(features.prompt_lengths, scores)
     calibration = Calibration.fit(found, gold.tolist())
-    if explain != "conditioned":
+    if reader is None or source is None:
         return calibration
-    return replace(calibration, reason_posteriors=_reason_posteriors(engine, features, found))
+    explained = some_explained(features.records, source, REASONS_READ)
+    supports = reader.supports([r.rationales[source] for r in explained], [str(r.label) for r in explained])
+    return replace(calibration, reason_supports=supports.round(DIGITS))
 
 
-def _reason_posteriors(
-    engine: TorchEngine, features: SplitFeatures, found: Sequence[NDArray[np.float64]]
-) -> NDArray[np.float64]:
-    """The gold label's posterior given the gold rationale, of at most `REASONS_READ` records, (records,)."""
-    chosen = sorted(
-        heapq.nsmallest(REASONS_READ, features.with_rationale, key=lambda row: id_hash(features.id_of(row)))
-    )
-    asked = []
-    for row in chosen:
-        example = features[row]
-        order = np.argsort(-found[row], kind="stable")
-        others = [example.choices[i] for i in order if example.choices[i] != example.label]
-        target = closed(features.encoder, example.rationale)
-        asked.append(ReasonsToRead(example.text, [example.label, *others[: MOST_LABELS - 1]], [target]))
-    posteriors = label_posteriors(engine, features.encoder, asked)
-    return np.array([posterior[0, 0] for posterior in posteriors]).round(DIGITS)
+def fit_reason_reader(records: Iterable[Record], labels: LabelSet, source: str | None) -> ReasonReader | None:
+    """A reader of reasons learnt from the training split; None where there is nothing to learn from, which is said."""
+    if source is None:
+        return None
+    try:
+        return ReasonReader.fit(Lessons.of(records, labels, source), labels, source)
+    except NotComputed as error:
+        say(f"reasons of this model cannot be checked: {error}")
+        return None

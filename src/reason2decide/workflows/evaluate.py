@@ -11,6 +11,7 @@ from typing import Any
 from reason2decide.console import say, track, warn
 from reason2decide.data.predictions import Prediction, read_predictions, write_predictions
 from reason2decide.data.records import DatasetFolder, JsonlRecords
+from reason2decide.data.verdicts import Verdicts
 from reason2decide.errors import DataError, NotComputed, UserError
 from reason2decide.evaluation.asking import probe_model, probe_simulators
 from reason2decide.evaluation.examples import align
@@ -20,7 +21,6 @@ from reason2decide.evaluation.readers import Simulators
 from reason2decide.evaluation.results import PREDICTIONS, PROBES, RESULTS, STATISTICS, Results, save_statistics
 from reason2decide.evaluation.settings import DEFAULT_SETTINGS, Settings
 from reason2decide.evaluation.slices import Column
-from reason2decide.evaluation.verdicts import Verdicts
 from reason2decide.files import new_folder, require_absent
 from reason2decide.model.bundle import read_training_log
 from reason2decide.model.calibration import Calibration, label_distribution, log_probabilities

@@ -9,8 +9,8 @@ from pathlib import Path
 from reason2decide.console import say, track
 from reason2decide.data.predictions import read_predictions, write_predictions
 from reason2decide.data.records import DatasetFolder, Record, write_dataset
+from reason2decide.data.sampling import id_hash
 from reason2decide.errors import ConfigError, DataError
-from reason2decide.evaluation.sampling import id_hash
 from reason2decide.files import new_file
 from reason2decide.model.predictor import Predictor
 from reason2decide.training.config import Config

@@ -8,6 +8,7 @@ import numpy as np
 
 from reason2decide.data.predictions import NO_ANSWER, Prediction
 from reason2decide.data.records import Record
+from reason2decide.data.verdicts import SIGNATURE as VERDICTS
 from reason2decide.data.words import words_of
 from reason2decide.errors import NotComputed
 from reason2decide.evaluation.deletions import SIGNATURE as DELETIONS
@@ -23,7 +24,6 @@ from reason2decide.evaluation.metrics.rationales import (
 )
 from reason2decide.evaluation.probes import Probe
 from reason2decide.evaluation.readers import SIGNATURE
-from reason2decide.evaluation.verdicts import SIGNATURE as VERDICTS
 
 NOT_INSERTED = "no word was inserted into the texts; evaluate the bundle itself with --insertions 10 or more"
 NOT_DELETED = "no sentence was deleted from the texts; evaluate the bundle itself, not only its predictions"

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import Record
+from reason2decide.data.verdicts import SIGNATURE as VERDICTS
 from reason2decide.evaluation.metrics.rationales import ReadOut
 from reason2decide.evaluation.probes import Probe
-from reason2decide.evaluation.verdicts import SIGNATURE as VERDICTS
 
 
 class _OwnReading(ReadOut):
@@ -63,7 +63,7 @@ class ConsistencyNoVerdict(Consistency):
 
     Why: another patient's facts under the right verdict would be consistent. Only what the verdict rests on is left.
     Formula: as consistency, with prediction(reasons(r^)). Range 0 to 1, higher is better.
-    Source: as consistency; `evaluation/verdicts.py` is ours.
+    Source: as consistency; `data/verdicts.py` is ours.
     """
 
     name, title, worst, best = "consistency_no_verdict", "Consistency, without the verdict", 0.0, 1.0
@@ -103,7 +103,7 @@ class SufficiencyNoVerdict(Sufficiency):
 
     Why: stating the right decision is not enough; the reasons must suffice.
     Formula: as sufficiency, with prediction(reasons(r^)). Range 0 to 1, higher is better.
-    Source: as sufficiency; `evaluation/verdicts.py` is ours.
+    Source: as sufficiency; `data/verdicts.py` is ours.
     """
 
     name, title, worst, best = "sufficiency_no_verdict", "Sufficiency, without the verdict", 0.0, 1.0

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from reason2decide.data.predictions import NO_ANSWER, Prediction
 from reason2decide.data.records import Record
+from reason2decide.data.verdicts import SIGNATURE as VERDICTS
 from reason2decide.errors import NotComputed
 from reason2decide.evaluation.metrics.base import Examples, Floats, Metric, SufficientStatistics, ratio
 from reason2decide.evaluation.metrics.rationales import (
@@ -18,7 +19,6 @@ from reason2decide.evaluation.metrics.rationales import (
 )
 from reason2decide.evaluation.probes import Probe
 from reason2decide.evaluation.readers import SIGNATURE
-from reason2decide.evaluation.verdicts import SIGNATURE as VERDICTS
 
 NOBODY = (
     "no simulator read the rationales; evaluate with the dataset's train split, from whose gold rationales simulators "

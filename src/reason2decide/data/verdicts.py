@@ -15,9 +15,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from reason2decide.data.records import LabelSet, Record
+from reason2decide.data.sampling import some_explained
 from reason2decide.data.words import MASK, STOP_WORDS, WORD, mask_label_words, sentences, stem, words_of
 from reason2decide.errors import NotComputed, require
-from reason2decide.evaluation.sampling import some_explained
 
 MOST_RECORDS = 5_000  # ours: markers are common, so more records find no others
 LONGEST = 3  # words
