@@ -33,8 +33,8 @@ def test_methods_whose_rationale_follows_the_label_differ_from_r2d_in_what_they_
     differences: dict[str, dict[str, Any]] = {
         "r2d-skip": {"on_disagreement": "skip"},
         "r2d-posterior": {"on_disagreement": "skip", "posterior_weight": 0.1},
-        "r2d-contrast": {"on_disagreement": "contrast"},
-        "r2d-contrast-posterior": {"on_disagreement": "contrast", "posterior_weight": 0.1},
+        "r2d-contrast": {"on_disagreement": "contrast", "contrast_share": 0.25},
+        "r2d-contrast-posterior": {"on_disagreement": "contrast", "contrast_share": 0.25, "posterior_weight": 0.1},
         "r2d-c": {"adaptive_sampling": True, "cycle_weight": 0.1},
     }
     for name, changes in differences.items():

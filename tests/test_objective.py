@@ -154,11 +154,14 @@ def test_a_stage_2_step_is_the_papers_equation(dataset: DatasetFolder, tmp_path:
     assert wrong > 20  # else this would not tell y^ from y*
 
 
-@pytest.mark.parametrize("method", ["r2d-skip", "r2d-contrast"])
+@pytest.mark.parametrize(("method", "share"), [("r2d-skip", 0.0), ("r2d-contrast", 0.0), ("r2d-contrast", 0.5)])
 def test_under_a_wrong_label_nothing_is_learnt_or_a_rationale_for_it(
-    method: str, tmp_path: Path, steps: list[Step]
+    method: str, share: float, tmp_path: Path, steps: list[Step]
 ) -> None:
-    """1{y~ = y*} L_expl, or L_expl of the rationale for y~ where the record has one; the divisor stays that of r2d."""
+    """1{y~ = y*} L_expl, or L_expl of the rationale for y~ where the record has one; the divisor stays that of r2d.
+
+    A share of the records with a rationale for y-, the wrong label or the runner-up, are shown that.
+    """
     dataset = write_contrasted(tmp_path / "data")
     bundle = train_on_everything(
         dataset,
@@ -168,11 +171,12 @@ def test_under_a_wrong_label_nothing_is_learnt_or_a_rationale_for_it(
         ramp_share={"stage2": RAMP / STEPS},
         sampling_cap={"stage2": CAP},
         alpha={"stage2": ALPHA},
+        contrast_share={"stage2": share},
     )
     hand, records = ByHand(bundle / "model"), list(dataset.split("train"))
     explained = [record for record in records if "llm" in record.rationales]
     learnt = {"gold": 0, "contrast": 0, "left out": 0}
-    for step in (4, 5):
+    for step in (3, 5):
         weights, gradient = steps[STEPS + step]  # of Stage 2
         pi = min(CAP, (step - WARMUP) / RAMP)
 
@@ -181,7 +185,11 @@ def test_under_a_wrong_label_nothing_is_learnt_or_a_rationale_for_it(
             for record in records:
                 label_nll = label_nll + hand.nll(f"predict: {record.text}", str(record.label))
             for record in explained:
-                shown = hand.predicted(record.text) if drawn(pi, step, record.id) else str(record.label)
+                best, second = hand.ranked(record.text)[:2]
+                shown = best if drawn(pi, step, record.id) else str(record.label)
+                rival = best if best != record.label else second
+                if drawn(share, step, f"{record.id}/contrast") and rival in record.contrasts.get("llm", {}):
+                    shown = rival
                 target: str | None = record.rationales["llm"]
                 if shown != record.label:
                     target = record.contrasts.get("llm", {}).get(shown) if method == "r2d-contrast" else None
@@ -197,8 +205,9 @@ def test_under_a_wrong_label_nothing_is_learnt_or_a_rationale_for_it(
     assert learnt["gold"] > 10 and learnt["left out"] > 5
     assert (learnt["contrast"] > 5) == (method == "r2d-contrast")
     logged = [row for row in read_log(tmp_path / "run") if row["stage"] == "stage2" and row["event"] == "train"]
-    assert all(row["contrasted"] + row["skipped"] == row["drawn_wrong"] for row in logged)
-    assert sum(row["skipped"] for row in logged[4:6]) == learnt["left out"]
+    assert share or all(row["contrasted"] + row["skipped"] == row["drawn_wrong"] for row in logged)
+    for name, counted in (("skipped", "left out"), ("contrasted", "contrast")):
+        assert sum(logged[step][name] for step in (3, 5)) == learnt[counted]
 
 
 @pytest.mark.parametrize("method", ["r2d-posterior", "r2d-contrast-posterior"])
@@ -217,6 +226,7 @@ def test_the_posterior_of_the_label_is_learnt_from_a_share_of_records(
         alpha={"stage2": ALPHA},
         posterior_weight={"stage2": weight},
         posterior_share={"stage2": share},
+        contrast_share={"stage2": 0.0},
     )
     hand, records = ByHand(bundle / "model"), list(dataset.split("train"))
     explained = [record for record in records if "llm" in record.rationales]

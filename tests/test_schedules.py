@@ -14,7 +14,7 @@ from reason2decide.method.schedules import (
     cycle_temperature_at,
     gate_threshold,
     sampling_probability_at,
-    takes_posterior,
+    takes_part,
     takes_predicted_label,
     uniform_draw,
 )
@@ -103,7 +103,7 @@ def test_the_temperature_of_the_cycle() -> None:
 def test_the_posterior_is_drawn_apart_from_the_label() -> None:
     """Half of the records that are shown y^, and half of the others, within five standard errors."""
     draws = [
-        (takes_predicted_label(0.5, 0, s, f"{i}"), takes_posterior(0.5, 0, s, f"{i}"))
+        (takes_predicted_label(0.5, 0, s, f"{i}"), takes_part("posterior", 0.5, 0, s, f"{i}"))
         for s in range(50)
         for i in range(80)
     ]

@@ -32,8 +32,9 @@ class Stage:
     the ramp that follows. Checkpoints count from `select_from` on, a share of the steps too.
 
     How the rationale comes to follow the label: `on_disagreement` says what is learnt under a label that is not the
-    gold one; `posterior_weight` is lambda of L_post, for a `posterior_share` of the records; `cycle_weight` weighs
-    L_cycle; `adaptive_sampling` draws confident predictions more often; `conditioning_dropout` predicts y^ with it.
+    gold one; a `contrast_share` of the records that have a rationale for y- learn that; `posterior_weight` is lambda of
+    L_post, for a `posterior_share` of the records; `cycle_weight` weighs L_cycle; `adaptive_sampling` draws confident
+    predictions more often; `conditioning_dropout` predicts y^ with it.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Stage:
     select_from: float = SELECT_FROM
     on_disagreement: OnDisagreement = "gold"
     conditioning_dropout: bool = True
+    contrast_share: float = 0.0
     posterior_weight: float = 0.0
     posterior_share: float = 0.25
     adaptive_sampling: bool = False
@@ -80,7 +82,8 @@ class Stage:
     @property
     def needs_labels_shown(self) -> bool:
         """Whether it scores labels of training records: to show the model's own, or to contrast with its runner-up."""
-        return self.explain == "conditioned" and (self.sampling_cap > 0 or self.posterior_weight > 0)
+        asked = self.sampling_cap > 0 or self.posterior_weight > 0 or self.contrast_share > 0
+        return self.explain == "conditioned" and asked
 
     def select_step(self, steps: int) -> int:
         """The first step whose checkpoint may be the best one: not before warm-up and ramp have ended."""
@@ -115,7 +118,8 @@ _STAGE2_GOLD = replace(_STAGE2, sampling_cap=0.0)
 # Where the rationale follows the label (ours): y^ is what the model gives at use, and reasons count for the checkpoint.
 _FOLLOWING = replace(_STAGE2, conditioning_dropout=False, selection="decision_and_reason")
 _SKIP = replace(_FOLLOWING, on_disagreement="skip")
-_CONTRAST = replace(_FOLLOWING, on_disagreement="contrast")
+# Share 0.25: ours, by trial (docs/results.md).
+_CONTRAST = replace(_FOLLOWING, on_disagreement="contrast", contrast_share=0.25)
 _POSTERIOR_WEIGHT = 0.1  # ours, by trial (docs/results.md)
 
 METHODS: dict[str, Method] = {

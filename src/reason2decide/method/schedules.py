@@ -54,9 +54,9 @@ def takes_predicted_label(sampling_probability: float, seed: int, step: int, rec
     return uniform_draw(seed, step, record_id) < sampling_probability
 
 
-def takes_posterior(share: float, seed: int, step: int, record_id: str) -> bool:
-    """Whether a step takes L_post of a record, with probability `share`, independent of y~ (ours)."""
-    return uniform_draw(seed, step, record_id, "/posterior") < share
+def takes_part(part: str, share: float, seed: int, step: int, record_id: str) -> bool:
+    """Whether a record takes part in a part of a step's loss, with probability `share`, independent of y~ (ours)."""
+    return uniform_draw(seed, step, record_id, f"/{part}") < share
 
 
 def confidence_gate(confidence: float | NDArray[np.float64], threshold: float) -> Any:

@@ -168,6 +168,12 @@ class Config(BaseModel):
         description="predict y^ with dropout on (authors' code; r2d) or without, in an extra encoder pass (ours)",
         json_schema_extra=PER_STAGE,
     )
+    contrast_share: PerStageShare = Field(
+        {},
+        description="share of records that learn the contrast of the model's wrong label or second choice, where they "
+        "have one (ours: 0.25 in r2d-contrast)",
+        json_schema_extra=PER_STAGE,
+    )
     posterior_weight: PerStageWeight = Field(
         {},
         description="lambda, weight of the label's posterior given the gold rationale (ours: 0.1 in r2d-posterior)",
@@ -236,6 +242,7 @@ class Config(BaseModel):
             "on_disagreement": samples,
             "conditioning_dropout": samples,
             "adaptive_sampling": samples,
+            "contrast_share": stage.learns_contrasts,
             "posterior_weight": conditioned,
             "posterior_share": conditioned,
             "cycle_weight": conditioned,

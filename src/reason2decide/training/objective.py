@@ -72,7 +72,8 @@ class Counts:
     explained: int = 0  # rows with a rationale
     drawn: int = 0  # of these, shown the model's own label
     drawn_wrong: int = 0  # of these, where it is not the gold one
-    skipped: int = 0  # of these, left out since there is no rationale for the label shown
+    contrasted: int = 0  # rows that learn a rationale for another label than the gold one
+    skipped: int = 0  # rows left out since there is no rationale for the label shown
     tokens: int = 0
     padded_tokens: int = 0
 
@@ -186,6 +187,7 @@ class Objective:
         batch = self.explain_batch(examples, rows)
         counts.passed(batch)
         counts.explained += sum(len(example.rationale) > 0 for example in examples)
+        counts.contrasted += sum(shown.labels[row] != examples[row].label for row in learnt)
         counts.skipped += counts.explained - len(learnt)
         logits, own = self._forward(batch, None).logits, len(learnt)
         losses = {

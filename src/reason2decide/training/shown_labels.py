@@ -20,7 +20,7 @@ from reason2decide.method.schedules import (
     confidence_gate,
     gate_threshold,
     sampling_probability_at,
-    takes_posterior,
+    takes_part,
     takes_predicted_label,
 )
 from reason2decide.model.label_scores import leading_labels, score_labels
@@ -37,13 +37,14 @@ BIN_CENTRES = (np.arange(BINS) + 0.5) / BINS
 class ShownLabels:
     """y~ of each row of a batch, and what a step's log counts of it.
 
-    `rivals` has y- of the rows that L_post is taken of: the model's wrong label, else its second choice.
+    `rivals` has y- of the rows that L_post is taken of: the model's wrong label, else its second choice. Some rows with
+    a rationale for y- are shown that.
     """
 
     labels: list[str]
     rivals: Mapping[int, str] = field(default_factory=dict)
     drawn: Sequence[int] = ()  # rows that are shown y^
-    wrong: int = 0  # of these, where it is not y*
+    wrong: int = 0  # of these, where y^ is not y*
     confidences: NDArray[np.float64] = field(default_factory=lambda: np.zeros(BINS))  # histogram
 
 
@@ -118,12 +119,14 @@ class LabelChooser:
         pi = self.sampling_probability(step)
         gate = self.window.share_of(step, pi) if self.window is not None and pi > 0 else None
         explained = [row for row, example in enumerate(examples) if len(example.rationale)]
-        takes = {row: takes_posterior(self._posterior_share, self.seed, step, examples[row].id) for row in explained}
+        takes = self._taking("posterior", self._posterior_share, explained, examples, step)
+        argues = [row for row in explained if examples[row].contrasts]
+        argues = self._taking("contrast", self.stage.contrast_share, argues, examples, step)
         draws = [row for row in explained if gate or takes_predicted_label(pi, self.seed, step, examples[row].id)]
-        if self.stage.explain != "conditioned" or not (pi or self._posterior_share):
+        if not (pi or self._posterior_share or self.stage.contrast_share):
             return lambda: ShownLabels(gold)
         scorer = self.scorer()
-        rows = sorted({*draws, *(row for row in explained if takes[row])})
+        rows = sorted({*draws, *takes, *argues})
         if not rows:
             return lambda: ShownLabels(gold)
         index = on_device(torch.tensor(rows), input_ids.device)
@@ -144,21 +147,30 @@ class LabelChooser:
                 if gate is None or takes_predicted_label(gate(own.confidence), self.seed, step, examples[row].id):
                     labels[row] = examples[row].choices[own.best]
                     drawn.append(row)
+            wrong = sum(labels[row] != gold[row] for row in drawn)
             rivals = {
                 row: rival_of(examples[row].label, *(examples[row].choices[i] for i in (own.best, own.second)))
                 for row, own in leading.items()
-                if takes[row]
             }
+            for row in argues:
+                if rivals[row] in examples[row].contrasts:
+                    labels[row] = rivals[row]
             confidences = np.array([own.confidence for own in leading.values()])
             return ShownLabels(
                 labels,
-                rivals,
+                {row: rivals[row] for row in takes},
                 drawn,
-                wrong=sum(label != right for label, right in zip(labels, gold, strict=True)),
+                wrong,
                 confidences=np.histogram(confidences, BINS, (0.0, 1.0))[0].astype(float),
             )
 
         return shown
+
+    def _taking(
+        self, part: str, share: float, rows: Sequence[int], examples: Sequence[Example], step: int
+    ) -> list[int]:
+        """The rows that take part in a part of the loss."""
+        return [row for row in rows if takes_part(part, share, self.seed, step, examples[row].id)]
 
     @property
     def _posterior_share(self) -> float:

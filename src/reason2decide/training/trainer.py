@@ -295,7 +295,7 @@ class StageTrainer:
             if self.stage.on_disagreement != "gold":
                 content |= {
                     "drawn_wrong": counts.drawn_wrong,
-                    "contrasted": counts.drawn_wrong - counts.skipped,
+                    "contrasted": counts.contrasted,
                     "skipped": counts.skipped,
                 }
             content |= {
