@@ -3,13 +3,15 @@
     python benchmarks/at_use.py RUN/bundle runs/calls [--records 300]
 
 For test calls, each way of writing: the decision stays, the reason changes. Consistent: the simulators read the
-decision from it, with its verdict and without; swap: the second choice from the reason written for that; how true it is
-(`docs/evaluation.md`); seconds a reason, one thread. *By the note* picks of eight drafts the one that asserts least
-that the note denies (the reader of `cited_contradicted`), then by the label's posterior. *Copy bias* adds to the logits
-of tokens that the note has. *Masked* forbids tokens that neither the note has nor one training reason in twenty.
+decision from it, with its verdict and without, or its weighed facts lead there (read exactly); swap: the same of the
+second choice and the reason written for it; how true the reason is (`docs/evaluation.md`); seconds a reason, one thread.
+*By the note* picks of eight drafts the one that asserts least that the note denies (the reader of `cited_contradicted`),
+then by the label's posterior. *Copy bias* adds to the logits of tokens that the note has. *Masked* forbids tokens that
+neither the note has nor one training reason in twenty.
 
-Then the check: how often it flags reasons that the simulators read as another label than the decision, and the others;
-AUROC of the posterior for telling them apart.
+Then two checks of the greedy reasons: how often each flags those whose weights lead to another label than the decision
+(read exactly), and the others; AUROC for telling them apart; and how often the same reasons are flagged under the second
+choice. The threshold is that of 5 % of validation's gold reasons.
 """
 
 from __future__ import annotations
@@ -31,16 +33,21 @@ from reason2decide.console import set_quiet
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import DatasetFolder, Record
 from reason2decide.data.sampling import some_explained
+from reason2decide.data.sources.synthetic_calls.rules import load_rules
+from reason2decide.data.sources.synthetic_calls.weighing import level_argued
 from reason2decide.evaluation.metrics import Examples
 from reason2decide.evaluation.metrics.contradiction import contradictions
 from reason2decide.evaluation.metrics.synthetic_truth import CitedFalse, DecidingOmitted
 from reason2decide.evaluation.readers import Simulators
 from reason2decide.model.batches import in_batches
+from reason2decide.model.calibration import conformal_cutoff
 from reason2decide.model.decoding import Decoding
 from reason2decide.model.engines.torch import TorchEngine
 from reason2decide.model.explaining import Explained, ReasonsToRead, ReasonWriter, label_posteriors, reason_candidate
+from reason2decide.model.operating_point import UNSUPPORTED
 from reason2decide.model.predictor import Predictor
-from reason2decide.model.reasons import MOST_LABELS, TEMPERATURE, ReasonSettings
+from reason2decide.model.reason_reader import Lessons, ReasonReader
+from reason2decide.model.reasons import MOST_LABELS, ReasonSettings
 
 DRAFTS = 8
 Write = Callable[[Sequence[Record], Sequence[str]], list[str]]
@@ -58,7 +65,9 @@ class TokenBias(LogitsProcessor):  # type: ignore[misc]
 
 def drafts_of(predictor: Predictor, records: Sequence[Record], labels: Sequence[str]) -> list[list[str]]:
     """Eight drafts for each record and label, the first greedy."""
-    writer = ReasonWriter(predictor.engine, predictor.encoder, "conditioned", ReasonSettings(best_of=DRAFTS), None)
+    writer = ReasonWriter(
+        predictor.engine, predictor.encoder, "conditioned", ReasonSettings(best_of=DRAFTS), None, None
+    )
     explained = predictor._explained(records, labels)
     rows = [(own, writer.prompt(own), draft) for own in explained for draft in range(DRAFTS)]
     written = in_batches(
@@ -166,6 +175,12 @@ def main() -> None:
     ranked = [sorted(own, key=lambda label: -own[label]) for own in distributions]
     decided, second = [own[0] for own in ranked], [own[1] for own in ranked]
 
+    rules = load_rules()
+
+    def weights_lead_to(texts: Sequence[str]) -> list[str]:
+        levels = [level_argued(text, rules) for text in texts]
+        return ["nowhere" if level is None else rules.labels[level] for level in levels]
+
     def settings(**values: Any) -> Write:
         own = Predictor(predictor.bundle, predictor.engine, reasons=ReasonSettings(**values))
         return own.rationales
@@ -192,7 +207,7 @@ def main() -> None:
         figures = [
             np.mean([label == wanted for label, wanted in zip(read(own), labels, strict=True)])
             for own, labels in ((texts, decided), (swapped, second))
-            for read in (simulators.read_rationales, simulators.read_reasons)
+            for read in (simulators.read_rationales, simulators.read_reasons, weights_lead_to)
         ]
         found = [Prediction(r.id, label, None, text) for r, label, text in zip(records, decided, texts, strict=True)]
         examples = Examples(records, found, dataset.info.labels, "llm")
@@ -201,27 +216,34 @@ def main() -> None:
         ]
         print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in figures) + f" | {seconds:.2f} |", flush=True)
 
+    lessons = Lessons.of(dataset.split("train"), dataset.info.labels, "llm")
+    reader = ReasonReader.fit(lessons, dataset.info.labels, "llm")
+    gold = some_explained(dataset.split("validation"), "llm", args.records)
     texts = ways["greedy"](records, decided)
-    read = simulators.read_reasons(texts)
-    cutoff = predictor.bundle.calibration.support_cutoff()
-    explained, alone = predictor._explained(records, decided), [[text] for text in texts]
-    support = np.array([own[0] for own in posteriors(predictor, explained, alone)])
-    other = np.array([label != wanted for label, wanted in zip(read, decided, strict=True)])
-    scored = Predictor(predictor.bundle, predictor.engine)._explained(records, decided)
-    started = time.perf_counter()
-    posteriors(predictor, scored, [[text] for text in texts])
-    seconds = (time.perf_counter() - started) / len(records)
-    flagged = support < (cutoff or 0.0)
-    auroc = roc_auc_score(other, -support) if 0 < other.sum() < len(other) else float("nan")
-    print(
-        f"\nthe check: threshold {cutoff}; flags {flagged[other].mean():.3f} of {other.sum()} reasons that argue for "
-        f"another label and {flagged[~other].mean():.3f} of {(~other).sum()} others; AUROC {auroc:.3f}; "
-        f"{seconds:.2f} s a reason for the check alone; temperature of drafts {TEMPERATURE}"
-    )
-    # The same reasons under the wrong label: what a check must find.
-    explained = predictor._explained(records, second)
-    wrong = np.array([own[0] for own in posteriors(predictor, explained, alone)])
-    print(f"reasons for the decision shown under the second choice: {np.mean(wrong < (cutoff or 0.0)):.3f} flagged")
+    astray = np.array([label != wanted for label, wanted in zip(weights_lead_to(texts), decided, strict=True)])
+
+    def by_reader(of: Sequence[Record], reasons: Sequence[str], labels: Sequence[str]) -> Any:
+        return reader.supports(reasons, labels)
+
+    def by_posterior(of: Sequence[Record], reasons: Sequence[str], labels: Sequence[str]) -> Any:
+        found = posteriors(predictor, predictor._explained(of, labels), [[text] for text in reasons])
+        return np.array([own[0] for own in found])
+
+    print("\n| check | flags of reasons that lead elsewhere | of others | AUROC | under the second choice | seconds |")
+    print("|" + "---|" * 6)
+    for name, support_of in (("the bundle's reader", by_reader), ("the model's posterior", by_posterior)):
+        known = support_of(gold, [own.rationales["llm"] for own in gold], [str(own.label) for own in gold])
+        cutoff = conformal_cutoff(known, UNSUPPORTED)
+        started = time.perf_counter()
+        support = support_of(records, texts, decided)
+        seconds = (time.perf_counter() - started) / len(records)
+        under = np.mean(support_of(records, texts, second) < cutoff)
+        flags = [np.mean(support[which] < cutoff) for which in (astray, ~astray)]
+        auroc = roc_auc_score(astray, -support) if 0 < astray.sum() < len(astray) else float("nan")
+        print(
+            f"| {name} | {flags[0]:.3f} of {astray.sum()} | {flags[1]:.3f} of {(~astray).sum()} | {auroc:.3f} "
+            f"| {under:.3f} | {seconds:.4f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     python benchmarks/follows.py runs/calls runs/follows/cells/*/results
 
 A row per system, its seeds together as mean ± standard deviation. A reason is read by the simulators of the dataset,
-with its verdict and without. *Swap* is the share of reasons for the model's second choice that are read as that choice.
+with its verdict and without, and exactly: where its weighed facts lead (`weighed_consistency`). *Swap* is the share of
+reasons for the model's second choice that are read as that choice.
 Then how true the reasons are (`docs/evaluation.md`), macro-F1, under-triage, calibration error, and the drop of the
 decision's probability when what a reason cites is deleted.
 """
@@ -20,6 +21,8 @@ from pathlib import Path
 
 from reason2decide.data.predictions import read_predictions
 from reason2decide.data.records import DatasetFolder
+from reason2decide.data.sources.synthetic_calls.rules import load_rules
+from reason2decide.data.sources.synthetic_calls.weighing import level_argued
 from reason2decide.evaluation.probes import read_probes
 from reason2decide.evaluation.readers import Simulators
 from reason2decide.evaluation.results import read_results
@@ -31,7 +34,17 @@ def shares(folder: Path, gold: dict[str, str], simulators: Simulators) -> dict[s
     """What the simulators read from one results folder."""
     predictions = [own for own in read_predictions(folder / "predictions.jsonl") if (own.rationale or "").strip()]
     found = {}
-    for what, read in (("", simulators.read_rationales), (", no verdict", simulators.read_reasons)):
+    rules = load_rules()
+
+    def weights_lead_to(texts: Sequence[str]) -> list[str]:
+        levels = [level_argued(text, rules) for text in texts]
+        return ["nowhere" if level is None else rules.labels[level] for level in levels]
+
+    for what, read in (
+        ("", simulators.read_rationales),
+        (", no verdict", simulators.read_reasons),
+        (", by weights", weights_lead_to),
+    ):
         if not predictions:
             continue
         labels = read([own.rationale or "" for own in predictions])

@@ -28,8 +28,7 @@ from reason2decide.data.records import (
 from reason2decide.data.sources.synthetic_calls import synthesize_calls
 from reason2decide.data.sources.synthetic_calls.facts import Fact, decide, draw_call
 from reason2decide.data.sources.synthetic_calls.rules import load_rules
-from reason2decide.data.sources.synthetic_calls.weighing import Weighed, Weighing, argued, by_rules
-from reason2decide.data.words import sentences
+from reason2decide.data.sources.synthetic_calls.weighing import Weighed, Weighing, argued, by_rules, level_argued
 from reason2decide.errors import DataError
 from reason2decide.evaluation.citations import citations, deciding, true_now
 
@@ -214,7 +213,7 @@ def test_synthetic_contrasts_weigh_the_same_true_facts_otherwise(tmp_path: Path)
             cited = citations(text)
             assert cited.present <= true_now(call) and not cited.denied & true_now(call)
             assert deciding(call) <= cited.present  # what decided is named, whichever way it is weighed
-            assert argued_level(text) == labels.index(label)  # the moves lead there
+            assert level_argued(text, load_rules()) == labels.index(label)  # the moves lead there
             facts = set(text.removesuffix(urgency[labels.index(label)]).split(". "))
             gold = set(call.rationales["llm"].removesuffix(urgency[labels.index(str(call.label))]).split(". "))
             weighed += facts != gold
@@ -224,26 +223,29 @@ def test_synthetic_contrasts_weigh_the_same_true_facts_otherwise(tmp_path: Path)
     assert "by four levels" in higher[labels[-1]] or "by three levels" in higher[labels[-1]]
 
 
-def argued_level(rationale: str) -> int:
-    """Where the level of the complaint alone and all moves lead, as an index into the labels."""
-    rules = load_rules().rationale
-    level = next(i for i, alone in enumerate(rules["level_alone"]) if alone in rationale)
-    words = ("no further", "by one level", "by two levels", "by three levels", "by four levels")
-    for sentence in sentences_of(rationale):
-        size = next((i for i, by in enumerate(words) if by in sentence), 0)
-        level += -size if "lowers" in sentence or "goes down" in sentence else size
-    return level
-
-
-def sentences_of(text: str) -> list[str]:
-    return [text[start:end] for start, end in sentences(text)]
+def test_levels_argued_by_hand() -> None:
+    """Home care is level 0, a routine visit 1, a prompt one 2."""
+    rules = load_rules()
+    up = "A warning sign, chest pain, raises the urgency by two levels."
+    down = "It is mild and of recent onset, so the urgency goes down by one level."
+    start = "Usually a routine visit is enough for a man with cough for two days."
+    for text, level in (
+        (start, 1),
+        (f"{start} {up}", 3),
+        (f"{start} {up} {down} A doctor should look at this before tomorrow.", 2),
+        (f"{start} It is severe now, which raises the urgency no further.", 1),
+        (f"{start} {up} {up}", None),  # beyond the labels
+        (f"{up} {down}", None),  # it begins nowhere
+        ("", None),
+    ):
+        assert level_argued(text, rules) == level
 
 
 def test_gold_rationales_weigh_by_the_rules(tmp_path: Path) -> None:
     """Also where the label is noisy: the facts are then weighed for the label given."""
     calls = synthesize_calls(tmp_path / "d", train=1, validation=1, test=300, label_noise=0.3).split("test")
     labels = load_rules().labels
-    assert all(argued_level(call.rationales["llm"]) == labels.index(str(call.label)) for call in calls)
+    assert all(level_argued(call.rationales["llm"], load_rules()) == labels.index(str(call.label)) for call in calls)
 
 
 LEVELS = st.integers(0, 4)

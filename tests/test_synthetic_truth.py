@@ -11,7 +11,7 @@ from reason2decide.data.sources.synthetic_calls import synthesize_calls
 from reason2decide.errors import NotComputed
 from reason2decide.evaluation.citations import citations
 from reason2decide.evaluation.metrics import Examples
-from reason2decide.evaluation.metrics.synthetic_truth import CitedFalse, CitedTrue, DecidingOmitted
+from reason2decide.evaluation.metrics.synthetic_truth import CitedFalse, CitedTrue, DecidingOmitted, WeighedConsistency
 
 TRUTH = (CitedTrue(), CitedFalse(), DecidingOmitted())
 
@@ -119,3 +119,29 @@ def test_rationales_of_other_calls_are_caught(calls):
     assert value(CitedTrue(), found) < 0.3
     assert value(CitedFalse(), found) > 0.3
     assert value(DecidingOmitted(), found) > 0.8
+
+
+def test_where_weights_lead_is_read_exactly(calls):
+    """Gold rationales lead to their own label, noisy or not; those for an adjacent one do not, whatever their verdict."""
+    records = list(calls.split("test"))
+    labels = calls.info.labels.values
+
+    def found(rationale_of, source="llm"):
+        predictions = [Prediction(r.id, str(r.label), None, rationale_of(r)) for r in records]
+        return WeighedConsistency().statistics(Examples(records, predictions, calls.info.labels, source))
+
+    def adjacent(record):
+        place = labels.index(record.label)
+        text = record.contrasts["llm"][labels[place - 1 if place else 1]]
+        return f"{text} {record.rationales['llm'].split('. ')[-1]}"  # the right verdict at the end
+
+    assert WeighedConsistency().aggregate(found(lambda r: r.rationales["llm"]).total()) == 1
+    assert WeighedConsistency().aggregate(found(adjacent).total()) == 0
+    half = found(lambda r: r.rationales["llm"] if r.id < records[300].id else None)
+    assert (
+        WeighedConsistency().aggregate(half.total()) == 0.5
+        and "300 of 600 predictions have no rationale" in half.notes[0]
+    )
+    for source in ("nurse", None):
+        with pytest.raises(NotComputed, match="do not say how far each fact moves the urgency"):
+            found(lambda r: r.rationales["llm"], source)

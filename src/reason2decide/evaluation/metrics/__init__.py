@@ -67,7 +67,7 @@ from reason2decide.evaluation.metrics.simulation import (
     SimulatedSufficiencyNoVerdict,
 )
 from reason2decide.evaluation.metrics.support import Support
-from reason2decide.evaluation.metrics.synthetic_truth import CitedFalse, CitedTrue, DecidingOmitted
+from reason2decide.evaluation.metrics.synthetic_truth import CitedFalse, CitedTrue, DecidingOmitted, WeighedConsistency
 
 # Without settings; `measure.metrics_of` replaces those that have settings.
 METRICS: tuple[Metric, ...] = (
@@ -118,6 +118,7 @@ METRICS: tuple[Metric, ...] = (
     CitedTrue(),
     CitedFalse(),
     DecidingOmitted(),
+    WeighedConsistency(),
     JudgeCorrect(),
     JudgeSupports(),
     JudgeGrounded(),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import Record
+from reason2decide.data.sources.synthetic_calls.rules import load_rules
+from reason2decide.data.sources.synthetic_calls.weighing import level_argued
 from reason2decide.errors import NotComputed
 from reason2decide.evaluation.citations import citations, deciding, has_facts, true_now
 from reason2decide.evaluation.metrics.base import Examples, SufficientStatistics
@@ -17,7 +20,7 @@ class _AgainstTheTruth(Ratio):
     nothing: str
 
     @abstractmethod
-    def row(self, record: Record, rationale: str) -> tuple[int, int]:
+    def row(self, record: Record, prediction: Prediction) -> tuple[int, int]:
         """The counts of one example."""
 
     def statistics(self, examples: Examples) -> SufficientStatistics:
@@ -32,7 +35,7 @@ class _AgainstTheTruth(Ratio):
         counted = {
             i: row
             for i, (record, prediction) in enumerate(zip(examples.records, examples.predictions, strict=True))
-            if (row := self.row(record, prediction.rationale or ""))[1]
+            if (row := self.row(record, prediction))[1]
         }
         if not counted:
             raise NotComputed(f"all {len(examples)} {self.nothing}")
@@ -56,9 +59,9 @@ class CitedTrue(_AgainstTheTruth):
     name, title, worst, best = "cited_true", "Cited findings that are true", 0.0, 1.0
     nothing = "rationales cite no finding as present"
 
-    def row(self, record: Record, rationale: str) -> tuple[int, int]:
+    def row(self, record: Record, prediction: Prediction) -> tuple[int, int]:
         """(true, cited)."""
-        present = citations(rationale).present
+        present = citations(prediction.rationale or "").present
         return len(present & true_now(record)), len(present)
 
 
@@ -73,8 +76,9 @@ class CitedFalse(_AgainstTheTruth):
     name, title, worst, best = "cited_false", "Rationales that cite something false", 1.0, 0.0
     nothing = "predictions have no rationale"
 
-    def row(self, record: Record, rationale: str) -> tuple[int, int]:
+    def row(self, record: Record, prediction: Prediction) -> tuple[int, int]:
         """(cites something false, has a rationale)."""
+        rationale = prediction.rationale or ""
         return int(not citations(rationale).present <= true_now(record)), int(bool(rationale.strip()))
 
 
@@ -89,7 +93,40 @@ class DecidingOmitted(_AgainstTheTruth):
     name, title, worst, best = "deciding_omitted", "Deciding findings left out", 1.0, 0.0
     nothing = "calls have no red flag or risk that decided"
 
-    def row(self, record: Record, rationale: str) -> tuple[int, int]:
+    def row(self, record: Record, prediction: Prediction) -> tuple[int, int]:
         """(left out, deciding)."""
         facts = deciding(record)
-        return len(facts - citations(rationale).present), len(facts)
+        return len(facts - citations(prediction.rationale or "").present), len(facts)
+
+
+class WeighedConsistency(_AgainstTheTruth):
+    """Share of rationales whose facts, weighed as they say, lead to the decision.
+
+    Why: whether the reason argues for the decision, read exactly and without the sentence that states it; simulators
+    read it on other data. Says nothing of whether the facts are true, which `cited_false` does. Formula: rationales of
+    which the level of the complaint alone and all moves lead to the label decided / rationales. Range 0 to 1, higher is
+    better. Source: ours.
+    """
+
+    name, title, worst, best = "weighed_consistency", "Reasons whose weights lead to the decision", 0.0, 1.0
+    nothing = "predictions have no rationale"
+
+    def statistics(self, examples: Examples) -> SufficientStatistics:
+        """Rows (leads to the decision, 1).
+
+        Raises:
+            NotComputed: as `_AgainstTheTruth`; or no gold rationale weighs its facts so, as those of nurses do not.
+        """
+        source, rules = examples.rationale_source, load_rules()
+        gold = [record.rationales.get(source or "", "") for record in examples.records]
+        if all(level_argued(rationale, rules) is None for rationale in gold):
+            raise NotComputed(
+                f"the gold rationales of source {source!r} do not say how far each fact moves the urgency"
+            )
+        return super().statistics(examples)
+
+    def row(self, record: Record, prediction: Prediction) -> tuple[int, int]:
+        """(leads to the decision, 1); a missing rationale leads nowhere."""
+        rules = load_rules()
+        level = level_argued(prediction.rationale or "", rules)
+        return int(level is not None and rules.labels[level] == prediction.predicted_label), 1

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from reason2decide.data.sources.synthetic_calls.facts import Fact, RuledLevel
+from reason2decide.data.sources.synthetic_calls.rules import Rules
+from reason2decide.data.words import sentences
 
 DEMANDS = ("red_flags", "danger")
 
@@ -77,6 +79,23 @@ def argued(natural: Weighing, away: int) -> Weighing:
         if grave:
             move(grave[0], rest)
     return Weighing(tuple(weighed.values()), rest)
+
+
+def level_argued(rationale: str, rules: Rules) -> int | None:
+    """The level that a rationale of source `llm` argues for: that of the complaint alone, and all its moves.
+
+    It is read exactly, since the words of levels and moves are those of the rules; the sentence that states the
+    decision is not read. None if it names no level to begin with, or leads beyond the labels.
+    """
+    words = rules.rationale
+    level = next((place for place, alone in enumerate(words["level_alone"]) if alone in rationale), None)
+    if level is None:
+        return None
+    for start, end in sentences(rationale):
+        sentence = rationale[start:end]
+        moved = next((levels for levels, by in enumerate(words["by_levels"]) if by in sentence), 0)
+        level += -moved if any(word in sentence for word in words["lowering"]) else moved
+    return level if 0 <= level < len(rules.labels) else None
 
 
 def _of_kind(facts: Sequence[Fact], kind: str) -> tuple[Fact, ...]:
