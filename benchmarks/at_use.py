@@ -4,14 +4,14 @@
 
 For test calls, each way of writing: the decision stays, the reason changes. Consistent: the simulators read the
 decision from it, with its verdict and without, or its weighed facts lead there (read exactly); swap: the same of the
-second choice and the reason written for it; how true the reason is (`docs/evaluation.md`); seconds a reason, one thread.
-*By the note* picks of eight drafts the one that asserts least that the note denies (the reader of `cited_contradicted`),
-then by the label's posterior. *Copy bias* adds to the logits of tokens that the note has. *Masked* forbids tokens that
-neither the note has nor one training reason in twenty.
+second choice and the reason written for it; how true the reason is (`docs/evaluation.md`); seconds a reason, one
+thread. *By the note* picks of eight drafts the one that asserts least that the note denies (the reader of
+`cited_contradicted`), then by the label's posterior. *Copy bias* adds to the logits of tokens that the note has.
+*Masked* forbids tokens that neither the note has nor one training reason in twenty.
 
-Then two checks of the greedy reasons: how often each flags those whose weights lead to another label than the decision
-(read exactly), and the others; AUROC for telling them apart; and how often the same reasons are flagged under the second
-choice. The threshold is that of 5 % of validation's gold reasons.
+Then two checks of the greedy reasons: how often each flags those whose weights lead to another label than the
+decision (read exactly), and the others; AUROC for telling them apart; and how often the same reasons are flagged under
+the second choice. The threshold is that of 5 % of validation's gold reasons.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def test_rationales_of_other_calls_are_caught(calls):
 
 
 def test_where_weights_lead_is_read_exactly(calls):
-    """Gold rationales lead to their own label, noisy or not; those for an adjacent one do not, whatever their verdict."""
+    """Gold rationales lead to their own label, noisy or not; those for another one do not, whatever their verdict."""
     records = list(calls.split("test"))
     labels = calls.info.labels.values
 
