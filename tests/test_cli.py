@@ -120,7 +120,7 @@ def test_predict_reports_bad_lines_and_goes_on(bundle: Path, tmp_path: Path) -> 
     )
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [prediction["id"] for prediction in found] == ["a", "5", "7"]
-    read = {"deferred", "prediction_set", "tokens", "tokens_read"}
+    read = {"deferred", "prediction_set", "tokens", "tokens_read", "reason_support", "reason_supports"}
     assert set(found[0]) == {"id", "predicted_label", "probabilities", "rationale"} | read
 
     strict = r2d("predict", bundle, cases, "--out", tmp_path / "strict.jsonl", "--strict")

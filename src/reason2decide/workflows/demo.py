@@ -22,10 +22,10 @@ from reason2decide.workflows.evaluate import evaluate_bundle
 # Ours, found by trial on two cores (docs/results.md); a base of millions of parameters needs the paper's settings.
 TRAINING_CALLS = 12_000
 SETTINGS = {
-    "method": "r2d-contrast",
+    "method": "r2d-contrast-posterior",
     "base": "tiny",
     "rationale_source": "llm",
-    "steps": {"stage1": 1200, "stage2": 2000},
+    "steps": {"stage1": 1200, "stage2": 1600},
     "batch_size": 16,
     "learning_rate": {"stage1": 1.5e-3, "stage2": 7e-4},
     "learning_rate_warmup": 0.05,
