@@ -196,9 +196,8 @@ def main() -> None:
         "copy bias 1": biased(predictor, copy_bias(1.0)),
         "masked": biased(predictor, masked(predictor, dataset)),
     }
-    print(
-        "| | consistent | no verdict | swap | no verdict | cited_false | deciding_omitted | seconds |\n|" + "---|" * 8
-    )
+    columns = "consistent | no verdict | by weights | swap | no verdict | by weights | cited_false | deciding_omitted"
+    print(f"| | {columns} | seconds |\n|" + "---|" * 10)
     for name, write in ways.items():
         started = time.perf_counter()
         texts = write(records, decided)
