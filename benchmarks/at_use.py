@@ -39,11 +39,10 @@ from reason2decide.evaluation.metrics import Examples
 from reason2decide.evaluation.metrics.contradiction import contradictions
 from reason2decide.evaluation.metrics.synthetic_truth import CitedFalse, DecidingOmitted
 from reason2decide.evaluation.readers import Simulators
-from reason2decide.model.batches import in_batches
 from reason2decide.model.calibration import conformal_cutoff
 from reason2decide.model.decoding import Decoding
 from reason2decide.model.engines.torch import TorchEngine
-from reason2decide.model.explaining import Explained, ReasonsToRead, ReasonWriter, label_posteriors, reason_candidate
+from reason2decide.model.explaining import Explained, ReasonsToRead, label_posteriors, reason_candidate
 from reason2decide.model.operating_point import UNSUPPORTED
 from reason2decide.model.predictor import Predictor
 from reason2decide.model.reason_reader import Lessons, ReasonReader
@@ -63,25 +62,6 @@ class TokenBias(LogitsProcessor):  # type: ignore[misc]
         return scores + self.bias
 
 
-def drafts_of(predictor: Predictor, records: Sequence[Record], labels: Sequence[str]) -> list[list[str]]:
-    """Eight drafts for each record and label, the first greedy."""
-    writer = ReasonWriter(
-        predictor.engine, predictor.encoder, "conditioned", ReasonSettings(best_of=DRAFTS), None, None
-    )
-    explained = predictor._explained(records, labels)
-    rows = [(own, writer.prompt(own), draft) for own in explained for draft in range(DRAFTS)]
-    written = in_batches(
-        [len(prompt) for _, prompt, _ in rows],
-        lambda batch: predictor.engine.generate(
-            [rows[row][1] for row in batch],
-            predictor.encoder.lengths.rationale,
-            writer._decoding([rows[row] for row in batch]),
-        ),
-    )
-    texts = [predictor.encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
-    return [texts[i : i + DRAFTS] for i in range(0, len(texts), DRAFTS)]
-
-
 def posteriors(predictor: Predictor, explained: Sequence[Explained], drafts: Sequence[Sequence[str]]) -> list[Any]:
     """The label's posterior given each draft."""
     asked = [
@@ -99,8 +79,10 @@ def by_the_note(predictor: Predictor) -> Write:
     """Of eight drafts, the one that asserts least of what the note denies; of these the highest posterior."""
 
     def write(records: Sequence[Record], labels: Sequence[str]) -> list[str]:
-        drafts = [list(dict.fromkeys(own)) for own in drafts_of(predictor, records, labels)]
-        found = posteriors(predictor, predictor._explained(records, labels), drafts)
+        several = Predictor(predictor.bundle, predictor.engine, reasons=ReasonSettings(best_of=DRAFTS))
+        explained = several._explained(records, labels)
+        drafts = several.writer.drafts(explained)
+        found = posteriors(predictor, explained, drafts)
         chosen = []
         for record, texts, supports in zip(records, drafts, found, strict=True):
             counts = [len(contradictions(record.text, text)) for text in texts]

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from reason2decide.method.methods import METHODS
-from reason2decide.training.config import load_config
+from reason2decide.training.config_file import load_config
 from reason2decide.training.run import train
 from reason2decide.workflows.evaluate import evaluate_bundle
 

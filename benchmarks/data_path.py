@@ -25,7 +25,7 @@ from reason2decide.data.records import DatasetFolder, Record, write_dataset
 from reason2decide.data.sources.synthetic_calls import synthesize_calls
 from reason2decide.model.prompt_encoder import PromptEncoder
 from reason2decide.training.base import load_base
-from reason2decide.training.config import parse_config
+from reason2decide.training.config_file import parse_config
 from reason2decide.training.features import SplitFeatures, TokenCache
 from reason2decide.training.stage_plan import batch_plan
 

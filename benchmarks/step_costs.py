@@ -24,7 +24,7 @@ from reason2decide.method.methods import METHODS
 from reason2decide.model.hub import silence_transformers
 from reason2decide.signals import StopSignals
 from reason2decide.training.base import load_weights
-from reason2decide.training.config import parse_config
+from reason2decide.training.config_file import parse_config
 from reason2decide.training.preparation import prepared
 from reason2decide.training.processes import Processes
 from reason2decide.training.run_log import RunLog

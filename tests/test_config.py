@@ -10,7 +10,8 @@ import pytest
 
 from reason2decide.errors import ConfigError
 from reason2decide.method.methods import METHODS
-from reason2decide.training.config import Config, Encoder, describe_keys, load_config, parse_config
+from reason2decide.training.config import Config, Encoder
+from reason2decide.training.config_file import describe_keys, load_config, parse_config
 
 MINIMAL = {"method": "r2d", "base": "tiny", "dataset": "data", "rationale_source": "llm", "steps": 100}
 

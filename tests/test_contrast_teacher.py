@@ -21,7 +21,7 @@ from reason2decide.data.predictions import Prediction, read_predictions, write_p
 from reason2decide.data.records import DatasetFolder, Record
 from reason2decide.errors import ConfigError, DataError
 from reason2decide.llm.teach.contrast import Advocate, argued_labels
-from reason2decide.training.config import parse_config
+from reason2decide.training.config_file import parse_config
 from reason2decide.workflows.out_of_fold import fold_of, predict_out_of_fold
 
 A, B, C = LABELS.values

@@ -13,7 +13,7 @@ from toy import run, settings
 from reason2decide.data.records import DatasetFolder
 from reason2decide.model.bundle import load_bundle, read_training_log
 from reason2decide.training import memory
-from reason2decide.training.config import parse_config
+from reason2decide.training.config_file import parse_config
 from reason2decide.training.run import train
 from reason2decide.training.stage_plan import VALIDATION_SHARE
 

@@ -22,6 +22,12 @@ from reason2decide.errors import DataError
 from reason2decide.training import cycle, objective, shown_labels, trainer
 
 STEPS, WARMUP, RAMP, ALPHA, CAP, SEED = 6, 2, 3, 0.7, 0.9, 0
+STAGE2: dict[str, Any] = {  # the schedule of a second stage
+    "warmup_share": {"stage2": WARMUP / STEPS},
+    "ramp_share": {"stage2": RAMP / STEPS},
+    "sampling_cap": {"stage2": CAP},
+    "alpha": {"stage2": ALPHA},
+}
 Step = tuple[dict[str, Tensor], dict[str, Tensor]]  # weights before the step, and its gradient
 
 
@@ -167,10 +173,7 @@ def test_under_a_wrong_label_nothing_is_learnt_or_a_rationale_for_it(
         dataset,
         tmp_path / "run",
         method=method,
-        warmup_share={"stage2": WARMUP / STEPS},
-        ramp_share={"stage2": RAMP / STEPS},
-        sampling_cap={"stage2": CAP},
-        alpha={"stage2": ALPHA},
+        **STAGE2,
         contrast_share={"stage2": share},
     )
     hand, records = ByHand(bundle / "model"), list(dataset.split("train"))
@@ -220,10 +223,7 @@ def test_the_posterior_of_the_label_is_learnt_from_a_share_of_records(
         dataset,
         tmp_path / "run",
         method=method,
-        warmup_share={"stage2": WARMUP / STEPS},
-        ramp_share={"stage2": RAMP / STEPS},
-        sampling_cap={"stage2": CAP},
-        alpha={"stage2": ALPHA},
+        **STAGE2,
         posterior_weight={"stage2": weight},
         posterior_share={"stage2": share},
         contrast_share={"stage2": 0.0},
@@ -283,10 +283,7 @@ def test_the_cycle_recovers_the_shown_label_from_the_soft_rationale(
         dataset,
         tmp_path / "run",
         method="r2d-c",
-        warmup_share={"stage2": WARMUP / STEPS},
-        ramp_share={"stage2": RAMP / STEPS},
-        sampling_cap={"stage2": CAP},
-        alpha={"stage2": ALPHA},
+        **STAGE2,
         cycle_weight={"stage2": gamma},
         adaptive_sampling={"stage2": False},
     )

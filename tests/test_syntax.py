@@ -10,7 +10,7 @@ from reason2decide.errors import ConfigError
 from reason2decide.evaluation.settings import load_settings
 from reason2decide.report.source_attributes import read_answers
 from reason2decide.syntax import Malformed, parse_json, parse_toml
-from reason2decide.training.config import load_config
+from reason2decide.training.config_file import load_config
 
 DEEP, LONG = 100_000, 5000
 

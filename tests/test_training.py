@@ -22,7 +22,7 @@ from reason2decide.method.schedules import takes_predicted_label
 from reason2decide.model.bundle import load_bundle, read_training_log
 from reason2decide.model.manifest import read_manifest
 from reason2decide.model.predictor import Predictor
-from reason2decide.training.config import parse_config
+from reason2decide.training.config_file import parse_config
 from reason2decide.training.features import Example
 from reason2decide.training.shown_labels import LabelChooser
 from reason2decide.training.validation import decision_and_reason

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGene
 from reason2decide.data.records import DatasetFolder
 from reason2decide.data.unread_characters import UnreadCharacters
 from reason2decide.errors import BaseModelError
-from reason2decide.training.config import parse_config
+from reason2decide.training.config_file import parse_config
 from reason2decide.training.run import train
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,% "

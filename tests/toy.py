@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
-from reason2decide.training.config import parse_config
+from reason2decide.training.config_file import parse_config
 from reason2decide.training.run import train
 
 LABELS = LabelSet(("home care", "see a doctor", "call an ambulance"))

@@ -81,7 +81,7 @@ def train(
         ['stage1', 'stage2']
     """
     require("torch", "train")
-    from reason2decide.training.config import parse_config
+    from reason2decide.training.config_file import parse_config
     from reason2decide.training.run import train as train_run
 
     out, path = Path(out), dataset.path if isinstance(dataset, Dataset) else Path(dataset)

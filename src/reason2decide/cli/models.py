@@ -50,7 +50,7 @@ def train_command(
     force: Force = False,
 ) -> None:
     """Train a model as configured; the result is a bundle at RUN/bundle."""
-    from reason2decide.training.config import describe_keys, load_config
+    from reason2decide.training.config_file import describe_keys, load_config
 
     if explain:
         show(describe_keys())
@@ -88,7 +88,7 @@ def out_of_fold_command(
     ] = None,
 ) -> None:
     """Predict every training record by a model that has not learnt from it; goes on where it was interrupted."""
-    from reason2decide.training.config import load_config
+    from reason2decide.training.config_file import load_config
 
     loaded = load_config(config, set_ or [])
     require_training()

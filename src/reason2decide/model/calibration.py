@@ -229,5 +229,5 @@ class Calibration:
             np.array(value["confidences"], float),
             np.array(value["right"], bool),
             np.array(value["gold_probabilities"], float),
-            np.array(value.get("reason_supports", ()), float),  # bundles of before 0.2 have none
+            np.array(value.get("reason_supports", ()), float),  # earlier bundles have none
         )

@@ -106,6 +106,13 @@ class ReasonWriter:
 
     def write(self, explained: Sequence[Explained]) -> list[Reason]:
         """The reason of each, and whether it supports its label where reasons are checked."""
+        written = self.drafts(explained)
+        several = self.settings.best_of > 1
+        texts = self._best(explained, written) if several else [text for (text,) in written]
+        return self.checked(texts, [own.label for own in explained])
+
+    def drafts(self, explained: Sequence[Explained]) -> list[list[str]]:
+        """The different texts written for each, the greedy or guided one first; one each unless `best_of` says more."""
         drafts = range(self.settings.best_of)
         rows = [(own, self.prompt(own), draft) for own in explained for draft in drafts]
         written = in_batches(
@@ -117,10 +124,7 @@ class ReasonWriter:
             ),
         )
         texts = [self.encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
-        if len(drafts) > 1:
-            drafts_of = [texts[i : i + len(drafts)] for i in range(0, len(texts), len(drafts))]
-            texts = self._best(explained, [list(dict.fromkeys(own)) for own in drafts_of])
-        return self.checked(texts, [own.label for own in explained])
+        return [list(dict.fromkeys(texts[i : i + len(drafts)])) for i in range(0, len(texts), len(drafts))]
 
     def stream(self, explained: Explained) -> Iterator[str]:
         """The text of a reason in pieces as they are written; in one piece where several are written or guided."""

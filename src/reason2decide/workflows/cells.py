@@ -29,7 +29,7 @@ from reason2decide.evaluation.results import RESULTS
 from reason2decide.evaluation.settings import RESAMPLES, Settings
 from reason2decide.files import new_file
 from reason2decide.signals import StopSignals
-from reason2decide.training.config import load_config
+from reason2decide.training.config_file import load_config
 from reason2decide.workflows.compare import write_comparison
 from reason2decide.workflows.experiment import Cell, Experiment, slug
 

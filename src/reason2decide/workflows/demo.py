@@ -15,7 +15,7 @@ from reason2decide.data.sources.synthetic_calls import SYNTHETIC_NOTICE, synthes
 from reason2decide.evaluation.settings import Settings
 from reason2decide.files import require_absent
 from reason2decide.model.predictor import Predictor
-from reason2decide.training.config import parse_config
+from reason2decide.training.config_file import parse_config
 from reason2decide.training.run import train
 from reason2decide.workflows.evaluate import evaluate_bundle
 

@@ -35,7 +35,8 @@ from reason2decide.evaluation.comparison import require_metrics
 from reason2decide.evaluation.settings import Settings, parse_settings, with_paths_from
 from reason2decide.method.methods import METHODS
 from reason2decide.syntax import Malformed, parse_toml
-from reason2decide.training.config import Config, apply_override, parse_config, resolve_paths
+from reason2decide.training.config import Config
+from reason2decide.training.config_file import apply_override, parse_config, resolve_paths
 
 AXES = ("method", "base", "rationale_source", "train_records", "seed")
 
