@@ -14,6 +14,7 @@ import typer
 
 from reason2decide.cli.options import with_options
 from reason2decide.console import say, show, visible_json, warn
+from reason2decide.data.defaults import FOLDS
 from reason2decide.errors import ConfigError, DataError, Interrupted, require
 from reason2decide.files import means_full_disk
 from reason2decide.model.reading import INPUT_TOKENS_HELP, LEAST_INPUT, LONG_TEXTS_HELP, LongTexts, ReadingSettings
@@ -82,7 +83,9 @@ def _saying_how_to_resume(run: Path, command: list[str]) -> Iterator[None]:
 def out_of_fold_command(
     config: Annotated[Path, typer.Argument(help="The training configuration, in TOML.")],
     out: Annotated[Path, typer.Option(help="Folder for a model per fold, and for predictions.jsonl.")],
-    folds: Annotated[int, typer.Option(min=2, help="Number of models; each predicts the part it has not seen.")] = 5,
+    folds: Annotated[
+        int, typer.Option(min=2, help="Number of models; each predicts the part it has not seen.")
+    ] = FOLDS,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in steps.stage1=100.")
     ] = None,

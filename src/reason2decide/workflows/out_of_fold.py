@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from reason2decide.console import say, track
+from reason2decide.data.defaults import FOLDS
 from reason2decide.data.predictions import read_predictions, write_predictions
 from reason2decide.data.records import DatasetFolder, Record, write_dataset
 from reason2decide.data.sampling import id_hash
@@ -17,7 +18,6 @@ from reason2decide.training.config import Config
 from reason2decide.training.run import train
 
 PREDICTIONS = "predictions.jsonl"
-FOLDS = 5  # ours: each model then learns from four fifths of the records
 
 
 def predict_out_of_fold(config: Config, out: Path, folds: int = FOLDS) -> Path:
