@@ -133,7 +133,9 @@ def test_predict_from_csv_and_standard_input(bundle: Path, tmp_path: Path) -> No
     cases.write_bytes("id,note,other\nx,Fieber für 3 Tage,1\ny,mild rash,2\n".encode("cp1252"))
     done = r2d("--quiet", "predict", bundle, cases, "--text", "note", "--encoding", "cp1252")
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["x", "y"]
-    assert "has no column 'text'; it has id, note, other" in refused("predict", bundle, cases, "--encoding", "cp1252")
+    assert "has no column 'text'; it has 'id', 'note', 'other'" in refused(
+        "predict", bundle, cases, "--encoding", "cp1252"
+    )
     assert "0xfc (invalid start byte); give its encoding" in refused("predict", bundle, cases, "--text", "note")
     assert "unknown encoding 'klingon'" in refused("predict", bundle, cases, "--encoding", "klingon")
 

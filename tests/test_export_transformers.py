@@ -41,7 +41,7 @@ from reason2decide.export.transformers import CLASSES, CODE, SOURCE, export_tran
 from reason2decide.files import sha256_file
 from reason2decide.model.calibration import Calibration
 from reason2decide.model.predictor import Predictor
-from reason2decide.serve.wire import state_text
+from reason2decide.serve.texts import state_text
 from reason2decide.training.save import save_bundle
 
 CLOSE = 1e-5  # of a probability, to the bundle's

@@ -166,7 +166,7 @@ def test_discovery_needs_no_token(secured: TestClient) -> None:
 )
 def test_names_that_give_no_address_of_their_own_are_refused(batcher: Batcher, names: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        application([SimpleNamespace(name=name) for name in names], batcher)
+        application([SimpleNamespace(name=name, reads_notes=True) for name in names], batcher)
 
 
 # ---- A call and its card

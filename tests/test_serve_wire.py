@@ -16,7 +16,8 @@ from reason2decide.model.decision import Decision
 from reason2decide.serve.answers import choice_confidence, score_confidence, score_of
 from reason2decide.serve.questions import Asked, Wanted, decisions_asked, systemone_asked, wanted
 from reason2decide.serve.replies import Fault, error_body
-from reason2decide.serve.wire import DecisionsRequest, InputItem, Refused, SystemOneRequest, input_text, state_text
+from reason2decide.serve.texts import input_text, state_text
+from reason2decide.serve.wire import DecisionsRequest, InputItem, Refused, SystemOneRequest
 
 HOME, DOCTOR, AMBULANCE = TRIAGE.values
 DECISION = Decision(DOCTOR, {HOME: 0.2, DOCTOR: 0.5, AMBULANCE: 0.3}, (DOCTOR, AMBULANCE), True)

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from reason2decide.cli import app
 from reason2decide.data.defaults import SHARES
+from reason2decide.data.recipe import InputRecipe
 from reason2decide.data.records import DatasetFolder, JsonlRecords, LabelSet, Record
 from reason2decide.data.sources.choices import lift_choices, match_choice
 from reason2decide.data.sources.splitting import Member, content_key, parse_shares, split_records
@@ -299,7 +300,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
         (b"text,label,c\na,yes,yes\n", "--choices c", r"row 1 .*at least 2 labels"),
         (b"text,label,c\na,yes,x|y\n", "--choices c --labels yes,no", "give one of the two"),
         (b"text,label,p\na,yes,train\nb,no,holdout\n", "--split-column p", r"contains 'holdout' \(1\); expected train"),
-        (b"text,label,p\na,yes,train\nb,no,dev\n", "--split-column p", "no record in test"),
+        (b"text,label,p\na,yes,test\nb,no,dev\n", "--split-column p", "no record in train"),
         (b"text,label,p\na,yes,train\n", "--split-column p --split 0.8,0.1,0.1", "give one of the two"),
         (b"text,label\na,yes\n", "--split 0.8,0.1,0.2", "sum to 1"),
         (b"text,label\na,yes\n", "--delimiter ;;", "unknown delimiter ';;'"),
@@ -332,7 +333,7 @@ def test_bad_tables_are_named_and_leave_nothing(tmp_path: Path, content: bytes, 
         ),
         ("in.jsonl", b'{"text": "a", "label": null}\n', "line 1: the label is empty"),
         ("in.jsonl", b'{"text": "a", "label": "b"}\n{"text": "a"}\n', "line 2: the label is empty"),
-        ("in.jsonl", b'{"text": ["a"], "label": "b"}\n', "line 1: 'text' contains a list; expected text"),
+        ("in.jsonl", b'{"text": {"a": 1}, "label": "b"}\n', "line 1: 'text' contains a dict; expected text"),
         ("in.jsonl", b'{"text": "\\ud83d", "label": "b"}\n', "an unpaired surrogate"),
         ("in.parquet", b"not parquet", "is not a Parquet file"),
         ("in.xlsx", b"PK", "extension '.xlsx'; expected .csv, .tsv, .json, .jsonl or .parquet"),
@@ -445,5 +446,14 @@ def test_an_interrupted_import_leaves_nothing(tmp_path: Path, error: BaseExcepti
         return LabelSet(tuple(found))
 
     with pytest.raises(type(error)):
-        write_import(tmp_path / "d", rows(), lambda _: {}, name="n", task="t", labels=label_set, provenance={})
+        write_import(
+            tmp_path / "d",
+            rows(),
+            lambda _: {},
+            name="n",
+            task="t",
+            labels=label_set,
+            provenance={},
+            recipe=InputRecipe(),
+        )
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,8 @@ from reason2decide.data.check import CheckReport, check_dataset
 from reason2decide.data.defaults import SHARES
 from reason2decide.data.records import DatasetFolder, JsonlRecords, LabelSet, Record
 from reason2decide.data.sources.rows import MemoryTable
-from reason2decide.data.sources.table import Columns, import_rows
+from reason2decide.data.sources.table import import_rows
+from reason2decide.data.sources.table_records import Columns
 from reason2decide.errors import DataError, require
 
 SPLIT_COLUMN = "__split__"  # temporary column for the splits of a `DatasetDict`

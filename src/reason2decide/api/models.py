@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, overload
 
 from reason2decide.api.html import table
+from reason2decide.data.cases import MADE, case_of
 from reason2decide.data.predictions import Prediction
+from reason2decide.data.recipe import InputRecipe
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import ConfigError, DataError, require
 from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
@@ -16,7 +18,7 @@ from reason2decide.model.predictor import Predictor
 from reason2decide.model.reading import LongTexts, ReadingSettings
 from reason2decide.model.reasons import Check, ReasonSettings
 
-Case = str | Record
+Case = str | Mapping[str, Any] | Record
 
 
 @dataclass(frozen=True)
@@ -126,11 +128,12 @@ class Model:
     def decide(self, cases: Case | Sequence[Case]) -> Answer | Answers:
         """Decide a text, or a list of texts in their order, and give the reason for each decision.
 
-        Texts of similar lengths run in one batch. A `Record` may be given instead of a text: its id is kept, and the
-        decision is between its `choices`.
+        Texts of similar lengths run in one batch. Instead of a text, a row may be given, from whose columns a text is
+        made as in training; or a `Record`: its id is kept, and the decision is between its `choices`.
 
         Raises:
-            DataError: an empty text, or choices that the model cannot decide between.
+            DataError: an empty text, a row without a column that texts are made of, a text that is none of that form,
+                or choices that the model cannot decide between.
 
         Example:
             >>> import reason2decide as r2d
@@ -141,9 +144,9 @@ class Model:
             >>> [other.label == answer.label for other in model.decide(["21 yo with mild rash since 2 days"] * 2)]
             [True, True]
         """
-        if isinstance(cases, str | Record):
-            return self._answers([_record(cases, 0)])[0]
-        return self._answers([_record(case, place) for place, case in enumerate(cases)])
+        if isinstance(cases, str | Mapping | Record):
+            return self._answers([self._record(cases, 0)])[0]
+        return self._answers([self._record(case, place) for place, case in enumerate(cases)])
 
     def explain(self, case: Case, label: str | None = None) -> str:
         """The reason for a label: the decided one, or another one to see what supports it.
@@ -161,7 +164,7 @@ class Model:
             >>> isinstance(model.explain("21 yo with mild rash since 2 days", label="see a doctor"), str)
             True
         """
-        record, manifest = _record(case, 0), self.predictor.bundle.manifest
+        record, manifest = self._record(case, 0), self.predictor.bundle.manifest
         if manifest.explain == "none":
             raise ConfigError(f"this model was trained by {manifest.method}, which writes no rationales")
         if label is None:
@@ -174,6 +177,9 @@ class Model:
         if label not in choices:
             raise DataError(f"{label!r} is not a label of this case; choose one of {', '.join(map(repr, choices))}")
         return self.predictor.rationales([record], [label])[0]
+
+    def _record(self, case: Case, place: int) -> Record:
+        return _record(case, place, self.predictor.bundle.manifest.recipe)
 
     def _answers(self, records: Sequence[Record]) -> Answers:
         return Answers(self._answer(prediction) for prediction in self.predictor.predict(records))
@@ -228,8 +234,12 @@ def load(
     return Model(Predictor.load(Path(path), reading, reasons, error_rate=error_rate, miscoverage=miscoverage))
 
 
-def _record(case: Case, place: int) -> Record:
-    record = Record(str(place), case) if isinstance(case, str) else case
-    if not record.text.strip():
-        raise DataError(f"the text of case {record.id!r} is empty; there is nothing to decide on")
-    return record
+def _record(case: Case, place: int, recipe: InputRecipe | None) -> Record:
+    """A case as a record, its text made as those of training."""
+    text = case.text if isinstance(case, Record) else case
+    if isinstance(text, str) and not text.strip():
+        id = case.id if isinstance(case, Record) else str(place)
+        raise DataError(f"the text of case {id!r} is empty; there is nothing to decide on")
+    if isinstance(case, Record):
+        return case
+    return case_of(recipe, {MADE: case} if isinstance(case, str) else case, f"case {place}", str(place))

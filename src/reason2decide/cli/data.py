@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reason2decide.cli.options import comma_separated
 from reason2decide.console import say, show, visible, visible_json, warn
 from reason2decide.data.defaults import CALL_COUNTS, LABEL_NOISE
 from reason2decide.errors import UserError
@@ -19,7 +19,7 @@ from reason2decide.errors import UserError
 if TYPE_CHECKING:
     from reason2decide.data.check import CheckReport, ContrastCounts
     from reason2decide.data.records import DatasetFolder, LabelSet
-    from reason2decide.data.sources.table import Columns
+    from reason2decide.data.sources.table_records import Columns
     from reason2decide.data.sources.writing import Imported
 
 data_app = typer.Typer(help="Import, check and synthesize datasets.", no_args_is_help=True)
@@ -100,6 +100,14 @@ def import_table_command(
     encoding: Annotated[
         str, typer.Option("--encoding", metavar="E", help="Encoding of the files, such as cp1252 or cp1254.")
     ] = "utf-8",
+    missing: Annotated[
+        str | None,
+        typer.Option("--missing", metavar="C1[,C2...]", help="Cells that count as empty, such as '#N/A,???'."),
+    ] = None,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Leave out rows that cannot be used, and write them to DIR/skipped.jsonl."),
+    ] = False,
     name: Name = None,
     force: Force = False,
 ) -> None:
@@ -126,6 +134,8 @@ def import_table_command(
         seed=seed,
         delimiter=delimiter,
         encoding=encoding,
+        missing=comma_separated(missing),
+        skip_bad=skip_bad,
         name=name,
         force=force,
     )
@@ -258,7 +268,7 @@ def _columns(
     split: str | None,
     meta: str | None,
 ) -> Columns:
-    from reason2decide.data.sources.table import Columns
+    from reason2decide.data.sources.table_records import Columns
 
     sources = _pairs("--rationale", rationales, "SOURCE=COL, such as nurse=explanation")
     of_labels = _pairs("--contrast", contrasts, "SOURCE=COL or SOURCE/LABEL=COL, such as nurse/home care=why_home")
@@ -269,7 +279,7 @@ def _columns(
                 "stand beside the rationales of their source"
             )
     return Columns(
-        text=_listed(text),
+        text=comma_separated(text),
         label=label,
         rationales=sources,
         contrasts=of_labels,
@@ -277,7 +287,7 @@ def _columns(
         group=group,
         choices=choices,
         split=split,
-        meta=_listed(meta) if meta else (),
+        meta=comma_separated(meta),
     )
 
 
@@ -290,12 +300,7 @@ def _label_set(labels: str | None, ordinal: bool, urgent: str | None) -> LabelSe
         return None
     if urgent not in (None, "first", "last"):
         raise UserError(f"--urgent is {urgent!r}; expected first or last")
-    return LabelSet(_listed(labels), ordinal, urgent)  # type: ignore[arg-type]
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    """Split a comma-separated option; quotes protect a comma inside a part."""
-    return tuple(part.strip() for part in next(csv.reader([text], skipinitialspace=True)))
+    return LabelSet(comma_separated(labels), ordinal, urgent)  # type: ignore[arg-type]
 
 
 def _shares(split: str | None) -> dict[str, float]:

@@ -12,7 +12,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from reason2decide.cli.options import with_options
+from reason2decide.cli.options import comma_separated, with_options
 from reason2decide.console import say, show, visible_json, warn
 from reason2decide.data.defaults import FOLDS
 from reason2decide.errors import ConfigError, DataError, Interrupted, require
@@ -106,17 +106,26 @@ def predict_command(
     cases: Annotated[
         Path,
         typer.Argument(
-            help="Cases: a table of any format that can be imported, or - for JSON lines on standard input."
+            help="Cases: a file as the import read it, or - for standard input: JSON lines, or a text in each line."
         ),
     ],
     out: Annotated[Path, typer.Option(help="File for the predictions, as JSON lines; - for standard output.")] = Path(
         "-"
     ),
-    text: Annotated[str, typer.Option(help="Column or key of the text.")] = "text",
-    delimiter: Annotated[
-        str | None, typer.Option(metavar="C", help="Delimiter of CSV cells, or 'tab'; default: the header's.")
+    text: Annotated[
+        str | None,
+        typer.Option(metavar="COL[,COL...]", help="Columns of the text; default: those that the model was trained on."),
     ] = None,
-    encoding: Annotated[str, typer.Option(help="Encoding of the file.")] = "utf-8",
+    id_: Annotated[
+        str | None,
+        typer.Option(
+            "--id", metavar="COL", help="Column of ids; default: that of the import, or 'id', or line numbers."
+        ),
+    ] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(metavar="C", help="Delimiter of CSV cells, or 'tab'; default: that of the import.")
+    ] = None,
+    encoding: Annotated[str | None, typer.Option(help="Encoding of the file; default: that of the import.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     long_texts: Annotated[LongTexts, typer.Option(help=LONG_TEXTS_HELP)] = "decide",
     input_tokens: Annotated[int | None, typer.Option(help=INPUT_TOKENS_HELP, min=LEAST_INPUT)] = None,
@@ -127,6 +136,7 @@ def predict_command(
     """Decide and explain: a label, its probabilities and a rationale for each case, in their order."""
     from reason2decide.data.cases import Cases
     from reason2decide.files import new_file, require_absent
+    from reason2decide.model.manifest import described_bundle
 
     reading = ReadingSettings(long_texts, input_tokens)
     bad: list[str] = []
@@ -141,7 +151,8 @@ def predict_command(
     to_stdout = out == Path("-")
     if not to_stdout:
         require_absent(out, force=force)
-    source = Cases(cases, text, delimiter, encoding)
+    recipe = described_bundle(bundle).recipe
+    source = Cases(cases, recipe, comma_separated(text), id_, delimiter, encoding)
     total = source.count()
     records = source.records(on_bad)
     first = next(records, None)  # a file that cannot be read is refused before a model is loaded

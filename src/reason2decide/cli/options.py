@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
@@ -41,6 +42,11 @@ def with_options(parameter: str, settings: type[Any]) -> Callable[[Callable[...,
         return gathered
 
     return decorate
+
+
+def comma_separated(text: str | None) -> tuple[str, ...]:
+    """The parts of an option's value; quotes protect a comma inside a part."""
+    return tuple(part.strip() for part in next(csv.reader([text], skipinitialspace=True))) if text else ()
 
 
 def _option(field: Field[Any], hint: Any) -> inspect.Parameter | None:

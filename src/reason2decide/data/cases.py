@@ -3,29 +3,105 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
+from reason2decide.data.recipe import InputRecipe, Row, listed
 from reason2decide.data.records import Record, record_from_json
-from reason2decide.data.sources.rows import OnBad, Place, Row, json_lines, open_table
-from reason2decide.errors import DataError
+from reason2decide.data.sources import bioasq, pubmedqa
+from reason2decide.data.sources.rows import JsonTable, OnBad, Place, json_lines, open_table
+from reason2decide.errors import DataError, UserError
 
 STANDARD_INPUT = Path("-")
-KEPT = ("id", "choices")  # besides the text; what else a row has, such as a label, plays no part in a decision
+MADE = "text"  # the column of texts that are made already, as the files of a dataset have them
+# Sources whose items have a form of their own: how a file is read, and how an item's text is made.
+FORMS = {"pubmedqa": (pubmedqa.cases, pubmedqa.item_text), "bioasq": (bioasq.questions, bioasq.question_text)}
+
+
+def case_of(recipe: InputRecipe | None, row: Row, where: str, id: str) -> Record:
+    """A case to decide on, made of a row as the model's training texts were; columns it is not made of play no part.
+
+    A row without any of the recipe's columns may have its text made already, as `text`; without a recipe it must.
+
+    Args:
+        id: for a row without an id of its own.
+
+    Raises:
+        DataError: columns are missing, or the text is empty, or not one that the recipe makes.
+    """
+    own = (str(row[name]).strip() for name in (recipe and recipe.id, "id") if name and row.get(name) is not None)
+    value: dict[str, Any] = {"id": next(filter(None, own), id)}
+    if isinstance(row.get("choices"), list):
+        value["choices"] = row["choices"]
+    if recipe is None or (MADE in row and (recipe.source in FORMS or row.keys().isdisjoint(recipe.text))):
+        value["text"] = _made(recipe, row, where)
+    elif recipe.source in FORMS:
+        value["text"] = FORMS[recipe.source][1](where, row)
+    else:
+        missing = [name for name in recipe.required if name not in row]
+        if missing:
+            raise DataError(f"{where}: no {listed(missing)}; {described(recipe)}")
+        value["text"], choices = recipe.choices_of(where, row, recipe.text_of(where, row))
+        value |= {} if choices is None else {"choices": choices}
+    return record_from_json(value, where)
+
+
+def described(recipe: InputRecipe | None) -> str:
+    """What the texts of a model are made of, for messages."""
+    if recipe is None:
+        return f"this model's texts are given as {MADE!r}"
+    if recipe.source in FORMS:
+        return f"this model's texts are made of {recipe.source} items"
+    return f"this model's texts are made of {listed(recipe.required)}"
+
+
+def _made(recipe: InputRecipe | None, row: Row, where: str) -> str:
+    """The text that a row has already."""
+    text = row.get(MADE) or ""
+    if recipe is not None and isinstance(text, str) and text.strip() and not recipe.has_made(text):
+        raise DataError(
+            f"{where}: not a text as this model was trained on: {described(recipe)}, each on a line after its name"
+        )
+    return text
 
 
 @dataclass(frozen=True)
 class Cases:
-    """A table of any format that can be imported, or standard input (`-`, JSON lines).
+    """A table of any format that can be imported, a file of PubMedQA or BioASQ, or standard input (`-`).
 
-    A case needs a text; without an id it gets the number of its line.
+    Standard input has JSON lines, or a text in each line. A case without an id gets the number of its line.
+
+    Args:
+        recipe: how the model's texts are made; None: they are given as they are, in the column `text`.
+        text: columns to read in place of the recipe's, in its order; empty: the recipe's.
+        id: column to read ids from; None: the recipe's, else `id`.
+        delimiter: None: the recipe's, else the one that the header shows.
+        encoding: of the file; None: the recipe's for CSV, UTF-8 for others.
+
+    Raises:
+        UserError: not as many text columns as the recipe has.
     """
 
     path: Path
-    text_column: str = "text"
+    recipe: InputRecipe | None = None
+    text: tuple[str, ...] = ()
+    id: str | None = None
     delimiter: str | None = None
-    encoding: str = "utf-8"
+    encoding: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.text and len(self.text) != len(self._columns):
+            raise UserError(
+                f"{listed(self.text)} given as text, but {described(self.recipe)}: name as many columns, in this order"
+            )
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        """The columns that a text is made of, as the model knows them."""
+        return (self.recipe.text if self.recipe else ()) or (MADE,)
 
     def count(self) -> int | None:
         """Number of rows, bad ones included, read to the file's end; None of standard input.
@@ -44,7 +120,7 @@ class Cases:
         """Yield the records; a row that is not a case, or repeats an id, goes to `on_bad`, and reading continues.
 
         Raises:
-            DataError: the file is missing, its rows cannot be told apart, or it has no text column.
+            DataError: the file is missing, its rows cannot be told apart, or it lacks a column.
             UserError: unknown extension, encoding or delimiter.
         """
         seen: set[str] = set()
@@ -61,19 +137,47 @@ class Cases:
 
     def _rows(self, on_bad: OnBad) -> Iterator[tuple[Place, Row]]:
         if self.path == STANDARD_INPUT:
-            return json_lines(sys.stdin, "standard input", on_bad)
-        table = open_table(self.path, delimiter=self.delimiter, encoding=self.encoding)
-        if self.path.suffix.lower() not in (".json", ".jsonl") and self.text_column not in table.columns():
-            raise DataError(
-                f"{self.path} has no column {self.text_column!r}; it has {', '.join(table.columns()) or 'none'}; "
-                "name one with --text"
-            )
-        return table.rows({*KEPT, self.text_column}, on_bad)
+            return self._lines(sys.stdin, on_bad)
+        if self.recipe is not None and self.recipe.source in FORMS and not self.text:
+            found = FORMS[self.recipe.source][0](self.path)
+            return ((Place(where, number), item) for number, (where, item) in enumerate(found, 1))
+        return self._table(on_bad)
+
+    def _table(self, on_bad: OnBad) -> Iterator[tuple[Place, Row]]:
+        recipe = self.recipe or InputRecipe(text=(MADE,))
+        encoding = self.encoding or (recipe.encoding if self.path.suffix.lower() in (".csv", ".tsv") else "utf-8")
+        table = open_table(self.path, delimiter=self.delimiter or recipe.delimiter, encoding=encoding)
+        found = table.columns()
+        needed = [*(self.text or self._columns), *filter(None, (recipe.choices, self.id))]
+        missing = [name for name in needed if name not in found]
+        made = not self.text and self.id in (None, *found) and MADE in found and set(found).isdisjoint(recipe.text)
+        if missing and not made and not isinstance(table, JsonTable):  # each of its objects is looked at
+            raise DataError(f"{self.path} has no column {missing[0]!r}; it has {listed(found)}; {self._told}")
+        return table.rows({*needed, *recipe.text, *filter(None, (recipe.id,)), MADE, "id", "choices"}, on_bad)
+
+    @property
+    def _told(self) -> str:
+        return f"{described(self.recipe)}: give other names for them with --text"
+
+    def _lines(self, lines: Iterable[str], on_bad: OnBad) -> Iterator[tuple[Place, Row]]:
+        """The rows of standard input: JSON lines if the first one is an object, else a text in each line."""
+        stream = iter(lines)
+        first = next((line for line in stream if line.strip()), "")
+        if first.lstrip("\ufeff \t").startswith(("{", "[")):
+            yield from json_lines(chain([first], stream), "standard input", on_bad)
+        elif self.recipe is not None and (self.recipe.joins or self.recipe.source in FORMS):
+            raise DataError(f"standard input has plain lines, but {described(self.recipe)}; give a JSON object a line")
+        else:
+            (column,) = self.text or self._columns
+            for number, line in enumerate(chain([first], stream), 1):
+                if line.strip():
+                    yield Place(f"standard input, line {number}", number), {column: line.strip()}
 
     def _case(self, row: Row, place: Place) -> Record:
-        value = {"id": str(place.number), "text": row.get(self.text_column) or ""}
-        if row.get("id") not in (None, ""):
-            value["id"] = str(row["id"])
-        if isinstance(row.get("choices"), list):  # in a table they are a cell of text, which is no list
-            value["choices"] = row["choices"]
-        return record_from_json(value, str(place))
+        if self.text:
+            names = dict(zip(self.text, self._columns, strict=True))
+            others = {name: value for name, value in row.items() if name not in (*self._columns, *names)}
+            row = others | {name: row[given] for given, name in names.items() if given in row}
+        if self.id is not None:
+            row = {**row, (self.recipe and self.recipe.id) or "id": row.get(self.id)}
+        return case_of(self.recipe, row, str(place), str(place.number))

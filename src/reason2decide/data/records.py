@@ -18,6 +18,7 @@ from typing import Any, Literal, overload
 import numpy as np
 import tomli_w
 
+from reason2decide.data.recipe import InputRecipe
 from reason2decide.errors import DataError
 from reason2decide.files import new_folder, sha256_file
 from reason2decide.syntax import Malformed, parse_json, parse_toml
@@ -265,6 +266,7 @@ class DatasetInfo:
     labels: LabelSet
     rationale_sources: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    recipe: InputRecipe | None = None  # how texts were made of rows; None if they came as they are
 
 
 @dataclass(frozen=True)
@@ -304,11 +306,12 @@ class DatasetFolder:
                 labels,
                 tuple(content["rationale_sources"]),
                 content.get("provenance", {}),
+                InputRecipe.from_json(content["input"]) if "input" in content else None,
             )
             hashes = {split: entry["sha256"] for split, entry in content["files"].items()}
         except Malformed as error:
             raise DataError(f"{toml_path} is {error}") from None
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DataError(f"{toml_path} lacks or misuses the key {error}; compare it with a fresh import") from None
         return cls(path, info, hashes)
 
@@ -394,6 +397,7 @@ def write_dataset(
             "labels": labels,
             "files": files,
             "provenance": dict(info.provenance),
+            **({} if info.recipe is None else {"input": info.recipe.to_json()}),
         }
         (folder / "dataset.toml").write_text(tomli_w.dumps(content), "utf-8")
     return DatasetFolder.open(out)

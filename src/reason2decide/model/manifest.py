@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reason2decide.data.recipe import InputRecipe
 from reason2decide.data.records import LabelSet
 from reason2decide.errors import BundleError, DataError
 from reason2decide.files import sha256_file
@@ -28,6 +29,7 @@ class Manifest:
     """The description of a bundle.
 
     `training` has the best step and value of each stage; `dataset` the name and file hashes of the training data.
+    `recipe` is how the texts of its training data were made of rows, None if they came as they are.
     `engine` is None where torch runs it; for an export it has the weight type and the parity (`export/bundle.py`).
     `files` has the SHA-256 of every other file of the folder, and `sha256` that of the manifest file, which thus stands
     for all of them; both are empty until it is read from a file.
@@ -43,6 +45,7 @@ class Manifest:
     versions: Mapping[str, str]
     created: str
     engine: Mapping[str, Any] | None = None
+    recipe: InputRecipe | None = None
     prompt_version: int = PROMPT_VERSION
     bundle_format: int = BUNDLE_FORMAT
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -59,7 +62,8 @@ class Manifest:
         return list(self.rationale_sources.values())[-1] if self.rationale_sources else None
 
     def to_json(self) -> dict[str, Any]:
-        value = {**asdict(self), "lengths": self.lengths.model_dump()}
+        recipe = None if self.recipe is None else self.recipe.to_json()
+        value = {**asdict(self), "lengths": self.lengths.model_dump(), "recipe": recipe}
         return {key: value[key] for key in value if key not in ("files", "sha256")}
 
     @classmethod
@@ -70,6 +74,7 @@ class Manifest:
                 **value,
                 "labels": LabelSet(tuple(labels["values"]), labels["ordinal"], labels["urgent"]),
                 "lengths": Lengths(**value["lengths"]),
+                "recipe": None if value.get("recipe") is None else InputRecipe.from_json(value["recipe"]),
             }
         )
 
@@ -93,6 +98,11 @@ def read_manifest(path: Path) -> Manifest:
         if sha256_file(path / name) != digest:
             raise _altered(path / name)
     return manifest
+
+
+def described_bundle(path: Path) -> Manifest:
+    """A bundle's description, before its files are read; raises as `read_manifest`, but for altered files."""
+    return _parsed(path)
 
 
 @contextlib.contextmanager

@@ -174,7 +174,7 @@ def router(
     audit: AuditLog | None,
     settings: ServeSettings,
 ) -> APIRouter:
-    """The discovery, service and feedback endpoints of all models; feedback needs an audit record.
+    """The discovery, service and feedback endpoints of all models that read notes; feedback needs an audit record.
 
     Raises:
         ConfigError: two models would have the same service id, or one would have none.
@@ -187,7 +187,7 @@ def router(
         note(request, services[service])
         return services[service]
 
-    for model in models:
+    for model in (model for model in models if model.reads_notes):
         slug = service_id(model.name)
         if slug in services:
             raise ConfigError(

@@ -19,14 +19,13 @@ from reason2decide.serve.questions import Asked, Wanted, decisions_asked, named,
 from reason2decide.serve.recording import documented_security, note, recorded_route
 from reason2decide.serve.served_model import ServedModel
 from reason2decide.serve.settings import ServeSettings
+from reason2decide.serve.texts import input_text, text_of
 from reason2decide.serve.wire import (
     DecisionsRequest,
     ExplainRequest,
     Refused,
     SystemOneRequest,
     TooManyCharacters,
-    input_text,
-    state_text,
 )
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def router(
         model = served.model(given.model)
         asked = systemone_asked(given, model.labels)
         want = wanted(_items(given.include, include), model.labels, explains=model.explains)
-        text = served.checked(state_text(given.state, settings.max_text), "state")
+        text = served.checked(text_of(model.recipe, given.state, settings.max_text), "state")
         return await served.answer(request, model, text, asked, want, answers.systemone_reply)
 
     @api.post(DECISIONS, response_model=answers.DecisionsReply, responses=documented(answers.OpenAIErrorReply))
@@ -98,7 +97,7 @@ def router(
         model = served.model(given.model)
         asked = decisions_asked(given, model.labels)
         want = wanted(_items(given.include, include), model.labels, explains=model.explains)
-        text = served.checked(input_text(given.input, settings.max_text), "input")
+        text = served.checked(input_text(given.input, settings.max_text, model.recipe), "input")
         return await served.answer(request, model, text, asked, want, answers.decisions_reply)
 
     streamed: dict[str, Any] = {
@@ -116,7 +115,8 @@ def router(
             raise Refused(
                 f"this is not a label of this model; its labels are: {named(model.labels)}", ("body", "label")
             )
-        text = served.checked(given.text, "text")
+        key, state = ("state", given.state) if given.state is not None else ("text", given.text or "")
+        text = served.checked(text_of(model.recipe, state, settings.max_text, ("body", key)), key)
         if not given.stream:
             return await served.explained(request, model, text, given.label)
         events = served.events(request, model, text, given.label)

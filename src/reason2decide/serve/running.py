@@ -22,6 +22,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from reason2decide.console import say, warn
+from reason2decide.data.cases import described
 from reason2decide.errors import UserError
 from reason2decide.serve.app import create_app
 from reason2decide.serve.audit import AuditLog, AuditUnavailable
@@ -60,6 +61,8 @@ def serve(models: Sequence[tuple[str, Path]], settings: ServeSettings) -> None:
         for model in loaded:
             if model.predictor.caution:
                 warn(model.predictor.caution)
+            if not model.reads_notes:
+                say(f"{model.name} is no CDS Hooks service, since charts have notes, and {described(model.recipe)}")
         run_server(loaded, settings, listening, authenticator=authenticator, audit=audit)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from reason2decide.data.cases import FORMS
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import ConfigError, DataError
 from reason2decide.model.decision import Decision
@@ -41,9 +42,15 @@ class ServedModel:
         if manifest.labels.is_open:
             raise ConfigError(f"{path} has no fixed labels (each record has its own choices), so it cannot be served")
         self.labels: LabelSet = manifest.labels
+        self.recipe = manifest.recipe  # how its texts are made
         self.created = manifest.created
         self.hash = manifest.sha256  # of what was loaded: the manifest has the hash of every other file
         self.description = f"{manifest.method} on {manifest.dataset['name']}"
+
+    @property
+    def reads_notes(self) -> bool:
+        """Whether its texts are notes as they are, rather than made of several columns or of a form of their own."""
+        return self.recipe is None or (self.recipe.source not in FORMS and not self.recipe.joins)
 
     @property
     def explains(self) -> bool:

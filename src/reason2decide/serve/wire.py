@@ -1,4 +1,4 @@
-"""Request bodies of the two interfaces of decision models and of `/v1/explain`, and their text.
+"""Request bodies of the two interfaces of decision models and of `/v1/explain`.
 
 Sources: System One as transformers 5.23 serves it; decisions as openai-python 3.57 types them; `include`, what it adds
 and `/v1/explain`: ours.
@@ -6,18 +6,15 @@ and `/v1/explain`: ours.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from reason2decide.errors import Reason2DecideError
 
 MAX_QUESTIONS = 64  # transformers 5.23 `serve`; OpenAI has 400
 MAX_CHOICES = 255  # OpenAI's decisions
-MAX_VALUES = 10_000  # values of a state that is not plain text: OpenAI's decisions
 MAX_INCLUDE = MAX_CHOICES + 3  # ours: a rationale for every label, and the other three
 
 MAX_ITEMS = 1000  # ours: messages of an input, and parts of a message
@@ -51,9 +48,6 @@ class TooManyCharacters(Refused):
 
     def __init__(self, most: int, location: Location = ("body",)) -> None:
         super().__init__(f"the text is longer than {most} characters; send less", location, "too_large", 413)
-
-
-# ---- Requests
 
 
 class _Wire(BaseModel):
@@ -226,15 +220,22 @@ class ExplainRequest(_Strict):
     """A rationale for the decided label, or for a given one."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"model": "triage", "text": _NOTE, "label": "home care", "stream": False}]}
+        json_schema_extra={"examples": [{"model": "triage", "state": _NOTE, "label": "home care", "stream": False}]}
     )
 
     model: str
-    text: str
+    state: Content | None = Field(None, description="What to decide on, as in `/v1/systemone`.")
+    text: str | None = Field(None, description="The state under its earlier name; give one of the two.")
     label: str | None = Field(None, description="A label of the model; without it, the decided one.")
     stream: bool = Field(
         True, description="Server-sent events while the rationale is written; otherwise one JSON object."
     )
+
+    @model_validator(mode="after")
+    def _one_text(self) -> ExplainRequest:
+        if (self.state is None) == (self.text is None):
+            raise PydanticCustomError("missing", "expected a 'state', or a 'text' in its place, and not both")
+        return self
 
 
 _REQUESTS: tuple[type[BaseModel], ...] = (
@@ -245,68 +246,3 @@ _REQUESTS: tuple[type[BaseModel], ...] = (
 WORDS = frozenset({"body", "header", "path", "choice", "score", "noul", "predicate"}).union(
     *(model.model_fields for model in _REQUESTS)
 )  # words that the location of a problem may contain: the interfaces', none of the caller's
-
-
-# ---- Text
-
-
-def state_text(state: Content, most: int) -> str:
-    """The text of a state: a string is the text; otherwise one line `key: value` for each value that is not null.
-
-    The key is the path to the value, keys joined by spaces; items of a list have the list's key, or none if it has
-    none. Values other than strings are written as JSON.
-
-    Raises:
-        Refused: it contains too many values, or more than `most` characters with their keys.
-    """
-    if isinstance(state, str):
-        return state
-    lines, length = [], 0
-    for line in _lines(state, "", most):
-        lines.append(line)
-        length += len(line) + 1
-        if length > most:
-            raise TooManyCharacters(most)
-        if len(lines) > MAX_VALUES:
-            raise Refused(f"the text contains more than {MAX_VALUES} values; send fewer, or plain text")
-    return "\n".join(lines)
-
-
-def _lines(value: Any, key: str, most: int) -> Iterator[str]:
-    if len(key) > most:
-        raise TooManyCharacters(most)
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _lines(inner, f"{key} {name}".strip(), most)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _lines(inner, key, most)
-    elif value is not None:
-        text = value if isinstance(value, str) else json.dumps(value)
-        yield f"{key}: {text}" if key else text
-
-
-def input_text(given: str | Sequence[InputItem], most: int) -> str:
-    """The text of a decisions input: what users and assistants said and what tools returned, in lines.
-
-    Instructions from systems and developers, and tool calls, are left out.
-
-    Raises:
-        Refused: one of the parts is an image, or they have more than `most` characters.
-    """
-    if isinstance(given, str):
-        return given
-    texts: list[str] = []
-    for index, item in enumerate(given):
-        said = item.content if item.type == "message" and item.role in ("user", "assistant") else None
-        for part in (said, item.output):
-            texts += [part] if isinstance(part, str) else [_part(one, index, most) for one in part or ()]
-        if sum(map(len, texts)) > most:
-            raise TooManyCharacters(most)
-    return "\n".join(text for text in texts if text)
-
-
-def _part(part: InputPart, index: int, most: int) -> str:
-    if part.type == "input_image":
-        raise Refused("this model reads text only; leave images out", ("body", "input", index))
-    return state_text(part.data, most) if part.type == "input_json" and part.data is not None else part.text or ""

@@ -156,6 +156,7 @@ def _finish(context: RunContext, given: Prepared, model: Any, summaries: Mapping
         training=summaries,
         versions=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        recipe=dataset.info.recipe,
     )
     save_bundle(
         context.run / BUNDLE,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.data.defaults import SHARES
+from reason2decide.data.recipe import InputRecipe
 from reason2decide.data.records import LabelSet, Record, record_from_json
 from reason2decide.data.sources.splitting import split_records
 from reason2decide.data.sources.writing import Imported, files_provenance, write_import
@@ -19,6 +20,7 @@ from reason2decide.errors import DataError
 from reason2decide.syntax import Malformed, parse_json
 
 LABELS = ("yes", "no")
+YES_NO = "yesno"
 
 
 def import_bioasq(
@@ -54,6 +56,7 @@ def import_bioasq(
             "seed": seed,
             "shares": list(shares.values()),
         },
+        recipe=InputRecipe("bioasq"),
         force=force,
     )
     notes = [f"left out {count} questions: {reason}" for reason, count in left_out.most_common()]
@@ -63,14 +66,11 @@ def import_bioasq(
 def _records(paths: Sequence[Path], left_out: Counter[str]) -> Iterator[tuple[str, Record]]:
     seen: set[str] = set()
     for path in paths:
-        for index, question in enumerate(_questions(path), 1):
-            where = f"{path}, question {index}"
-            if not isinstance(question, dict):
-                raise DataError(f"{where}: expected a JSON object, got {type(question).__name__}")
+        for where, question in questions(path):
             kind = question.get("type")
             answer = _answer(question.get("exact_answer"))
-            if kind != "yesno":
-                left_out[f"of type {kind!r}, not 'yesno'"] += 1
+            if kind != YES_NO:
+                left_out[f"of type {kind!r}, not {YES_NO!r}"] += 1
             elif answer is None:
                 left_out["without an exact answer 'yes' or 'no'"] += 1
             else:
@@ -85,18 +85,33 @@ def _records(paths: Sequence[Path], left_out: Counter[str]) -> Iterator[tuple[st
         raise DataError(f"no yes/no question with an answer in {', '.join(map(str, paths))}: {reasons}")
 
 
-def _questions(path: Path) -> list[Any]:
+def questions(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The questions of a file, each with its place.
+
+    Raises:
+        DataError: the file is not of this format.
+    """
     try:
         content = parse_json(path.read_bytes())
     except Malformed as error:
         raise DataError(f"{path} is {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("questions"), list):
         raise DataError(f"{path} is not a BioASQ Task B file; expected an object with a list of 'questions'")
-    questions: list[Any] = content["questions"]
-    return questions
+    for index, question in enumerate(content["questions"], 1):
+        where = f"{path}, question {index}"
+        if not isinstance(question, dict):
+            raise DataError(f"{where}: expected a JSON object, got {type(question).__name__}")
+        yield where, question
 
 
-def _record(where: str, question: Mapping[str, Any], answer: str) -> Record:
+def question_text(where: str, question: Mapping[str, Any]) -> str:
+    """The text of a question: its body, and each snippet once.
+
+    Raises:
+        DataError: it is not a yes/no question, has no body, or its snippets have another form.
+    """
+    if question.get("type", YES_NO) != YES_NO:
+        raise DataError(f"{where}: of type {question['type']!r}, not {YES_NO!r}")
     if not isinstance(question.get("body"), str) or not question["body"].strip():
         raise DataError(f"{where}: the question's 'body' is empty; fill it in or leave the question out")
     try:
@@ -105,11 +120,15 @@ def _record(where: str, question: Mapping[str, Any], answer: str) -> Record:
     except (TypeError, KeyError, AttributeError):
         raise DataError(f"{where}: expected 'snippets' to be a list of objects with a 'text'") from None
     lines = [f"question: {question['body'].strip()}", *(f"snippet: {snippet}" for snippet in snippets if snippet)]
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _record(where: str, question: Mapping[str, Any], answer: str) -> Record:
     ideal = question.get("ideal_answer") or ""
     rationale = next(iter(ideal), "") if isinstance(ideal, list) else ideal
     value = {
         "id": question.get("id"),
-        "text": "\n".join(dict.fromkeys(lines)),
+        "text": question_text(where, question),
         "label": answer,
         "rationales": {"human": rationale.strip() if isinstance(rationale, str) else rationale},
     }

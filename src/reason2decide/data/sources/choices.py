@@ -8,36 +8,51 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 
-HEADING = re.compile(r"\banswer choices\s*:", re.IGNORECASE)
+HEADING = re.compile(r"\b(?:answer choices|choices|options)\s*:", re.IGNORECASE)
 STYLES = (r"{0}[.)]\s", r"\({0}\)\s")  # "A. fever" or "A) fever"; "(a) fever"
+LINE = r"(?m:^)[ \t]*"
+IN_A_ROW = r"(?:^|(?<=\s))"
+MARKS = (tuple(f"[{letter}{letter.lower()}]" for letter in ascii_uppercase), tuple(map(str, range(1, 27))))
 
 
 def lift_choices(text: str) -> tuple[str, tuple[str, ...]] | None:
-    """Split a text into the part before "Answer Choices:" and the choices after it; None if it has no such list.
+    """Split a text into the question and the choices after it; None if it has no list of them.
 
-    Choices are lettered from A, as "A. ..." (MedReason) or "(a) ..." (the Distilling Step-by-Step data), on
-    separate lines or in a row. A choice listed twice is kept once.
+    Choices are lettered from A or numbered from 1, as "A. ..." (MedReason), "1) ..." or "(a) ..." (the Distilling
+    Step-by-Step data). After a heading such as "Answer Choices:" they stand on lines of their own or in a row; without
+    one, on lines of their own, to the end. A choice listed twice is kept once.
     """
+    if text.endswith('\n"'):  # MedReason has rows with a stray quotation mark below the choices
+        text = text[:-1]
     headings = list(HEADING.finditer(text))
-    if not headings:
-        return None
-    question, listed = text[: headings[-1].start()], text[headings[-1].end() :]
-    if listed.endswith('\n"'):  # MedReason has rows with a stray quotation mark below the choices
-        listed = listed[:-1]
+    if headings:
+        return _lifted(text[: headings[-1].start()], text[headings[-1].end() :], (LINE, IN_A_ROW))
     for style in STYLES:
-        for before in (r"(?m:^)[ \t]*", r"(?:^|(?<=\s))"):
-            choices = _lettered(listed, before + style)
-            if len(choices) > 1:
-                return question.strip(), tuple(dict.fromkeys(choices))
+        for marks in MARKS:
+            first = list(re.finditer(LINE + style.format(marks[0]), text))
+            if first and text[: first[-1].start()].strip():
+                found = _lifted(text[: first[-1].start()], text[first[-1].start() :], (LINE,))
+                if found is not None:
+                    return found
     return None
 
 
-def _lettered(listed: str, style: str) -> list[str]:
-    """The pieces of `listed` after the markers A, B, C, ... of one style, up to the first missing letter."""
+def _lifted(question: str, listed: str, places: Sequence[str]) -> tuple[str, tuple[str, ...]] | None:
+    """The question and the choices listed after it, marked at one of the places; None if there are fewer than two."""
+    for style in STYLES:
+        for marks in MARKS:
+            for place in places:
+                choices = _marked(listed, place + style, marks)
+                if len(choices) > 1:
+                    return question.strip(), tuple(dict.fromkeys(choices))
+    return None
+
+
+def _marked(listed: str, style: str, marks: Sequence[str]) -> list[str]:
+    """The pieces of `listed` after the marks of one style, in their order, up to the first that is missing."""
     bounds: list[re.Match[str]] = []
-    for letter in ascii_uppercase:
-        marker = re.compile(style.format(f"[{letter}{letter.lower()}]"))
-        match = marker.search(listed, bounds[-1].end() if bounds else 0)
+    for mark in marks:
+        match = re.compile(style.format(mark)).search(listed, bounds[-1].end() if bounds else 0)
         if match is None:
             break
         bounds.append(match)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from reason2decide.data.defaults import SHARES
+from reason2decide.data.recipe import InputRecipe
 from reason2decide.data.records import LabelSet, Record, record_from_json
 from reason2decide.data.sources.rows import open_table
 from reason2decide.data.sources.splitting import Member, split_records
@@ -113,6 +114,7 @@ def import_pubmedqa(
                 "seed": seed,
                 "shares": list((OFFICIAL_SHARES if test_ids else shares).values()),
             },
+            recipe=InputRecipe("pubmedqa"),
             force=force,
         )
     if not unlabelled:
@@ -135,28 +137,54 @@ def _read_test_ids(path: Path) -> set[str]:
 
 def _records(paths: Sequence[Path]) -> Iterator[tuple[str, Record]]:
     for path in paths:
-        require_file(path)
-        rows = _hub_items(path) if path.suffix.lower() in (".jsonl", ".parquet") else _items(path)
-        for pmid, item in rows:
+        for pmid, item in items(path):
             where = f"{path}, PMID {pmid}"
             yield where, _record(where, pmid, item)
 
 
-def _record(where: str, pmid: str, item: object) -> Record:
+def items(path: Path) -> Iterator[tuple[str, Any]]:
+    """The questions of a file in the authors' format, each with its PMID.
+
+    Raises:
+        DataError: the file is not of one of the two formats.
+    """
+    require_file(path)
+    return _hub_items(path) if path.suffix.lower() in (".jsonl", ".parquet") else _items(path)
+
+
+def cases(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The questions of a file as rows with an `id`, each with its place, whether they have a decision or not."""
+    for pmid, item in items(path):
+        yield f"{path}, PMID {pmid}", {**item, "id": pmid} if isinstance(item, dict) else {"id": pmid}
+
+
+def item_text(where: str, item: object) -> str:
+    """The text of a question: itself, and its contexts under their section names.
+
+    Raises:
+        DataError: it has another form.
+    """
     if not isinstance(item, dict) or not isinstance(item.get("QUESTION"), str):
         raise DataError(f"{where}: expected an object with a QUESTION and CONTEXTS, as in PubMedQA's ori_pqal.json")
-    decision = item.get("final_decision")
-    if decision is not None and decision not in LABELS:
-        raise DataError(f"{where}: the final_decision is {decision!r}; expected one of {', '.join(LABELS)}")
-    contexts, sections, answer = item.get("CONTEXTS") or [], item.get("LABELS") or [], item.get("LONG_ANSWER") or ""
-    if not all(_are_strings(values) for values in (contexts, sections, [answer])):
-        raise DataError(f"{where}: expected CONTEXTS and LABELS to be lists of strings and LONG_ANSWER a string")
+    contexts, sections = item.get("CONTEXTS") or [], item.get("LABELS") or []
+    if not (_are_strings(contexts) and _are_strings(sections)):
+        raise DataError(f"{where}: expected CONTEXTS and LABELS to be lists of strings")
     if len(sections) != len(contexts):
         sections = ["context"] * len(contexts)
     lines = [f"{section}: {context}" for section, context in zip(sections, contexts, strict=True)]
+    return "\n".join([f"question: {item['QUESTION'].strip()}", *lines])
+
+
+def _record(where: str, pmid: str, item: Any) -> Record:
+    text = item_text(where, item)
+    decision, answer = item.get("final_decision"), item.get("LONG_ANSWER") or ""
+    if decision is not None and decision not in LABELS:
+        raise DataError(f"{where}: the final_decision is {decision!r}; expected one of {', '.join(LABELS)}")
+    if not isinstance(answer, str):
+        raise DataError(f"{where}: expected LONG_ANSWER to be a string")
     value = {
         "id": pmid,
-        "text": "\n".join([f"question: {item['QUESTION'].strip()}", *lines]),
+        "text": text,
         "label": decision,
         "rationales": {"human": answer} if answer else {},
         "group": pmid,

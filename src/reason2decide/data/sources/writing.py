@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.console import track
+from reason2decide.data.recipe import InputRecipe
 from reason2decide.data.records import SPLITS, DatasetFolder, DatasetInfo, JsonlRecords, LabelSet, Record, write_dataset
 from reason2decide.data.sources.splitting import Member, member
 from reason2decide.errors import DataError, OutputError
@@ -37,6 +38,7 @@ def write_import(
     task: str,
     labels: Callable[[Collection[str]], LabelSet],
     provenance: Mapping[str, Any],
+    recipe: InputRecipe,
     spelling: Callable[[Mapping[str, int]], Mapping[str, str]] = lambda counts: {},
     force: bool = False,
 ) -> DatasetFolder:
@@ -69,7 +71,7 @@ def write_import(
         spooled = JsonlRecords(file)
         splits = assign(members)
         order = sorted(range(len(members)), key=lambda index: members[index].id)
-        info = DatasetInfo(name, task, labels(found), sources, provenance)
+        info = DatasetInfo(name, task, labels(found), sources, provenance, recipe)
         rows = {split: [i for i in order if splits[members[i].id] == split] for split in SPLITS}
         contents = {
             split: (_spelled(spooled[i], members[i].label, written) for i in indices) for split, indices in rows.items()
