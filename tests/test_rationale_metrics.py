@@ -288,12 +288,17 @@ def test_swap_change_limits():
 
 def test_swap_follows_by_hand():
     found = examples(
-        swapped("a", "b", "clinic"), swapped("a", "b", "home"), swapped("a", ""), ("home", "home", "a", {})
+        swapped("a", "b", "clinic"),
+        swapped("a", "b", "home"),
+        swapped("a", "", label="ward"),
+        ("home", "home", "a", {}),
     )
     assert value(SwapFollows(), found) == pytest.approx(1 / 3)
     assert value(SwapFollowsNoVerdict(), found) == 0  # the verdict followed, the reasons did not
     with pytest.raises(NotComputed, match="train split"):
         SwapFollows().statistics(examples(swapped("a", "b")))
+    with pytest.raises(NotComputed, match="'clinic' for all 2 records"):  # always saying it would look perfect
+        SwapFollows().statistics(examples(swapped("a", "b", "clinic"), swapped("a", "b", "clinic")))
 
 
 # ---------------------------------------------------------------------------------------------- masking

@@ -10,7 +10,7 @@ import typer
 
 from reason2decide.cli.models import Force, require_training
 from reason2decide.cli.options import with_options
-from reason2decide.console import show
+from reason2decide.console import show, warn
 from reason2decide.errors import ConfigError, require
 from reason2decide.evaluation.settings import RESAMPLES, Settings, load_settings
 
@@ -159,17 +159,34 @@ def _print_comparison(comparison: Comparison) -> None:
         )
 
 
-def interval_of(metric: MetricValue) -> str:
-    """The interval of a metric's value in words."""
-    if metric.low is None or metric.high is None:
-        return "no interval"
-    return f"95 % interval {metric.low:.4f} to {metric.high:.4f}"
-
-
 def print_results(results: Results) -> None:
-    width = max(len(name) for name in results.metrics)
-    for name, metric in results.metrics.items():
-        if metric.value is not None:
-            show(f"{name:<{width}} {metric.value:.4f}  ({interval_of(metric)}, n = {metric.n})")
+    """The warnings, then every computed metric by group, then baselines and notes."""
+    from reason2decide.evaluation.baselines import TITLES
+    from reason2decide.report.metric_views import arrow, group_names, number
+
+    for warning in results.warnings:
+        warn(warning)
+    computed = {name: metric for name, metric in results.metrics.items() if metric.value is not None}
+    width = max(map(len, computed), default=0) + 2
+    for group, names in group_names(computed).items():
+        show(group)
+        for name in names:
+            metric = computed[name]
+            assert metric.value is not None
+            show(f"  {f'{name} {arrow(name)}':<{width}}  {number(name, metric.value)}  ({interval_of(name, metric)})")
+    for baseline in results.baselines:
+        show(f"Difference from {TITLES[baseline.name]}" + (f": {baseline.reason}" if baseline.reason else ""))
+        for name, gap in baseline.differences.items():
+            shown = [number(name, part, signed=True) for part in (gap.difference, gap.low, gap.high)]
+            show(f"  {f'{name} {arrow(name)}':<{width}}  {shown[0]}  (95 % interval {shown[1]} to {shown[2]})")
     for note in results.notes:
         show(f"note: {note}")
+
+
+def interval_of(name: str, metric: MetricValue) -> str:
+    """The interval of a metric's value, and the number of records, in words."""
+    from reason2decide.report.metric_views import number
+
+    if metric.low is None or metric.high is None:
+        return f"no interval, n = {metric.n}"
+    return f"95 % interval {number(name, metric.low)} to {number(name, metric.high)}, n = {metric.n}"

@@ -16,8 +16,12 @@ def id_hash(record_id: str) -> bytes:
 
 def some_explained(records: Iterable[Record], source: str, most: int) -> list[Record]:
     """At most `most` records with a gold rationale of `source`: those with the lowest hashes of their ids."""
-    explained = (record for record in records if record.rationales.get(source, "").strip())
-    return heapq.nsmallest(most, explained, key=lambda record: id_hash(record.id))
+    return some((record for record in records if record.rationales.get(source, "").strip()), most)
+
+
+def some(records: Iterable[Record], most: int) -> list[Record]:
+    """At most `most` records: those with the lowest hashes of their ids."""
+    return heapq.nsmallest(most, records, key=lambda record: id_hash(record.id))
 
 
 def draw(seed: int, what: str, record_id: str) -> float:

@@ -161,11 +161,11 @@ def compare(
     warnings = require_comparable(systems)
     first = systems[names.index(reference)]
     values = {system.name: _values(system, resamples, seed) for system in systems}
-    differences = [
-        change for system in systems if system is not first for change in _differences(system, first, resamples, seed)
+    found = [
+        change for system in systems if system is not first for change in differences(system, first, resamples, seed)
     ]
-    chosen = _primary(primary, {change.metric for change in differences}, warnings)
-    family = [change for change in differences if change.metric in chosen]
+    chosen = _primary(primary, {change.metric for change in found}, warnings)
+    family = [change for change in found if change.metric in chosen]
     if family and resamples + 1 < len(family) / LEVEL:
         warnings.append(
             f"{resamples} resamples are too few for {len(family)} tests: no adjusted p value can be below {LEVEL}; "
@@ -178,7 +178,7 @@ def compare(
         first.results[0].split,
         chosen,
         values,
-        tuple(replace(change, p_holm=next(adjusted) if change.metric in chosen else None) for change in differences),
+        tuple(replace(change, p_holm=next(adjusted) if change.metric in chosen else None) for change in found),
         tuple(warnings),
     )
 
@@ -258,7 +258,8 @@ def _values(system: System, resamples: int, seed: int) -> dict[str, SystemValue]
     return values
 
 
-def _differences(system: System, reference: System, resamples: int, seed: int) -> list[Difference]:
+def differences(system: System, reference: System, resamples: int, seed: int) -> list[Difference]:
+    """A system minus another, on every metric that both have."""
     found = []
     seeds = len(system.statistics), len(reference.statistics)
     for metric in COMPARED:

@@ -67,7 +67,7 @@ class Evaluation:
 
 
 @dataclass
-class _Notes:
+class Notes:
     """Notes in order of appearance, each with the metrics it is about."""
 
     names_of: dict[str, list[str]] = field(default_factory=dict)
@@ -139,11 +139,11 @@ def evaluate(
     examples = align(predictions, records, labels, settings.rationale_source, origin.split, probes)
     columns = [Column.parse(text) for text in settings.slices]
     chosen = {column.name: slice_records(examples.records, column) for column in columns}  # fails before computing
-    group_of, notes = group_indices(examples.records), _Notes()
+    group_of, notes = group_indices(examples.records), Notes()
     metrics = signed(metrics_of(settings, labels, calibration), probes)
-    statistics = _statistics(metrics, examples, notes)
+    statistics = statistics_of(metrics, examples, notes)
     computed = [metric for metric in metrics if metric.name in statistics]
-    values = _values(computed, statistics, group_of, settings, notes)
+    values = values_of(computed, statistics, group_of, settings, notes)
     everything = {metric.name: values.get(metric.name, MetricValue(None, None, None, 0)) for metric in metrics}
     slices = {
         name: tuple(
@@ -188,8 +188,11 @@ def evaluate(
     return Evaluation(results, examples, statistics, group_of)
 
 
-def _statistics(metrics: Sequence[Metric], examples: Examples, notes: _Notes) -> dict[str, SufficientStatistics]:
-    found = {}
+def statistics_of(
+    metrics: Sequence[Metric], examples: Examples, notes: Notes | None = None
+) -> dict[str, SufficientStatistics]:
+    """The statistics of every metric that is defined on these examples; `notes` gets why others are not."""
+    found, notes = {}, notes or Notes()
     for metric in metrics:
         try:
             found[metric.name] = metric.statistics(examples)
@@ -201,13 +204,14 @@ def _statistics(metrics: Sequence[Metric], examples: Examples, notes: _Notes) ->
     return found
 
 
-def _values(
+def values_of(
     metrics: Sequence[Metric],
     statistics: Mapping[str, SufficientStatistics],
     group_of: Integers | None,
     settings: Settings,
-    notes: _Notes | None = None,
+    notes: Notes | None = None,
 ) -> dict[str, MetricValue]:
+    """The value of every metric from its statistics, with its interval."""
     values = {}
     for metric in metrics:
         counts = statistics[metric.name]
@@ -234,7 +238,7 @@ def _slice(
 ) -> Slice:
     parts = {name: counts.subset(mask) for name, counts in statistics.items()}
     counted = [metric.within(parts[metric.name]) for metric in metrics if len(parts[metric.name])]
-    return Slice(value, int(mask.sum()), _values(counted, parts, group_of, settings), absent)
+    return Slice(value, int(mask.sum()), values_of(counted, parts, group_of, settings), absent)
 
 
 def _absent(examples: Examples, mask: NDArray[np.bool_]) -> tuple[str, ...]:

@@ -52,6 +52,25 @@ class Slice:
     absent_labels: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """The evaluated system minus another on the same records, with the ends of its 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The metrics of a baseline, and the system's differences from it; without any, `reason` says why."""
+
+    name: str
+    metrics: Mapping[str, MetricValue] = field(default_factory=dict)
+    differences: Mapping[str, PairedDifference] = field(default_factory=dict)
+    reason: str | None = None
+
+
 @dataclass(frozen=True)
 class CalibrationResults:
     """How probabilities were calibrated and what changed; `before` has the metrics of the raw ones, by name.
@@ -75,7 +94,8 @@ class Results:
     `unanswered` counts the records without a valid answer, by gold label. For open label sets these and `per_label`
     are empty. `reliability` and `risk_coverage` are the points of these curves, and `slices` are by column. `gaps` have
     for each column and metric the slices with the lowest and highest value, and the difference. `notes` say what was
-    not computed, or counted specially, and why.
+    not computed, or counted specially, and why. `baselines` stand beside the system; `warnings` are what a reader must
+    know before any figure.
     """
 
     system: str
@@ -94,6 +114,8 @@ class Results:
     slices: Mapping[str, tuple[Slice, ...]] = field(default_factory=dict)
     gaps: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    baselines: tuple[Baseline, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The content of `results.json`."""
@@ -118,6 +140,8 @@ class Results:
             "dataset": {"name": self.dataset, "sha256": self.dataset_sha256},
             "split": self.split,
             "notes": list(self.notes),
+            "baselines": [asdict(baseline) for baseline in self.baselines],
+            "warnings": list(self.warnings),
         }
 
     @classmethod
@@ -157,6 +181,8 @@ class Results:
                 },
                 gaps=value["gaps"],
                 notes=tuple(value["notes"]),
+                baselines=tuple(_baseline(entry) for entry in value.get("baselines", ())),
+                warnings=tuple(value.get("warnings", ())),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
@@ -167,6 +193,11 @@ class Results:
 
 def _values(value: Mapping[str, Any]) -> dict[str, MetricValue]:
     return {name: MetricValue(**entry) for name, entry in value.items()}
+
+
+def _baseline(value: Mapping[str, Any]) -> Baseline:
+    gaps = {name: PairedDifference(**entry) for name, entry in value["differences"].items()}
+    return Baseline(value["name"], _values(value["metrics"]), gaps, value["reason"])
 
 
 def read_results(folder: Path) -> Results:

@@ -136,7 +136,7 @@ def require_common_labels(records: Iterable[Record]) -> None:
     with_choices = sum(record.choices is not None for record in records)
     if with_choices:
         raise NotComputed(
-            f"{with_choices} records have choices of their own, but simulators need labels common to all records"
+            f"{with_choices} records have choices of their own, but readers need labels common to all records"
         )
 
 

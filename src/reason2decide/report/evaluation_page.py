@@ -17,6 +17,7 @@ from reason2decide.report.cases import BLANK, STATIC_CASES, CaseViews
 from reason2decide.report.metric_views import (
     MetricView,
     arrow,
+    baseline_rows,
     grouped,
     headline,
     largest_gaps,
@@ -73,6 +74,7 @@ def render_report(
         count=len(examples),
         headline=headline(results),
         groups=grouped(results),
+        baselines=baseline_rows(results),
         notes=notes_of(results)[1],
         absent=notes_of(results)[0],
         calibration_plots=calibration_plots(results),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from reason2decide.evaluation.baselines import TITLES as BASELINES
 from reason2decide.evaluation.metrics import METRICS, Metric
 from reason2decide.evaluation.results import MetricValue, Results
 
@@ -158,6 +159,22 @@ def notes_of(results: Results) -> tuple[list[tuple[str, str]], list[tuple[str, s
         else:
             others.append((titles, text) if colon else ("", note))
     return absent, others
+
+
+def baseline_rows(results: Results) -> list[tuple[str, list[tuple[str, str, str]], str]]:
+    """Each baseline's title, its metrics as (title, value, the system's difference), and why it has none."""
+    rows = []
+    for baseline in results.baselines:
+        cells = []
+        for name, value in baseline.metrics.items():
+            view, gap = metric_view(name, value), baseline.differences.get(name)
+            if view is not None:
+                shown = [number(name, part, signed=True) for part in (gap.difference, gap.low, gap.high)] if gap else []
+                cells.append(
+                    (f"{view.title} {view.direction}", view.value, "{} ({} to {})".format(*shown) if gap else "")
+                )
+        rows.append((BASELINES.get(baseline.name, baseline.name), cells, baseline.reason or ""))
+    return rows
 
 
 def sliced_metrics(results: Results) -> list[str]:

@@ -14,11 +14,21 @@ from reason2decide.data.records import DatasetFolder, JsonlRecords
 from reason2decide.data.verdicts import Verdicts
 from reason2decide.errors import DataError, NotComputed, UserError
 from reason2decide.evaluation.asking import probe_model, probe_simulators
+from reason2decide.evaluation.baselines import beside
+from reason2decide.evaluation.degenerate import warnings_on
 from reason2decide.evaluation.examples import align
 from reason2decide.evaluation.measure import Evaluation, Origin, evaluate, require_usable
 from reason2decide.evaluation.probes import Probe, read_probes, write_probes
 from reason2decide.evaluation.readers import Simulators
-from reason2decide.evaluation.results import PREDICTIONS, PROBES, RESULTS, STATISTICS, Results, save_statistics
+from reason2decide.evaluation.results import (
+    PREDICTIONS,
+    PROBES,
+    RESULTS,
+    STATISTICS,
+    Baseline,
+    Results,
+    save_statistics,
+)
 from reason2decide.evaluation.settings import DEFAULT_SETTINGS, Settings
 from reason2decide.evaluation.slices import Column
 from reason2decide.files import new_folder, require_absent
@@ -260,7 +270,16 @@ def measure(decided: Decisions, dataset: DatasetFolder) -> Evaluation:
     unread = (
         [f"{cut} of {len(records)} texts are longer than the model reads, and their rest was not read"] if cut else []
     )
-    results = replace(evaluation.results, notes=(*unread, *decided.notes, *evaluation.results.notes, *unasked))
+    baselines: tuple[Baseline, ...] = ()
+    if "train" in dataset.hashes:
+        say("fitting baselines on the training split")
+        baselines = beside(evaluation, dataset.split("train"), decided.settings)
+    results = replace(
+        evaluation.results,
+        notes=(*unread, *decided.notes, *evaluation.results.notes, *unasked),
+        baselines=baselines,
+        warnings=warnings_on(evaluation.examples, evaluation.results.metrics, baselines),
+    )
     return replace(evaluation, results=results)
 
 

@@ -20,6 +20,7 @@ from reason2decide.evaluation.metrics.rationales import (
     pooled,
     probes_of,
     require_rationales,
+    require_several,
     told,
 )
 from reason2decide.evaluation.probes import Probe
@@ -187,12 +188,14 @@ class SwapFollows(Ratio):
         """Rows (follows, 1), with two distinct ones.
 
         Raises:
-            NotComputed: no rationale, none for another label, or no simulator read one.
+            NotComputed: no rationale, none for another label, no simulator read one, or the swapped label is always the
+                same.
         """
         swapped, notes = _swapped(examples)
         read = [probe.simulated.get(self.reader) for _, _, probe in swapped]
         if not any(read):
             raise NotComputed(NOT_READ)
+        require_several({probe.swapped_label for _, _, probe in swapped}, len(swapped))
         rows = [(label == probe.swapped_label, 1) for label, (_, _, probe) in zip(read, swapped, strict=True)]
         return pooled(rows, [i for i, _, _ in swapped], notes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -79,10 +79,10 @@ class ReadOut(Ratio):
         """Rows (found, 1), with two distinct ones.
 
         Raises:
-            NotComputed: no prediction has a rationale, or no reader was asked.
+            NotComputed: no prediction has a rationale, no reader was asked, or the wanted label is always the same.
         """
         require_rationales(examples)
-        rows, positions, missing, unanswered = [], [], 0, 0
+        rows, positions, labels, missing, unanswered = [], [], set(), 0, 0
         for i, probe in enumerate(probes_of(examples, self.whom)):
             prediction = examples.predictions[i]
             label, wanted = self.read(probe), self.wanted(examples.records[i], prediction)
@@ -92,9 +92,23 @@ class ReadOut(Ratio):
             unanswered += wanted == NO_ANSWER
             rows.append((float(label == wanted != NO_ANSWER), 1.0))
             positions.append(i)
+            labels.add(wanted)
         if missing == len(rows):
             raise NotComputed(self.whom)
+        require_several(labels, len(rows))
         return pooled(rows, positions, notes_on(len(examples), len(rows), missing, unanswered, "count as misses"))
+
+
+def require_several(labels: Collection[str | None], count: int) -> None:
+    """Refuse one wanted label for all records: a reader that always says it would look perfect.
+
+    Raises:
+        NotComputed: there is only one.
+    """
+    if len(labels) == 1 and count > 1:
+        raise NotComputed(
+            f"the label to find is {next(iter(labels))!r} for all {count} records, so finding it shows nothing"
+        )
 
 
 def notes_on(total: int, counted: int, missing: int, unanswered: int, become: str) -> tuple[str, ...]:

@@ -1,0 +1,83 @@
+"""Signs that a system has learnt little, which figures hide: one label, one reason, no better than a baseline."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from reason2decide.data.sources.choices import plain
+from reason2decide.data.words import WORD
+from reason2decide.evaluation.baselines import COMPARED, TITLES
+from reason2decide.evaluation.metrics import METRICS
+from reason2decide.evaluation.metrics.base import Examples
+from reason2decide.evaluation.results import Baseline, MetricValue
+
+FEW = 20  # ours: records or reasons of which repetition says something
+REPEATED = 0.1  # ours: share of all reasons that one of them may have
+
+
+def warnings_on(
+    examples: Examples, metrics: Mapping[str, MetricValue], baselines: Sequence[Baseline]
+) -> tuple[str, ...]:
+    """What a reader must know before any figure."""
+    return (*_on_labels(examples), *_on_reasons(examples), *_on_baselines(metrics, baselines))
+
+
+def _on_labels(examples: Examples) -> Iterator[str]:
+    if examples.labels.is_open:
+        return
+    decided = Counter(prediction.predicted_label for prediction in examples.predictions)
+    gold = Counter(str(record.label) for record in examples.records)
+    if len(decided) == 1 and len(gold) > 1:
+        yield f"all {len(examples)} records get the label {next(iter(decided))!r}, whatever their text"
+        return
+    for label, count in gold.items():
+        if count >= FEW and not decided[label]:
+            yield f"{label!r} is the gold label of {count} records and is never decided"
+
+
+def _on_reasons(examples: Examples) -> Iterator[str]:
+    reasons = [text for prediction in examples.predictions if (text := (prediction.rationale or "").strip())]
+    source = examples.rationale_source
+    gold = [record.rationales.get(source or "", "").strip() for record in examples.records]
+    if not reasons:
+        return
+    text, count = Counter(reasons).most_common(1)[0]
+    if (
+        len(reasons) >= FEW
+        and count > REPEATED * len(reasons)
+        and count / len(reasons) > 2 * _most_frequent([text for text in gold if text])
+    ):
+        yield f"{count} of {len(reasons)} reasons are the same: {text[:80]!r}"
+    pairs = zip(examples.predictions, examples.records, strict=True)
+    empty = sum(_is_no_reason(p.rationale.strip(), r.choices_or(examples.labels)) for p, r in pairs if p.rationale)
+    if empty:
+        yield f"{empty} of {len(reasons)} reasons are only a label, or have no word"
+
+
+def _is_no_reason(text: str, labels: Sequence[str]) -> bool:
+    """Whether a rationale gives no reason: it equals a label, or has no word of two letters."""
+    words = WORD.findall(text)
+    return bool(text) and (
+        plain(text) in map(plain, labels) or not any(len(word) > 1 and not word.isdigit() for word in words)
+    )
+
+
+def _most_frequent(texts: Sequence[str]) -> float:
+    """The share of the most frequent of the texts; 0 of none."""
+    return Counter(texts).most_common(1)[0][1] / len(texts) if texts else 0.0
+
+
+def _on_baselines(metrics: Mapping[str, MetricValue], baselines: Sequence[Baseline]) -> Iterator[str]:
+    name = next((name for name in COMPARED if name in metrics and metrics[name].value is not None), None)
+    title = next((metric.title for metric in METRICS if metric.name == name), "")
+    for baseline in baselines:
+        if name is None or name not in baseline.differences:
+            continue
+        gap, own, theirs = baseline.differences[name], metrics[name].value, baseline.metrics[name].value
+        if gap.low <= 0:
+            verdict = "worse than" if gap.high < 0 else "not shown to be better than"
+            yield (
+                f"{title} is {verdict} {TITLES[baseline.name]}: {own:.3f} against {theirs:.3f}, "
+                f"difference {gap.difference:+.3f} (95 % interval {gap.low:+.3f} to {gap.high:+.3f})"
+            )
