@@ -13,7 +13,7 @@ from reason2decide.method.methods import METHODS
 from reason2decide.training.config import Config, Encoder
 from reason2decide.training.config_file import describe_keys, load_config, parse_config
 
-MINIMAL = {"method": "r2d", "base": "tiny", "dataset": "data", "rationale_source": "llm", "steps": 100}
+MINIMAL = {"method": "r2d", "base": "google/flan-t5-base", "dataset": "data", "rationale_source": "llm", "steps": 100}
 
 
 def test_five_keys_are_enough_and_the_rest_is_the_papers() -> None:

@@ -255,7 +255,7 @@ def test_keys_by_method() -> None:
         "by_method": {"r2d": {"batch_size": 4}},
     }
     found = parse_experiment(content, "x.toml")
-    assert [cell.config.of("batch_size", cell.config.stages()[-1].name) for cell in found.cells] == [64, 4]
+    assert [cell.config.of("batch_size", cell.config.stages()[-1].name) for cell in found.cells] == [16, 4]
     content["by_method"] = {"dss": {"batch_size": 4}}
     with pytest.raises(ConfigError, match=r"by_method.dss: the experiment has no such method; it has \['sft', 'r2d'\]"):
         parse_experiment(content, "x.toml")

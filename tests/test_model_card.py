@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from reason2decide.data.predictions import Prediction
+from reason2decide.data.recipe import InputRecipe
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.data.words import escaped
 from reason2decide.errors import ConfigError
@@ -266,3 +267,24 @@ def test_text_of_data_and_of_users_injects_nothing():
     assert card.count("\n### ") == 9 and len(sections(card)) == 31
     assert all(len(row) == len(table[0]) for table in tables(card) for row in table)
     assert [len(table) for table in tables(card)] == [len(table) for table in tables(tame)]
+
+
+# --- what is derived from the input recipe ----------------------------------------------------------------------------
+
+
+def attribute_12(manifest: Manifest) -> str:
+    card = model_card(manifest)
+    return card[card.index("**12.") : card.index("**13.")]
+
+
+def test_columns_that_a_text_is_made_of_are_input_features() -> None:
+    recipe = InputRecipe(text=("Sex", "Age", "Complaint <b>"))
+    said = attribute_12(replace(MANIFEST, recipe=recipe))
+    assert "each of which is an input feature: Sex, Age, Complaint" in said and "<b>" not in said
+    assert "Sex (sex); Age (date of birth)" in said and "Not assessed beyond this" in said
+
+
+@pytest.mark.parametrize("recipe", [None, InputRecipe(text=("note",)), InputRecipe("bioasq")])
+def test_of_free_text_nothing_is_claimed(recipe: InputRecipe | None) -> None:
+    said = attribute_12(replace(MANIFEST, recipe=recipe))
+    assert "was not assessed" in said and "None of them" not in said and "Not assessed beyond this" in said

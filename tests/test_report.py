@@ -104,6 +104,7 @@ def test_packed_cases_by_hand():
             "parts": [[5], [3, 5, 28]],  # the face has two of JavaScript's characters
             "rationale": ["", "Fever."],
             "gold_rationale": ["", "gold"],
+            "doubted": [0, 0],
         },
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from report_data import CHROMIUM, HOSTILE, LABELS, MARKUP, SEX, comparison, data, report, training_log
@@ -106,6 +107,22 @@ def test_filters_find_what_they_should(opened):
         assert ids(page) == ["a6", "a3", "a4"]
         page.get_by_label("Confidence from").fill("99")
         assert ids(page) == [] and page.locator("#found").inner_text() == "No case matches. Clear a filter to see more."
+
+
+def test_reasons_that_do_not_support_their_decision_are_flagged_and_found(opened):
+    """The nurse sees which reasons contradict their decision, with scripts and on paper."""
+    records, predictions, labels = hand_made()
+    doubted = {"a2": False, "a3": True, "a4": False}
+    predictions = [replace(own, reason_supports=doubted.get(own.id)) for own in predictions]
+    html = report(records, predictions, labels)
+    with opened(html) as page:
+        shown = page.locator(
+            "#list .case", has=page.get_by_text("does not support the decision").locator("visible=true")
+        )
+        assert set(shown.locator("h3").all_inner_texts()) == {"a2", "a4"}
+        page.get_by_label("Only reasons that do not support the decision (2)").check()
+        assert set(ids(page)) == {"a2", "a4"}
+    assert html.count('data-part="doubt">') == 2 + 1  # the two cases as printed, and the blank one
 
 
 def test_search_reads_texts_rationales_labels_and_ids(opened):

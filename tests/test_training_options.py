@@ -35,7 +35,15 @@ def log(run: Path, event: str = "train", stage: str = "stage2") -> list[dict[str
 
 def test_every_step_is_logged(dataset: DatasetFolder, tmp_path: Path) -> None:
     """All that the log promises, for each step, with numbers that hang together."""
-    run(dataset, tmp_path / "run", steps=20, ramp_share=0.2, warmup_share=0.1, evaluate_every=10)
+    run(
+        dataset,
+        tmp_path / "run",
+        steps=20,
+        ramp_share=0.2,
+        warmup_share=0.1,
+        evaluate_every=10,
+        learning_rate_warmup=0.0,
+    )
     rows = log(tmp_path / "run")
     assert [row["step"] for row in rows] == list(range(1, 21))
     for row in rows:

@@ -42,7 +42,8 @@ class CaseView:
     """One case as the page shows it.
 
     `text` alternates between parts that the rationale does not cite and parts that it cites, starting with the former,
-    which may be empty. `verdict` is `right`, `wrong` or `unanswered`; `slices` are its values of the sliced columns.
+    which may be empty. `verdict` is `right`, `wrong` or `unanswered`; `slices` are its values of the sliced columns;
+    `doubted` whether the rationale was found not to support the decision.
     """
 
     id: str
@@ -55,10 +56,11 @@ class CaseView:
     rationale: str
     gold_rationale: str
     slices: tuple[str, ...]
+    doubted: bool = False
 
 
 # What the script clones and fills: every part exists once.
-BLANK = CaseView("", "wrong", "", "", ("",), (Bar("", 0, False, True),), 0, "", "", ())
+BLANK = CaseView("", "wrong", "", "", ("",), (Bar("", 0, False, True),), 0, "", "", (), True)
 
 
 class CaseViews:
@@ -107,6 +109,7 @@ class CaseViews:
                 values[index_of[place]]
                 for values, index_of in zip(self.values_of.values(), self._value_of, strict=True)
             ),
+            prediction.reason_supports is False,
         )
         return view
 
@@ -192,6 +195,7 @@ def pack(cases: Sequence[CaseView], labels: Sequence[str]) -> str:
         "parts": [[len(part.encode("utf-16-le", "replace")) // 2 for part in case.text] for case in cases],
         "rationale": [case.rationale for case in cases],
         "gold_rationale": [case.gold_rationale for case in cases],
+        "doubted": [int(case.doubted) for case in cases],
     }
     data = json.dumps({"labels": list(table), "columns": columns}, ensure_ascii=False, separators=(",", ":"))
     # Unpaired surrogates, which some systems' answers contain, cannot be written; a question mark replaces them.

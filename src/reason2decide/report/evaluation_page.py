@@ -95,6 +95,7 @@ def render_report(
         column_values=views.values_of,
         labels=labels if len(labels) <= MAX_FILTER_LABELS else (),
         unanswered=any(prediction.predicted_label == NO_ANSWER for prediction in examples.predictions),
+        doubted=sum(prediction.reason_supports is False for prediction in examples.predictions),
         confidence=any(prediction.probabilities for prediction in examples.predictions),
     )
     size = len(page(data="", packed_count=0).encode())

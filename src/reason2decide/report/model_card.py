@@ -7,6 +7,7 @@ claims as measured only what was measured.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
@@ -173,6 +174,7 @@ def _known_limits(manifest: Manifest, results: Results | None) -> str:
         if missed and missed.value is not None:
             value, interval = _value_and_interval("under_triage", missed)
             lines.append(f"Under-triage was measured: {value} (95 % interval {interval}, n = {missed.n}).")
+        lines += [f"Found in evaluation: {escaped(warning)}." for warning in results.warnings]
         counted = {label: scores for label, scores in results.per_label.items() if scores["support"] >= SMALLEST_CELL}
         if counted:
             lowest = min(counted, key=lambda label: counted[label]["recall"])
@@ -186,10 +188,32 @@ def _training_data(manifest: Manifest, _: Results | None) -> str:
     return f"Dataset {escaped(str(manifest.dataset['name']))}, with these splits:\n\n{_bullets(digests)}"
 
 
-def _input_variables(*_: object) -> str:
+# Ours: what names of columns tell of the variables of attribute 12, in English and the languages of data we have seen.
+VARIABLES_BY_NAME = {
+    "sex": re.compile(r"sex|gender|cinsiyet|geschlecht|sexo", re.IGNORECASE),
+    "date of birth": re.compile(r"\bage\b|birth|\bdob\b|\byaş|alter\b|edad", re.IGNORECASE),
+    "race, ethnicity": re.compile(r"\brace\b|ethni", re.IGNORECASE),
+    "language": re.compile(r"language", re.IGNORECASE),
+}
+
+
+def _input_variables(manifest: Manifest, _: Results | None) -> str:
+    recipe = manifest.recipe
+    if recipe is None or not recipe.joins:
+        of = f" of the column {escaped(recipe.text[0])}" if recipe is not None and recipe.text else ""
+        return (
+            f"The model reads free text{of} as a whole. What a text says of these variables is read with the rest; how "
+            "often texts do was not assessed."
+        )
+    named = {
+        column: [name for name, pattern in VARIABLES_BY_NAME.items() if pattern.search(column)]
+        for column in recipe.text
+    }
+    used = [f"{escaped(column)} ({', '.join(names)})" for column, names in named.items() if names]
     return (
-        "None of them is a separate input feature: the model reads the text, and the choices of a record that has its "
-        "own. If a text mentions them, they are read with the rest."
+        f"The text is made of these columns, each of which is an input feature: {escaped(', '.join(recipe.text))}. "
+        + (f"By their names, these hold variables of this list: {'; '.join(used)}. " if used else "")
+        + "Whether the others hold any of them was not assessed."
     )
 
 

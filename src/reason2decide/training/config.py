@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from reason2decide.method.conditioning import OnDisagreement
 from reason2decide.method.methods import METHODS, Selection, Stage, method_named
 from reason2decide.model.hub import SCRATCH
 from reason2decide.model.prompt_encoder import Lengths
+from reason2decide.training.base_defaults import completed, told
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Optimizer = Literal["adamw", "adafactor"]
@@ -95,8 +96,8 @@ class Config(BaseModel):
     )
     seed: int = Field(0, ge=0, description="seed of initial weights, record order, dropout and the draws of y~ (ours)")
     batch_size: PerStageInt = Field(
-        {"*": 64},
-        description="records per batch and process, computed in parts that fit into memory (authors' code)",
+        {},
+        description=f"records per batch and process, computed in parts that fit into memory: {told('batch_size')}",
         json_schema_extra=PER_STAGE,
     )
     batch_tokens: PerStageInt = Field(
@@ -108,13 +109,13 @@ class Config(BaseModel):
         {"*": 1}, description="batches per optimizer step (authors' code)", json_schema_extra=PER_STAGE
     )
     learning_rate: PerStagePositive = Field(
-        {"*": 5e-5},
-        description="peak learning rate, which falls linearly to 0 (authors' code)",
+        {},
+        description=f"peak learning rate, which falls linearly to 0: {told('learning_rate')}",
         json_schema_extra=PER_STAGE,
     )
     learning_rate_warmup: PerStageShare = Field(
-        {"*": 0.0},
-        description="share of steps over which the learning rate rises from 0 (Trainer's default)",
+        {},
+        description=f"share of steps over which the learning rate rises from 0: {told('learning_rate_warmup')}",
         json_schema_extra=PER_STAGE,
     )
     optimizer: Optimizer = Field("adamw", description="optimizer: adamw, or adafactor for less memory (authors: adamw)")
@@ -123,7 +124,7 @@ class Config(BaseModel):
         1.0, gt=0, description="largest gradient norm; larger gradients are clipped (Trainer's default)"
     )
     dropout: float | None = Field(
-        None, ge=0, lt=1, description="dropout rate, which replaces the base's (ours: keep the base's)"
+        None, ge=0, lt=1, description=f"dropout rate, which replaces the base's: {told('dropout')}"
     )
     precision: Precision = Field(
         "auto",
@@ -220,6 +221,11 @@ class Config(BaseModel):
         json_schema_extra=PER_STAGE,
     )
     lengths: Lengths = Field(Lengths(), description="limits in tokens")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults_of_the_base(cls, content: Any) -> Any:
+        return completed(content) if isinstance(content, dict) else content
 
     def stages(self) -> tuple[Stage, ...]:
         """The method's stages with this configuration's settings in place of the paper's.

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from reason2decide.console import say, set_quiet
+from reason2decide.console import say, set_quiet, warn
 from reason2decide.errors import ConfigError
 from reason2decide.method.methods import Stage
 from reason2decide.model.hub import silence_transformers
@@ -18,6 +18,7 @@ from reason2decide.signals import StopSignals
 from reason2decide.training.checkpoints import Checkpoint, require_same_run
 from reason2decide.training.config import Config
 from reason2decide.training.features import SplitFeatures
+from reason2decide.training.learnt import complaints
 from reason2decide.training.preparation import Prepared, prepared, report_cuts
 from reason2decide.training.processes import Processes
 from reason2decide.training.run_folder import (
@@ -34,7 +35,7 @@ from reason2decide.training.run_folder import (
     take_over,
     versions,
 )
-from reason2decide.training.run_log import RunLog
+from reason2decide.training.run_log import RunLog, read_rows
 from reason2decide.training.save import save_bundle
 from reason2decide.training.trainer import RunContext, StageTrainer
 from reason2decide.training.validation import calibrate, fit_reason_reader
@@ -130,8 +131,22 @@ def _run_stages(context: RunContext, given: Prepared, checkpoint: Checkpoint | N
         model = trainer.train()
         finished[stage.name] = trainer.summary
         say(f"{stage.name}: best {trainer.selection} {trainer.best_value:.4f} at step {trainer.best_step}")
+        for complaint in _not_learnt(context, stage, validation) if context.processes.is_main else ():
+            warn(complaint)
     context.log.close()
     return model, finished
+
+
+def _not_learnt(context: RunContext, stage: Stage, validation: SplitFeatures) -> Iterator[str]:
+    """What a finished stage has not learnt, and what to try."""
+    found = complaints(stage.name, read_rows(context.log.path), [str(record.label) for record in validation.records])
+    if found:
+        config = context.config
+        rate, steps = config.of("learning_rate", stage.name), config.of("steps", stage.name)
+        yield (
+            f"{stage.name} has learnt little: {'; '.join(found)}. Try a higher learning_rate (now {rate:g}), more "
+            f"steps (now {steps}), or a pre-trained base; `r2d data check` shows labels and texts"
+        )
 
 
 def _finish(context: RunContext, given: Prepared, model: Any, summaries: Mapping[str, Any]) -> None:

@@ -26,10 +26,7 @@ SETTINGS = {
     "base": "tiny",
     "rationale_source": "llm",
     "steps": {"stage1": 1200, "stage2": 1600},
-    "batch_size": 16,
     "learning_rate": {"stage1": 1.5e-3, "stage2": 7e-4},
-    "learning_rate_warmup": 0.05,
-    "dropout": 0.0,
     "evaluate_every": 400,
     "lengths": {"input": 256, "rationale": 112},
 }

@@ -18,6 +18,7 @@ from reason2decide.evaluation.baselines import beside
 from reason2decide.evaluation.degenerate import warnings_on
 from reason2decide.evaluation.examples import align
 from reason2decide.evaluation.measure import Evaluation, Origin, evaluate, require_usable
+from reason2decide.evaluation.metrics.rationales import told
 from reason2decide.evaluation.probes import Probe, read_probes, write_probes
 from reason2decide.evaluation.readers import Simulators
 from reason2decide.evaluation.results import (
@@ -267,16 +268,20 @@ def measure(decided: Decisions, dataset: DatasetFolder) -> Evaluation:
         probes=probes,
     )
     cut = sum((prediction.tokens_read or 0) < (prediction.tokens or 0) for prediction in decided.predictions)
-    unread = (
-        [f"{cut} of {len(records)} texts are longer than the model reads, and their rest was not read"] if cut else []
-    )
+    checked = [p.reason_supports for p in decided.predictions if p.reason_supports is not None]
+    counted = {
+        f"{cut} of {len(records)} texts are longer than the model reads, and their rest was not read": cut,
+        f"{checked.count(False)} of {len(checked)} reasons do not support the decision they are given for": (
+            checked.count(False)
+        ),
+    }
     baselines: tuple[Baseline, ...] = ()
     if "train" in dataset.hashes:
         say("fitting baselines on the training split")
         baselines = beside(evaluation, dataset.split("train"), decided.settings)
     results = replace(
         evaluation.results,
-        notes=(*unread, *decided.notes, *evaluation.results.notes, *unasked),
+        notes=(*told(counted), *decided.notes, *evaluation.results.notes, *unasked),
         baselines=baselines,
         warnings=warnings_on(evaluation.examples, evaluation.results.metrics, baselines),
     )

@@ -32,6 +32,7 @@
         (chosen.get("verdict") === "all" || Number(chosen.get("verdict")) === one.verdict) &&
         same("gold", one.gold) &&
         same("predicted", one.predicted) &&
+        (!chosen.get("doubted") || one.doubted) &&
         // A comparison with an empty field is false, so an empty limit does not apply.
         (!narrowed || (one.confidence !== null && !(one.confidence < least) && !(one.confidence > most))) &&
         slices.every(([column, value]) => !value || one.slices[column] === value) &&
@@ -75,6 +76,7 @@
     put("others", one.others ? `${one.others} less likely choices are not shown.` : "");
     either("rationale", one.rationale);
     either("gold-rationale", one.gold_rationale);
+    part("doubt").hidden = !one.doubted;
     return root;
   };
 
