@@ -146,17 +146,28 @@ def compare_command(
 
 
 def _print_comparison(comparison: Comparison) -> None:
-    for system, values in comparison.values.items():
-        for name, value in values.items():
-            spread = "" if value.spread is None else f", sd {value.spread:.4f} over {len(value.seeds)} seeds"
-            interval = f"(95 % interval {value.low:.4f} to {value.high:.4f}{spread})"
-            show(f"{system}  {name}  {value.mean:.4f}  {interval}")
-    for found in comparison.differences:
-        adjusted = "exploratory" if found.p_holm is None else f"Holm {found.p_holm:.4f}"
-        show(
-            f"{found.system} - {comparison.reference}  {found.metric}  {found.difference:+.4f}  "
-            f"({found.low:+.4f} to {found.high:+.4f}; p = {found.p_randomization:.4f}, {adjusted})"
-        )
+    """A sentence for each system, then the means by group; intervals, tests and the rest are in the files."""
+    from reason2decide.report.metric_views import arrow, group_names, number
+    from reason2decide.report.verdict import twins, verdicts
+
+    systems = [comparison.reference, *(name for name in comparison.values if name != comparison.reference)]
+    ends = [Path(name).name for name in systems]  # of folders, where these tell them apart
+    short = dict(zip(systems, ends if len(set(ends)) == len(ends) else systems, strict=True))
+    for system, sentence in verdicts(comparison).items():
+        show(f"{short[system]}: {sentence} (against {short[comparison.reference]})")
+    same = twins(comparison)
+    groups = group_names(same)
+    width = max(*(len(name) + 4 for name in same), *map(len, groups))
+    widths = [max(len(short[name]), 6) for name in systems]
+    for group, names in groups.items():
+        header = "  ".join(short[name].rjust(own) for name, own in zip(systems, widths, strict=True))
+        show(f"{group:<{width}}  {header}")
+        for name in names:
+            values = [comparison.values[system].get(name) for system in systems]
+            cells = [("-" if value is None else number(name, value.mean)) for value in values]
+            row = "  ".join(cell.rjust(own) for cell, own in zip(cells, widths, strict=True))
+            twin = f"  (also {', '.join(same[name])})" if same[name] else ""
+            show(f"{f'  {name} {arrow(name)}':<{width}}  {row}{twin}")
 
 
 def print_results(results: Results) -> None:

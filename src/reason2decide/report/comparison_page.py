@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from reason2decide.evaluation.comparison import LEVEL, Comparison, Difference, SystemValue
 from reason2decide.report.metric_views import HEADLINE, arrow, direction_of, group_names, number, title_of
 from reason2decide.report.pages import render_page
+from reason2decide.report.verdict import twins, verdicts
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,10 @@ class MetricTable:
 
 def render_comparison(comparison: Comparison, *, title: str) -> str:
     """The comparison as one HTML document without scripts; the same input gives the same bytes."""
-    computed = {name: None for values in comparison.values.values() for name in values}
+    computed = twins(comparison)
     groups = {
-        group: [metric_table(comparison, name) for name in names] for group, names in group_names(computed).items()
+        group: [metric_table(comparison, name, computed[name]) for name in names]
+        for group, names in group_names(computed).items()
     }
     glance = [name for name in HEADLINE if name in computed]
     return render_page(
@@ -54,6 +56,7 @@ def render_comparison(comparison: Comparison, *, title: str) -> str:
         comparison=comparison,
         level=LEVEL,
         primary=[title_of(name) for name in comparison.primary],
+        verdicts=verdicts(comparison),
         seeds=max(len(value.seeds) for values in comparison.values.values() for value in values.values()),
         mcnemar=any(change.p_mcnemar is not None for change in comparison.differences),
         glance=[(title_of(name), arrow(name)) for name in glance],
@@ -65,8 +68,8 @@ def render_comparison(comparison: Comparison, *, title: str) -> str:
     )
 
 
-def metric_table(comparison: Comparison, metric: str) -> MetricTable:
-    """The rows of one metric, the reference first, then the systems in their order."""
+def metric_table(comparison: Comparison, metric: str, same: Sequence[str] = ()) -> MetricTable:
+    """The rows of one metric, the reference first, then the systems in their order; `same` have the same values."""
     differences = {change.system: change for change in comparison.differences if change.metric == metric}
     ends = [abs(end) for change in differences.values() for end in (change.low, change.high, change.difference)]
     reach = max(ends, default=0) or 1
@@ -76,7 +79,8 @@ def metric_table(comparison: Comparison, metric: str) -> MetricTable:
         for system in systems
     ]
     shown = [row for row in rows if row is not None]
-    return MetricTable(title_of(metric), arrow(metric), direction_of(metric), metric in comparison.primary, shown)
+    title = title_of(metric) + (f" (the same: {', '.join(map(title_of, same))})" if same else "")
+    return MetricTable(title, arrow(metric), direction_of(metric), metric in comparison.primary, shown)
 
 
 def p_value(p: float | None) -> str:
