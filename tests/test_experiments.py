@@ -161,7 +161,7 @@ def test_an_experiment_from_nothing_to_its_report(done: tuple[Path, Ended]) -> N
     assert comparison["reference"] == "sft" and set(comparison["systems"]) == {"sft", "r2d", "r2d-no-sampling"}
     assert len(comparison["systems"]["r2d"]["macro_f1"]["seeds"]) == 2
     assert {own["system"] for own in comparison["differences"]} == {"r2d", "r2d-no-sampling"}
-    assert "r2d - sft  accuracy" in ended.stdout and "sd " in ended.stdout
+    assert "r2d: " in ended.stdout and "(against sft)" in ended.stdout and " ±" in ended.stdout
     assert "<html" in (out / "report.html").read_text()[:200] and list((out / "tables").glob("*.csv"))
 
 

@@ -15,7 +15,7 @@ from reason2decide.errors import ConfigError, require
 from reason2decide.evaluation.settings import RESAMPLES, Settings, load_settings
 
 if TYPE_CHECKING:
-    from reason2decide.evaluation.comparison import Comparison
+    from reason2decide.evaluation.comparison import Comparison, SystemValue
     from reason2decide.evaluation.results import MetricValue, Results
 
 
@@ -147,7 +147,7 @@ def compare_command(
 
 def _print_comparison(comparison: Comparison) -> None:
     """A sentence for each system, then the means by group; intervals, tests and the rest are in the files."""
-    from reason2decide.report.metric_views import arrow, group_names, number
+    from reason2decide.report.metric_views import arrow, group_names
     from reason2decide.report.verdict import twins, verdicts
 
     systems = [comparison.reference, *(name for name in comparison.values if name != comparison.reference)]
@@ -156,18 +156,26 @@ def _print_comparison(comparison: Comparison) -> None:
     for system, sentence in verdicts(comparison).items():
         show(f"{short[system]}: {sentence} (against {short[comparison.reference]})")
     same = twins(comparison)
+    seeds = [value.seeds for values in comparison.values.values() for value in values.values()]
     groups = group_names(same)
     width = max(*(len(name) + 4 for name in same), *map(len, groups))
-    widths = [max(len(short[name]), 6) for name in systems]
+    widths = [max(len(short[name]), 6 if max(map(len, seeds)) == 1 else 13) for name in systems]
     for group, names in groups.items():
         header = "  ".join(short[name].rjust(own) for name, own in zip(systems, widths, strict=True))
         show(f"{group:<{width}}  {header}")
         for name in names:
             values = [comparison.values[system].get(name) for system in systems]
-            cells = [("-" if value is None else number(name, value.mean)) for value in values]
+            cells = ["-" if value is None else _mean(name, value) for value in values]
             row = "  ".join(cell.rjust(own) for cell, own in zip(cells, widths, strict=True))
             twin = f"  (also {', '.join(same[name])})" if same[name] else ""
             show(f"{f'  {name} {arrow(name)}':<{width}}  {row}{twin}")
+
+
+def _mean(name: str, value: SystemValue) -> str:
+    """A mean, with the standard deviation over seeds if there are several."""
+    from reason2decide.report.metric_views import number
+
+    return number(name, value.mean) + ("" if value.spread is None else f" ±{number(name, value.spread)}")
 
 
 def print_results(results: Results) -> None:

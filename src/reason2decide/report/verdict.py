@@ -64,7 +64,8 @@ def twins(comparison: Comparison) -> dict[str, list[str]]:
     for group, members in group_names(names).items():
         for name in members:
             known = [values.get(name) for values in by_system]
-            ends = [round(end, DIGITS) for v in known if v is not None for end in (v.mean, v.low, v.high)]
-            first = first_of.setdefault((group, *(v is None for v in known), *ends), name)
+            # Not their intervals: resamples of other statistics are drawn otherwise.
+            key = [v and (v.n, *(round(seed, DIGITS) for seed in v.seeds)) for v in known]
+            first = first_of.setdefault((group, *key), name)
             found.setdefault(first, []).extend([name] if name != first else [])
     return found
