@@ -13,9 +13,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from reason2decide.model.decision import Decision
 from reason2decide.model.reasons import Reason
@@ -26,6 +26,15 @@ from reason2decide.serve.wire import WORDS
 OPENAI_PATH = "/v1/decisions"  # the path whose errors have OpenAI's format
 
 _IDENTIFIER = re.compile(r"[\w.-]{1,64}")
+
+
+Confidence = Annotated[
+    float,
+    Field(
+        description="How far the answer is from a guess: 0 where all options are equally likely, 1 where one is "
+        "certain. It is not a probability; those are in `probabilities`."
+    ),
+]
 
 
 class _Extras(BaseModel):
@@ -46,7 +55,7 @@ class NoulAnswer(_Extras):
 class ChoiceAnswer(_Extras):
     type: Literal["choice"]
     choice: str
-    confidence: float
+    confidence: Confidence
     probabilities: dict[str, float]
 
 
@@ -54,7 +63,7 @@ class ScoreAnswer(_Extras):
     type: Literal["score"]
     score: float
     legend: dict[str, Any]
-    confidence: float
+    confidence: Confidence
     probabilities: dict[str, float]
 
 
@@ -96,7 +105,7 @@ class ChoicesAnswer(_Extras):
     type: Literal["choice"]
     name: str | None
     choice: str
-    confidence: float
+    confidence: Confidence
     probabilities: list[ChoiceProbability]
 
 
@@ -110,7 +119,7 @@ class LevelsAnswer(_Extras):
     type: Literal["score"]
     name: str | None
     score: float
-    confidence: float
+    confidence: Confidence
     probabilities: list[LevelProbability]
 
 

@@ -18,6 +18,7 @@ from reason2decide.errors import ConfigError
 from reason2decide.serve import answers, cds_hooks, endpoints
 from reason2decide.serve.batching import Batcher
 from reason2decide.serve.guard import Door, Guard
+from reason2decide.serve.landing import landing_routes
 from reason2decide.serve.metrics import Metrics
 from reason2decide.serve.recording import documented_security, recorded_route
 from reason2decide.serve.replies import error_reply
@@ -93,6 +94,7 @@ def create_app(
     )
     app.add_exception_handler(HTTPException, lambda request, error: error_reply(request.url.path, error))
     app.include_router(_operation_routes(door, batcher, metrics, authenticator, audit, settings))
+    app.include_router(landing_routes(models, authenticator))
     app.include_router(endpoints.router(models, batcher, authenticator, audit, settings))
     app.include_router(cds_hooks.router(models, batcher, authenticator, audit, settings))
     return app
