@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -218,6 +218,47 @@ def check_command(
         _print_report(report)
     if not report.ok:
         raise typer.Exit(1)
+
+
+@data_app.command("fix")
+def fix_command(
+    dataset: Annotated[Path, typer.Argument(metavar="DIR", help="Dataset folder.")],
+    out: Out,
+    duplicates: Annotated[
+        bool,
+        typer.Option("--duplicates", help="Leave out of train, then of validation, what a later evaluation split has."),
+    ] = False,
+    contradictions: Annotated[
+        bool, typer.Option("--contradictions", help="Leave out all records of a text that has several labels.")
+    ] = False,
+    merge: Annotated[
+        list[str] | None,
+        typer.Option("--merge", metavar="OLD=NEW", help="Write the label OLD as NEW; repeatable."),
+    ] = None,
+    leaks: Annotated[
+        Literal["drop", "mask"] | None,
+        typer.Option(help="Drop records whose text states their label, or mask such labels."),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Write a dataset anew without what `check` complains of, and say what was done."""
+    from reason2decide.data.fix import Fixes, fix_dataset
+
+    labels = _pairs("--merge", merge or [], "OLD=NEW, such as 'No=no'")
+    written, done = fix_dataset(
+        dataset,
+        out,
+        Fixes(duplicates, contradictions, labels, leaks),
+        force=force,
+    )
+    for what, counts in done.items():
+        verb = "mended" if what.startswith("with") else "left out"
+        say(f"{verb} {sum(counts.values())} records {what}: {', '.join(f'{s} {n}' for s, n in counts.items())}")
+    if not done:
+        say("nothing was found to mend")
+    if leaks == "mask":
+        say("the same labels should not stand in texts at use: this model has never seen them")
+    _say_dataset(written)
 
 
 @data_app.command("synthesize")

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from reason2decide.console import ProgressBar
+from reason2decide.data.leaks import StatedLabels
 from reason2decide.data.near_duplicates import NearDuplicates
 from reason2decide.data.records import SPLITS, DatasetFolder, Record, require_label, require_sources
 from reason2decide.data.sources.splitting import content_key
@@ -183,6 +184,7 @@ class _Check:
         self.first_labels: dict[str, str | None] = {}  # content -> label
         self.contradictions = _Found()
         self.near = NearDuplicates()
+        self.stated = StatedLabels(dataset.info.labels.values)
 
     def take(self, split: str, batch: Sequence[Record]) -> None:
         texts: dict[str, list[str]] = {"text": [record.text for record in batch]}
@@ -190,6 +192,7 @@ class _Check:
         for record in batch:
             self._count(split, record)
             self._compare(split, record)
+            self.stated.add(record)
             for source, rationale in record.rationales.items():
                 texts.setdefault(f"rationale of {source}", []).append(rationale)
             for source, by_label in record.contrasts.items():
@@ -320,6 +323,11 @@ class _Check:
             messages.append(
                 f"{self.contradictions.count} records have the text of another record with another label "
                 f"({self.contradictions}); a model cannot learn both: decide which is right"
+            )
+        for label, (own, others) in self.stated.leaking().items():
+            messages.append(
+                f"{own:.0%} of the texts with the label {label!r} state it, {others:.0%} of the others: the text gives "
+                "the decision away; `r2d data fix --leaks mask` takes it out"
             )
         for kind, masks in self.masks.items():
             tokens = ", ".join(token for token, _ in masks.most_common(EXAMPLES))
