@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 
@@ -66,9 +66,13 @@ class MissingExtraError(UserError):
         )
 
 
-def unknown_key(key: str, known: Sequence[str]) -> str:
-    """Describe an unknown key of a file: suggest the nearest valid key, or list them all."""
-    near = difflib.get_close_matches(key, known, n=1)
+def unknown_key(key: str, known: Sequence[str], other_names: Mapping[str, str] = {}) -> str:
+    """Describe an unknown key of a file: suggest the key of that meaning or spelling, or list them all.
+
+    Args:
+        other_names: what other programs call a key -> the key.
+    """
+    near = [other_names[key]] if key in other_names else difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"keys are {', '.join(known)}"
     return f"there is no key {key!r}; {hint}"
 

@@ -25,7 +25,6 @@ app = typer.Typer(
     name="r2d",
     help="Train, measure and use small models that decide and write the reason for their decision.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
@@ -61,7 +60,7 @@ def main() -> None:
     # The default action would end the process without removing what is half written.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        app(standalone_mode=True)
+        app(_quiet_first(sys.argv[1:]), standalone_mode=True)
     except UserError as error:
         _fail(str(error))
     except Interrupted as error:
@@ -79,6 +78,13 @@ def main() -> None:
         if end.code == INTERRUPTED:
             stderr.print("interrupted", markup=False)
         raise
+
+
+def _quiet_first(arguments: list[str]) -> list[str]:
+    """The arguments with `--quiet`, which holds for every command, before the command."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    rest = [word for word in arguments[:end] if word not in ("--quiet", "-q")]
+    return ["--quiet"] * (len(rest) < end) + rest + arguments[end:]
 
 
 def _fail(message: str, code: int = 2) -> None:

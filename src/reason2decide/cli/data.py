@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -208,10 +209,17 @@ def check_command(
     else:
         from reason2decide.data.unread_characters import UnreadCharacters
         from reason2decide.model.hub import load_tokenizer, token_counter
+        from reason2decide.model.prompt_encoder import Lengths
 
         tokenizer = load_tokenizer(base)
         unread = UnreadCharacters(tokenizer)
-        report = check_dataset(dataset, count=token_counter(tokenizer), unit=f"tokens of {base}", unread=unread)
+        report = check_dataset(
+            dataset,
+            count=token_counter(tokenizer),
+            unit=f"tokens of {base}",
+            unread=unread,
+            label_limit=Lengths().label,
+        )
     if as_json:
         typer.echo(visible_json(json.dumps(report.to_json(), ensure_ascii=False, indent=1)))
     else:
@@ -369,6 +377,7 @@ def _say_dataset(dataset: DatasetFolder) -> None:
     say(f"wrote {dataset.path}: {counts}")
     say(f"labels: {shown}")
     say(f"rationale sources: {', '.join(dataset.info.rationale_sources) or 'none'}")
+    say(f"next: r2d data check {shlex.quote(str(dataset.path))}")
     if len(labels.values) > MANY_LABELS:
         warn(
             f"every record has {len(labels.values)} labels to choose from, which is many; if each record has its own "

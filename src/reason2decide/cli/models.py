@@ -65,7 +65,8 @@ def train_command(
     run = out if out is not None else Path("runs") / config.stem
     settings = [part for override in set_ or [] for part in ("--set", override)]
     with _saying_how_to_resume(run, ["r2d", "train", str(config), "--out", str(run), *settings, "--resume", "auto"]):
-        train(loaded, run, resume=resume, first_stage_of=first_stage_of, force=force)
+        bundle = train(loaded, run, resume=resume, first_stage_of=first_stage_of, force=force)
+    say("next: " + shlex.join(["r2d", "evaluate", str(bundle), str(loaded.dataset), "--out", str(run / "results")]))
 
 
 @contextlib.contextmanager

@@ -130,7 +130,12 @@ class _Found:
 
 
 def check_dataset(
-    path: Path, *, count: Count = count_words, unit: str = "words", unread: UnreadCharacters | None = None
+    path: Path,
+    *,
+    count: Count = count_words,
+    unit: str = "words",
+    unread: UnreadCharacters | None = None,
+    label_limit: int | None = None,
 ) -> CheckReport:
     """Read a dataset once, one record at a time, and report its contents.
 
@@ -141,12 +146,13 @@ def check_dataset(
         path: the dataset folder.
         count, unit: measures the lengths of texts, and its unit: words, or tokens of a model (`hub.token_counter`).
         unread: counts the characters that a model cannot read or write.
+        label_limit: longest label that training reads, in this unit, its end included.
 
     Raises:
         DataError: the folder or a line of it cannot be read at all.
     """
     dataset = DatasetFolder.open(path)
-    check = _Check(dataset, count, unread)
+    check = _Check(dataset, count, unread, label_limit)
     try:
         dataset.verify()
     except DataError as error:
@@ -164,8 +170,10 @@ def check_dataset(
 class _Check:
     """The state of one pass over a dataset."""
 
-    def __init__(self, dataset: DatasetFolder, lengths_of: Count, unread: UnreadCharacters | None) -> None:
-        self.dataset, self.lengths_of, self.unread = dataset, lengths_of, unread
+    def __init__(
+        self, dataset: DatasetFolder, lengths_of: Count, unread: UnreadCharacters | None, label_limit: int | None
+    ) -> None:
+        self.dataset, self.lengths_of, self.unread, self.label_limit = dataset, lengths_of, unread, label_limit
         self.findings: list[Finding] = []
         self.records: Counter[str] = Counter()
         self.labels: dict[str, Counter[str]] = {}
@@ -349,6 +357,12 @@ class _Check:
         for source, by_split in sorted(self.sources.items()):
             if not any(counts.present for counts in by_split.values()):
                 messages.append(f"no record has a rationale of source {source!r}, which dataset.toml declares")
+        longest = max(self.lengths.get("label", {0: 0})) + 1  # the end token
+        if self.label_limit is not None and longest > self.label_limit:
+            messages.append(
+                f"the longest label has {longest} tokens with its end, and training reads {self.label_limit}: shorten "
+                f"it or set lengths.label = {longest}"
+            )
         if self.unread is not None and 0 < self.unread.share() < UNREADABLE:
             messages.append(
                 f"the base cannot read or write {self.unread.in_words()}; replace them, or take another base"

@@ -47,7 +47,9 @@ def training_plots(log: Sequence[Row]) -> list[Plot]:
             Line("macro-F1", _points(logged, "validation", "macro_f1"), 0, marker="o"),
             Line("accuracy", _points(logged, "validation", "accuracy"), 1, marker="o"),
         ]
-        plots += _plot(f"loss_{i}", f"Loss, {stage}", "Mean token loss by optimizer step.", losses)
+        plots += _plot(
+            f"loss_{i}", f"Loss, {stage}", "Mean token loss by optimizer step, on a log axis.", losses, log=True
+        )
         plots += _plot(
             f"validation_{i}", f"Validation, {stage}", "Label scores by optimizer step.", scores, unit_range=True
         )
@@ -98,7 +100,9 @@ def thinned(points: Points, limit: int = MAX_POINTS) -> Points:
     return [points[round(i * (len(points) - 1) / (limit - 1))] for i in range(limit)]
 
 
-def _plot(name: str, title: str, caption: str, lines: Sequence[Line], *, unit_range: bool = False) -> list[Plot]:
+def _plot(
+    name: str, title: str, caption: str, lines: Sequence[Line], *, unit_range: bool = False, log: bool = False
+) -> list[Plot]:
     """The plot of the lines that have points, as a list of one plot; empty if there are none."""
     drawn = [line for line in lines if line.points]
 
@@ -120,6 +124,8 @@ def _plot(name: str, title: str, caption: str, lines: Sequence[Line], *, unit_ra
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(require("matplotlib.ticker", "report").MaxNLocator(nbins=5, integer=True))
         axes.grid(axis="y", linewidth=0.6)
+        if log and all(value > 0 for line in drawn for _, value in line.points):
+            axes.set_yscale("log")
         if unit_range:
             axes.set_ylim(-0.02, 1.02)
         figure.legend(loc="outside upper left", ncols=len(drawn), frameon=False, handlelength=1.4, columnspacing=1.2)

@@ -14,6 +14,23 @@ from reason2decide.model.hub import SCRATCH
 from reason2decide.syntax import Malformed, parse_toml
 from reason2decide.training.config import TABLES, Config, is_per_stage
 
+# What other trainers call our keys.
+OTHER_NAMES = {
+    "lr": "learning_rate",
+    "model": "base",
+    "model_name_or_path": "base",
+    "data": "dataset",
+    "source": "rationale_source",
+    "max_steps": "steps",
+    "num_train_epochs": "steps",
+    "epochs": "steps",
+    "per_device_train_batch_size": "batch_size",
+    "warmup_ratio": "learning_rate_warmup",
+    "max_length": "lengths",
+    "bf16": "precision",
+    "fp16": "precision",
+}
+
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a TOML file, apply `a.b=c` overrides, and resolve a relative dataset path against the file's folder.
@@ -133,7 +150,7 @@ def _problems(error: ValidationError) -> Iterator[str]:
             )
         elif problem["type"] == "extra_forbidden":
             known = list(TABLES.get(path[0], Config).model_fields if len(path) > 1 else Config.model_fields)
-            yield unknown_key(path[-1], known).replace(repr(path[-1]), repr(key), 1)
+            yield unknown_key(path[-1], known, OTHER_NAMES).replace(repr(path[-1]), repr(key), 1)
         elif problem["type"] == "missing":
             yield f"the key {key!r} is missing: {Config.model_fields[path[0]].description}"
         else:

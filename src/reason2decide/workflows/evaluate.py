@@ -31,7 +31,7 @@ from reason2decide.evaluation.results import (
     save_statistics,
 )
 from reason2decide.evaluation.settings import DEFAULT_SETTINGS, Settings
-from reason2decide.evaluation.slices import Column
+from reason2decide.evaluation.slices import Column, slice_records
 from reason2decide.files import new_folder, require_absent
 from reason2decide.model.bundle import read_training_log
 from reason2decide.model.calibration import Calibration, label_distribution, log_probabilities
@@ -236,7 +236,7 @@ def _calibrated(prediction: Prediction, temperature: float) -> Prediction:
 
 
 def opened(path: Path, settings: Settings) -> DatasetFolder:
-    """Open a dataset, and check that its files are unchanged and that it has the rationale source asked for.
+    """Open a dataset; check that its files are unchanged, and that it has the rationale source and columns asked for.
 
     Raises:
         DataError: it is not a dataset, or a check fails.
@@ -245,7 +245,12 @@ def opened(path: Path, settings: Settings) -> DatasetFolder:
     dataset.verify()
     if settings.rationale_source is not None:
         dataset.require_source(settings.rationale_source)
-    require_usable(settings, dataset.info.labels)  # before records are decided, which may take hours
+    # Before records are decided, which may take hours.
+    require_usable(settings, dataset.info.labels)
+    if settings.slices:
+        records = dataset.split(settings.split)
+        for text in settings.slices:
+            slice_records(records, Column.parse(text))
     return dataset
 
 
