@@ -90,7 +90,24 @@ def test_a_given_split_without_test_is_completed(r2d: Any, tmp_path: Path) -> No
     ],
 )  # fmt: skip
 def test_numbered_choices_are_lifted_too(text: str, expected: tuple[str, tuple[str, ...]] | None) -> None:
-    assert lift_choices(text) == expected
+    lifted = lift_choices(text)
+    assert (lifted and (lifted[0], tuple(dict.fromkeys(lifted[1].values())))) == expected
+
+
+def test_a_label_may_be_the_mark_of_a_choice(r2d: Any, tmp_path: Path) -> None:
+    """As in CasiMedicos: "CORRECT ANSWER: 2", and in tables of exam questions with their options as an object."""
+    content = [{"text": f"Case {i}?\n1- Cold {i}\n2.- Flu", "label": str(1 + i % 2)} for i in range(20)]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, content)))
+    assert r2d(tmp_path / "in.jsonl", "--out", tmp_path / "d", "--choices-in-text").returncode == 0
+    made = {own.text: own for split in ("train", "test") for own in DatasetFolder.open(tmp_path / "d").split(split)}
+    assert made["Case 3?"].label == "Flu" and made["Case 3?"].choices == ("Cold 3", "Flu")
+    options = [
+        {"text": f"Case {i}?", "o": {"A": "Cold", "B": f"Flu {i}", "C": None}, "label": "ab"[i % 2]} for i in range(20)
+    ]
+    (tmp_path / "o.jsonl").write_text("\n".join(map(json.dumps, options)))
+    assert r2d(tmp_path / "o.jsonl", "--out", tmp_path / "e", "--choices", "o").returncode == 0
+    own = next(own for own in DatasetFolder.open(tmp_path / "e").split("train") if own.label != "Cold")
+    assert own.choices == ("Cold", own.label) and str(own.label).startswith("Flu ")
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------------

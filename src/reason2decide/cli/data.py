@@ -72,11 +72,13 @@ def import_table_command(
     ] = None,
     choices: Annotated[
         str | None,
-        typer.Option("--choices", metavar="COL", help='Column with each record\'s choices: a list, or "a|b|c".'),
+        typer.Option(
+            "--choices", metavar="COL", help='Column with each record\'s choices: a list, an object, or "a|b|c".'
+        ),
     ] = None,
     choices_in_text: Annotated[
         bool,
-        typer.Option("--choices-in-text", help='Read the choices from "Answer Choices: A. ..." in the text.'),
+        typer.Option("--choices-in-text", help="Take the choices out of the text: 'A. ...', '1- ...' or '(a) ...'."),
     ] = False,
     labels: Annotated[
         str | None, typer.Option("--labels", metavar="L1,L2,...", help="Labels in order; default: those found, sorted.")

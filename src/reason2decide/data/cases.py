@@ -44,8 +44,8 @@ def case_of(recipe: InputRecipe | None, row: Row, where: str, id: str) -> Record
         missing = [name for name in recipe.required if name not in row]
         if missing:
             raise DataError(f"{where}: no {listed(missing)}; {described(recipe)}")
-        value["text"], choices = recipe.choices_of(where, row, recipe.text_of(where, row))
-        value |= {} if choices is None else {"choices": choices}
+        value["text"], marked = recipe.choices_of(where, row, recipe.text_of(where, row))
+        value |= {} if marked is None else {"choices": list(dict.fromkeys(marked.values()))}
     return record_from_json(value, where)
 
 

@@ -69,8 +69,10 @@ class InputRecipe:
             raise DataError(f"{where}: the text is empty; fill in {listed(self.text)} or leave the row out")
         return "\n".join(lines)
 
-    def choices_of(self, where: str, row: Row, text: str) -> tuple[str, list[str] | None]:
-        """The text without the choices in it, and the choices; None if the records have none of their own.
+    def choices_of(self, where: str, row: Row, text: str) -> tuple[str, dict[str, str] | None]:
+        """The text without the choices in it, and the choices by their marks; None if records have none of their own.
+
+        A mark is what stands before a choice in the text, or its key in an object; in a list, the choice itself.
 
         Raises:
             DataError: a row without choices, or of another form.
@@ -80,23 +82,27 @@ class InputRecipe:
             if lifted is None:
                 raise DataError(
                     f"{where}: no choices in the text; expected at least two, as 'A. ...' and 'B. ...', '(a) ...' and "
-                    "'(b) ...' or '1. ...' and '2. ...', after 'Answer Choices:' or at the end"
+                    "'(b) ...' or '1- ...' and '2- ...', after 'Answer Choices:' or on lines at the end"
                 )
-            return lifted[0], list(lifted[1])
+            return lifted
         if self.choices is None:
             return text, None
         found = row.get(self.choices)
         if isinstance(found, str):
             try:
-                found = parse_json(found) if found.lstrip().startswith("[") else found.split("|")
+                found = parse_json(found) if found.lstrip().startswith(("[", "{")) else found.split("|")
             except Malformed:
                 found = None
-        if not isinstance(found, list) or not all(isinstance(choice, str) for choice in found):
+        if isinstance(found, list) and all(isinstance(choice, str) for choice in found):
+            found = {choice: choice for choice in found}
+        if not isinstance(found, dict) or not all(
+            choice is None or isinstance(choice, str) for choice in found.values()
+        ):
             raise DataError(
-                f"{where}: the choices in {self.choices!r} are {str(row.get(self.choices))[:60]!r}; "
-                'expected a list of strings, as ["a", "b"] or a|b'
+                f"{where}: the choices in {self.choices!r} are {str(row.get(self.choices))[:60]!r}; expected a list of "
+                'strings, as ["a", "b"] or a|b, or an object, as {"A": "a", "B": "b"}'
             )
-        return text, list(dict.fromkeys(choice.strip() for choice in found))
+        return text, {str(mark): choice.strip() for mark, choice in found.items() if choice and choice.strip()}
 
     def cell(self, where: str, row: Row, column: str, *, join: bool = False) -> str | None:
         """A cell as a string without surrounding white space; None if it is empty, or says that there is nothing.

@@ -180,8 +180,12 @@ class RecordReader:
         first_place = self.place_of.setdefault(identity, where)
         if first_place != where:
             raise DataError(f"{where}: the id {identity!r} already occurs in {first_place}; ids must be unique")
-        text, choices = recipe.choices_of(where, row, text)
-        if choices is not None:
+        text, marked = recipe.choices_of(where, row, text)
+        choices = None if marked is None else list(dict.fromkeys(marked.values()))
+        if marked is not None and choices is not None:
+            if match_choice(label, choices) is None:  # perhaps the letter or the number of a choice
+                by_mark = {mark.casefold(): choice for mark, choice in marked.items()}
+                label = by_mark.get(label.strip(" .)(").casefold(), label)
             label = self._meant(where, label, choices, "one of the choices", "correct one")
         elif self.labels is not None:
             label = self._meant(
