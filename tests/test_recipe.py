@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from toy import CUES, settings
 import reason2decide as r2d_api
 from reason2decide.data.cases import Cases, case_of
 from reason2decide.data.recipe import InputRecipe
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.records import DatasetFolder, write_dataset
 from reason2decide.data.sources.rows import stop
 from reason2decide.errors import DataError
 from reason2decide.model.manifest import read_manifest
@@ -255,3 +256,14 @@ def test_lists_are_joined_by_what_they_hold() -> None:
     recipe = InputRecipe(text=("a",))
     assert recipe.text_of("here", {"a": ["It is.", "It was."]}) == "It is. It was."
     assert recipe.text_of("here", {"a": ["fever", "cough", 3]}) == "fever; cough; 3"
+
+
+def test_a_dataset_made_otherwise_is_told(made: tuple[DatasetFolder, Path], tmp_path: Path) -> None:
+    """The same records, joined from other columns: figures on them are of texts the model has never seen."""
+    dataset, bundle = made
+    info = replace(dataset.info, recipe=InputRecipe(text=("Complaint",)))
+    other = write_dataset(tmp_path / "other", info, {split: list(dataset.split(split)) for split in dataset.hashes})
+    told = "texts are made of whole notes here, of 'Sex', 'Age', 'Complaint' in training"
+    done = r2d("evaluate", bundle, other.path, "--out", tmp_path / "a", "--resamples", 20)
+    assert done.returncode == 0 and told in " ".join(done.stderr.split()) and f"note: {told}" in done.stdout
+    assert told not in r2d("evaluate", bundle, dataset.path, "--out", tmp_path / "b", "--resamples", 20).stdout

@@ -97,15 +97,15 @@ def test_filters_find_what_they_should(opened):
             assert set(ids(page)) == expected
             page.get_by_text("Clear").click()
             page.locator("#list .case").nth(5).wait_for()
-        page.get_by_label("Confidence from").fill("60")
+        page.get_by_label("Probability from").fill("60")
         assert set(ids(page)) == {"a1", "a3", "a4", "a6"}
-        page.get_by_label("Confidence to").fill("80")
+        page.get_by_label("Probability to").fill("80")
         assert set(ids(page)) == {"a3", "a4", "a6"}
         page.get_by_label("Order").select_option("sure")
         assert ids(page) == ["a4", "a3", "a6"]
         page.get_by_label("Order").select_option("unsure")
         assert ids(page) == ["a6", "a3", "a4"]
-        page.get_by_label("Confidence from").fill("99")
+        page.get_by_label("Probability from").fill("99")
         assert ids(page) == [] and page.locator("#found").inner_text() == "No case matches. Clear a filter to see more."
 
 
@@ -251,7 +251,7 @@ def test_open_label_sets_and_systems_without_probabilities(opened):
     records = [Record(f"q{i}", "Which one?", f"answer {i}", choices=(f"answer {i}", "none")) for i in range(3)]
     predictions = [Prediction("q0", "answer 0"), Prediction("q1", "none"), Prediction("q2", NO_ANSWER)]
     with opened(report(records, predictions, LabelSet(), source=None)) as page:
-        assert page.get_by_label("Gold label").count() == 0 and page.get_by_label("Confidence from").count() == 0
+        assert page.get_by_label("Gold label").count() == 0 and page.get_by_label("Probability from").count() == 0
         page.get_by_label("Search").fill("answer 1")
         assert ids(page) == ["q1"]
         shown = page.locator("#list .case").inner_text()

@@ -144,6 +144,13 @@ class InputRecipe:
         return TypeAdapter(cls).validate_python(value)
 
 
+def made_of(recipe: InputRecipe | None) -> tuple[object, ...]:
+    """What of a recipe decides what a text looks like: equal for a single column of any name, and for none."""
+    if recipe is None or (recipe.source == "table" and not recipe.joins and not recipe.choices_in_text):
+        return ()
+    return recipe.source, recipe.text if recipe.joins else (), recipe.choices_in_text
+
+
 def is_null(value: object) -> bool:
     """Whether a cell holds nothing: None, or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))

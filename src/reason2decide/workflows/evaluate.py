@@ -10,6 +10,7 @@ from typing import Any
 
 from reason2decide.console import say, track, warn
 from reason2decide.data.predictions import Prediction, read_predictions, write_predictions
+from reason2decide.data.recipe import InputRecipe, listed, made_of
 from reason2decide.data.records import DatasetFolder, JsonlRecords
 from reason2decide.data.verdicts import Verdicts
 from reason2decide.errors import DataError, NotComputed, UserError
@@ -100,9 +101,19 @@ def decide_split(
     predictions = list(track(predictor.predict(records), f"deciding {settings.split}", len(records)))
     if predictor.cut_texts.cut:
         warn(f"{predictor.cut_texts} texts are longer than the model reads ({predictor.longest_prompt} tokens)")
-    notes: tuple[str, ...] = ()
-    if predictor.writer.cut.cut:
-        notes = (f"{predictor.writer.cut} texts had less room beside the label to explain than for the decision",)
+    made, known = dataset.info.recipe, manifest.recipe
+    notes = told(
+        {
+            f"{predictor.writer.cut} texts had less room beside the label to explain than for the decision": (
+                predictor.writer.cut.cut
+            ),
+            f"texts are made of {_parts_of(made)} here, of {_parts_of(known)} in training": (
+                made_of(made) != made_of(known)
+            ),
+        }
+    )
+    for note in notes:
+        warn(note)
     probes = None
     if settings.probed and predictor.explains:
         say(f"probing the model about its rationales, for at most {settings.probed} records")
@@ -361,6 +372,13 @@ def fit_verdicts(dataset: DatasetFolder, source: str | None) -> Verdicts | None:
         return Verdicts.fit(dataset.split("train"), dataset.info.labels, source)
     except (NotComputed, UserError):  # the simulators, which need it too, say why
         return None
+
+
+def _parts_of(recipe: InputRecipe | None) -> str:
+    """What texts are made of, in a few words."""
+    if recipe is None or not recipe.joins:
+        return "whole notes" if recipe is None or recipe.source == "table" else f"{recipe.source} items"
+    return listed(recipe.text)
 
 
 def _require_same_labels(manifest: Manifest, dataset: DatasetFolder) -> None:
