@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from reason2decide.cli.check_report import LABELS_SHOWN, print_check
 from reason2decide.cli.options import comma_separated
-from reason2decide.console import say, show, visible, visible_json, warn
+from reason2decide.console import say, visible_json, warn
 from reason2decide.data.defaults import CALL_COUNTS, LABEL_NOISE
 from reason2decide.errors import UserError
 
 if TYPE_CHECKING:
-    from reason2decide.data.check import CheckReport, ContrastCounts
     from reason2decide.data.records import DatasetFolder, LabelSet
     from reason2decide.data.sources.table_records import Columns
     from reason2decide.data.sources.writing import Imported
 
 data_app = typer.Typer(help="Import, check and synthesize datasets.", no_args_is_help=True)
 MANY_LABELS = 200  # ours: the largest common label set that scoring is tested with
-LABELS_SHOWN = 10  # ours: there may be thousands of free-text labels
 
 import_app = typer.Typer(help="Import records as a dataset folder.", no_args_is_help=True)
 data_app.add_typer(import_app, name="import")
@@ -225,7 +222,7 @@ def check_command(
     if as_json:
         typer.echo(visible_json(json.dumps(report.to_json(), ensure_ascii=False, indent=1)))
     else:
-        _print_report(report)
+        print_check(report)
     if not report.ok:
         raise typer.Exit(1)
 
@@ -385,73 +382,3 @@ def _say_dataset(dataset: DatasetFolder) -> None:
             f"every record has {len(labels.values)} labels to choose from, which is many; if each record has its own "
             "choices, import them with --choices or --choices-in-text"
         )
-
-
-def _print_report(report: CheckReport) -> None:
-    splits = list(report.records)
-    _print_table("records", ["", *splits], [["records", *(str(report.records[split]) for split in splits)]])
-    if report.open_labels:
-        show("labels: each record's own choices\n")
-    else:
-        totals: Counter[str] = Counter()
-        for counts in report.labels.values():
-            totals.update(counts)
-        rows = [
-            [label, *(_count_share(report.labels[split].get(label, 0), report.records[split]) for split in splits)]
-            for label in totals
-        ]
-        _print_table("labels", ["label", *splits], rows)
-    rows = [
-        [source, split, str(counts.present), str(counts.missing), f"{counts.states_label_share:.0%}"]
-        for source, by_split in report.sources.items()
-        for split, counts in by_split.items()
-    ]
-    if rows:
-        _print_table("rationales", ["source", "split", "present", "missing", "state their label"], rows)
-    rows = [
-        [
-            source,
-            split,
-            _count_share(counts.records, report.records[split]),
-            str(counts.labels.total()),
-            _covered(counts),
-        ]
-        for source, contrasts in report.contrasts.items()
-        for split, counts in contrasts.items()
-    ]
-    if rows:
-        _print_table("contrasts", ["source", "split", "records", "contrasts", "labels argued for"], rows)
-    rows = [[kind, *map(str, quantiles.values())] for kind, quantiles in report.lengths.items()]
-    _print_table(f"lengths in {report.length_unit}", ["", *next(iter(report.lengths.values()))], rows)
-    for message in report.errors:
-        typer.secho(f"error: {message}", fg="red")
-    for message in report.warnings:
-        typer.secho(f"warning: {message}", fg="yellow")
-    show("invalid: fix the errors before training" if not report.ok else "valid")
-
-
-def _covered(counts: ContrastCounts) -> str:
-    return ", ".join(f"{label} {number}" for label, number in counts.labels.most_common(LABELS_SHOWN))
-
-
-def _count_share(count: int, total: int) -> str:
-    return f"{count} ({count / total:.0%})"
-
-
-def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """Print a table: drawn in a terminal, as aligned columns elsewhere."""
-    rows = [[visible(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(*header, title=title, title_justify="left")
-        for row in rows:
-            table.add_row(*row)
-        Console().print(table)
-        return
-    widths = [max(len(row[index]) for row in [header, *rows]) for index in range(len(header))]
-    show(title)
-    for row in [header, *rows]:
-        show("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    show()
