@@ -122,6 +122,16 @@ def test_what_other_trainers_call_a_key_is_known(key: str, meant: str) -> None:
         parse_config(content, "test")
 
 
+def test_all_mistakes_of_a_configuration_are_told_at_once(forks: Forks, tmp_path: Path) -> None:
+    write_toy(tmp_path / "data")
+    (tmp_path / "train.toml").write_text('method = "r2d"\nbase = "tiny"\ndataset = "data"\nlr = 1\nsteps = 0\n')
+    done = forks.run("train", tmp_path / "train.toml", "--set", "rationale_source=nurse")
+    for problem in ("did you mean 'learning_rate'", "steps = 0", "no rationales of source 'nurse'; its sources: llm"):
+        assert problem in done.stderr
+    missing = forks.run("train", tmp_path / "train.toml", "--set", f"dataset={tmp_path / 'none'}")
+    assert missing.returncode == 2 and "none is not a folder" in missing.stderr and "steps = 0" in missing.stderr
+
+
 def test_quiet_stands_anywhere(forks: Forks, tmp_path: Path) -> None:
     calls = ("data", "synthesize", "--train", "8", "--validation", "4", "--test", "4", "--out")
     for place, words in enumerate(((*calls, tmp_path / "0", "--quiet"), ("-q", *calls, tmp_path / "1"))):

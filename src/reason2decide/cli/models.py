@@ -58,7 +58,7 @@ def train_command(
         return
     if config is None:
         raise ConfigError("no configuration given; name a TOML file, or see every key with `r2d train --explain`")
-    loaded = load_config(config, set_ or [])
+    loaded = load_config(config, set_ or [], with_data=True)
     require_training()
     from reason2decide.training.run import train
 
@@ -94,7 +94,7 @@ def out_of_fold_command(
     """Predict every training record by a model that has not learnt from it; goes on where it was interrupted."""
     from reason2decide.training.config_file import load_config
 
-    loaded = load_config(config, set_ or [])
+    loaded = load_config(config, set_ or [], with_data=True)
     require_training()
     from reason2decide.workflows.out_of_fold import predict_out_of_fold
 

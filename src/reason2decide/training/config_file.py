@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from reason2decide.errors import ConfigError, unknown_key
+from reason2decide.data.records import DatasetFolder
+from reason2decide.errors import ConfigError, DataError, unknown_key
 from reason2decide.method.methods import method_named
 from reason2decide.model.hub import SCRATCH
 from reason2decide.syntax import Malformed, parse_toml
@@ -32,11 +33,14 @@ OTHER_NAMES = {
 }
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path, overrides: Sequence[str] = (), *, with_data: bool = False) -> Config:
     """Read a TOML file, apply `a.b=c` overrides, and resolve a relative dataset path against the file's folder.
 
+    Args:
+        with_data: whether the dataset must be there, with the rationales asked for.
+
     Raises:
-        ConfigError: the file is missing or not TOML, or keys or values are wrong: all of them in one message.
+        ConfigError: the file is missing or not TOML; keys or values are wrong, or the data: all of them in one message.
     """
     if not path.is_file():
         raise ConfigError(f"{path} is not a file; expected a training configuration in TOML")
@@ -48,7 +52,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     resolve_paths(content, path.parent)
     for override in overrides:
         apply_override(content, override)
-    return parse_config(content, str(path))
+    return parse_config(content, str(path), beside=list(_data_problems(content)) if with_data else ())
 
 
 def resolve_paths(content: dict[str, Any], folder: Path) -> None:
@@ -61,8 +65,8 @@ def resolve_paths(content: dict[str, Any], folder: Path) -> None:
         holder[key] = str((folder / base).resolve())
 
 
-def parse_config(content: Mapping[str, Any], where: str) -> Config:
-    """Check a configuration's content; `where` begins the error message.
+def parse_config(content: Mapping[str, Any], where: str, beside: Sequence[str] = ()) -> Config:
+    """Check a configuration's content; `where` begins the error message, and `beside` are problems found elsewhere.
 
     Raises:
         ConfigError: every unknown key with the nearest valid one, and every impossible value, in one message.
@@ -70,9 +74,28 @@ def parse_config(content: Mapping[str, Any], where: str) -> Config:
     config, problems = _validated(dict(content))
     if config is not None:
         problems += _stage_problems(config)
+    problems += beside
     if problems or config is None:
         raise ConfigError(f"{where}:\n" + "\n".join(f"  - {line}" for line in problems))
     return config
+
+
+def _data_problems(content: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the dataset that a configuration names, and with the rationale sources it asks for."""
+    if not isinstance(content.get("dataset"), str):
+        return
+    try:
+        dataset = DatasetFolder.open(content["dataset"])
+    except DataError as error:
+        yield f"dataset: {error}"
+        return
+    sources = content.get("rationale_source")
+    for source in dict.fromkeys(sources.values() if isinstance(sources, dict) else [sources]):
+        if isinstance(source, str):
+            try:
+                dataset.require_source(source)
+            except DataError as error:
+                yield f"rationale_source: {error}"
 
 
 def _validated(content: dict[str, Any]) -> tuple[Config | None, list[str]]:
