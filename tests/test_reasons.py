@@ -103,7 +103,7 @@ def test_both_engines_write_the_same(bundle: Path, export: Path) -> None:
         Decoding(rivals, 1.0, [None, 9], 1.0),
     ):
         whole = torch_engine.generate(own, 24, decoding)
-        assert onnx_engine.generate(own, 24, decoding) == whole and all(len(row) > 2 for row in whole)
+        assert onnx_engine.generate(own, 24, decoding) == whole and any(len(row) > 2 for row in whole)
         for i in (0, 1):
             alone = replace(
                 decoding,
