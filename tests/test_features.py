@@ -94,6 +94,20 @@ def test_split_features(tmp_path: Path) -> None:
     assert encoder.predict_ids(features[1].text) == whole.predict_ids(whole.text_ids(["cough"])[0])
 
 
+def test_labels_too_long_are_counted_and_the_longest_named(tmp_path: Path) -> None:
+    """One run tells how long labels must be allowed to be, not one run for each of them."""
+    tokenizer = build("t5")[1]
+    records = [Record(str(i), f"case {i}", "no " * n, choices=("yes", "no " * n)) for i, n in enumerate((9, 2, 30))]
+    dataset = write_dataset(tmp_path / "data", DatasetInfo("d", "t", LabelSet()), {"train": records})
+    encoder = PromptEncoder(tokenizer, Lengths(label=5))
+    longest = encoder.label_tokens("no " * 30)
+    cache = TokenCache(tmp_path / "tokens", tokenizer)
+    with pytest.raises(DataError, match=rf"2 of 4 labels .*; set lengths\.label = {longest} or") as told:
+        SplitFeatures(dataset.split("train"), dataset.hashes["train"], LabelSet(), encoder, cache)
+    assert f"the longest {longest} ('no no" in str(told.value)
+    assert len(PromptEncoder(tokenizer, Lengths(label=longest)).label_ids("no " * 30)) == longest
+
+
 @settings(max_examples=30, deadline=None)
 @given(rows=st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=6), max_size=8))
 def test_token_table_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list[list[int]]) -> None:

@@ -13,6 +13,7 @@ from reason2decide.evaluation.metrics.base import Examples
 from reason2decide.evaluation.results import Baseline, MetricValue
 
 FEW = 20  # ours: records or reasons of which repetition says something
+EMPTY = 0.01  # ours: share of reasons that may give none
 REPEATED = 0.1  # ours: share of all reasons that one of them may have
 
 
@@ -51,7 +52,7 @@ def _on_reasons(examples: Examples) -> Iterator[str]:
         yield f"{count} of {len(reasons)} reasons are the same: {text[:80]!r}"
     pairs = zip(examples.predictions, examples.records, strict=True)
     empty = sum(_is_no_reason(p.rationale.strip(), r.choices_or(examples.labels)) for p, r in pairs if p.rationale)
-    if empty:
+    if empty > EMPTY * len(reasons):
         yield f"{empty} of {len(reasons)} reasons are only a label, or have no word"
 
 

@@ -36,6 +36,10 @@ class Truncation:
         return f"{self.cut} of {self.of}"
 
 
+class LabelTooLong(DataError):
+    """A label has more tokens than `lengths.label`."""
+
+
 @dataclass
 class PromptEncoder:
     """Token ids of prompts and targets under given limits; the one place that puts them together.
@@ -88,15 +92,20 @@ class PromptEncoder:
         prefix = self._word_ids(PREDICT_PREFIX if predict else explain_prefix(conditioning_label))
         return max(0, self.lengths.input - len(self.before) - len(prefix) - len(self.after))
 
+    def label_tokens(self, label: str) -> int:
+        """Number of tokens of a label, end token included."""
+        return len(self.before) + len(self._word_ids(label.strip())) + len(self.after)
+
     def label_ids(self, label: str) -> Candidate:
         """The target ids of a label, end token last.
 
         Raises:
-            DataError: the label is longer than `lengths.label`.
+            LabelTooLong: the label is longer than `lengths.label`.
+            DataError: it leaves no room for a text.
         """
         ids = (*self.before, *self._word_ids(label.strip()), *self.after)
         if len(ids) > self.lengths.label:
-            raise DataError(
+            raise LabelTooLong(
                 f"the label {label[:60]!r} takes {len(ids)} tokens, over the limit of {self.lengths.label}; "
                 "raise lengths.label or shorten the label"
             )

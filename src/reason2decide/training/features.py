@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from reason2decide.console import ProgressBar
 from reason2decide.data.records import JsonlRecords, LabelSet, Record
+from reason2decide.errors import DataError
 from reason2decide.files import new_folder, sha256_file
 from reason2decide.method.prompts import PROMPT_VERSION, Candidate, body
-from reason2decide.model.prompt_encoder import PromptEncoder, Truncation, tokenizer_hash
+from reason2decide.model.prompt_encoder import LabelTooLong, PromptEncoder, Truncation, tokenizer_hash
 
 TOKENISED_AT_ONCE = 1000  # ours: texts per call of the tokenizer, which is fast in batches
 TABLE, TOKENS = "table.json", "tokens"  # files of a cached table
@@ -283,6 +284,20 @@ class SplitFeatures(Sequence[Example]):
         return self.cache.table(self._identity(what, [limit, most]), rows)
 
     def _label_rows(self) -> Iterator[Candidate]:
+        try:
+            yield from self._labels_of_records()
+        except LabelTooLong:
+            known = {label for record in self.records for label in record.choices_or(self.labels)}
+            tokens = {label: self.encoder.label_tokens(label) for label in known}
+            longest = max(tokens, key=tokens.__getitem__)
+            limit, most = self.encoder.lengths.label, tokens[longest]
+            over = sum(count > limit for count in tokens.values())
+            raise DataError(
+                f"{over} of {len(tokens)} labels take more than lengths.label = {limit} tokens, the longest {most} "
+                f"({longest[:60]!r}); set lengths.label = {most} or shorten them"
+            ) from None
+
+    def _labels_of_records(self) -> Iterator[Candidate]:
         self.encoder.candidates(self.labels.values)
         for record in self.records:
             assert record.label is not None, "datasets contain labelled records only"
