@@ -43,13 +43,10 @@ def _on_reasons(examples: Examples) -> Iterator[str]:
     gold = [record.rationales.get(source or "", "").strip() for record in examples.records]
     if not reasons:
         return
-    text, count = Counter(reasons).most_common(1)[0]
-    if (
-        len(reasons) >= FEW
-        and count > REPEATED * len(reasons)
-        and count / len(reasons) > 2 * _most_frequent([text for text in gold if text])
-    ):
-        yield f"{count} of {len(reasons)} reasons are the same: {text[:80]!r}"
+    share = _most_frequent(reasons)
+    if len(reasons) >= FEW and share > max(REPEATED, 2 * _most_frequent([text for text in gold if text])):
+        # Not which: warnings stand in model cards too, which are published.
+        yield f"{round(share * len(reasons))} of {len(reasons)} reasons are the same"
     pairs = zip(examples.predictions, examples.records, strict=True)
     empty = sum(_is_no_reason(p.rationale.strip(), r.choices_or(examples.labels)) for p, r in pairs if p.rationale)
     if empty > EMPTY * len(reasons):
