@@ -248,7 +248,7 @@ def demo_command(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
     force: Force = False,
 ) -> None:
-    """Make synthetic calls, train, evaluate, report, and decide three calls on screen: about twenty minutes on one core."""
+    """Make synthetic calls, train, evaluate, report, and decide three calls on screen: about twenty minutes."""
     require_training()
     require("matplotlib", "report")
     from reason2decide.workflows.demo import demo
