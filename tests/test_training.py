@@ -161,7 +161,7 @@ def test_run_folder_holds_what_repeats_it(dataset: DatasetFolder, tmp_path: Path
         ({"base": "no/such/folder"}, BaseModelError, "not a folder"),
         ({"base": "nobody/nothing"}, BaseModelError, "neither a folder here nor reachable"),
         ({"dataset": "no-dataset"}, DataError, "not a folder"),
-        ({"lengths": {"label": 2}}, DataError, "raise lengths.label"),
+        ({"lengths": {"label": 2}}, DataError, "set lengths.label = 4"),
     ],
 )
 def test_mistakes_leave_nothing_behind(
