@@ -98,6 +98,15 @@ def test_a_label_that_is_never_decided_is_named() -> None:
     )
 
 
+def test_a_system_without_an_answer_has_no_label() -> None:
+    gold = records(100)
+    assert warnings_on(examples([Prediction(r.id, "") for r in gold], gold), {}, ()) == (
+        "none of the 100 records got a valid answer",
+    )
+    half = [Prediction(r.id, "yes" if i % 2 else "") for i, r in enumerate(gold)]
+    assert "all 100 records" not in str(warnings_on(examples(half, gold), {}, ()))
+
+
 @pytest.mark.parametrize("text", ["yes", "Yes.", "4", " 3 ", "...", "a"])
 def test_reasons_that_are_only_a_label_are_counted(text: str) -> None:
     gold = records(100)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from forks import Ended, Forks
+from forks import Forks
 from hypothesis import given
 from hypothesis import strategies as st
 from toy import CUES, settings
@@ -28,7 +28,6 @@ from reason2decide.serve.settings import ServeSettings
 from reason2decide.training.config_file import parse_config
 from reason2decide.training.run import train
 
-SERVER: list[Forks] = []
 HEADER = "No;Sex;Age;Complaint;Where"
 COLUMNS = ("Sex", "Age", "Complaint")
 
@@ -42,23 +41,12 @@ def table(rows: int = 60) -> str:
     return "\r\n".join(lines) + "\r\n"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _server(forks: Forks) -> Iterator[None]:
-    SERVER.append(forks)
-    yield
-    SERVER.clear()
-
-
-def r2d(*arguments: object, stdin: str | None = None) -> Ended:
-    return SERVER[0].run(*arguments, stdin=stdin)
-
-
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[DatasetFolder, Path]:
+def made(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> tuple[DatasetFolder, Path]:
     """A dataset imported from columns, and a bundle trained on it."""
     folder = tmp_path_factory.mktemp("recipe")
     (folder / "calls.csv").write_bytes(table().encode("cp1254"))
-    done = r2d(
+    done = forks.run(
         *("data", "import", "table", folder / "calls.csv", "--out", folder / "data", "--text", ",".join(COLUMNS)),
         *("--label", "Where", "--id", "No", "--delimiter", ";", "--encoding", "cp1254", "--missing", "#BOŞ!"),
     )
@@ -87,18 +75,18 @@ def test_the_recipe_goes_from_the_table_to_the_bundle(made: tuple[DatasetFolder,
     assert texts["p7"] == "Sex: E\nComplaint: high fever (ağrı), 7"  # its age is #BOŞ!
 
 
-def test_predict_reads_what_import_read(made: tuple[DatasetFolder, Path], tmp_path: Path) -> None:
+def test_predict_reads_what_import_read(made: tuple[DatasetFolder, Path], tmp_path: Path, forks: Forks) -> None:
     """The raw table, the dataset's file, JSON rows and JSON lines on standard input all give the same decisions."""
     dataset, bundle = made
     (tmp_path / "raw.csv").write_bytes(table().encode("cp1254"))
-    assert r2d("predict", bundle, tmp_path / "raw.csv", "--out", tmp_path / "raw.jsonl").returncode == 0
-    assert r2d("predict", bundle, dataset.path / "test.jsonl", "--out", tmp_path / "own.jsonl").returncode == 0
+    assert forks.run("predict", bundle, tmp_path / "raw.csv", "--out", tmp_path / "raw.jsonl").returncode == 0
+    assert forks.run("predict", bundle, dataset.path / "test.jsonl", "--out", tmp_path / "own.jsonl").returncode == 0
     raw = {row["id"]: row for row in rows(tmp_path / "raw.jsonl")}
     assert len(raw) == 60 and {"deferred", "prediction_set", "tokens", "tokens_read"} <= raw["p1"].keys()
     for own in rows(tmp_path / "own.jsonl"):
         same(own, raw[own["id"]])
     objects = [dict(zip(HEADER.split(";"), line.split(";"), strict=True)) for line in table().splitlines()[1:]]
-    piped = r2d("predict", bundle, "-", stdin="\n".join(map(json.dumps, objects)))
+    piped = forks.run("predict", bundle, "-", stdin="\n".join(map(json.dumps, objects)))
     for typed, read in zip(map(json.loads, piped.stdout.splitlines()), raw.values(), strict=True):
         same(typed, read)
 
@@ -117,15 +105,15 @@ def test_predict_reads_what_import_read(made: tuple[DatasetFolder, Path], tmp_pa
     ],
 )
 def test_what_does_not_fit_is_refused(
-    made: tuple[DatasetFolder, Path], tmp_path: Path, content: str, options: tuple[str, ...], message: str
+    made: tuple[DatasetFolder, Path], tmp_path: Path, content: str, options: tuple[str, ...], message: str, forks: Forks
 ) -> None:
     (tmp_path / "in.csv").write_text(content)
-    done = r2d("predict", made[1], tmp_path / "in.csv", *options)
+    done = forks.run("predict", made[1], tmp_path / "in.csv", *options)
     assert done.returncode == 2 and message in done.stderr and done.stdout == "" and "Traceback" not in done.stderr
 
 
-def test_plain_lines_are_refused_where_texts_have_columns(made: tuple[DatasetFolder, Path]) -> None:
-    done = r2d("predict", made[1], "-", stdin="fever\n")
+def test_plain_lines_are_refused_where_texts_have_columns(made: tuple[DatasetFolder, Path], forks: Forks) -> None:
+    done = forks.run("predict", made[1], "-", stdin="fever\n")
     assert done.returncode == 2 and "give a JSON object a line" in done.stderr
 
 
@@ -258,12 +246,12 @@ def test_lists_are_joined_by_what_they_hold() -> None:
     assert recipe.text_of("here", {"a": ["fever", "cough", 3]}) == "fever; cough; 3"
 
 
-def test_a_dataset_made_otherwise_is_told(made: tuple[DatasetFolder, Path], tmp_path: Path) -> None:
+def test_a_dataset_made_otherwise_is_told(made: tuple[DatasetFolder, Path], tmp_path: Path, forks: Forks) -> None:
     """The same records, joined from other columns: figures on them are of texts the model has never seen."""
     dataset, bundle = made
     info = replace(dataset.info, recipe=InputRecipe(text=("Complaint",)))
     other = write_dataset(tmp_path / "other", info, {split: list(dataset.split(split)) for split in dataset.hashes})
     told = "texts are made of whole notes here, of 'Sex', 'Age', 'Complaint' in training"
-    done = r2d("evaluate", bundle, other.path, "--out", tmp_path / "a", "--resamples", 20)
+    done = forks.run("evaluate", bundle, other.path, "--out", tmp_path / "a", "--resamples", 20)
     assert done.returncode == 0 and told in " ".join(done.stderr.split()) and f"note: {told}" in done.stdout
-    assert told not in r2d("evaluate", bundle, dataset.path, "--out", tmp_path / "b", "--resamples", 20).stdout
+    assert told not in forks.run("evaluate", bundle, dataset.path, "--out", tmp_path / "b", "--resamples", 20).stdout

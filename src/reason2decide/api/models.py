@@ -10,7 +10,6 @@ from typing import Any, overload
 from reason2decide.api.html import table
 from reason2decide.data.cases import MADE, case_of
 from reason2decide.data.predictions import Prediction
-from reason2decide.data.recipe import InputRecipe
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import ConfigError, DataError, require
 from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
@@ -179,7 +178,15 @@ class Model:
         return self.predictor.rationales([record], [label])[0]
 
     def _record(self, case: Case, place: int) -> Record:
-        return _record(case, place, self.predictor.bundle.manifest.recipe)
+        """A case as a record, its text made as those of training."""
+        text = case.text if isinstance(case, Record) else case
+        if isinstance(text, str) and not text.strip():
+            id = case.id if isinstance(case, Record) else str(place)
+            raise DataError(f"the text of case {id!r} is empty; there is nothing to decide on")
+        if isinstance(case, Record):
+            return case
+        row = {MADE: case} if isinstance(case, str) else case
+        return case_of(self.predictor.bundle.manifest.recipe, row, f"case {place}", str(place))
 
     def _answers(self, records: Sequence[Record]) -> Answers:
         return Answers(self._answer(prediction) for prediction in self.predictor.predict(records))
@@ -232,14 +239,3 @@ def load(
     reading = ReadingSettings(long_texts, input_tokens)
     reasons = ReasonSettings(guidance, best_of, check_reasons)
     return Model(Predictor.load(Path(path), reading, reasons, error_rate=error_rate, miscoverage=miscoverage))
-
-
-def _record(case: Case, place: int, recipe: InputRecipe | None) -> Record:
-    """A case as a record, its text made as those of training."""
-    text = case.text if isinstance(case, Record) else case
-    if isinstance(text, str) and not text.strip():
-        id = case.id if isinstance(case, Record) else str(place)
-        raise DataError(f"the text of case {id!r} is empty; there is nothing to decide on")
-    if isinstance(case, Record):
-        return case
-    return case_of(recipe, {MADE: case} if isinstance(case, str) else case, f"case {place}", str(place))

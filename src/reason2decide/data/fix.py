@@ -88,7 +88,7 @@ class _Mending:
             if fixes.duplicates:
                 shared = seen.setdefault(key, split) != split
                 grouped = record.group is not None and groups.setdefault(record.group, split) != split
-                if shared or grouped or near.any_like(split, record, keep=split != "train"):
+                if shared or grouped or near.compare(split, record, keep=split != "train"):
                     self._drop("shared with an evaluation split", split, record)
         self.leaking = self.stated.leaking() if fixes.leaks is not None else {}
         for split, record in self._all():

@@ -45,35 +45,27 @@ class NearDuplicates:
         self._signatures: list[NDArray[np.uint32]] = []
         self._bands: dict[tuple[int, bytes], list[int]] = defaultdict(list)
 
-    def compare(self, split: str, record: Record, *, keep: bool) -> None:
-        """Note which kept records of other splits this one nearly duplicates; `keep` it for later comparisons."""
-        for first, id_ in self._like(split, record, keep):
-            self.found.setdefault((first, split), {}).setdefault(id_, record.id)
+    def compare(self, split: str, record: Record, *, keep: bool) -> bool:
+        """Note which kept records of other splits this one nearly duplicates; return whether there are any.
 
-    def any_like(self, split: str, record: Record, *, keep: bool) -> bool:
-        """Whether this record nearly duplicates a kept one of another split; `keep` it for later comparisons if not."""
-        like = bool(self._like(split, record, keep=False))
-        if keep and not like:
-            self._like(split, record, keep=True)
-        return like
-
-    def _like(self, split: str, record: Record, keep: bool) -> list[tuple[str, str]]:
-        """Split and id of the kept records of other splits that this one nearly duplicates."""
+        Args:
+            keep: whether later records are compared with it.
+        """
         minima = signature(_content(record))
         keys = _keys(minima)
-        candidates = sorted({index for key in keys for index in self._bands.get(key, ())})
-        found = [
-            self._kept[index]
-            for index in candidates
-            if self._kept[index][0] != split and np.mean(self._signatures[index] == minima) >= THRESHOLD
-        ]
+        like = False
+        for index in sorted({index for key in keys for index in self._bands.get(key, ())}):
+            first, id_ = self._kept[index]
+            if first != split and np.mean(self._signatures[index] == minima) >= THRESHOLD:
+                like = True
+                self.found.setdefault((first, split), {}).setdefault(id_, record.id)
         if keep:
             for key in keys:
                 if len(self._bands[key]) < MOST_CANDIDATES:
                     self._bands[key].append(len(self._kept))
             self._kept.append((split, record.id))
             self._signatures.append(minima)
-        return found
+        return like
 
 
 def _keys(minima: NDArray[np.uint32]) -> list[tuple[int, bytes]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from reason2decide.data.predictions import NO_ANSWER
 from reason2decide.data.sources.choices import plain
 from reason2decide.data.words import WORD
 from reason2decide.evaluation.baselines import COMPARED, TITLES
@@ -27,9 +28,13 @@ def warnings_on(
 def _on_labels(examples: Examples) -> Iterator[str]:
     if examples.labels.is_open:
         return
-    decided = Counter(prediction.predicted_label for prediction in examples.predictions)
+    answers = [prediction.predicted_label for prediction in examples.predictions]
+    decided = Counter(label for label in answers if label != NO_ANSWER)
+    if not decided:
+        yield f"none of the {len(examples)} records got a valid answer"
+        return
     gold = Counter(str(record.label) for record in examples.records)
-    if len(decided) == 1 and len(gold) > 1:
+    if len(decided) == 1 and decided.total() == len(examples) and len(gold) > 1:
         yield f"all {len(examples)} records get the label {next(iter(decided))!r}, whatever their text"
         return
     for label, count in gold.items():
