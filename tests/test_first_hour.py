@@ -12,7 +12,6 @@ from toy import write_toy
 
 from reason2decide.data.check import check_dataset
 from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
-from reason2decide.data.sources.choices import lift_choices
 from reason2decide.errors import ConfigError
 from reason2decide.training.config_file import parse_config
 
@@ -74,24 +73,6 @@ def test_a_given_split_without_test_is_completed(r2d: Any, tmp_path: Path) -> No
     assert "the split column has no test records: a tenth of train became test" in done.stderr
     made = DatasetFolder.open(tmp_path / "d")
     assert {split: len(made.split(split)) for split in made.hashes} == {"train": 54, "validation": 20, "test": 6}
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Why? Options: 1. Cold 2. Flu", ("Why?", ("Cold", "Flu"))),
-        ("Why?\n1. Cold\n2. Flu\n3. Both", ("Why?", ("Cold", "Flu", "Both"))),
-        ("Why?\nA) Cold\nB) Flu", ("Why?", ("Cold", "Flu"))),
-        ("Why?\n(1) Cold\n(2) Flu", ("Why?", ("Cold", "Flu"))),
-        ("He takes:\n1. aspirin\n2. iron\nWhy?\n1. Cold\n2. Flu",
-         ("He takes:\n1. aspirin\n2. iron\nWhy?", ("Cold", "Flu"))),
-        ("1. Cold\n2. Flu", None),  # no question before them
-        ("Since 1. May he has 2. fever", None),
-    ],
-)  # fmt: skip
-def test_numbered_choices_are_lifted_too(text: str, expected: tuple[str, tuple[str, ...]] | None) -> None:
-    lifted = lift_choices(text)
-    assert (lifted and (lifted[0], tuple(dict.fromkeys(lifted[1].values())))) == expected
 
 
 def test_a_label_may_be_the_mark_of_a_choice(r2d: Any, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from reason2decide.cli import app
 from reason2decide.data.defaults import SHARES
 from reason2decide.data.recipe import InputRecipe
 from reason2decide.data.records import DatasetFolder, JsonlRecords, LabelSet, Record
-from reason2decide.data.sources.choices import lift_choices, match_choice
 from reason2decide.data.sources.splitting import Member, content_key, parse_shares, split_records
 from reason2decide.data.sources.writing import write_import
 from reason2decide.errors import DataError, UserError
@@ -111,35 +110,6 @@ def test_shares_must_be_three_that_sum_to_one(shares: str) -> None:
 def test_content_is_the_same_but_for_case_and_space() -> None:
     assert content_key(Record("1", "A  cough\n")) == content_key(Record("2", "a cough"))
     assert content_key(Record("1", "Which?", choices=("a", "b"))) != content_key(Record("2", "Which?"))
-
-
-# Choices
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Why? Answer Choices:\nA. Cold\nB. Flu, e.g. type\nA. x\n", ("Why?", ("Cold", "Flu, e.g. type\nA. x"))),
-        ("Why? Answer Choices: A. Cold B. Flu C. Both", ("Why?", ("Cold", "Flu", "Both"))),
-        ("Where?\nAnswer Choices:\n(a) bus depot\n(b) beach\n(c) beach", ("Where?", ("bus depot", "beach"))),
-        ("Why? answer choices:\nA) Cold\nB) Flu", ("Why?", ("Cold", "Flu"))),
-        ('Why? Answer Choices:\nA. Cold\nB. Flu\n"', ("Why?", ("Cold", "Flu"))),
-        ("Vitamin A. or B. vitamins?", None),
-        ("Why? Answer Choices: cold, flu", None),
-        ("Why? Answer Choices:\nA. Cold", None),
-    ],
-)
-def test_choices_are_lifted_out_of_a_text(text: str, expected: tuple[str, tuple[str, ...]] | None) -> None:
-    lifted = lift_choices(text)
-    assert (lifted and (lifted[0], tuple(dict.fromkeys(lifted[1].values())))) == expected
-
-
-def test_a_label_means_the_choice_equal_but_for_case_space_and_final_marks() -> None:
-    assert match_choice("Flu", ("flu", "Flu")) == "Flu"
-    assert match_choice("the  flu", ("The flu.", "A cold.")) == "The flu."
-    assert match_choice('A cold\n"', ("The flu.", "A cold")) == "A cold"
-    assert match_choice("flu", ("Flu.", "FLU")) is None  # both or neither
-    assert match_choice("fever", ("flu", "cold")) is None
 
 
 # Importing
