@@ -198,6 +198,18 @@ def test_a_clinical_encoder_becomes_a_model_that_decides_and_explains(dataset: D
     assert torch.isfinite(model.decoder.get_output_embeddings().weight).all()
 
 
+def test_a_base_with_weights_that_no_loss_reaches_resumes(forks: Forks, dataset: DatasetFolder, tmp_path: Path) -> None:
+    """The pooler of a BERT encoder gets no gradient, so the optimizer has no state of it."""
+    config = tmp_path / "train.toml"
+    values = settings(dataset, base={"encoder": str(minilm())}, steps=2, batch_size=4, checkpoint_every=1)
+    config.write_text(tomli_w.dumps(values | {"keep_checkpoints": 9}))
+    assert forks.run("train", config, "--out", tmp_path / "run").returncode == 0
+    whole = weights(tmp_path / "run")
+    resumed = forks.run("train", config, "--out", tmp_path / "run", "--resume", tmp_path / "run/stage2/checkpoint-1")
+    assert resumed.returncode == 0, resumed.stderr
+    assert all(np.array_equal(value, whole[name]) for name, value in weights(tmp_path / "run").items())
+
+
 def test_encoders_that_cannot_be_used(dataset: DatasetFolder, tmp_path: Path) -> None:
     with pytest.raises(BaseModelError, match="cannot become an encoder-decoder"):
         run(dataset, tmp_path / "run", base={"encoder": str(save("t5", tmp_path / "t5"))})

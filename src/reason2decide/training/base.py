@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     EncoderDecoderModel,
+    PretrainedConfig,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
@@ -129,6 +130,18 @@ def load_weights(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
     missing, unexpected = model.load_state_dict(weights, strict=False)
     parameters = {name for name, _ in model.named_parameters()}
     assert not unexpected and parameters.isdisjoint(missing), f"weights of another model: {unexpected} {missing}"
+
+
+def set_attention(model: Any, implementation: str) -> None:
+    """Choose how attention is computed ("eager" or "sdpa") in every layer.
+
+    The library reaches the layers through their models' configurations, but those of an encoder that was joined to a
+    decoder hold a copy from before.
+    """
+    model.set_attn_implementation(implementation)
+    for module in model.modules():
+        if isinstance(getattr(module, "config", None), PretrainedConfig):
+            module.config._attn_implementation = implementation
 
 
 def has_dropout(model: Any) -> bool:

@@ -7,6 +7,7 @@ there is a single process. Nothing here depends on what is trained.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 from collections.abc import Iterable
 from datetime import timedelta
@@ -166,4 +167,6 @@ def load_optimizer_state(model: Any, optimizer: torch.optim.Optimizer, state: di
     groups = [
         {**group, "params": [names[id(parameter)] for parameter in group["params"]]} for group in optimizer.param_groups
     ]
-    set_optimizer_state_dict(model, optimizer, {"state": by_parameter, "param_groups": groups}, options=_WHOLE)
+    # Weights that no loss reaches, such as the pooler of a BERT encoder, have no state: not strict.
+    options = dataclasses.replace(_WHOLE, strict=False)
+    set_optimizer_state_dict(model, optimizer, {"state": by_parameter, "param_groups": groups}, options=options)

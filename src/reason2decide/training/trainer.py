@@ -30,7 +30,7 @@ from reason2decide.method.schedules import dropout_seed, learning_rate_at
 from reason2decide.model.padding import on_device
 from reason2decide.signals import StopSignals
 from reason2decide.training import memory
-from reason2decide.training.base import blank_copy, has_dropout, load_weights
+from reason2decide.training.base import blank_copy, has_dropout, load_weights, set_attention
 from reason2decide.training.batches import BatchLimit, BatchPlan, cut
 from reason2decide.training.checkpoints import (
     BEST,
@@ -160,7 +160,7 @@ class StageTrainer:
         """The model on its device, sharded if configured, and a function that returns the one that scores labels."""
         if self.device.type == "cpu":
             # With dropout, the fused CPU kernels of attention fall back to ones slower than the plain form.
-            model.set_attn_implementation("eager" if has_dropout(model) else "sdpa")
+            set_attention(model, "eager" if has_dropout(model) else "sdpa")
         model.train()
         if not self._sharded:
             model.to(self.device)
