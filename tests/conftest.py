@@ -9,6 +9,7 @@ from llm_server import LlmServer, running
 from llm_toy import write_calls
 from toy import write_toy
 
+from reason2decide.data.defaults import CALL_LOG
 from reason2decide.data.records import DatasetFolder
 from reason2decide.llm.client.log import CallLog
 
@@ -74,6 +75,14 @@ def log(tmp_path: Path) -> Iterator[CallLog]:
 
 
 @pytest.fixture(scope="module")
-def calls(tmp_path_factory: pytest.TempPathFactory) -> DatasetFolder:
-    """Notes that the server's rules decide, to read only."""
+def written_calls(tmp_path_factory: pytest.TempPathFactory) -> DatasetFolder:
+    """Notes that the server's rules decide."""
     return write_calls(tmp_path_factory.mktemp("data") / "calls")
+
+
+@pytest.fixture
+def calls(written_calls: DatasetFolder) -> DatasetFolder:
+    """Those notes, to read only, about which nothing has been asked yet."""
+    for path in written_calls.path.glob(f"{CALL_LOG}*"):
+        path.unlink()
+    return written_calls

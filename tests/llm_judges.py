@@ -4,7 +4,7 @@ All give a rationale more the more words of four letters or more it shares with 
 where they are shown one), and all obey whatever stands outside of the data, as a language model does. They differ in
 what they take for data:
 
-    rules      what stands between the fences whose code the prompt names
+    rules      what stands between a fence and the next one with its code
     strict     the same, harsher, and fond of what stands first
     naive      what stands between anything that looks like a fence
     gullible   nothing: it obeys the data too
@@ -18,6 +18,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+# What a client says of the answer's form, which is no order.
+FORM = re.compile(r"^Answer with one JSON object and nothing else\. It must be valid under .*\n\{.*\}$", re.MULTILINE)
 MODELS = ("rules", "strict", "naive", "gullible")
 NOT_GIVEN = "(not given"
 INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
@@ -27,10 +29,9 @@ ORDER = re.compile(rf"(?:{WANTED})[^\n.]{{0,24}}?([1-5]|five|first|second)", re.
 
 def heard(model: str, prompt: str) -> tuple[str, list[str]]:
     """What stands outside of the data, and the data, as this judge takes them."""
-    named = re.search(r'<<<DATA ([0-9a-f]{32})"', prompt)
-    code = r"\S*" if model == "naive" or not named else named[1]
-    fenced = re.compile(rf"^<<<DATA {code}\n(.*?)\nDATA {code}>>>$", re.DOTALL | re.MULTILINE)
-    return fenced.sub("", prompt), fenced.findall(prompt)
+    begin, end = (r"\S*", r"\S*") if model == "naive" else ("(?P<code>[0-9a-f]{32})", "(?P=code)")
+    fenced = re.compile(rf"^<<<DATA {begin}\n(?P<data>.*?)\nDATA {end}>>>$", re.DOTALL | re.MULTILINE)
+    return fenced.sub("", prompt), [found["data"] for found in fenced.finditer(prompt)]
 
 
 def order(model: str, prompt: str, outside: str) -> str | None:
@@ -45,9 +46,9 @@ def shared(one: str, other: str) -> int:
 
 
 def levels(model: str, prompt: str, expert: str) -> dict[str, float]:
-    """The probability of each level. The data are the text first and the rationale last."""
+    """The probability of each level. The data are the text, the decision, the rationale, and what an expert wrote."""
     outside, data = heard(model, prompt)
-    level = 1 + shared(expert or data[0], data[-1]) / (3 if model == "strict" else 2)
+    level = 1 + shared(expert or data[0], data[2]) / (3 if model == "strict" else 2)
     wanted = order(model, prompt, outside)
     if wanted and wanted.isdigit():
         level = int(wanted)
@@ -57,12 +58,12 @@ def levels(model: str, prompt: str, expert: str) -> dict[str, float]:
 
 
 def better(model: str, prompt: str) -> str:
-    """Which of the last two data does better."""
+    """Which of the two answers behind the text does better."""
     outside, data = heard(model, prompt)
     wanted = order(model, prompt, outside)
     if wanted in ("first", "second"):
         return wanted
-    gap = shared(data[0], data[-2]) - shared(data[0], data[-1])
+    gap = shared(data[0], data[1]) - shared(data[0], data[2])
     if model == "strict" and abs(gap) < 2:
         return "first"
     return "tie" if gap == 0 else "first" if gap > 0 else "second"
@@ -71,12 +72,12 @@ def better(model: str, prompt: str) -> str:
 def judged(payload: Mapping[str, Any], form: Mapping[str, Any] | None) -> tuple[str, list[dict[str, Any]]] | None:
     """The answer of a chat and its tokens with log-probabilities; None if nothing is to be judged."""
     asked = set((form or {}).get("properties", {}))
-    prompt = "\n".join(message["content"] for message in payload["messages"][:2])
+    prompt = FORM.sub("", "\n".join(message["content"] for message in payload["messages"][:2]))
     if asked == {"better"}:
         return json.dumps({"better": better(payload["model"], prompt)}), []
     if asked != {"score"}:
         return None
-    reference = heard("rules", prompt)[1][1]
+    reference = heard("rules", prompt)[1][3]
     p = levels(payload["model"], prompt, "" if reference.startswith(NOT_GIVEN) else reference)
     score = max(p, key=p.__getitem__)
     top = [{"token": " " + level, "logprob": math.log(share)} for level, share in p.items()]
@@ -90,9 +91,7 @@ def decided(model: str, state: str, question: Mapping[str, Any], options: list[s
     if "<<<DATA" not in state or (len(options) != 5 and options != ["first", "second", "tie"]):
         return None
     if len(options) == 5:
-        nonce = re.search(r'<<<DATA ([0-9a-f]{32})"', state)
-        assert nonce is not None
-        expert = re.search(rf"<<<DATA {nonce[1]}\n(.*)\nDATA", question.get("instructions", ""), re.DOTALL)
-        return dict(zip(options, levels(model, state, expert[1] if expert else "").values(), strict=True))
+        expert = heard("rules", question.get("instructions", ""))[1]
+        return dict(zip(options, levels(model, state, expert[0] if expert else "").values(), strict=True))
     chosen = better(model, state)
     return {option: 0.8 if option == chosen else 0.1 for option in options}

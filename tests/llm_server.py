@@ -7,8 +7,8 @@ the client under test and the bytes. Every call is counted by the SHA-256 of its
 
 POST /faults  {"queue": [fault or null, ...], "first": fault, "always": fault}: the next calls take one each from the
 queue; every distinct call meets `first` once; every call meets `always`. A fault is an object with a "kind":
-    slow {seconds}, status {status, headers}, cut, garbage, drip, flood, twice, reorder, refuse_schema,
-    refuse_logprobs, bad_first, bad, refusal, length
+    slow {seconds}, status {status, headers}, reply {status, body}, cut, garbage, drip, flood, twice, reorder,
+    refuse {fields, status}, bad_first, bad, refusal, length, loop, pauses {seconds}, whole (not streamed)
 GET /counts   {"total", "calls": {hash: count}, "in_flight", "most_in_flight", "connections"}
 POST /reset   forgets faults and counts
 """
@@ -42,8 +42,9 @@ def digest(*parts: object) -> int:
 
 
 def user_text(messages: Sequence[dict[str, Any]]) -> str:
-    """What the user says, without a form spelt out behind it."""
-    return "\n".join(message["content"] for message in messages if message["role"] == "user").split(FORM)[0]
+    """What the user says, without a form spelt out before it."""
+    said = "\n".join(message["content"] for message in messages if message["role"] == "user")
+    return llm_judges.FORM.sub("", said).strip()
 
 
 def plain_answer(messages: Sequence[dict[str, Any]]) -> str:
@@ -58,11 +59,12 @@ ARGUED_FENCE = re.compile(r"^Decision to argue for:\n<<<DATA (\w+)\n(.*?)\nDATA 
 BAD_RATIONALES = {
     "empty": " - ",
     "refusal": "I'm sorry, but I cannot help with medical advice.",
-    "too_long": "fever " * 200,
+    "too_long": " ".join(f"fever {chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(100)),
     "mask_token": "The fever decides, so it is [LABEL].",
     "copied_prompt": "Fever. Use only findings and numbers that the text has. Do not say what else.",
     "another_label": "The fever decides, so see a doctor or call an ambulance or rest by home care.",
     "not_in_text": "The fever of 97 degrees decides.",
+    "unsupported": "Somebody of this kind was treated by specialists with antibiotics and recovered after days.",
 }
 
 
@@ -74,6 +76,10 @@ def rationale_for(asked: str, text: str) -> str:
     if ARGUED_FENCE.search(asked):
         return f"It has {' '.join(text.split()[:5])}, which speaks for it; that it is stable speaks against it."
     if note := NOTE_FENCE.search(asked):
+        if "editor drops" in text:
+            return f"Additionally, so it is at {' '.join(text.split()[:2])}."
+        if "editor turns" in text:
+            return f"The patient denies {note[2]}."
         return f"The patient reports {note[2]}." + " Pneumonia is likely, in 1 of 40." * ("editor adds" in text)
     return f"It has {' '.join(text.split()[:6])}, which decides."
 
@@ -133,6 +139,8 @@ def chat(payload: dict[str, Any], fault: dict[str, Any]) -> dict[str, Any]:
     form = payload.get("response_format", {}).get("json_schema", {}).get("schema")
     if fault["kind"] == "bad" or (fault["kind"] == "bad_first" and not repairing):
         text = 'Certainly! {"label": unsure about ' + user_text(messages)[:20]
+    elif fault["kind"] == "loop":
+        text = '{"rationale": "' + "The patient has a fever. " * 400
     elif judged := llm_judges.judged(payload, form or schema_in_words(messages)):
         text = judged[0]
     elif form:
@@ -226,6 +234,22 @@ def decisions(payload: dict[str, Any], fault: dict[str, Any]) -> dict[str, Any]:
     return {"model": payload["model"], "answers": answers, "usage": usage}
 
 
+STREAMED = ("none", "slow", "cut", "pauses", "reorder", "refuse", "bad", "bad_first", "refusal", "length", "loop")
+
+
+def chunks(answer: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The events of a streamed answer: its words one by one, the log-probabilities with the first, usage at the end."""
+    common = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": answer["model"]}
+    for choice in answer["choices"]:
+        message, index = choice["message"], {"index": choice["index"]}
+        yield {**common, "choices": [{**index, "delta": {**message, "content": None}, "finish_reason": None}]}
+        for i, word in enumerate(re.findall(r"\s*\S+|\s+", message["content"] or "")):
+            own = {**index, "delta": {"content": word}, "finish_reason": None}
+            yield {**common, "choices": [own if i else {**own, "logprobs": choice.get("logprobs")}]}
+        yield {**common, "choices": [{**index, "delta": {}, "finish_reason": choice["finish_reason"]}]}
+    yield {**common, "choices": [], "usage": answer["usage"]}
+
+
 class Server:
     """Faults, counts, and one coroutine a connection."""
 
@@ -309,11 +333,13 @@ class Server:
         if payload.get("model") not in llm_judges.MODELS:
             self.send(writer, 404, {"error": {"message": told, "code": "model_not_found"}})
             return True
-        if fault["kind"] == "refuse_logprobs" and "logprobs" in payload:
-            self.send(writer, 400, {"error": {"message": told, "param": "logprobs"}})
-            return True
-        if fault["kind"] == "refuse_schema" and "response_format" in payload:
-            self.send(writer, 400, {"error": {"message": told, "param": "response_format"}})
+        if fault["kind"] == "refuse":
+            refused = [name for name in fault["fields"] if f'"{name}"' in body.decode()]
+            if refused:
+                self.send(writer, fault.get("status", 400), {"error": {"message": told, "param": refused[0]}})
+                return True
+        if fault["kind"] == "reply":
+            self.send(writer, fault["status"], fault["body"])
             return True
         try:
             if path == "/v1/chat/completions":
@@ -325,7 +351,23 @@ class Server:
         except (KeyError, TypeError, AttributeError):
             self.send(writer, 422, {"detail": [{"loc": ["body"], "msg": told, "type": "value_error"}]})
             return True
+        if payload.get("stream") and fault["kind"] in STREAMED:
+            await self.stream(json.loads(answer), fault, writer)
+            return False
         return await self.send_answer(answer, fault, writer)
+
+    async def stream(self, answer: dict[str, Any], fault: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        """Send an answer as server-sent events, some words at a time."""
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        events = list(chunks(answer))
+        for event in events[: len(events) // 2] if fault["kind"] == "cut" else events:
+            writer.write(f"data: {json.dumps(event)}\n\n".encode())
+            await writer.drain()
+            if fault["kind"] == "pauses":
+                await asyncio.sleep(fault["seconds"])
+        if fault["kind"] != "cut":
+            writer.write(b": that was all\n\ndata: [DONE]\n\n")
+        await writer.drain()
 
     async def send_answer(self, answer: bytes, fault: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
         head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

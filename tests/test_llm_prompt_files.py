@@ -35,13 +35,13 @@ def test_no_text_closes_its_fence(texts, version):
 
 def test_prompts_come_from_the_package_or_the_users_folder(tmp_path):
     original = load_prompt("ping", tmp_path)
-    assert original.full_version == "ping/1" and "ping" in prompt_names() and original.slots() == {"text"}
+    assert original.full_version == "ping/2" and "ping" in prompt_names() and original.slots() == {"text"}
     own = tmp_path / "ping.toml"
     own.write_text("name = 'ping'\nversion = 'mine'\nsystem = ''\nuser = 'Count {text}'\n")
     assert [m["role"] for m in load_prompt("ping", tmp_path).messages({"text": "a"})] == ["user"]
     for text, problem in [
         ("name = 'ping'\nversion = '2'\nsystem = ''\nuser = 'Count {words}'\n", "must have the package's slots text"),
-        ("name = 'ping'\nversion = '1'\nsystem = ''\nuser = 'Count {text}'\n", "version other than the package's"),
+        ("name = 'ping'\nversion = '2'\nsystem = ''\nuser = 'Count {text}'\n", "version other than the package's"),
         ("name = 'pong'\nversion = '2'\nsystem = ''\nuser = 'Count {text}'\n", "it must be 'ping'"),
         ("name = 'ping'\nversion = 2\nsystem = ''\nuser = 'Count {text}'\n", "all of them text"),
         ("name = ping", "not valid TOML"),

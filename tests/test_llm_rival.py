@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from itertools import takewhile
 
 import pytest
 from llm_server import filled, probabilities
@@ -26,9 +28,9 @@ QUICK = ("--resamples", 50)
 ORDINAL = LabelSet(LABELS.values, ordinal=True, urgent="last")
 
 
-def zero_shot(server, data, out, *options):
+def zero_shot(server, data, out, *options, code=0):
     ended = r2d("zero-shot", data.path, "--out", out, *at(server), *QUICK, *options)
-    assert ended.code == 0, ended.err
+    assert ended.code == code, ended.err
     return ended
 
 
@@ -56,7 +58,7 @@ def test_a_chat_model_is_measured_like_any_system(server, calls, tmp_path):
     assert results.system == "rules" and results.metrics["bleu"].value is not None
     assert "accuracy" in ended.out and {"report.html", "statistics.npz"} <= {path.name for path in out.iterdir()}
     assert told(out)["splits"]["test"] == {"records": 12, "unanswered": {}, "served_models": ["rules-2026"]}
-    assert told(out)["prompt"] == "zero_shot/1" and server.counts()["total"] == 12
+    assert told(out)["prompt"] == "zero_shot/2" and server.counts()["total"] == 12
     # It is the folder that evaluating its predictions makes, and it can be compared.
     again = tmp_path / "again"
     assert r2d("evaluate", "--predictions", out / "predictions.jsonl", calls.path, "--out", again, *QUICK).code == 0
@@ -71,7 +73,7 @@ def test_a_chat_model_is_measured_like_any_system(server, calls, tmp_path):
 def test_what_is_not_answered_is_counted_and_never_dropped(server, calls, tmp_path):
     # One worker, so that the queue meets the calls in their order: an object that is none, also when asked again.
     server.faults(queue=[{"kind": "bad"}, {"kind": "bad"}, {"kind": "refusal"}, {"kind": "length"}])
-    ended = zero_shot(server, calls, tmp_path / "out", "--concurrency", 1)
+    ended = zero_shot(server, calls, tmp_path / "out", "--concurrency", 1, code=1)
     predictions = read_predictions(tmp_path / "out" / "predictions.jsonl")
     assert [own.predicted_label for own in predictions[:3]] == ["", "", ""] and all(
         own.predicted_label for own in predictions[3:]
@@ -108,8 +110,15 @@ def test_examples_are_shown_as_fenced_data(server, calls, tmp_path):
     for example in draw_examples(calls, 2, "nurse"):
         shown = f"Text: {example.text}\nRationale: {example.rationales['nurse']}\nDecision: {example.label}"
         assert shown in content
-    nonce = content.split("<<<DATA ")[1].split("\n")[0]
-    assert content.count(f"<<<DATA {nonce}") == 3 and nonce in call.messages[0]["content"]
+    # What all calls share comes first, behind fences of its own, so that a server reads it once.
+    other = list(calls.split("test"))[1]
+    [different] = rival.calls(other, LABELS)
+    pairs = zip(content, different.messages[-1]["content"], strict=False)
+    shared = "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    assert call.messages[0] == different.messages[0] and content[len(shared) :].count("<<<DATA") == 0
+    assert shared.endswith("Text:\n<<<DATA ") and content.endswith(">>>") and record.text not in shared
+    codes = re.findall(r"^<<<DATA (\w{32})$", content, re.MULTILINE)
+    assert len(codes) == 3 and codes[0] == codes[1] != codes[2]
     zero_shot(server, calls, tmp_path / "out", "--few-shot", 2)
     assert told(tmp_path / "out")["example_ids"] == rival.example_ids
 
@@ -167,7 +176,7 @@ def test_two_orders_are_averaged_and_flips_reported(server, tmp_path):
     # One order only costs half and says nothing of flips; the first is that of the set.
     counted = server.counts()["total"]
     zero_shot(server, data, tmp_path / "one", "--dialect", "decisions", "--orders", 1)
-    assert server.counts()["total"] - counted == 24 and "flip_rate" not in told(tmp_path / "one")["splits"]["test"]
+    assert server.counts()["total"] == counted == 48 and "flip_rate" not in told(tmp_path / "one")["splits"]["test"]
     first = read_predictions(tmp_path / "one" / "raw_predictions.jsonl")[0]
     assert first.predicted_label == LABELS.values[0]  # it hesitates, and answers by the order
 

@@ -20,6 +20,7 @@ from llm_server import BAD_RATIONALES, filled, running
 from llm_toy import LABELS, at, marked, r2d, write_calls
 from narrowing import present
 
+from reason2decide.data.defaults import CALL_LOG
 from reason2decide.data.records import DatasetFolder
 from reason2decide.llm.answers import decided_schema, matching_label
 from reason2decide.llm.client.client import Client
@@ -28,7 +29,8 @@ from reason2decide.llm.client.log import CallLog
 from reason2decide.llm.client.structured import InvalidAnswer, strict_schema, validated
 from reason2decide.llm.prompt_files import load_prompt, prompt_names
 from reason2decide.llm.settling import share
-from reason2decide.llm.teach.gates import GATES, GatedCase, additions, failed_gates, instructions, named_labels, numbers
+from reason2decide.llm.teach.fidelity import additions, numbers
+from reason2decide.llm.teach.gates import GATES, GatedCase, failed_gates, instructions, named_labels
 
 TEXT = "54F with high fever of 38,5 for three days, BP 120/80, 1,200 ml drunk. Denies chest pain."
 CASE = GatedCase(TEXT, "see a doctor", LABELS.values, instructions(load_prompt("rationalize")))
@@ -89,7 +91,7 @@ def test_each_gate(rationale, gate):
 
 def test_gates_stand_in_their_order_and_every_one_is_tested_end_to_end():
     assert list(BAD_RATIONALES) == list(GATES)
-    assert failed_gates("I cannot help: [LABEL]", CASE) == ["refusal", "mask_token", "not_in_text"]
+    assert failed_gates("I cannot help: [LABEL]", CASE) == ["refusal", "mask_token", "not_in_text", "unsupported"]
 
 
 @pytest.mark.parametrize(
@@ -194,13 +196,13 @@ def test_rationales_for_every_split_with_their_provenance(server, calls, tmp_pat
     taught = DatasetFolder.open(out)
     taught.verify()
     assert taught.info.rationale_sources == ("nurse", "teacher") and taught.info.provenance["by"] == "tests"
-    with CallLog(tmp_path / "taught.calls.sqlite") as log:
+    with CallLog(calls.path / CALL_LOG) as log:
         for split in ("train", "validation", "test"):
             for old, new in zip(calls.split(split), taught.split(split), strict=True):
                 first_words = " ".join(old.text.split()[:6])
                 assert new.rationales == {**old.rationales, "teacher": f"It has {first_words}, which decides."}
                 by = new.meta["provenance"]["teacher"]
-                assert by["model"] == "rules-2026" and by["prompt"] == "rationalize/1"
+                assert by["model"] == "rules-2026" and by["prompt"] == "rationalize/2"
                 assert present(log.find(by["key"])).created == by["created"]
                 assert replace(new, rationales=old.rationales, meta=old.meta) == old
     told = entry(out, "teacher")
@@ -239,12 +241,17 @@ def test_calls_that_fail_are_listed_and_tried_again(server, calls, tmp_path):
     server.faults(queue=bad)
     run = ("rationalize", calls.path, "--out", tmp_path / "out", *at(server), "--split", "test")
     ended = r2d(*run)
-    assert ended.code == 0 and "2 calls failed" in ended.err
+    assert ended.code == 1 and "2 calls have no answer: " in ended.err
     told = entry(tmp_path / "out", "llm")
     assert told["failed_calls"] == {"refused": 1, "cut_off": 1} and told["written"] == 10
     assert sorted(row["failure"] for row in failures(tmp_path / "out")) == ["cut_off", "refused"]
+    # What was refused is asked for again; what was cut off at temperature 0 is not, unless it may be longer.
     ended = r2d(*run, "--force")
-    assert entry(tmp_path / "out", "llm")["written"] == 12 and "2 calls to" in ended.err
+    assert ended.code == 1 and "1 calls to" in ended.err and "1 calls have no answer: cut_off 1" in ended.err
+    assert entry(tmp_path / "out", "llm")["written"] == 11
+    ended = r2d(*run, "--force", "--max-tokens", 2048)
+    assert ended.code == 0 and "1 calls to" in ended.err
+    assert entry(tmp_path / "out", "llm")["written"] == 12
 
 
 def test_a_teacher_that_is_not_told_the_label(server, calls, tmp_path):
@@ -263,8 +270,7 @@ def test_a_teacher_that_is_not_told_the_label(server, calls, tmp_path):
     assert "teacher_accuracy 0.7917 (95 % interval" in ended.out
     # The same answers, of which only those of a teacher who is right are kept.
     counted = server.counts()["total"]
-    log = ("--log", tmp_path / "all.calls.sqlite")
-    assert r2d(*run, "--out", tmp_path / "right", "--only-right", *log).code == 0
+    assert r2d(*run, "--out", tmp_path / "right", "--only-right").code == 0
     assert server.counts()["total"] == counted
     told = entry(tmp_path / "right", "own")
     assert told["written"] == 38 and told["not_written"]["teacher_wrong"] == 10
@@ -303,9 +309,18 @@ def test_notes_are_refined_and_additions_flagged(server, tmp_path):
                 found["plain"]["numbers"].remove("1")  # not in every text
             assert found == flags
     assert entry(tmp_path / "out", "plain")["flagged"] == 8 and server.counts()["total"] == 16
-    ended = r2d(*run, "--out", tmp_path / "strict", "--drop-flagged", "--log", tmp_path / "out.calls.sqlite")
+    ended = r2d(*run, "--out", tmp_path / "strict", "--drop-flagged")
     told = entry(tmp_path / "strict", "plain")
     assert told["written"] == 8 and told["not_written"]["added"] == 8 and server.counts()["total"] == 16
+
+
+@pytest.mark.parametrize(("does", "gate"), [("turns", "turned"), ("drops", "dropped")])
+def test_an_editor_that_changes_what_the_note_says(server, tmp_path, does, gate):
+    data = write_calls(tmp_path / "data", marked(f"editor {does}", every=6))
+    ended = r2d("refine", data.path, "--from", "nurse", "--to", "plain", "--out", tmp_path / "out", *at(server))
+    assert ended.code == 0, ended.err
+    told = entry(tmp_path / "out", "plain")
+    assert told["written"] == 8 and {name: n for name, n in told["not_written"].items() if n} == {gate: 8}
 
 
 def test_what_a_note_did_itself_is_not_held_against_its_rewording(server, tmp_path):
@@ -371,7 +386,7 @@ def test_prompts_are_printed_and_replaced_by_ones_own(server, calls, tmp_path):
     assert r2d("llm", "prompts", "none").code == 2
     text = (Path(__file__).parents[1] / "src/reason2decide/llm/prompts/rationalize.toml").read_text("utf-8")
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "rationalize.toml").write_text(text.replace('"1"', '"ward-2"').replace("whole", "short"))
+    (tmp_path / "own" / "rationalize.toml").write_text(text.replace('"2"', '"ward-2"').replace("whole", "short"))
     run = ("rationalize", calls.path, "--out", tmp_path / "out", *at(server), "--prompts", tmp_path / "own")
     assert r2d(*run).code == 0
     assert entry(tmp_path / "out", "llm")["prompt"] == "rationalize/ward-2"

@@ -40,6 +40,10 @@ class CheckpointError(UserError):
     """A checkpoint is missing, damaged, or belongs to another run."""
 
 
+class UnansweredError(Reason2DecideError):
+    """A language model left some calls without an answer; what it answered was used."""
+
+
 class Interrupted(Reason2DecideError):
     """A signal asked training to stop; nothing was lost."""
 

@@ -58,11 +58,12 @@ def _cannot_create(out: Path, error: OSError) -> OSError | OutputError:
 
 
 @contextlib.contextmanager
-def new_folder(out: Path, marker: str, *, force: bool = False) -> Iterator[Path]:
+def new_folder(out: Path, marker: str, *, force: bool = False, keep: str | None = None) -> Iterator[Path]:
     """Yield an empty temporary folder next to `out`; on success rename it to `out`, on failure remove it.
 
     An existing `out` is replaced (see `require_absent`) only once the new folder is complete, and at once: whoever
-    looks, or kills this process, finds one of the two. Its permissions are those that the umask leaves.
+    looks, or kills this process, finds one of the two. Files of the old folder that match the pattern `keep` are in the
+    new one too. Its permissions are those that the umask leaves.
 
     Raises:
         OutputError: as `require_absent`, or the folder cannot be created.
@@ -78,6 +79,8 @@ def new_folder(out: Path, marker: str, *, force: bool = False) -> Iterator[Path]
         partial.chmod(0o777 & ~UMASK)
         _sync(partial)  # otherwise a power cut could leave the name without the content
         if out.exists():
+            for kept in out.glob(keep) if keep else ():
+                link_or_copy(kept, partial / kept.name)
             _exchange(partial, out)
             shutil.rmtree(partial)
         else:

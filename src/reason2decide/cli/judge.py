@@ -82,13 +82,14 @@ def judge_command(
     from reason2decide.llm.judge.rubric import load_rubric
     from reason2decide.llm.judge.run import compare_predictions, judge_predictions
     from reason2decide.llm.prompt_files import load_prompt
+    from reason2decide.llm.settling import require_all_answered
 
     if against is not None and human is not None:
         raise ConfigError("--human belongs to scoring, not to --against; give one of the two")
     prompt_rubric = load_rubric(options.prompts)
     chosen = prompt_rubric.chosen(criteria)
     asked = JudgedSplit(predictions, dataset, split, rationale_source, records, resamples, seed)
-    with connect(options, out, _dialect(dialect)) as client:
+    with connect(options, dataset, _dialect(dialect)) as client:
         judges = _judges(client, options, judge or [])
         kind = "judge" if against is None else "judge_pairwise"
         chat, decision = (load_prompt(f"{kind}{end}", options.prompts) for end in ("", "_decision"))
@@ -101,6 +102,7 @@ def judge_command(
             result = compare_predictions(asked, against, judges, pairwise, out, dry_run=options.dry_run, force=force)
     if result is not None:
         _print(result)
+    require_all_answered(client)
 
 
 def _dialect(text: str) -> Dialect:

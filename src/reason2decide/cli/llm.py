@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ import typer
 from reason2decide.cli.models import Force
 from reason2decide.cli.options import with_options
 from reason2decide.console import show
+from reason2decide.data.defaults import CALL_LOG
 from reason2decide.errors import ConfigError, require
 from reason2decide.evaluation.settings import DEFAULT_SETTINGS, RESAMPLES, Settings
-from reason2decide.llm.settings import MAX_WORDS, Limits
+from reason2decide.llm.settings import MAX_WORDS, MIN_SUPPORT, Limits
 
 if TYPE_CHECKING:
     from reason2decide.llm.client.client import Client
@@ -36,19 +38,31 @@ MaxCalls = Annotated[int | None, typer.Option(min=1, help="Stop after this many 
 MaxCost = Annotated[float | None, typer.Option(min=0, help="Stop before the cost exceeds this; needs prices.")]
 PriceInput = Annotated[float, typer.Option(min=0, help="Price per million input tokens.")]
 PriceOutput = Annotated[float, typer.Option(min=0, help="Price per million output tokens.")]
-Timeout = Annotated[float, typer.Option(help="Seconds to wait for a silent server.")]
+Timeout = Annotated[float, typer.Option(help="Longest silence between two tokens, in seconds.")]
+Patience = Annotated[float, typer.Option(help="Seconds to wait for a server that loads its model or is busy.")]
+GiveUpAfter = Annotated[
+    int, typer.Option(min=1, help="Stop if the first calls, so many, all fail in the same way.", show_default=True)
+]
 PromptsFolder = Annotated[
     Path | None,
     typer.Option("--prompts", metavar="FOLDER", help="Folder with your own prompts; see `r2d llm prompts`."),
 ]
 LogFile = Annotated[
-    Path | None, typer.Option("--log", metavar="FILE", help="Log of calls; default: next to the output.")
+    Path | None, typer.Option("--log", metavar="FILE", help="Log of calls; default: calls.sqlite in the dataset.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Report what would be sent and its cost; send nothing.")]
 Temperature = Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 selects the likeliest answer.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Maximum tokens per answer, reasoning included.")]
 ServerSettings = Annotated[
     bool, typer.Option("--server-settings", help="Omit temperature and max_tokens, which some models refuse.")
+]
+
+
+Sampling = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Send any setting to the server, as in repeat_penalty=1.1; repeatable."
+    ),
 ]
 
 
@@ -68,23 +82,43 @@ class LlmOptions:
     price_input: PriceInput = 0.0
     price_output: PriceOutput = 0.0
     timeout: Timeout = Limits.read_timeout
+    patience: Patience = Limits.patience
+    give_up_after: GiveUpAfter = Limits.give_up_after
     prompts: PromptsFolder = None
     log: LogFile = None
     dry_run: DryRun = False
     temperature: Temperature = 0.0
     max_tokens: MaxTokens = 1024
     server_settings: ServerSettings = False
+    set_: Sampling = None
 
     def settings(self) -> dict[str, Any]:
-        """The settings sent with a chat call."""
-        return {} if self.server_settings else {"temperature": self.temperature, "max_tokens": self.max_tokens}
+        """The settings sent with a chat call; those of --set come last.
+
+        Raises:
+            ConfigError: one is not of the form NAME=VALUE.
+        """
+        named = {} if self.server_settings else {"temperature": self.temperature, "max_tokens": self.max_tokens}
+        return named | dict(map(_setting, self.set_ or ()))
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """A setting's name and its value as JSON, or as text if it is not JSON."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ConfigError(f"--set {text!r}: expected NAME=VALUE, for example --set repeat_penalty=1.1")
+    try:
+        return name.strip(), json.loads(value)
+    except ValueError:
+        return name.strip(), value
 
 
 @contextlib.contextmanager
-def connect(options: LlmOptions, out: Path, dialect: Dialect = "chat") -> Iterator[Client]:
+def connect(options: LlmOptions, dataset: Path, dialect: Dialect = "chat") -> Iterator[Client]:
     """Connect a client to the endpoint in the options, and report what was spent when it closes, even on an error.
 
-    The log of calls lies next to the output `out` unless the options name another file.
+    The log of calls lies in the dataset's folder unless the options name another file: then no answer about it is paid
+    for twice, whatever the output is called.
 
     Raises:
         UserError: the endpoint, the limits, the budget or the log cannot be used.
@@ -102,11 +136,12 @@ def connect(options: LlmOptions, out: Path, dialect: Dialect = "chat") -> Iterat
         requests_per_minute=options.requests_per_minute,
         tokens_per_minute=options.tokens_per_minute,
         read_timeout=options.timeout,
-        deadline=options.timeout * Limits.deadline / Limits.read_timeout,  # in proportion
+        patience=options.patience,
+        give_up_after=options.give_up_after,
     )
     prices = Prices(options.price_input, options.price_output)
     budget = Budget(prices, max_calls=options.max_calls, max_cost=options.max_cost)
-    path = options.log or out.with_name(f"{out.name}.calls.sqlite")
+    path = options.log or dataset / CALL_LOG
     was_there = path.exists()
     with CallLog(path) as log:
         client = Client(endpoint, log, limits, budget)
@@ -125,6 +160,9 @@ Splits = Annotated[
     list[str] | None, typer.Option("--split", help="Split to write rationales for; repeatable; default: all.")
 ]
 MaxWords = Annotated[int, typer.Option(min=1, help="Maximum words per rationale.")]
+MinSupport = Annotated[
+    float, typer.Option(min=0, max=1, help="Least share of a rationale's content words that its text must have.")
+]
 
 llm_app = typer.Typer(help="Show what is sent to language models.", no_args_is_help=True)
 
@@ -173,10 +211,11 @@ def rationalize_command(
         ),
     ] = False,
     max_words: MaxWords = MAX_WORDS,
+    min_support: MinSupport = MIN_SUPPORT,
     force: Force = False,
 ) -> None:
     """Write rationales with a language model in a copy of the dataset: of a new source, or for other labels."""
-    from reason2decide.llm.settling import in_words
+    from reason2decide.llm.settling import in_words, require_all_answered
     from reason2decide.llm.teach.contrast import Advocate, predictions_by_id
     from reason2decide.llm.teach.rationalize import Teacher
     from reason2decide.llm.teach.source_writing import SourceWriter, write_source
@@ -193,24 +232,28 @@ def rationalize_command(
             predictions_by_id(predictions) if predictions else None,
             keep_unsupported=keep_unsupported,
             max_words=max_words,
+            min_support=min_support,
             sampling=options.settings(),
             prompts=options.prompts,
         )
-        with connect(options, out) as client:
+        with connect(options, dataset) as client:
             write_source(client, dataset, out, writer, splits=split or (), force=force, dry_run=options.dry_run)
+        require_all_answered(client)
         return
     teacher = Teacher(
         source,
         without_label=without_label,
         only_right=only_right,
         max_words=max_words,
+        min_support=min_support,
         sampling=options.settings(),
         prompts=options.prompts,
     )
-    with connect(options, out) as client:
+    with connect(options, dataset) as client:
         written = write_source(client, dataset, out, teacher, splits=split or (), force=force, dry_run=options.dry_run)
     if written is not None and without_label:
         show(f"teacher_accuracy {in_words(teacher.accuracy())}")
+    require_all_answered(client)
 
 
 def refine_command(
@@ -226,21 +269,30 @@ def refine_command(
         bool, typer.Option("--drop-flagged", help="Drop rationales to which the model added words or numbers.")
     ] = False,
     max_words: MaxWords = MAX_WORDS,
+    min_support: MinSupport = MIN_SUPPORT,
     force: Force = False,
 ) -> None:
     """Rewrite terse rationales into readable ones with a language model, and flag what it adds."""
     from reason2decide.data.records import DatasetFolder
+    from reason2decide.llm.settling import require_all_answered
     from reason2decide.llm.teach.refine import Editor
     from reason2decide.llm.teach.source_writing import write_source
 
     DatasetFolder.open(dataset).require_source(from_)
     editor = Editor(
-        from_, to, drop_flagged=drop_flagged, max_words=max_words, sampling=options.settings(), prompts=options.prompts
+        from_,
+        to,
+        drop_flagged=drop_flagged,
+        max_words=max_words,
+        min_support=min_support,
+        sampling=options.settings(),
+        prompts=options.prompts,
     )
-    with connect(options, out) as client:
+    with connect(options, dataset) as client:
         written = write_source(client, dataset, out, editor, splits=split or (), force=force, dry_run=options.dry_run)
     if written is not None:
         show(f"flagged {editor.flagged}")
+    require_all_answered(client)
 
 
 def zero_shot_command(
@@ -267,9 +319,10 @@ def zero_shot_command(
     require("matplotlib", "report")
     from reason2decide.cli.evidence import print_results
     from reason2decide.llm.rival import make_rival, zero_shot
+    from reason2decide.llm.settling import require_all_answered
 
     settings = Settings(split=split, rationale_source=rationale_source, resamples=resamples, seed=seed)
-    with connect(options, out, dialect) as client:  # type: ignore[arg-type]
+    with connect(options, dataset, dialect) as client:  # type: ignore[arg-type]
         rival = make_rival(
             client,
             dataset,
@@ -284,6 +337,7 @@ def zero_shot_command(
         results = zero_shot(client, dataset, out, rival, settings, force=force, dry_run=options.dry_run)
     if results is not None:
         print_results(results)
+    require_all_answered(client)
 
 
 @llm_app.command("prompts")

@@ -18,6 +18,7 @@ from typing import Any, Literal, overload
 import numpy as np
 import tomli_w
 
+from reason2decide.data.defaults import CALL_LOG
 from reason2decide.data.recipe import InputRecipe
 from reason2decide.errors import DataError
 from reason2decide.files import new_folder, sha256_file
@@ -347,7 +348,7 @@ class DatasetFolder:
         Raises:
             OutputError: `path` exists and `force` is false.
         """
-        with new_folder(path, "dataset.toml", force=force) as partial:
+        with new_folder(path, "dataset.toml", force=force, keep=f"{CALL_LOG}*") as partial:
             for name in ("dataset.toml", *(f"{split}.jsonl" for split in self.hashes)):
                 shutil.copy(self.path / name, partial / name)
         return DatasetFolder.open(path)
@@ -368,7 +369,7 @@ def write_dataset(
         OutputError: `out` exists and `force` is false.
         DataError: a duplicate id, a label outside its set, or a split without records.
     """
-    with new_folder(out, "dataset.toml", force=force) as folder:
+    with new_folder(out, "dataset.toml", force=force, keep=f"{CALL_LOG}*") as folder:
         files: dict[str, dict[str, Any]] = {}
         ids: dict[str, str] = {}
         for split, records in splits.items():

@@ -158,7 +158,7 @@ def compare(
         )
     if reference not in names:
         raise DataError(f"the reference {reference!r} is not one of the systems; choose one of {', '.join(names)}")
-    warnings = require_comparable(systems)
+    warnings = [*require_comparable(systems), *unanswered_shares(systems)]
     first = systems[names.index(reference)]
     values = {system.name: _values(system, resamples, seed) for system in systems}
     found = [
@@ -181,6 +181,18 @@ def compare(
         tuple(replace(change, p_holm=next(adjusted) if change.metric in chosen else None) for change in found),
         tuple(warnings),
     )
+
+
+def unanswered_shares(systems: Sequence[System]) -> list[str]:
+    """For each system that left records without an answer, a sentence with their share; they count as wrong."""
+    found = []
+    for system in systems:
+        missing = sum(sum(results.unanswered) for results in system.results)
+        if missing:
+            total = missing + sum(sum(map(sum, results.confusion_matrix)) for results in system.results)
+            share = f"{missing} of {total} records ({missing / total:.1%})"
+            found.append(f"{system.name} gave no answer for {share}; they count as wrong in every metric of decisions")
+    return found
 
 
 def require_metrics(names: Sequence[str]) -> None:

@@ -5,8 +5,9 @@ in one pass and by name only, so braces in a note or in a JSON example are harml
 again.
 
 Texts from records are data, not instructions: they are placed between two fence lines that contain a nonce. The nonce
-is a keyed hash of all texts in the call, so it is the same in every run (answers stay cached), and a text that closes
-its own fence would have to contain its own hash.
+is a keyed hash of the texts, so it is the same in every run (answers stay cached), and a text that closes its own fence
+would have to contain its own hash. It stands around the data only: prompts begin with what is the same for all records
+(instructions, examples, choices) and end with the record, so that a server with a prefix cache reads the rest once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,7 +24,7 @@ from reason2decide.errors import UserError
 from reason2decide.syntax import Malformed, parse_toml
 
 NONCE_CHARACTERS = 32  # ours: 128 bits, which cannot be guessed by trial and error
-NONCE_SLOT = "nonce"  # filled in automatically; system prompts use it to explain the fence
+NONCE_SLOT = "nonce"  # filled in automatically where a prompt has it
 
 _SLOT = re.compile(r"\{([a-z][a-z_]*)\}")
 
@@ -45,6 +46,19 @@ def fence(text: str, nonce: str) -> str:
     return f"<<<DATA {nonce}\n{text}\nDATA {nonce}>>>"
 
 
+_FENCE = re.compile(r"<<<DATA (?P<code>[0-9a-f]{32})\n(?P<text>.*?)\nDATA (?P=code)>>>", re.DOTALL)
+
+
+def fenced_texts(content: str) -> list[str]:
+    """The texts between the fences of a message."""
+    return [found["text"] for found in _FENCE.finditer(content)]
+
+
+def fence_codes(messages: Sequence[Mapping[str, str]]) -> frozenset[str]:
+    """The codes of all fences in these messages; an answer that repeats one quotes the prompt."""
+    return frozenset(found["code"] for message in messages for found in _FENCE.finditer(message["content"]))
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One prompt; `full_version` identifies it in the log of calls."""
@@ -63,15 +77,22 @@ class Prompt:
         """The slots that a caller must fill."""
         return frozenset(_SLOT.findall(self.system + self.user)) - {NONCE_SLOT}
 
-    def messages(self, data: Mapping[str, str], words: Mapping[str, str] | None = None) -> list[dict[str, str]]:
+    def messages(
+        self, data: Mapping[str, str], words: Mapping[str, str] | None = None, *, apart: Collection[str] = ()
+    ) -> list[dict[str, str]]:
         """Make the messages of a call: `data` are texts of records, which are fenced; `words` are inserted as they are.
 
-        An empty system prompt is omitted: some chat templates have no system role.
+        The codes of fences depend on all data together, except that those named in `apart` have one of their own: data
+        that other calls share or that only some have, so that calls begin alike for a server's prefix cache. An empty
+        system prompt is omitted: some chat templates have no system role.
         """
         words = words or {}
         assert self.slots() == data.keys() | words.keys(), f"{self.full_version} has slots {sorted(self.slots())}"
-        nonce = fence_nonce(self.full_version, [data[name] for name in sorted(data)])
-        values = {**words, **{name: fence(text, nonce) for name, text in data.items()}, NONCE_SLOT: nonce}
+        shared, own = ({name: data[name] for name in data if (name in apart) is same} for same in (True, False))
+        values = dict(words)
+        for texts in (shared, own):
+            nonce = fence_nonce(self.full_version, [texts[name] for name in sorted(texts)])
+            values |= {name: fence(text, nonce) for name, text in texts.items()} | {NONCE_SLOT: nonce}
         parts = {"system": self.system, "user": self.user}
         return [
             {"role": role, "content": _SLOT.sub(lambda match: values[match[1]], part)}

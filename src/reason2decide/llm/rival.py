@@ -81,8 +81,11 @@ class ChatRival(Rival):
         """One call."""
         choices = record.choices_or(labels)
         data = {"examples": self._examples, "choices": "\n".join(choices), "text": record.text}
-        messages = self.prompt.messages(data, {"max_words": str(self.max_words)})
-        return [Call(record.id, messages, decided_schema(choices), self.sampling, self.prompt.full_version)]
+        words = {"max_words": str(self.max_words)}
+        apart = ("examples",) if record.choices else ("examples", "choices")
+        messages = self.prompt.messages(data, words, apart=apart)
+        schema = decided_schema(choices, self.max_words, listed=record.choices is not None)
+        return [Call(record.id, messages, schema, self.sampling, self.prompt.full_version)]
 
     def predict(self, record: Record, labels: LabelSet, answers: Sequence[ModelAnswer | str]) -> Prediction:
         """Label and rationale as written."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from reason2decide.console import say, track, warn
+from reason2decide.errors import UnansweredError
 from reason2decide.evaluation.metrics.base import SufficientStatistics, ratio
 from reason2decide.evaluation.results import MetricValue
 from reason2decide.evaluation.statistics import bootstrap, percentile_interval
@@ -41,10 +43,32 @@ def settle(client: Client, calls: Iterable[AnyCall], what: str, total: int) -> d
     Answers come in any order and are not kept in memory: read them from the log afterwards if the order matters.
 
     Raises:
+        UnansweredError: there is no answer at all.
         BudgetReached, EndpointError: as `Client.run`; all answers received stay in the log.
     """
-    outcomes = track(client.run(calls), what, total, unit="calls")
-    return {call.id: outcome for call, outcome in outcomes if isinstance(outcome, Failure)}
+    failed, answered = {}, 0
+    for call, outcome in track(client.run(calls), what, total, unit="calls"):
+        if isinstance(outcome, Failure):
+            failed[call.id] = outcome
+        answered += not isinstance(outcome, Failure)
+    if not answered:
+        require_answers(failed.values())
+    return failed
+
+
+def require_answers(failed: Collection[Failure]) -> None:
+    """Refuse to go on with nothing but failures.
+
+    Raises:
+        UnansweredError: there are some; the message has the reason of the commonest kind.
+    """
+    if failed:
+        kinds = Counter(failure.kind for failure in failed)
+        example = next(failure for failure in failed if failure.kind == kinds.most_common(1)[0][0])
+        said = f"; the server says: {example.reason}" if example.reason else ""
+        raise UnansweredError(
+            f"no call was answered, and nothing was written: {counts_in_words(kinds)} ({example.message}{said})"
+        )
 
 
 def logged(client: Client, call: AnyCall) -> ModelAnswer:
@@ -55,15 +79,28 @@ def logged(client: Client, call: AnyCall) -> ModelAnswer:
 
 
 def report_spent(client: Client) -> None:
-    """Report what a run spent, what failed and why."""
+    """Report what a run spent."""
     spent = client.budget.spent
     cost = f", cost {spent.cost:.4f}" if client.budget.prices != Prices() else ""
     say(
         f"spent: {spent.requests} requests for {spent.answered} answers, {spent.tokens.input_tokens} tokens in and "
         f"{spent.tokens.output_tokens} out{cost}; {spent.cached} answers came from the log"
     )
-    if spent.failures:
-        warn(f"{spent.failures.total()} calls failed: {counts_in_words(spent.failures)}; see {client.log.path}")
+
+
+def require_all_answered(client: Client) -> None:
+    """End a command that has used its answers with failure if there were calls without one.
+
+    Raises:
+        UnansweredError: there were.
+    """
+    failures = client.budget.spent.failures
+    if failures:
+        raise UnansweredError(
+            f"{failures.total()} calls have no answer: {counts_in_words(failures)}; the rest was used. The table "
+            f"`failures` in {client.log.path} says why; the same command again asks again, except where a model at "
+            "temperature 0 would only repeat itself"
+        )
 
 
 def counts_in_words(counts: Mapping[str, int]) -> str:

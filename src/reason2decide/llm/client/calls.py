@@ -12,10 +12,14 @@ from pydantic import BaseModel
 
 from reason2decide.errors import UserError
 from reason2decide.llm.client.endpoint import Endpoint
-from reason2decide.llm.client.structured import strict_schema
+from reason2decide.llm.client.structured import form_in_words, strict_schema
 
 # Settings that the client itself fills in.
-RESERVED_SETTINGS = frozenset({"model", "messages", "response_format", "stream", "n", "state", "input", "questions"})
+RESERVED_SETTINGS = frozenset(
+    {"model", "messages", "response_format", "stream", "stream_options", "n", "state", "input", "questions"}
+)
+
+TOKEN_LIMITS = ("max_completion_tokens", "max_tokens")  # of an answer; complete answers do not depend on them
 
 
 @dataclass(frozen=True)
@@ -51,14 +55,18 @@ class Call:
     def texts(self) -> list[str]:
         """Everything the model reads."""
         asked = [message["content"] for message in self.messages]
-        return asked if self.schema is None else [*asked, json.dumps(strict_schema(self.schema))]
+        if self.schema is None:
+            return asked
+        return [*asked, form_in_words(self.schema), json.dumps(strict_schema(self.schema))]
 
     def max_output_tokens(self) -> int | None:
         """The longest answer that the settings allow; None if they set no limit."""
-        for name in ("max_completion_tokens", "max_tokens"):
-            if name in self.settings:
-                return int(self.settings[name])
-        return None
+        return next((int(self.settings[name]) for name in TOKEN_LIMITS if name in self.settings), None)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the model would answer in the same way again."""
+        return self.settings.get("temperature") == 0
 
     def _content(self) -> dict[str, Any]:
         schema = None if self.schema is None else strict_schema(self.schema)
@@ -90,6 +98,11 @@ class DecisionCall:
         """0: decision models write no text."""
         return 0
 
+    @property
+    def greedy(self) -> bool:
+        """Decision models compute probabilities and draw nothing."""
+        return True
+
     def _content(self) -> dict[str, Any]:
         questions = [[name, q.kind, q.instructions, list(q.options.items())] for name, q in self.questions.items()]
         return {"state": self.state, "questions": questions}
@@ -104,12 +117,14 @@ def _check(settings: Mapping[str, Any]) -> None:
 
 
 def call_key(endpoint: Endpoint, call: AnyCall) -> str:
-    """Hex SHA-256 of everything that an answer depends on: two calls with the same key are the same call.
+    """Hex SHA-256 of everything that a complete answer depends on: two calls with the same key are the same call.
 
-    Settings are sorted by name. Options and questions are not: a model may answer differently in another order.
+    So the limit of tokens does not count. Settings are sorted by name. Options and questions are not: a model may
+    answer differently in another order.
     """
     where = [endpoint.base_url, endpoint.dialect, endpoint.model]
-    canonical = json.dumps([*where, call._content(), sorted(call.settings.items())], separators=(",", ":"))
+    settings = sorted((name, value) for name, value in call.settings.items() if name not in TOKEN_LIMITS)
+    canonical = json.dumps([*where, call._content(), settings], separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -164,9 +179,11 @@ class ModelAnswer:
 class Failure:
     """A call without a usable answer.
 
-    `kind` is one of deadline, timeout, connection, http_STATUS, invalid_response (not a reply of the
-    protocol), too_large, invalid_answer (not the requested object), cut_off (the answer ended at the token limit) or
-    refused. `message` may go into a log; `text` is what the model wrote, if anything.
+    `kind` is one of deadline, timeout, connection, http_STATUS, server_error (an error in a reply of status 200),
+    invalid_response (not a reply of the protocol), too_large, invalid_answer (not the requested object), cut_off (the
+    answer ended at the token limit), looped (the model repeated itself) or refused. `message` may go into a log;
+    `reason` has the server's own words without those of the record; `text` is what the model wrote, if anything.
+    `cached` means that an earlier run met it and nothing was sent: a model at temperature 0 would do the same again.
     """
 
     key: str
@@ -174,3 +191,5 @@ class Failure:
     message: str
     attempts: int
     text: str | None = field(default=None, repr=False)
+    reason: str = ""
+    cached: bool = False

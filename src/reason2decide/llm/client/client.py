@@ -40,7 +40,7 @@ class Client:
             nonlocal cached
             for call in calls:
                 key = call_key(self.endpoint, call)
-                if key in seen or self.log.find(key):
+                if key in seen or self.logged(call):
                     cached += 1
                 else:
                     seen.add(key)
@@ -61,7 +61,6 @@ class Client:
                 raised after everything already sent was yielded.
             MissingExtraError: the client library is not installed.
         """
-        require("openai", "llm")
         require("aiohttp", "llm")
         from reason2decide.llm.client.sender import Sender, Unsent
 
@@ -77,9 +76,11 @@ class Client:
                         more = False
                         break
                     key = call_key(self.endpoint, call)
-                    if key not in waiting and (entry := self.log.find(key)):
+                    if key not in waiting and (known := self.logged(call)):
                         self.budget.spent.cached += 1
-                        yield call, self._answer(call, key, entry, cached=True)
+                        if isinstance(known, Failure):
+                            self.budget.spent.failures[known.kind] += 1
+                        yield call, known
                     elif sender.out_of_budget:
                         unsent += 1
                     else:
@@ -99,7 +100,7 @@ class Client:
                     if failure is not None:
                         yield call, failure
                     else:
-                        entry = self.log.find(key)
+                        entry = self.log.find(key, call.max_output_tokens())
                         assert entry is not None
                         self.budget.spent.cached += i > 0
                         yield call, self._answer(call, key, entry, cached=i > 0)
@@ -112,10 +113,14 @@ class Client:
             )
 
     def logged(self, call: AnyCall) -> ModelAnswer | Failure | None:
-        """The log's answer to a call: None if there is none, a failure if it is no longer valid."""
-        key = call_key(self.endpoint, call)
-        entry = self.log.find(key)
-        return None if entry is None else self._answer(call, key, entry, cached=True)
+        """What the log knows of a call: its answer, or a failure that would come again; None if it must be sent.
+
+        A model at temperature 0 that was cut off, or repeated itself, does so again with no more tokens than before.
+        """
+        key, limit = call_key(self.endpoint, call), call.max_output_tokens()
+        if entry := self.log.find(key, limit):
+            return self._answer(call, key, entry, cached=True)
+        return self.log.find_cut_off(key, limit) if call.greedy else None
 
     def _answer(self, call: AnyCall, key: str, entry: Entry, *, cached: bool) -> ModelAnswer | Failure:
         """Turn a call's log entry into its answer."""

@@ -1,6 +1,6 @@
 """Write requests and read replies in the three protocols; replies are checked before use.
 
-Replies are read as plain JSON rather than through the client library's typed objects: servers omit fields that those
+Replies are read as plain JSON rather than through a client library's typed objects: servers omit fields that those
 require, and building them takes longer than sending the request (`benchmarks/llm_client.py`).
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 
 from reason2decide.llm.client.calls import AnyCall, Call, DecisionCall, Question, TokenLogprob, Usage
 from reason2decide.llm.client.endpoint import Dialect, Endpoint, EndpointError
+from reason2decide.llm.client.streaming import REASONING, joined
 
 PATHS: Mapping[Dialect, str] = {"chat": "/chat/completions", "systemone": "/systemone", "decisions": "/decisions"}
 SUM_TOLERANCE = 0.01  # ours: probabilities are sent rounded, sometimes to two places
@@ -49,7 +50,8 @@ def request_body(endpoint: Endpoint, call: AnyCall) -> dict[str, Any]:
         )
     body: dict[str, Any] = {"model": endpoint.model, **call.settings}
     if isinstance(call, Call):
-        return {**body, "messages": [dict(message) for message in call.messages]}
+        messages = [dict(message) for message in call.messages]
+        return {**body, "messages": messages, "stream": True, "stream_options": {"include_usage": True}}
     if endpoint.dialect == "systemone":
         return {**body, "state": call.state, "questions": {n: _systemone(q) for n, q in call.questions.items()}}
     return {**body, "input": call.state, "questions": [_decisions(n, q) for n, q in call.questions.items()]}
@@ -72,16 +74,12 @@ def _decisions(name: str, question: Question) -> dict[str, Any]:
     return {"type": question.kind, "name": name, "instructions": question.instructions, listed: options}
 
 
-def read_reply(endpoint: Endpoint, call: AnyCall, content: bytes) -> Reply:
-    """Read a reply of status 200.
+def read_reply(endpoint: Endpoint, call: AnyCall, body: Any) -> Reply:
+    """Read the parsed body of a reply of status 200.
 
     Raises:
         ValueError: it is not a reply of the protocol to this call; the message quotes nothing of it.
     """
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
-        raise ValueError("the reply is not valid JSON") from None
     try:
         if isinstance(call, Call):
             return _read_chat(body)
@@ -91,6 +89,40 @@ def read_reply(endpoint: Endpoint, call: AnyCall, content: bytes) -> Reply:
         return Reply(_clean(json.dumps(answers)), "stop", _clean(str(body.get("model", ""))), usage)
     except (KeyError, TypeError, IndexError, AttributeError):
         raise ValueError("the reply lacks what the protocol requires") from None
+
+
+def parsed_body(content: bytes) -> Any:
+    """Parse a reply's bytes.
+
+    Raises:
+        ValueError: they are not JSON; the message quotes nothing of them.
+    """
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        raise ValueError("the reply is not valid JSON") from None
+
+
+def error_in(body: Any) -> Any:
+    """What a server says instead of an answer, in a body of whatever status; None if it reports no error.
+
+    Servers put it under `error` (OpenAI, llama.cpp), under `detail` (FastAPI), or call the object itself an error
+    (vLLM before 0.10).
+    """
+    if not isinstance(body, dict):
+        return None
+    if body.get("object") == "error":
+        return body
+    return body.get("error") or (body.get("detail") if "choices" not in body and "answers" not in body else None)
+
+
+def error_words(error: Any) -> str:
+    """The words of an error: its message, or those of its parts."""
+    if isinstance(error, list):
+        return "; ".join(filter(None, map(error_words, error)))
+    if isinstance(error, dict):
+        return error_words(error.get("message") or error.get("msg") or error.get("type"))
+    return error if isinstance(error, str) else ""
 
 
 def _clean(text: str) -> str:
@@ -111,12 +143,9 @@ def _read_chat(body: Mapping[str, Any]) -> Reply:
     if choice is None:
         raise ValueError("the reply has no first answer")
     message = choice["message"]
-    text = message.get("content") or ""
-    if not isinstance(text, str):
-        raise ValueError("the reply's content is not text")
     finish_reason = str(choice.get("finish_reason") or "unknown")
     return Reply(
-        text=_clean(text),
+        text=_clean(joined(message.get("content")) or _concluded_reasoning(message)),
         finish_reason=finish_reason,
         model=_clean(str(body.get("model", ""))),
         usage=_usage(body, "prompt_tokens", "completion_tokens"),
@@ -125,17 +154,39 @@ def _read_chat(body: Mapping[str, Any]) -> Reply:
     )
 
 
+def _concluded_reasoning(message: Mapping[str, Any]) -> str:
+    """The reasoning of a message without content, if it ends in an object.
+
+    Servers that separate reasoning from answers take an answer without reasoning for the reasoning itself.
+    """
+    reasoning = next((joined(message[name]) for name in REASONING if message.get(name)), "")
+    return reasoning if reasoning.rstrip("` \n").endswith("}") else ""
+
+
 def _read_logprobs(given: Mapping[str, Any] | None) -> tuple[TokenLogprob, ...] | None:
-    if not given or not given.get("content"):
+    """Read the log-probabilities; None if there are none for the tokens written.
+
+    A null stands for a probability that the server does not know or that is 0: a likely token without one is left out.
+    """
+    tokens = (given or {}).get("content")
+    if not tokens or not all(_known(token["logprob"]) for token in tokens):
         return None
     return tuple(
         TokenLogprob(
             _clean(token["token"]),
             float(token["logprob"]),
-            tuple((_clean(top["token"]), float(top["logprob"])) for top in token.get("top_logprobs") or ()),
+            tuple(
+                (_clean(top["token"]), float(top["logprob"]))
+                for top in token.get("top_logprobs") or ()
+                if _known(top["logprob"])
+            ),
         )
-        for token in given["content"]
+        for token in tokens
     )
+
+
+def _known(logprob: float | None) -> bool:
+    return logprob is not None and not math.isnan(logprob)
 
 
 def read_probabilities(dialect: Dialect, call: DecisionCall, answers: Any) -> dict[str, dict[str, float] | None]:

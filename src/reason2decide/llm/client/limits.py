@@ -14,6 +14,7 @@ from reason2decide.llm.settings import Limits
 # 408 request timeout, 409 conflict (lock), 429 too many requests, and all 5xx: the statuses that OpenAI's client
 # retries.
 RETRIED = frozenset({408, 409, 429})
+BUSY = frozenset({429, 503})  # too many requests; unavailable, as while a model is loaded
 MAX_DELAY = 30.0  # ours: seconds between two attempts when the server does not say
 
 

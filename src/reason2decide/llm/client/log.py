@@ -23,7 +23,7 @@ from reason2decide.llm.client.calls import AnyCall, Failure, TokenLogprob, Usage
 from reason2decide.llm.client.dialects import Reply
 from reason2decide.llm.client.endpoint import Endpoint
 
-FORMAT = 1
+FORMAT = 2
 BUSY_SECONDS = 60.0  # ours: how long a process waits while another writes
 
 # WITHOUT ROWID: the key is the table's only order, and it is unique.
@@ -31,19 +31,32 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS answers (
     key TEXT PRIMARY KEY, created TEXT, base_url TEXT, dialect TEXT, model TEXT, prompt_version TEXT,
     served_model TEXT, text TEXT, finish_reason TEXT, input_tokens INTEGER, output_tokens INTEGER, logprobs TEXT,
-    attempts INTEGER, seconds REAL
+    attempts INTEGER, seconds REAL, max_tokens INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS failures (
     id INTEGER PRIMARY KEY, key TEXT, created TEXT, base_url TEXT, dialect TEXT, model TEXT, prompt_version TEXT,
     kind TEXT, message TEXT, detail TEXT, text TEXT, input_tokens INTEGER, output_tokens INTEGER, attempts INTEGER,
-    seconds REAL
+    seconds REAL, max_tokens INTEGER
 );
+CREATE INDEX IF NOT EXISTS failures_by_key ON failures (key);
 """
-_ANSWER = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_FAILURE = "INSERT INTO failures VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# A complete answer stays; one that was cut off gives way to a longer one.
+_ANSWER = (
+    "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
+    "created = excluded.created, served_model = excluded.served_model, text = excluded.text, "
+    "finish_reason = excluded.finish_reason, input_tokens = excluded.input_tokens, "
+    "output_tokens = excluded.output_tokens, logprobs = excluded.logprobs, attempts = excluded.attempts, "
+    "seconds = excluded.seconds, max_tokens = excluded.max_tokens WHERE answers.finish_reason = 'length'"
+)
+_FAILURE = "INSERT INTO failures VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# A limit of tokens matters only to what was cut off at one; null is no limit.
 _FIND = (
     "SELECT created, served_model, text, finish_reason, input_tokens, output_tokens, logprobs FROM answers "
-    "WHERE key = ?"
+    "WHERE key = :key AND (finish_reason <> 'length' OR max_tokens >= :limit OR max_tokens IS :limit)"
+)
+_FIND_CUT_OFF = (
+    "SELECT kind, message, text FROM failures WHERE key = :key AND (kind = 'looped' OR kind = 'cut_off' "
+    "AND (max_tokens >= :limit OR max_tokens IS :limit)) ORDER BY id DESC LIMIT 1"
 )
 
 
@@ -118,10 +131,10 @@ class CallLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def find(self, key: str) -> Entry | None:
-        """Find the answer to a call, or None."""
+    def find(self, key: str, max_tokens: int | None = None) -> Entry | None:
+        """Find the answer to a call that may take `max_tokens` (None: any number), or None."""
         with self._explained():
-            row = self._reader.execute(_FIND, (key,)).fetchone()
+            row = self._reader.execute(_FIND, {"key": key, "limit": max_tokens}).fetchone()
         if row is None:
             return None
         created, model, text, finish_reason, tokens_in, tokens_out, logprobs = row
@@ -132,6 +145,12 @@ class CallLog:
             )
         return Entry(created, Reply(text, finish_reason, model, Usage(tokens_in, tokens_out), logprobs=given))
 
+    def find_cut_off(self, key: str, max_tokens: int | None) -> Failure | None:
+        """Find the last failure of a call whose answer did not end by itself, with as many tokens or more."""
+        with self._explained():
+            row = self._reader.execute(_FIND_CUT_OFF, {"key": key, "limit": max_tokens}).fetchone()
+        return None if row is None else Failure(key, row[0], f"{row[1]} (in an earlier run)", 0, row[2], cached=True)
+
     def add(self, endpoint: Endpoint, finished: Sequence[Finished]) -> None:
         """Write calls in one transaction, which is on disk when this returns. An existing answer stays."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -141,7 +160,7 @@ class CallLog:
         for done in finished:
             who = (done.key, *where, done.call.prompt_version)
             spent = (done.usage.input_tokens, done.usage.output_tokens)
-            took = (done.attempts, done.seconds)
+            took = (done.attempts, done.seconds, done.call.max_output_tokens())
             if isinstance(done.outcome, Failure):
                 said = (done.outcome.kind, done.outcome.message, done.detail, done.outcome.text)
                 failures.append((*who, *said, *spent, *took))

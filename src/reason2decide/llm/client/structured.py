@@ -14,6 +14,7 @@ T = TypeVar("T", bound=BaseModel)
 MAX_STARTS = 100  # ours: opening braces to try; bounds the work that a garbled answer can cause
 
 FORM_WORDS = "Answer with one JSON object and nothing else. It must be valid under this JSON schema:\n{schema}"
+HIDDEN = ("title", "maxLength")  # what only servers and programs read in a schema
 REPAIR_WORDS = "That answer cannot be used: {problem}. Answer again, with one JSON object and nothing else."
 
 # A string that does not end takes the rest, so that each character is read once.
@@ -129,16 +130,38 @@ def _strict(node: Any) -> Any:
 
 
 def asking_for(body: dict[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
-    """Make the request in which the server enforces `schema`."""
+    """Make the request for an object of `schema`: in words to the model, and as a format for the server to enforce.
+
+    The words stand at the end of the system prompt, or before all else: with what does not change between calls, so
+    that a server reads it once. Many servers ignore the format, which is then not told to the model by anybody else.
+    """
+    first, *rest = body["messages"]
+    parts = [first["content"], form_in_words(schema)]
+    words = "\n\n".join(parts if first["role"] == "system" else reversed(parts))
     form = {"name": schema.__name__, "schema": strict_schema(schema), "strict": True}
-    return {**body, "response_format": {"type": "json_schema", "json_schema": form}}
+    return {
+        **body,
+        "messages": [{**first, "content": words}, *rest],
+        "response_format": {"type": "json_schema", "json_schema": form},
+    }
 
 
-def asking_in_words(body: dict[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
-    """Make the request that spells out the schema to the model, for servers without response formats."""
-    *before, last = body["messages"]
-    words = FORM_WORDS.format(schema=json.dumps(strict_schema(schema)))
-    return {**body, "messages": [*before, {**last, "content": f"{last['content']}\n\n{words}"}]}
+@lru_cache(maxsize=256)
+def form_in_words(schema: type[BaseModel]) -> str:
+    """The request for an object, to the model.
+
+    Options that have a description are not repeated: they stand in the prompt, and differ from record to record.
+    """
+    return FORM_WORDS.format(schema=json.dumps(_spelt(strict_schema(schema)), ensure_ascii=False))
+
+
+def _spelt(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_spelt(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    hidden = (*HIDDEN, "enum") if "description" in node and "enum" in node else HIDDEN
+    return {key: _spelt(value) for key, value in node.items() if key not in hidden}
 
 
 def repairing(body: dict[str, Any], text: str, error: InvalidAnswer) -> dict[str, Any]:

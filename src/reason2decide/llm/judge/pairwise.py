@@ -114,7 +114,7 @@ class Pairwise:
 
     def _chat(self, pair: Pair, order: Order, data: Mapping[str, str], criterion: Criterion) -> Call:
         shown = {**data, "reference": pair.reference if criterion.reference else NO_REFERENCE}
-        messages = self.chat.messages(shown, {"question": criterion.question})
+        messages = self.chat.messages(shown, {"question": criterion.question}, apart=("reference",))
         return Call(f"{order} {criterion.name} {pair.id}", messages, PairVerdict, self.settings, self.version("chat"))
 
     def read(self, judge: str, call: AnyCall, outcome: ModelAnswer | Failure) -> list[Preference]:

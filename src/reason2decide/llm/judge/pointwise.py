@@ -12,12 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator
 
-from reason2decide.llm.client.calls import AnyCall, Call, DecisionCall, Failure, ModelAnswer, Question, call_key
+from reason2decide.llm.client.calls import AnyCall, Call, DecisionCall, Failure, ModelAnswer, Question
 from reason2decide.llm.client.client import Client
 from reason2decide.llm.judge.rubric import LEVELS, Criterion, levels_in_words
 from reason2decide.llm.prompt_files import Prompt
@@ -27,7 +26,6 @@ NO_REFERENCE = "(not given for this criterion)"
 # The most that OpenAI's API allows: five digits, each perhaps also with a space before it, among other tokens.
 TOKEN_PROBABILITIES: Mapping[str, Any] = {"logprobs": True, "top_logprobs": 20}
 AROUND = ' \t\n"{}:,'  # characters that a tokenizer may join to a digit in a JSON object
-REFUSED_SETTINGS = ("http_400", "http_422")
 
 
 @dataclass(frozen=True)
@@ -106,31 +104,11 @@ class Pointwise:
     chat: Prompt
     decision: Prompt
     settings: Mapping[str, Any]
-    logprobs: bool = True
 
     def version(self, dialect: str) -> str:
         """Versions of the words that a dialect uses."""
         prompt = self.chat if dialect == "chat" else self.decision
         return f"{prompt.full_version}+rubric/{self.rubric_version}"
-
-    def fitting(self, client: Client, cases: Iterable[JudgedCase], *, ask: bool) -> Pointwise:
-        """Return this form, or one without log-probabilities if the server refuses them.
-
-        It does if the log has an answer to the first call without them; otherwise the server is asked if `ask`.
-        """
-        first = next(iter(self.calls(client, islice(cases, 1))), None)
-        if not isinstance(first, Call):
-            return self
-        without = replace(self, logprobs=False)
-        if client.log.find(call_key(client.endpoint, without._plain(first))):
-            return without
-        outcomes = [outcome for _, outcome in client.run([first])] if ask else []
-        refuses = any(isinstance(outcome, Failure) and outcome.kind in REFUSED_SETTINGS for outcome in outcomes)
-        return without if refuses else self
-
-    @staticmethod
-    def _plain(call: Call) -> Call:
-        return replace(call, settings={k: v for k, v in call.settings.items() if k not in TOKEN_PROBABILITIES})
 
     def calls(self, client: Client, cases: Iterable[JudgedCase]) -> Iterator[AnyCall]:
         """Yield the calls to a judge: one per criterion or, for a decision model, one per case."""
@@ -159,9 +137,11 @@ class Pointwise:
             "reference": case.reference if criterion.reference else NO_REFERENCE,
         }
         words = {"question": criterion.question, "levels": levels_in_words(criterion)}
-        settings = {**self.settings, **(TOKEN_PROBABILITIES if self.logprobs else {})}
+        settings = {**self.settings, **TOKEN_PROBABILITIES}
         name = f"{criterion.name} {case.id}"
-        return Call(name, self.chat.messages(data, words), Verdict, settings, self.version("chat"))
+        return Call(
+            name, self.chat.messages(data, words, apart=("reference",)), Verdict, settings, self.version("chat")
+        )
 
     def read(self, judge: str, call: AnyCall, outcome: ModelAnswer | Failure) -> list[Judgement]:
         """Read a judge's answer or failure."""

@@ -22,7 +22,7 @@ import numpy as np
 from reason2decide.console import say, track, warn
 from reason2decide.evaluation.results import PROBES
 from reason2decide.files import new_folder, require_absent, sha256_file
-from reason2decide.llm.client.calls import ModelAnswer
+from reason2decide.llm.client.calls import Failure, ModelAnswer
 from reason2decide.llm.judge.judgements import (
     JudgedSplit,
     Sample,
@@ -34,7 +34,7 @@ from reason2decide.llm.judge.judgements import (
 from reason2decide.llm.judge.pairwise import ORDERS, WORTH, Better, Pairwise, Preference, equal_pairs
 from reason2decide.llm.judge.pointwise import Judge, Judgement, Pointwise, without_rationale
 from reason2decide.llm.judge.rubric import Criterion
-from reason2decide.llm.settling import announce_cost, counts_in_words, host, share
+from reason2decide.llm.settling import announce_cost, counts_in_words, host, require_answers, share
 
 JUDGE, JUDGEMENTS = "judge.json", "judgements.jsonl"
 HUMAN, MEAN = "human", "mean"  # raters whose names no judge may have
@@ -69,21 +69,29 @@ def judge_predictions(
     cases = sample.cases()
     shown = [case for case in cases if case.work.explains]
     for judge in judges:
-        announce_cost(judge.client, form.fitting(judge.client, shown, ask=False).calls(judge.client, shown))
+        announce_cost(judge.client, form.calls(judge.client, shown))
     if dry_run:
         return None
 
     found = without_rationale(cases, form.criteria)
     served: dict[str, set[str]] = {judge.name: set() for judge in judges}
     for judge in judges:
-        fitting = form.fitting(judge.client, shown, ask=True)
-        if fitting is not form:
-            say(f"{judge.name} refuses log-probabilities: its scores are the levels that it names")
         total = len(shown) * _calls_of_a_case(judge, form.criteria)
-        for call, outcome in track(judge.client.run(fitting.calls(judge.client, shown)), judge.name, total, "calls"):
-            found += fitting.read(judge.name, call, outcome)
+        weighed = named = 0
+        failed: list[Failure] = []
+        for call, outcome in track(judge.client.run(form.calls(judge.client, shown)), judge.name, total, "calls"):
+            found += form.read(judge.name, call, outcome)
             if isinstance(outcome, ModelAnswer):
                 served[judge.name].add(outcome.model)
+                weighed += outcome.logprobs is not None or outcome.probabilities is not None
+                named += outcome.logprobs is None and outcome.probabilities is None
+            else:
+                failed.append(outcome)
+        if named:
+            without = f"{judge.name} gave no log-probabilities with {named} of {named + weighed} answers"
+            say(f"{without}: their scores are the levels that it names")
+        if not weighed + named:
+            require_answers(failed)
 
     by_criterion = {
         criterion.name: [judgement for judgement in found if judgement.criterion == criterion.name]
@@ -151,11 +159,16 @@ def compare_predictions(
     found = equal_pairs(pairs, form.criteria)
     served: dict[str, set[str]] = {judge.name: set() for judge in judges}
     for judge in judges:
+        failed: list[Failure] = []
         total = 2 * len(shown) * _calls_of_a_case(judge, form.criteria)
         for call, outcome in track(judge.client.run(form.calls(judge.client, shown)), judge.name, total, "calls"):
             found += form.read(judge.name, call, outcome)
             if isinstance(outcome, ModelAnswer):
                 served[judge.name].add(outcome.model)
+            else:
+                failed.append(outcome)
+        if not served[judge.name]:
+            require_answers(failed)
 
     criteria = {}
     for criterion in form.criteria:

@@ -14,7 +14,7 @@ from reason2decide.errors import ConfigError, DataError
 from reason2decide.llm.answers import Argued, argued_schema
 from reason2decide.llm.client.calls import Call, ModelAnswer
 from reason2decide.llm.prompt_files import load_prompt
-from reason2decide.llm.settings import MAX_WORDS
+from reason2decide.llm.settings import MAX_WORDS, MIN_SUPPORT
 from reason2decide.llm.teach.gates import GatedCase, failed_gates, instructions
 from reason2decide.llm.teach.source_writing import Reading, SourceWriter
 
@@ -51,6 +51,7 @@ class Advocate(SourceWriter):
         keep_unsupported: bool = False,
         max_words: int = MAX_WORDS,
         sampling: Mapping[str, Any] = {},
+        min_support: float = MIN_SUPPORT,
         prompts: Path | None = None,
     ) -> None:
         if for_labels not in get_args(ForLabels):
@@ -64,6 +65,7 @@ class Advocate(SourceWriter):
             )
         self.source, self.for_labels, self.predictions = source, for_labels, predictions or {}
         self.keep_unsupported, self.max_words, self.sampling = keep_unsupported, max_words, sampling
+        self.min_support = min_support
         self.prompt = load_prompt("rationalize_contrast", prompts)
         self._instructions = instructions(self.prompt)
         self.unsupported: Counter[str] = Counter()
@@ -86,7 +88,7 @@ class Advocate(SourceWriter):
         """One call for each label to argue for."""
         argued = record.contrasts.get(self.source, {})
         wanted = argued_labels(record, labels, self.for_labels, self.predictions.get(record.id))
-        schema = argued_schema(record.choices_or(labels))
+        schema = argued_schema(record.choices_or(labels), self.max_words, listed=record.choices is not None)
         return {
             label: Call(
                 f"{record.id}\n{label}",
@@ -104,7 +106,7 @@ class Advocate(SourceWriter):
         written = answer.parsed
         assert isinstance(written, Argued)
         rationale, choices = written.rationale.strip(), record.choices_or(labels)
-        case = GatedCase(record.text, label, choices, self._instructions, self.max_words)
+        case = GatedCase(record.text, label, choices, self._instructions, self.max_words, self.min_support)
         failed = failed_gates(rationale, case) + [ANOTHER] * (written.label != label)
         if failed:
             return Reading(None, failed[0])
@@ -122,7 +124,7 @@ class Advocate(SourceWriter):
     def settings(self) -> dict[str, Any]:
         """The settings of the teacher."""
         asked = {"for_labels": self.for_labels, "keep_unsupported": self.keep_unsupported}
-        return {**asked, "max_words": self.max_words, "sampling": dict(self.sampling)}
+        return {**asked, "max_words": self.max_words, "min_support": self.min_support, "sampling": dict(self.sampling)}
 
     def found(self) -> dict[str, Any]:
         """The cases that nothing supports, by label."""

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from reason2decide.data.words import STOP_WORDS, WORD, stem, words_of
+from reason2decide.data.words import STOP_WORDS, UNSPACED, WORD, words_of
 from reason2decide.llm.prompt_files import Prompt
-from reason2decide.llm.settings import MAX_WORDS
+from reason2decide.llm.settings import MAX_WORDS, MIN_SUPPORT, max_characters
+from reason2decide.llm.teach.fidelity import cited_numbers, content, numbers, spelt_numbers, support
 
 COPIED_WORDS = 8  # ours: this many words in a row are not a coincidence
 
@@ -26,31 +27,18 @@ _REFUSAL = re.compile(
 _MASK = re.compile(
     r"\[LABEL\]|\[MASK\]|<mask>|<extra_id_\d+>|_{3,}|\{[a-z][a-z_]*\}|<<<DATA|DATA [0-9a-f]{32}>>>", re.I
 )
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_LIST_MARK = re.compile(r"^\s*\d+[.)](?=\s)", re.MULTILINE)
 _SLOT = re.compile(r"\{[a-z_]+\}")
-_COUNTING = "zero one two three four five six seven eight nine ten eleven twelve"
-_NUMBER_WORDS = {word: str(value) for value, word in enumerate(_COUNTING.split())}
 _GIVEN_AS_ANSWER = (
     r"(?:answer|label|decision|conclusion|verdict|level|category)\W+(?:(?:is|was|be|would|should|must)\W+)*"
 )
-
-# Words that a rewording may add to the text: who speaks, and how sentences are joined.
-_FRAMING_WORDS = """
-according accordingly additionally also although appear associated become begin call caller case cause complain
-concern consider consistent currently date decide decision denies deny despite due experience explain feel follow give
-given have having history include indicate lead likely mean mention need note nurse old other patient person possible
-presence present rationale reason recommend recommended regarding report require result say show sign since state
-suggest support symptom take tell text therefore thus urgency urgent whether without year
-"""
-_FRAMING = frozenset(stem(word) for word in _FRAMING_WORDS.split())
 
 
 @dataclass(frozen=True)
 class GatedCase:
     """What a rationale is checked against: its text, the decision it argues for, and the possible decisions.
 
-    `instructions` are the prompt's own words, without data.
+    `instructions` are the prompt's own words, without data; `min_support` is the least share of a rationale's content
+    that its text must have (`fidelity.support`).
     """
 
     text: str
@@ -58,6 +46,7 @@ class GatedCase:
     choices: Sequence[str]
     instructions: str = ""
     max_words: int = MAX_WORDS
+    min_support: float = MIN_SUPPORT
 
 
 def failed_gates(rationale: str, case: GatedCase) -> list[str]:
@@ -76,8 +65,8 @@ def is_refusal(rationale: str, case: GatedCase) -> bool:
 
 
 def is_too_long(rationale: str, case: GatedCase) -> bool:
-    """It has more than `max_words` words."""
-    return len(words_of(rationale)) > case.max_words
+    """It has more than `max_words` words, or was ended by the server at the length that they may have."""
+    return word_count(rationale) > case.max_words or len(rationale) >= max_characters(case.max_words)
 
 
 def leaks_mask_token(rationale: str, case: GatedCase) -> bool:
@@ -97,8 +86,13 @@ def states_another_label(rationale: str, case: GatedCase) -> bool:
 
 def cites_what_is_not_there(rationale: str, case: GatedCase) -> bool:
     """It has no content word of the text, so it is about something else, or a number that is not in the text."""
-    known = numbers(case.text).union(_spelt_numbers(case.text), *map(numbers, case.choices))
-    return not _content_stems(rationale) & _content_stems(case.text) or bool(_cited_numbers(rationale) - known)
+    known = numbers(case.text).union(spelt_numbers(case.text), *map(numbers, case.choices))
+    return not content(rationale) & content(case.text) or bool(cited_numbers(rationale) - known)
+
+
+def is_unsupported(rationale: str, case: GatedCase) -> bool:
+    """Too small a share of its content is in the text or the label: it is about something else, or made up."""
+    return support(rationale, f"{case.text}\n{case.label}") < case.min_support
 
 
 GATES: Mapping[str, Callable[[str, GatedCase], bool]] = {
@@ -109,6 +103,7 @@ GATES: Mapping[str, Callable[[str, GatedCase], bool]] = {
     "copied_prompt": copies_prompt,
     "another_label": states_another_label,
     "not_in_text": cites_what_is_not_there,
+    "unsupported": is_unsupported,
 }
 
 
@@ -117,11 +112,13 @@ def named_labels(text: str, choices: Sequence[str]) -> set[str]:
 
     A label within a longer one ("care" in "home care") does not count. Labels made only of stop words or numbers, such
     as "no" or "3", occur in any text: they count only if given as an answer, as in "the answer is no" or at the very
-    beginning before a comma or full stop.
+    beginning before a comma or full stop. A label in a script without spaces is found anywhere.
     """
     words = words_of(text)
     spans: dict[tuple[int, int], set[str]] = {}
     found = set()
+    joined = [choice for choice in choices if UNSPACED.search(choice) and choice in text]
+    found |= {choice for choice in joined if not any(choice in other != choice for other in joined)}
     for choice in choices:
         label_words = words_of(choice)
         if all(word in STOP_WORDS or word.isdigit() for word in label_words):
@@ -138,38 +135,20 @@ def named_labels(text: str, choices: Sequence[str]) -> set[str]:
     return found
 
 
+def word_count(text: str) -> int:
+    """The number of words; in scripts without spaces two characters count as one (ours)."""
+    unspaced = sum(len(run) for run in UNSPACED.findall(text))
+    return len(WORD.findall(UNSPACED.sub(" ", text))) + (unspaced + 1) // 2
+
+
 def _given_as_answer(text: str, choice: str) -> bool:
     label = r"\s+".join(map(re.escape, choice.split()))
     return re.search(rf"\b{_GIVEN_AS_ANSWER}{label}\b|^\W*{label}\s*(?:[.,;:!]|$)", text, re.IGNORECASE) is not None
 
 
-def numbers(text: str) -> set[str]:
-    """Find the numbers of a text, in normal form: "38,5" is "38.5", "1,000" is "1000", "007" is "7"."""
-    return {_plain(match.group()) for match in _NUMBER.finditer(text)}
-
-
-def _plain(number: str) -> str:
-    if re.fullmatch(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", number):
-        number = number.replace(",", "")
-    number = number.replace(",", ".")
-    return number if number.count(".") > 1 else f"{float(number):.12g}"
-
-
-def _spelt_numbers(text: str) -> set[str]:
-    return {_NUMBER_WORDS[word] for word in words_of(text) if word in _NUMBER_WORDS}
-
-
 def instructions(prompt: Prompt) -> str:
     """A prompt's own words, with a line break for each slot."""
     return _SLOT.sub("\n", f"{prompt.system}\n{prompt.user}")
-
-
-def _cited_numbers(rationale: str) -> set[str]:
-    return numbers(_LIST_MARK.sub("", rationale))
-
-
-def _content_stems(text: str) -> set[str]:
-    return {stem(word) for word in WORD.findall(text) if word.casefold() not in STOP_WORDS} - _FRAMING
 
 
 @lru_cache(maxsize=16)
@@ -183,24 +162,3 @@ def _runs(parts: Sequence[str]) -> frozenset[tuple[str, ...]]:
     return frozenset(
         tuple(words[start : start + COPIED_WORDS]) for words in listed for start in range(len(words) - COPIED_WORDS + 1)
     )
-
-
-def additions(rewritten: str, known: Sequence[str]) -> dict[str, list[str]]:
-    """What a rewritten rationale adds to the texts `known`: {"words": [...], "numbers": [...]}, sorted.
-
-    Words are content words, compared by their stems, without framing words ("patient", "reports", "therefore").
-    A spelled-out abbreviation counts as added: only a reader can tell whether it means the same.
-    """
-    text = "\n".join(known)
-    known_stems = {stem(word) for word in WORD.findall(text)} | _FRAMING
-    words = {
-        word.casefold()
-        for word in WORD.findall(rewritten)
-        if not any(character.isdigit() for character in word)
-        and word.casefold() not in STOP_WORDS
-        and stem(word) not in known_stems
-    }
-    known_numbers = numbers(text) | _spelt_numbers(text)
-    words -= {word for word, number in _NUMBER_WORDS.items() if number in known_numbers}
-    new_numbers = _cited_numbers(rewritten) - known_numbers
-    return {name: sorted(found) for name, found in (("words", words), ("numbers", new_numbers)) if found}

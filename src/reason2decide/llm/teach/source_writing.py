@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.console import say
+from reason2decide.data.defaults import CALL_LOG
 from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
 from reason2decide.errors import DataError
 from reason2decide.files import new_folder, require_absent
@@ -140,7 +141,7 @@ def write_source(
         # The counts are known only now; `write_dataset` writes the provenance after the records.
         provenance.update(_with(provenance, writer.noun, writer.source, tally.provenance(chosen)))
 
-    with new_folder(out, "dataset.toml", force=force) as folder:
+    with new_folder(out, "dataset.toml", force=force, keep=f"{CALL_LOG}*") as folder:
         write_dataset(folder, info, {split: contents(split) for split in dataset.hashes})
         if not tally.written:
             reasons = counts_in_words(tally.gates + tally.failures) or "no calls were made"
