@@ -195,9 +195,9 @@ def test_a_timeout_is_the_silence_between_tokens(server, log):
 
 def test_servers_that_do_not_stream(server, log):
     server.faults(always={"kind": "whole"})
-    plain = Call("a", [{"role": "user", "content": "a"}])
-    [answer] = run(server, log, [plain])
-    assert isinstance(answer, ModelAnswer) and answer.text == plain_answer(plain.messages)
+    messages = [{"role": "user", "content": "a"}]
+    [answer] = run(server, log, [Call("a", messages)])
+    assert isinstance(answer, ModelAnswer) and answer.text == plain_answer(messages)
 
 
 # --- waiting and giving up --------------------------------------------------------------------------------------------

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from rationale_cases import examples, value
 from sklearn.metrics import matthews_corrcoef
 
-from reason2decide.data.predictions import NO_ANSWER
+from reason2decide.data.predictions import NO_ANSWER, Prediction
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.data.words import MASK, STOP_WORDS, mask_label_words, sentences, stem, words_of
 from reason2decide.errors import NotComputed
+from reason2decide.evaluation.examples import Examples
 from reason2decide.evaluation.metrics.contradiction import CitedContradicted
 from reason2decide.evaluation.metrics.counterfactual import (
     DeletionDrop,
@@ -24,6 +26,7 @@ from reason2decide.evaluation.metrics.counterfactual import (
     SwapFollows,
     SwapFollowsNoVerdict,
 )
+from reason2decide.evaluation.metrics.overlap import Bleu
 from reason2decide.evaluation.metrics.rouge import RougeL
 from reason2decide.evaluation.metrics.self_consistency import (
     Consistency,
@@ -420,3 +423,22 @@ def test_a_text_supports_itself(text):
     content = [word for word in words_of(text) if word not in STOP_WORDS]
     marked = " ".join(text[start:end] for start, end in cited_spans(text, text))
     assert words_of(marked) == content
+
+
+def test_languages_without_word_boundaries_are_cut_into_characters_and_say_so() -> None:
+    """Cut at spaces, two rationales that differ in one character would have nothing in common."""
+    gold, written = "高熱が三日続くため受診が必要です", "高熱が二日続くため受診が必要です"
+    records = [Record("r", f"患者は{gold}", "a", {"nurse": gold})]
+    found = Examples(records, [Prediction("r", "a", None, written)], LabelSet(("a", "b")), "nurse")
+    bleu = Bleu()
+    assert 50 < value(bleu, found) < 100 and "tok:char" in bleu.signature()
+    assert value(RougeL(), found) == pytest.approx(100 * 15 / 16)
+    assert value(Support(), found) == 1.0 and "unspaced:pairs" in Support().signature()
+    english = Examples(
+        [Record("r", "t", "a", {"nurse": "fever for days"})],
+        [Prediction("r", "a", None, "a fever")],
+        LabelSet(("a", "b")),
+        "nurse",
+    )
+    value(bleu, english)
+    assert "tok:13a" in bleu.signature()

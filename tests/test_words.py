@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reason2decide.data.sources.choices import lift_choices
-from reason2decide.data.words import sentences
+from reason2decide.data.words import mask_label_words, sentences, unit_spans, units, words_of
 
 
 def test_sentences_by_hand() -> None:
@@ -29,3 +31,27 @@ def test_time_grows_with_the_length_only(text: str) -> None:
         return time.perf_counter() - started
 
     assert seconds(text) < 5
+
+
+# --- scripts without spaces between words -----------------------------------------------------------------------------
+
+
+def test_scripts_without_spaces_by_hand() -> None:
+    assert words_of("Fever 39.5 seit 高熱3日") == ["fever", "39", "5", "seit", "高", "熱", "3", "日"]
+    assert units("Fever 39.5 seit 高熱三日。咳") == ["fever", "39", "5", "seit", "高熱", "熱三", "三日", "咳"]
+    assert len(units("ไข้สูง")) == 5  # six characters, marks among them
+    assert units("고열 3일") == ["고열", "3일"]  # Korean has spaces
+    assert [t[b:e] for t in ["高熱がある。胸痛はない。"] for b, e in sentences(t)] == ["高熱がある。", "胸痛はない。"]
+
+
+def test_labels_are_masked_inside_of_unspaced_text() -> None:
+    assert mask_label_words("今日中に受診してください", ["受診", "救急車"]) == "今日中に___してください"
+    assert mask_label_words("救急車を呼ぶ", ["受診", "救急車"]) == "___を呼ぶ"
+    assert mask_label_words("See a doctor, or home care.", ["home care", "see"]) == "___ a doctor, or ___ ___."
+
+
+@given(st.text(st.characters(codec="utf-8") | st.sampled_from("高熱ไข้ a1_. "), max_size=40))
+def test_units_cover_all_words(text: str) -> None:
+    covered = {i for start, end in unit_spans(text) for i in range(start, end)}
+    assert covered == {i for i, character in enumerate(text) if words_of(character)}
+    assert [text[start:end].casefold() for start, end in unit_spans(text)] == units(text)

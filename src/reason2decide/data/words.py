@@ -6,7 +6,10 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-WORD = re.compile(r"[^\W_]+")
+# Scripts that put no space between words: Thai, Lao, Burmese, Khmer, kana, and Chinese characters.
+_UNSPACED = "\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+UNSPACED = re.compile(f"[{_UNSPACED}]+")
+WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")  # of those scripts, each character
 MASK = "___"
 # Ours: English words that carry no content of a note, a label or a rationale.
 _FUNCTION_WORDS = """
@@ -21,31 +24,41 @@ STOP_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case: runs of letters and digits."""
+    """The words of a text in lower case: runs of letters and digits, and each character of scripts without spaces."""
     return [word.casefold() for word in WORD.findall(text)]
 
 
-# Scripts that put no space between words: Thai, Lao, Burmese, Khmer, kana, and Chinese characters.
-UNSPACED = re.compile(
-    "[\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
-)
-
-
-def units(text: str) -> list[str]:
-    """What texts are compared by: words in lower case or, where a script has no spaces, all pairs of characters.
-
-    >>> units("Fever seit 高熱三日")
-    ['高熱', '熱三', '三日', 'fever', 'seit']
+def unit_spans(text: str) -> list[Span]:
+    """The parts of a text that are compared with another's, as (start, end) in order: words, and where a script has no
+    spaces all pairs of neighbouring characters.
 
     Source: overlapping pairs are as good as dictionaries for retrieval in Chinese and Japanese (Nie et al. 2000).
     """
-    pairs = [run[i : i + 2] for run in UNSPACED.findall(text) for i in range(max(1, len(run) - 1))]
-    return pairs + words_of(UNSPACED.sub(" ", text))
+    words = [match.span() for match in WORD.finditer(text)]
+    joined = [UNSPACED.match(text, start) is not None for start, _ in words]
+    spans = []
+    for i, (start, end) in enumerate(words):
+        follows = i + 1 < len(words) and joined[i] and joined[i + 1] and words[i + 1][0] == end
+        follows_on = i > 0 and joined[i] and joined[i - 1] and words[i - 1][1] == start
+        if follows:
+            spans.append((start, words[i + 1][1]))
+        elif not follows_on:
+            spans.append((start, end))
+    return spans
+
+
+def units(text: str) -> list[str]:
+    """The parts of `unit_spans` in lower case.
+
+    >>> units("Fever seit 高熱三日")
+    ['fever', 'seit', '高熱', '熱三', '三日']
+    """
+    return [text[start:end].casefold() for start, end in unit_spans(text)]
 
 
 @lru_cache(maxsize=256)
 def _masked_words(labels: tuple[str, ...]) -> frozenset[str]:
-    words = [frozenset(words_of(label)) for label in labels]
+    words = [frozenset(units(label)) for label in labels]
     return frozenset().union(*(label_words - STOP_WORDS or label_words for label_words in words))
 
 
@@ -56,11 +69,16 @@ def mask_label_words(text: str, labels: Iterable[str]) -> str:
     has nothing else, such as "no". All labels are masked, not only the decided one: the mask must not reveal it.
     """
     hidden = _masked_words(tuple(labels))
-    return WORD.sub(lambda word: MASK if word.group().casefold() in hidden else word.group(), text)
+    parts, done = [], 0
+    for start, end in unit_spans(text):
+        if text[start:end].casefold() in hidden:
+            parts += [text[done:start], MASK] if start >= done and (start > done or not done) else []
+            done = max(done, end)
+    return "".join([*parts, text[done:]])
 
 
 # Begins at the first mark of a run only, so that a long run takes linear time.
-SENTENCE_END = re.compile(r"(?<![.!?;])[.!?;]+(?=\s|$)|\n")
+SENTENCE_END = re.compile(r"(?<![.!?;])[.!?;]+(?=\s|$)|[\u3002\uff01\uff1f\uff1b]+|\n")
 SUFFIX = re.compile(r"(?<=\w{3})(?:ing|ed|es|(?<!s)s|e)$")
 Span = tuple[int, int]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from reason2decide.data.predictions import NO_ANSWER
 from reason2decide.data.sources.choices import plain
-from reason2decide.data.words import WORD
+from reason2decide.data.words import units
 from reason2decide.evaluation.baselines import COMPARED, TITLES
 from reason2decide.evaluation.metrics import METRICS
 from reason2decide.evaluation.metrics.base import Examples
@@ -60,7 +60,7 @@ def _on_reasons(examples: Examples) -> Iterator[str]:
 
 def _is_no_reason(text: str, labels: Sequence[str]) -> bool:
     """Whether a rationale gives no reason: it equals a label, or has no word of two letters."""
-    words = WORD.findall(text)
+    words = units(text)
     return bool(text) and (
         plain(text) in map(plain, labels) or not any(len(word) > 1 and not word.isdigit() for word in words)
     )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import Record
 from reason2decide.data.sampling import draw
-from reason2decide.data.words import STOP_WORDS, Span, sentences, stem, words_of
+from reason2decide.data.words import STOP_WORDS, Span, sentences, stem, units
 from reason2decide.evaluation.citations import citations, has_facts, named_in
 
 NEEDED = 0.5  # ours: share of a sentence's content words that the rationale must have to cite it
@@ -49,10 +49,10 @@ def cited_sentences(record: Record, rationale: str) -> list[Span]:
             for span in sentences(record.text)
             if named_in(record.text[slice(*span)]) & (said.present | said.denied)
         ]
-    known = {stem(word) for word in words_of(rationale)}
+    known = {stem(word) for word in units(rationale)}
     found = []
     for start, end in sentences(record.text):
-        content = {stem(word) for word in words_of(record.text[start:end]) if word not in STOP_WORDS}
+        content = {stem(word) for word in units(record.text[start:end]) if word not in STOP_WORDS}
         if content and len(content & known) >= NEEDED * len(content):
             found.append((start, end))
     return found

@@ -7,12 +7,14 @@ sacrebleu's takes one corpus at a time and the bootstrap needs thousands. A test
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import sacrebleu
 
+from reason2decide.data.words import UNSPACED, WORD
 from reason2decide.evaluation.metrics.base import Examples, Floats, Metric, SufficientStatistics
 from reason2decide.evaluation.metrics.pairs import rationale_pairs
 
@@ -33,6 +35,9 @@ class _Overlap(Metric):
         scorer.num_refs = 1  # sacrebleu infers it from data; set here, so that the signature is known earlier
         return scorer
 
+    def prepare(self, gold: Sequence[str]) -> None:
+        """Settle what depends on the language of the gold rationales; nothing by default."""
+
     def signature(self) -> str:
         """sacrebleu's own signature, which includes its version."""
         return str(self.scorer.get_signature())
@@ -44,6 +49,7 @@ class _Overlap(Metric):
             NotComputed: no source was named, no record has a gold rationale of it, or no prediction has a rationale.
         """
         pairs = rationale_pairs(examples)
+        self.prepare(pairs.gold)
         rows: list[list[int]] = []
         for start in range(0, len(pairs.gold), CHUNK):
             chunk = slice(start, start + CHUNK)
@@ -59,14 +65,25 @@ class Bleu(_Overlap):
     Formula: BP · exp(mean over n = 1..4 of log p_n), p_n the clipped n-gram precision in per cent (the
     k-th zero count becomes 1 / 2^k), BP = exp(1 - r/c) if the output length c is below the reference length r,
     else 1. Range 0 to 100, higher is better. Source: Papineni et al. 2002; settings of sacrebleu (Post 2018): 13a
-    tokens, exponential smoothing, mixed case.
+    tokens, or characters if most of the gold rationales' letters are of scripts without spaces (`tok` in the
+    signature), exponential smoothing, mixed case.
     """
 
     name, title, worst, best = "bleu", "BLEU", 0.0, 100.0
+    tokenize = "13a"
+
+    def prepare(self, gold: Sequence[str]) -> None:
+        """Choose how texts are cut."""
+        joined = sum(len(run) for text in gold for run in UNSPACED.findall(text))
+        letters = sum(len(word) for text in gold for word in WORD.findall(text))
+        tokenize = "char" if 2 * joined > letters else "13a"
+        if tokenize != self.tokenize:
+            self.tokenize = tokenize
+            self.__dict__.pop("scorer", None)  # made again when asked for
 
     def make_scorer(self) -> Any:
         """BLEU with defaults; `force` only silences a warning about texts that look tokenised."""
-        return sacrebleu.BLEU(force=True)
+        return sacrebleu.BLEU(force=True, tokenize=self.tokenize)
 
     def aggregate(self, sums: Floats) -> Floats:
         """(..., 10) -> (...); the columns are output length, reference length, 4 matches and 4 totals."""

@@ -34,8 +34,9 @@ class RougeL(Ratio):
     Why: it requires the same words in the same order but allows others in between, so it penalises rewording less than
     BLEU; many papers report it.
     Formula: mean of 100 · 2 L / (a + b), L the length of the longest common subsequence, a and b the numbers of words
-    (runs of letters and digits, in lower case, not stemmed) of the two rationales; an empty one counts 0. Range 0 to
-    100, higher is better. Source: Lin 2004, with beta = 1 as in the package rouge-score.
+    of the two rationales (runs of letters and digits, or characters of scripts without spaces, in lower case, not
+    stemmed); an empty one counts 0. Range 0 to 100, higher is better. Source: Lin 2004, with beta = 1 as in the package
+    rouge-score.
     """
 
     name, title, worst, best = "rouge_l", "ROUGE-L", 0.0, 100.0
@@ -56,4 +57,4 @@ class RougeL(Ratio):
 
     def signature(self) -> str:
         """How texts are tokenised and compared."""
-        return "tok:words|case:lower|stem:no|beta:1"
+        return "tok:words|unspaced:characters|case:lower|stem:no|beta:1"

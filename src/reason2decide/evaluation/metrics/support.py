@@ -1,13 +1,13 @@
 """Check lexically, without a model, whether the text supports what a rationale says, and find the cited words.
 
 The rules are all ours. A sentence ends at ".", "!", "?" or ";" before white space or the end, or at a line break. Its
-content words are its stemmed words without stop words; it is supported if at least half of them occur in the stemmed
-text.
+content words are its stemmed words without stop words, or pairs of characters where a script has no spaces; it is
+supported if at least half of them occur in the stemmed text.
 """
 
 from __future__ import annotations
 
-from reason2decide.data.words import STOP_WORDS, WORD, Span, sentences, stem
+from reason2decide.data.words import STOP_WORDS, Span, sentences, stem, unit_spans, units
 from reason2decide.errors import NotComputed
 from reason2decide.evaluation.metrics.base import Examples, SufficientStatistics
 from reason2decide.evaluation.metrics.rationales import Ratio, has_rationale, pooled, require_rationales, told
@@ -34,18 +34,19 @@ def cited_spans(text: str, rationale: str) -> list[Span]:
     """
     cited = set(_stems(rationale))
     spans: list[Span] = []
-    for word in WORD.finditer(text):
-        if word.group().casefold() in STOP_WORDS or stem(word.group()) not in cited:
+    for start, end in unit_spans(text):
+        word = text[start:end]
+        if word.casefold() in STOP_WORDS or stem(word) not in cited:
             continue
-        if spans and text[spans[-1][1] : word.start()].isspace():
-            spans[-1] = (spans[-1][0], word.end())
+        if spans and not text[spans[-1][1] : start].strip():
+            spans[-1] = (spans[-1][0], end)
         else:
-            spans.append(word.span())
+            spans.append((start, end))
     return spans
 
 
 def _stems(text: str) -> list[str]:
-    return [stem(word) for word in WORD.findall(text) if word.casefold() not in STOP_WORDS]
+    return [stem(unit) for unit in units(text) if unit not in STOP_WORDS]
 
 
 class Support(Ratio):
@@ -85,5 +86,5 @@ class Support(Ratio):
         return pooled(rows, positions, told(notes))
 
     def signature(self) -> str:
-        """The required share of content words, and the stemming."""
-        return f"needed:{NEEDED}|stem:suffix"
+        """The required share of content words, the stemming, and how scripts without spaces are cut."""
+        return f"needed:{NEEDED}|stem:suffix|unspaced:pairs"

@@ -112,13 +112,11 @@ def named_labels(text: str, choices: Sequence[str]) -> set[str]:
 
     A label within a longer one ("care" in "home care") does not count. Labels made only of stop words or numbers, such
     as "no" or "3", occur in any text: they count only if given as an answer, as in "the answer is no" or at the very
-    beginning before a comma or full stop. A label in a script without spaces is found anywhere.
+    beginning before a comma or full stop.
     """
     words = words_of(text)
     spans: dict[tuple[int, int], set[str]] = {}
     found = set()
-    joined = [choice for choice in choices if UNSPACED.search(choice) and choice in text]
-    found |= {choice for choice in joined if not any(choice in other != choice for other in joined)}
     for choice in choices:
         label_words = words_of(choice)
         if all(word in STOP_WORDS or word.isdigit() for word in label_words):
@@ -137,8 +135,8 @@ def named_labels(text: str, choices: Sequence[str]) -> set[str]:
 
 def word_count(text: str) -> int:
     """The number of words; in scripts without spaces two characters count as one (ours)."""
-    unspaced = sum(len(run) for run in UNSPACED.findall(text))
-    return len(WORD.findall(UNSPACED.sub(" ", text))) + (unspaced + 1) // 2
+    joined = sum(len(run) for run in UNSPACED.findall(text))
+    return len(words_of(text)) - joined // 2
 
 
 def _given_as_answer(text: str, choice: str) -> bool:
