@@ -3,7 +3,7 @@
 python benchmarks/llm_client.py
 
 Prints the time of whole runs against the ideal one (1000 / 64 x 50 ms), the processor time of client and server, peak
-memory before and after 10,000 more calls, and what a call costs through each layer of OpenAI's library, our log apart.
+memory before and after 10,000 more calls, and what a call costs through OpenAI's library and through aiohttp alone.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
+import aiohttp
 import openai
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -84,46 +84,31 @@ def memory(server: LlmServer, log: CallLog) -> None:
     print(f"memory         peak {before / 1024:.1f} MiB before {10 * CALLS} more calls, {after / 1024:.1f} MiB after")
 
 
-Send = Callable[[bytes], Awaitable[Any]]
-
-
-def layers(base_url: str) -> Iterator[tuple[str, httpx2.AsyncClient, Send]]:
-    """Ways to send a call through OpenAI's library, from its typed interface down to its HTTP client."""
-    for name, make in (("httpx2", openai.DefaultAsyncHttpxClient), ("aiohttp", openai.DefaultAioHttpClient)):
-        http = make(limits=httpx2.Limits(max_connections=CONCURRENCY), trust_env=False)
-        client = openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0, http_client=http)
-
-        async def typed(body: bytes, client: openai.AsyncOpenAI = client) -> Any:
-            return await client.chat.completions.create(**json.loads(body))
-
-        async def raw(body: bytes, client: openai.AsyncOpenAI = client) -> Any:
-            return json.loads((await client.post("/chat/completions", cast_to=httpx2.Response, content=body)).content)
-
-        async def bare(body: bytes, http: httpx2.AsyncClient = http) -> Any:
-            return json.loads((await http.post(f"{base_url}/chat/completions", content=body)).content)
-
-        yield f"typed objects, {name}", http, typed
-        yield f"raw reply, {name}", http, raw
-        yield f"HTTP client, {name}", http, bare
-
-
 async def layer_costs(base_url: str) -> None:
+    """Processor time of a call, not streamed, without log, budget or retries: through a library and without one."""
     free = asyncio.Semaphore(CONCURRENCY)
-    bodies = [json.dumps({"model": "rules", "messages": call.messages}).encode() for call in calls(-1, CALLS)]
+    bodies = [{"model": "rules", "messages": list(call.messages)} for call in calls(-1, CALLS)]
+    connector = aiohttp.TCPConnector(limit=CONCURRENCY, force_close=True)
+    async with (
+        openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0) as library,
+        aiohttp.ClientSession(connector=connector) as session,
+    ):
 
-    async def one(send: Send, body: bytes) -> None:
-        async with free:
-            await send(body)
+        async def typed(body: dict[str, Any]) -> None:
+            async with free:
+                await library.chat.completions.create(**body)
 
-    for name, http, send in layers(base_url):
-        costs = []
-        for _ in range(RUNS):
-            before = time.process_time()
-            await asyncio.gather(*(one(send, body) for body in bodies))
-            costs.append((time.process_time() - before) / CALLS * 1000)
-        print(f"{name:24} {spread(costs[1:], ' ms')} of processor time a call")
-        if name.startswith("HTTP"):
-            await http.aclose()  # the last of its three layers
+        async def plain(body: dict[str, Any]) -> None:
+            async with free, session.post(f"{base_url}/chat/completions", data=json.dumps(body)) as response:
+                json.loads(await response.read())
+
+        for name, send in (("OpenAI's library", typed), ("aiohttp", plain)):
+            costs = []
+            for _ in range(RUNS):
+                before = time.process_time()
+                await asyncio.gather(*map(send, bodies))
+                costs.append((time.process_time() - before) / CALLS * 1000)
+            print(f"{name:24} {spread(costs[1:], ' ms')} of processor time a call")
 
 
 def main() -> None:

@@ -243,7 +243,7 @@ def test_a_model_that_repeats_itself_is_stopped_and_not_asked_again(server, log)
     server.faults(always={"kind": "loop"})
     [failure] = run(server, log, [ask("x")])
     assert isinstance(failure, Failure) and failure.kind == "looped" and "--set temperature=0.8" in failure.message
-    assert len(present(failure.text)) < 1000  # of 9,600 characters
+    assert len(present(failure.text)) < 5000  # of 9,600 characters, read in chunks
     sent = server.counts()["total"]
     [again] = run(server, log, [ask("x", max_tokens=999)])
     assert isinstance(again, Failure) and again.cached and server.counts()["total"] == sent

@@ -44,7 +44,7 @@ class Concurrency:
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         async with self._free:
             self._running -= 1
-            self._free.notify_all()
+            self._free.notify(max(0, self.limit - self._running))
 
     def answered(self, started: float, tokens: int) -> None:
         """Count an answer of so many tokens to a request sent at `started` (`time.monotonic`)."""
