@@ -1,20 +1,22 @@
 """Does the written reason argue for the decision made? Of all calls, and of those decided wrong.
 
     r2d compare experiments/follows.toml --out runs/follows --jobs 2 --set training.dataset=runs/calls
-    python benchmarks/follows.py runs/calls runs/follows/cells/*/results
+    python benchmarks/follows.py runs/calls runs/follows/cells/*/results [--rows benchmarks/follows.jsonl]
 
-A row per system, its seeds together as mean ± standard deviation. A reason is read by the simulators of the dataset,
-with its verdict and without, and exactly: where its weighed facts lead (`weighed_consistency`). *Swap* is the share of
-reasons for the model's second choice that are read as that choice.
+A row per system, its seeds together as mean ± standard deviation. The experiment takes a day: `--rows` adds what was
+measured to a file of rows, one for each system and seed, and prints the table of all of them.
+
+A reason is read by the simulators of the dataset, with its verdict and without, and exactly: where its weighed facts go
+(`weighed_consistency`). *Swap* is the share of reasons for the model's second choice that are read as that choice.
 Then how true the reasons are (`docs/evaluation.md`), macro-F1, under-triage, calibration error, and the drop of the
 decision's probability when what a reason cites is deleted.
 """
 
 from __future__ import annotations
 
-import re
+import argparse
+import json
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,18 +71,40 @@ def cell(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.3f}{spread}"
 
 
-def main() -> None:
-    dataset = DatasetFolder.open(Path(sys.argv[1]))
+def measured(dataset: DatasetFolder, folders: Sequence[Path]) -> dict[tuple[str, int], dict[str, float]]:
+    """(system, seed) -> figures of results folders, which are named .../SYSTEM-seed-N/results."""
     gold = {record.id: str(record.label) for record in dataset.split("test")}
     simulators = Simulators.fit(dataset.split("train"), dataset.info.labels, "llm")
-    systems: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for folder in map(Path, sys.argv[2:]):
-        name = re.sub(r"-seed-\d+$", "", folder.parent.name)
+    rows = {}
+    for folder in folders:
+        name, _, seed = folder.parent.name.partition("-seed-")
         results = read_results(folder)
         values = {key: results.metrics[key].value for key in METRICS if key in results.metrics}
-        for key, value in {**shares(folder, gold, simulators), **values}.items():
-            if value is not None:
-                systems[name][key].append(value)
+        found = {**shares(folder, gold, simulators), **values}
+        rows[name, int(seed or 0)] = {key: round(value, 4) for key, value in found.items() if value is not None}
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("results", type=Path, nargs="*")
+    parser.add_argument("--rows", type=Path)
+    told = parser.parse_args()
+    rows: dict[tuple[str, int], dict[str, float]] = {}
+    if told.rows is not None and told.rows.exists():
+        for line in told.rows.read_text("utf-8").splitlines():
+            own = json.loads(line)
+            rows[own.pop("system"), own.pop("seed")] = own
+    if told.results:
+        rows |= measured(DatasetFolder.open(told.dataset), told.results)
+    if told.rows is not None:
+        lines = [json.dumps({"system": name, "seed": seed, **own}) for (name, seed), own in sorted(rows.items())]
+        told.rows.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    systems: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for (name, _), own in rows.items():
+        for key, value in own.items():
+            systems[name][key].append(value)
     columns = list(dict.fromkeys(key for own in systems.values() for key in own))
     print("| system | seeds | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 2))
     for name, own in systems.items():

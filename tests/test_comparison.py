@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from narrowing import present
 
-from reason2decide.data.predictions import Prediction
+from reason2decide.data.predictions import NO_ANSWER, Prediction
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import ConfigError, DataError
 from reason2decide.evaluation.comparison import compare, load_system, signature_differences
@@ -51,8 +52,6 @@ def write(
     )
     evaluation = evaluate(predictions, records, LABELS, where, Settings(rationale_source="nurse", resamples=100))
     folder.mkdir()
-    import json
-
     (folder / RESULTS).write_text(json.dumps(evaluation.results.to_json()))
     save_statistics(folder / STATISTICS, evaluation.statistics, evaluation.group_of)
     return folder
@@ -155,3 +154,19 @@ def test_folders_that_hold_no_results(tmp_path: Path):
     (tmp_path / STATISTICS).write_bytes(b"no archive")
     with pytest.raises(DataError, match="cannot be read"):
         load_statistics(tmp_path / STATISTICS)
+
+
+def test_unanswered_records_are_named(tmp_path: Path) -> None:
+    """Of a system that answers nothing, accuracy 0 alone would say that it is wrong."""
+    records = [Record(f"r{i}", "text", LABELS.values[i % 2]) for i in range(N)]
+    for name, silent in (("silent", 90), ("whole", 0)):
+        own = [Prediction(r.id, NO_ANSWER if i < silent else present(r.label)) for i, r in enumerate(records)]
+        where = Origin(dataset="calls", sha256="ab" * 32, split="test", system=name)
+        found = evaluate(own, records, LABELS, where, Settings(resamples=20))
+        (tmp_path / name).mkdir()
+        (tmp_path / name / RESULTS).write_text(json.dumps(found.results.to_json()))
+        save_statistics(tmp_path / name / STATISTICS, found.statistics, found.group_of)
+    systems = [load_system(name, [tmp_path / name]) for name in ("silent", "whole")]
+    warnings = compare(systems, "whole", resamples=20).warnings
+    assert "silent gave no answer for 90 of 120 records (75.0%); they count as wrong" in " ".join(warnings)
+    assert not any("whole gave" in warning for warning in warnings)

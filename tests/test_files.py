@@ -87,3 +87,15 @@ def test_sigterm_leaves_nothing_half_written(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 128 + signal.SIGTERM
     assert [path.name for path in tmp_path.iterdir()] == ["cases.jsonl"]
+
+
+def test_what_is_kept_is_in_the_new_folder_too(tmp_path: Path) -> None:
+    """A dataset that is written again keeps the log of what language models were paid for."""
+    out = tmp_path / "data"
+    with new_folder(out, "marker") as folder:
+        (folder / "marker").write_text("old")
+    (out / "calls.sqlite").write_text("paid")
+    (out / "other").write_text("not kept")
+    with new_folder(out, "marker", force=True, keep="calls.sqlite*") as folder:
+        (folder / "marker").write_text("new")
+    assert {path.name: path.read_text() for path in out.iterdir()} == {"marker": "new", "calls.sqlite": "paid"}

@@ -393,6 +393,37 @@ def test_prompts_are_printed_and_replaced_by_ones_own(server, calls, tmp_path):
     assert "in short sentences" in r2d("llm", "prompts", "rationalize", "--prompts", tmp_path / "own").out
 
 
+def test_any_setting_is_sent_and_makes_another_call(server, calls, tmp_path):
+    run = ("rationalize", calls.path, "--split", "test", *at(server))
+    drawn = ("--set", "temperature=0.8", "--set", "seed=3", "--set", "grammar=none", "--set", 'stop=["\\n"]')
+    assert r2d(*run, "--out", tmp_path / "drawn", *drawn).code == 0
+    sampling = entry(tmp_path / "drawn", "llm")["sampling"]
+    assert sampling == {"temperature": 0.8, "max_tokens": 1024, "seed": 3, "grammar": "none", "stop": ["\n"]}
+    assert r2d(*run, "--out", tmp_path / "greedy").code == 0 and server.counts()["total"] == 24
+    for wrong, said in (("temperature", "expected NAME=VALUE"), ("stream=false", "cannot be given")):
+        ended = r2d(*run, "--out", tmp_path / "no", "--set", wrong)
+        assert ended.code == 2 and said in ended.err and not (tmp_path / "no").exists()
+
+
+def test_no_answer_at_all_is_no_dataset(server, calls, tmp_path):
+    server.faults(always={"kind": "refusal"})
+    run = ("rationalize", calls.path, "--out", tmp_path / "out", *at(server), "--give-up-after", 100)
+    ended = r2d(*run, "--split", "test")
+    assert ended.code == 1 and "no call was answered, and nothing was written: refused 12" in ended.err
+    assert not (tmp_path / "out").exists()
+    ended = r2d(*run[:-1], 5)
+    assert ended.code == 2 and "the first 5 calls failed in the same way: the model or the server's filter" in ended.err
+
+
+def test_gates_in_scripts_without_spaces():
+    text, label = "患者は三日前から高熱と咳がある。胸痛はない。", "受診"
+    case = GatedCase(text, label, ("受診", "救急車"))
+    assert failed_gates("三日前からの高熱と咳のため受診が必要。", case) == []
+    assert failed_gates("骨折の疑いがあり手術を要する状態である。", case)[-1] == "unsupported"
+    assert failed_gates("高熱と咳があるので救急車を呼ぶ。", case) == ["another_label"]
+    assert failed_gates("三日前から高熱と咳がある。" * 30, case)[0] == "too_long"
+
+
 def test_settings_can_be_left_to_the_server(server, calls, tmp_path):
     run = ("rationalize", calls.path, "--out", tmp_path / "out", *at(server), "--split", "test", "--server-settings")
     assert r2d(*run).code == 0 and entry(tmp_path / "out", "llm")["sampling"] == {}
