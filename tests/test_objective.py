@@ -107,6 +107,11 @@ def drawn(pi: float, step: int, record_id: str) -> bool:
     return int.from_bytes(digest, "big") / 2**64 < pi
 
 
+# Where a unit's input is 0 but for rounding, the ReLU's slope is 0 on one machine and 1 on another: seen with 2.6e-4. A
+# single record that is shown another label changes the gradient by more.
+KINK = 5e-4
+
+
 def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     """|one - other| / |other| over all parameters together."""
     assert one.keys() == other.keys()
@@ -204,7 +209,7 @@ def test_under_a_wrong_label_nothing_is_learnt_or_a_rationale_for_it(
             rationale_tokens = sum(hand.tokens(record.rationales["llm"]) for record in explained)
             return ALPHA * label_nll / label_tokens + (1 - ALPHA) * rationale_nll / rationale_tokens
 
-        assert distance(gradient, hand.gradient(weights, loss)) < 1e-5, step
+        assert distance(gradient, hand.gradient(weights, loss)) < KINK, step
     assert learnt["gold"] > 10 and learnt["left out"] > 5
     assert (learnt["contrast"] > 5) == (method == "r2d-contrast")
     logged = [row for row in read_log(tmp_path / "run") if row["stage"] == "stage2" and row["event"] == "train"]

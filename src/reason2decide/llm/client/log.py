@@ -102,7 +102,7 @@ class CallLog:
             version = self._writer.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, FORMAT):
                 raise CallLogError(
-                    f"{path} has log format {version}, but this version writes {FORMAT}; give another file"
+                    f"{path} has log format {version}, but this version writes {FORMAT}; give another file with --log"
                 )
             with self._writer:
                 self._writer.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
@@ -112,7 +112,9 @@ class CallLog:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise CallLogError(f"the log of calls {self.path} cannot be used: {error}; give another file") from None
+            raise CallLogError(
+                f"the log of calls {self.path} cannot be used: {error}; give another file with --log"
+            ) from None
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, check_same_thread=False)

@@ -175,7 +175,9 @@ class Sender:
         status = int(failure.kind.removeprefix("http_")) if failure.kind.startswith("http_") else None
         where = f"{self.endpoint.base_url}, model {self.endpoint.model!r}"
         said = f"; the server says: {failure.reason}" if failure.reason else ""
-        again = f"then start again: all answers so far are in {self.log.path}"
+        slow = failure.kind in ("connection", "timeout", "deadline")
+        mend = "Check that the server runs at this address and keeps up" if slow else "Correct the cause"
+        again = f"{mend}, then start again: all answers so far are in {self.log.path}"
         self._failed[failure.kind] += 1
         problem = None
         if status in HOPELESS:
@@ -184,12 +186,12 @@ class Sender:
                 problem += f"; most servers answer under /v1: try {self.endpoint.base_url}/v1"
         elif not self._answered and self._failed[failure.kind] == self.limits.give_up_after == self._failed.total():
             first = f"the first {self.limits.give_up_after} calls failed in the same way"
-            problem = f"{first}: {failure.message} ({where}){said}. Mend that, {again}"
-        elif failure.kind in ("connection", "timeout", "deadline") or (status and retried(status)):
+            problem = f"{first}: {failure.message} ({where}){said}. {again}"
+        elif slow or (status and retried(status)):
             self._failed_in_a_row += 1
             if self._failed_in_a_row == FAILURES_IN_A_ROW:
                 last = f"{FAILURES_IN_A_ROW} calls in a row failed, the last with: {failure.message}"
-                problem = f"{last} ({where}){said}. Check that the server runs and keeps up, {again}"
+                problem = f"{last} ({where}){said}. {again}"
         if problem is not None and self.problem is None:
             self.problem = problem
             self._asker.stopping = True

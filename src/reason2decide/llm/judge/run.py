@@ -74,24 +74,11 @@ def judge_predictions(
         return None
 
     found = without_rationale(cases, form.criteria)
-    served: dict[str, set[str]] = {judge.name: set() for judge in judges}
+    served = {}
     for judge in judges:
         total = len(shown) * _calls_of_a_case(judge, form.criteria)
-        weighed = named = 0
-        failed: list[Failure] = []
-        for call, outcome in track(judge.client.run(form.calls(judge.client, shown)), judge.name, total, "calls"):
-            found += form.read(judge.name, call, outcome)
-            if isinstance(outcome, ModelAnswer):
-                served[judge.name].add(outcome.model)
-                weighed += outcome.logprobs is not None or outcome.probabilities is not None
-                named += outcome.logprobs is None and outcome.probabilities is None
-            else:
-                failed.append(outcome)
-        if named:
-            without = f"{judge.name} gave no log-probabilities with {named} of {named + weighed} answers"
-            say(f"{without}: their scores are the levels that it names")
-        if not weighed + named:
-            require_answers(failed)
+        judgements, served[judge.name] = _asked(judge, form, shown, total)
+        found += judgements
 
     by_criterion = {
         criterion.name: [judgement for judgement in found if judgement.criterion == criterion.name]
@@ -157,18 +144,11 @@ def compare_predictions(
         return None
 
     found = equal_pairs(pairs, form.criteria)
-    served: dict[str, set[str]] = {judge.name: set() for judge in judges}
+    served = {}
     for judge in judges:
-        failed: list[Failure] = []
         total = 2 * len(shown) * _calls_of_a_case(judge, form.criteria)
-        for call, outcome in track(judge.client.run(form.calls(judge.client, shown)), judge.name, total, "calls"):
-            found += form.read(judge.name, call, outcome)
-            if isinstance(outcome, ModelAnswer):
-                served[judge.name].add(outcome.model)
-            else:
-                failed.append(outcome)
-        if not served[judge.name]:
-            require_answers(failed)
+        preferences, served[judge.name] = _asked(judge, form, shown, total)
+        found += preferences
 
     criteria = {}
     for criterion in form.criteria:
@@ -184,6 +164,31 @@ def compare_predictions(
     }
     _write(out, result, sorted(found, key=lambda judgement: sample.position_of[judgement.id]), force=force)
     return result
+
+
+def _asked(judge: Judge, form: Any, shown: Sequence[Any], total: int) -> tuple[list[Any], set[str]]:
+    """A judge's verdicts on cases or pairs, and the models that its server says answered.
+
+    Raises:
+        UnansweredError: the judge gave no answer at all.
+    """
+    found: list[Any] = []
+    served: set[str] = set()
+    failed: list[Failure] = []
+    named = 0  # verdicts without the probabilities that were asked for
+    for call, outcome in track(judge.client.run(form.calls(judge.client, shown)), judge.name, total, "calls"):
+        found += form.read(judge.name, call, outcome)
+        if isinstance(outcome, ModelAnswer):
+            served.add(outcome.model)
+            named += "logprobs" in call.settings and outcome.logprobs is None
+        else:
+            failed.append(outcome)
+    if not served:
+        require_answers(failed)
+    if named:
+        without = f"{judge.name} gave no log-probabilities with {named} of {total - len(failed)} answers"
+        say(f"{without}: their scores are the levels that it names")
+    return found, served
 
 
 def _calls_of_a_case(judge: Judge, criteria: Sequence[Criterion]) -> int:
