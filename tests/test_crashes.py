@@ -138,8 +138,16 @@ def test_what_a_killed_program_left_is_removed(forks: Forks, config: Path, whole
     same_result(run, whole)
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "one byte", "manifest"])
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize(
+    ("damage", "file"),
+    [
+        ("missing", "model.safetensors"),
+        ("truncated", "optimizer.safetensors"),
+        ("one byte", "model.safetensors"),
+        ("one byte", "optimizer.safetensors"),
+        ("manifest", "model.safetensors"),
+    ],
+)
 def test_a_damaged_checkpoint_is_named_and_refused(
     damage: str, file: str, forks: Forks, config: Path, whole: Path, tmp_path: Path
 ) -> None:
