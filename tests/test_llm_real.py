@@ -18,8 +18,8 @@ from reason2decide.evaluation.results import read_results
 from reason2decide.llm.client.log import CallLog
 from reason2decide.llm.teach.gates import GatedCase, failed_gates
 
-RECORDS = 5
-WORDS = 40
+RECORDS = 4
+WORDS = 30
 FENCE = re.compile(r"\b[0-9a-f]{32}\b")
 
 
@@ -27,7 +27,7 @@ FENCE = re.compile(r"\b[0-9a-f]{32}\b")
 def model() -> Iterator[tuple[str, ...]]:
     """The options that name the model; drawn answers, since it repeats itself at temperature 0."""
     with llama_server.running() as base_url:
-        drawn = ("--set", "temperature=0.8", "--set", "seed=1", "--max-tokens", "160")
+        drawn = ("--set", "temperature=0.8", "--set", "seed=1", "--max-tokens", "120")
         yield ("--base-url", base_url, "--model", llama_server.MODEL, *drawn)
 
 
@@ -107,11 +107,11 @@ def test_zero_shot_and_judge(model: tuple[str, ...], calls: DatasetFolder, tmp_p
 
 def test_a_greedy_model_that_loops_is_stopped(model: tuple[str, ...], calls: DatasetFolder, tmp_path: Path) -> None:
     """At temperature 0 it repeats itself in a third of its answers: they end long before their tokens do."""
-    greedy = (*model[:4], "--max-tokens", 2000)
-    run = ("rationalize", calls.path, "--source", "g", "--split", "test", "--max-words", 150, *greedy)
+    greedy = (*model[:4], "--max-tokens", 1000)
+    run = ("rationalize", calls.path, "--source", "g", "--split", "test", "--max-words", 120, *greedy)
     ended = r2d(*run, "--out", tmp_path / "greedy")
     with CallLog(calls.path / "calls.sqlite") as log:
-        rows = [row for row in log.failures() if row["max_tokens"] == 2000]
+        rows = [row for row in log.failures() if row["max_tokens"] == 1000]
     assert all(row["kind"] == "looped" and len(row["text"]) < 2200 for row in rows), [row["kind"] for row in rows]
     again = r2d(*run, "--out", tmp_path / "greedy", "--force")
     assert sent(again) == 0 and again.code == ended.code

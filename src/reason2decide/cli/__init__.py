@@ -78,6 +78,9 @@ def main() -> None:
         if end.code == INTERRUPTED:
             stderr.print("interrupted", markup=False)
         raise
+    finally:
+        # Nothing is half written any more, and an exit while Python shuts down would only print a traceback.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _quiet_first(arguments: list[str]) -> list[str]:
