@@ -136,12 +136,19 @@ def test_replies_without_an_answer_are_named(server, log, body, kind):
     assert ("slot unavailable" in failure.reason) == (kind == "server_error")
 
 
+def test_null_log_probabilities():
+    tops = [{"token": " 4", "logprob": -0.1}, {"token": "x", "logprob": None}]
+    given = reply(logprobs={"content": [{"token": " 4", "logprob": -0.1, "top_logprobs": tops}]})
+    [token] = present(read_reply(ENDPOINT, ask("x"), given).logprobs)
+    assert token.top == ((" 4", -0.1),)
+    unknown = reply(logprobs={"content": [{"token": "a", "logprob": None, "top_logprobs": []}]})
+    assert read_reply(ENDPOINT, ask("x"), unknown).logprobs is None
+
+
 def test_f10_null_log_probabilities():
     read = read_reply(ENDPOINT, ask("x"), case("F10_reply_logprob_null.json"))
     [token] = present(read.logprobs)
     assert token.token == " 4" and token.top == ((" 4", -0.1),)
-    unknown = reply(logprobs={"content": [{"token": "a", "logprob": None, "top_logprobs": []}]})
-    assert read_reply(ENDPOINT, ask("x"), unknown).logprobs is None
 
 
 def test_f11_and_f04_answers_among_thoughts():
@@ -203,6 +210,13 @@ def test_servers_that_do_not_stream(server, log):
 # --- waiting and giving up --------------------------------------------------------------------------------------------
 
 
+def test_a_server_that_is_not_ready_is_waited_for(server, log, capsys):
+    body = {"error": {"message": "warming up"}}
+    server.faults(queue=[{"kind": "reply", "status": 503, "body": body}] * 9)
+    assert labels(run(server, log, [ask("clinic"), ask("home")])) == ["clinic", "home"]
+    assert capsys.readouterr().err.count("busy or loading (HTTP 503: warming up); waiting for up to 5 s") == 1
+
+
 def test_f13_a_server_that_loads_its_model_is_waited_for(server, log, capsys):
     body = case("F13_reply_loading.json")["body"]
     server.faults(queue=[{"kind": "reply", "status": 503, "body": body}] * 9)
@@ -217,6 +231,13 @@ def test_patience_ends(server, log):
     started = time.monotonic()
     assert labels(run(server, log, [ask("clinic")], limits)) == ["http_429"]
     assert 0.4 < time.monotonic() - started < 5 and server.counts()["total"] > 4
+
+
+def test_calls_that_all_fail_alike_end_the_run(server, log):
+    server.faults(always={"kind": "reply", "status": 400, "body": {"error": {"message": "the window has 512 tokens"}}})
+    with pytest.raises(EndpointError, match=r"the first 10 calls failed in the same way.*: the window has 512 tokens"):
+        run(server, log, [ask(f"note {i}") for i in range(60)])
+    assert server.counts()["total"] < 40
 
 
 def test_f05_calls_that_all_fail_alike_end_the_run_with_the_servers_reason(server, log):
