@@ -139,7 +139,7 @@ def chat(payload: dict[str, Any], fault: dict[str, Any]) -> dict[str, Any]:
     form = payload.get("response_format", {}).get("json_schema", {}).get("schema")
     if fault["kind"] == "bad" or (fault["kind"] == "bad_first" and not repairing):
         text = 'Certainly! {"label": unsure about ' + user_text(messages)[:20]
-    elif fault["kind"] == "loop":
+    elif fault["kind"] == "loop" or fault.get("loops"):
         text = '{"rationale": "' + "The patient has a fever. " * 400
     elif judged := llm_judges.judged(payload, form or schema_in_words(messages)):
         text = judged[0]

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from reason2decide.llm.client import concurrency
 from reason2decide.llm.client.asking import without_words_of
-from reason2decide.llm.client.calls import Call, Failure, ModelAnswer
+from reason2decide.llm.client.calls import Call, DecisionCall, Failure, ModelAnswer, Question
 from reason2decide.llm.client.client import Client
 from reason2decide.llm.client.dialects import read_reply
 from reason2decide.llm.client.endpoint import Endpoint, EndpointError
@@ -74,6 +74,13 @@ def test_a_refused_part_is_left_out_and_said_once(server, log, capsys, part, sta
     assert said.count("the server refuses") == 1 and f"the server refuses {part} (HTTP {status}" in said
     # All that was sent in vain: what was on its way, once more after a fault that may pass, and the parts before.
     assert server.counts()["total"] <= 6 + 2 * concurrency.START + len(PARTS)
+
+
+def test_a_part_is_found_out_also_where_the_model_then_fails(server, log):
+    """What a model writes wrongly says nothing of the request: it is neither paid for again nor asked with the part."""
+    server.faults(always={"kind": "refuse", "fields": ["response_format"], "loops": True})
+    assert labels(run(server, log, [ask("x"), ask("y")], Limits(concurrency=1, backoff=0.01))) == ["looped", "looped"]
+    assert server.counts()["total"] == 3  # one refusal
 
 
 def test_a_length_that_a_server_cannot_enforce_is_left_out_alone():
@@ -255,6 +262,8 @@ def test_what_a_server_says_is_shown_without_the_records_words():
     assert without_words_of(call, reason) == "invalid request: '... since ...' is longer than 4096 tokens"
     assert without_words_of(call, "the decide. model") == "the decide. model"  # of the prompt, not of the record
     assert len(without_words_of(call, "word " * 500)) <= 210
+    asked = DecisionCall("r", "state", {"q": Question("yes_no", "canary reference")})
+    assert without_words_of(asked, "bad: canary reference") == "bad: ..."
 
 
 # --- loops, cut answers, and what is paid for again -------------------------------------------------------------------

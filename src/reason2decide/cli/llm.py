@@ -41,7 +41,7 @@ PriceOutput = Annotated[float, typer.Option(min=0, help="Price per million outpu
 Timeout = Annotated[float, typer.Option(help="Longest silence between two tokens, in seconds.")]
 Patience = Annotated[float, typer.Option(help="Seconds to wait for a server that loads its model or is busy.")]
 GiveUpAfter = Annotated[
-    int, typer.Option(min=1, help="Stop if the first calls, so many, all fail in the same way.", show_default=True)
+    int, typer.Option(min=1, help="Number of first calls that may all fail in the same way before the run stops.")
 ]
 PromptsFolder = Annotated[
     Path | None,

@@ -39,6 +39,7 @@ from reason2decide.llm.settings import Limits
 DETAIL_CHARACTERS = 2000  # ours: of the server's own words about an error, for the log
 REASON_CHARACTERS = 200  # ours: of the same, for the screen
 REDUCTION_CALLS = 3  # ours: refused calls to try without optional parts before all of them count as wrong in themselves
+ANSWERED = ("looped", "refused")  # failures of the model, to a request that its server took
 OBJECT_END = '"}\\` \n'  # what closes an object after its last string
 
 
@@ -62,6 +63,11 @@ class Failed(Exception):
     ) -> None:
         super().__init__(message)
         self.kind, self.again, self.busy, self.wait, self.detail, self.reason = kind, again, busy, wait, detail, reason
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the server may have refused a part of the request."""
+        return self.kind in {f"http_{status}" for status in REFUSALS}
 
 
 class Stopped(Exception):
@@ -170,25 +176,37 @@ class Asker:
         try:
             return await self._request(job, leaving_out(body, left_out))
         except Failed as error:
-            if error.kind not in {f"http_{status}" for status in REFUSALS} or not self._reductions_left:
+            if not error.refuses or not self._reductions_left:
                 raise
             refused = error
         if refused.again:  # a fault that may have passed is not held against a part
             await asyncio.sleep(backoff(self.limits.backoff, 1))
-            with contextlib.suppress(Failed):
+            try:
                 return await self._request(job, leaving_out(body, left_out))
+            except Failed as error:
+                if not error.refuses:
+                    raise
         async with self._reducing:
             if left_out != self._left_out:  # another call has found them meanwhile
                 return await self._request(job, leaving_out(body, self._left_out))
             if not self._reductions_left:
                 raise refused
             for parts in reductions(leaving_out(body, left_out)):
-                with contextlib.suppress(Failed):
-                    reply = await self._request(job, leaving_out(body, (*left_out, *parts)))
-                    self._left_out = (*left_out, *parts)
-                    words = f", {refused.reason}" if refused.reason else ""
-                    say(f"the server refuses {' and '.join(parts)} ({refused}{words}); it is asked without from now on")
-                    return reply
+                outcome: Reply | Failed
+                try:
+                    outcome = await self._request(job, leaving_out(body, (*left_out, *parts)))
+                except Failed as failed:
+                    if failed.refuses:
+                        continue
+                    if failed.kind not in ANSWERED:  # the connection failed: nothing is known yet
+                        raise
+                    outcome = failed
+                self._left_out = (*left_out, *parts)
+                words = f", {refused.reason}" if refused.reason else ""
+                say(f"the server refuses {' and '.join(parts)} ({refused}{words}); it is asked without from now on")
+                if isinstance(outcome, Failed):
+                    raise outcome
+                return outcome
             self._reductions_left -= 1
             raise refused
 
@@ -318,7 +336,7 @@ def without_words_of(call: AnyCall, reason: str) -> str:
     Servers quote requests in their errors, and a record's text must not reach a screen. Where a call has no fences, all
     that it says counts as such a text.
     """
-    asked = [m["content"] for m in call.messages] if isinstance(call, Call) else [call.state]
+    asked = [m["content"] for m in call.messages] if isinstance(call, Call) else call.texts()
     data = [text for content in asked for text in fenced_texts(content)] or asked
     sent = {word.casefold() for text in data for word in WORD.findall(text)} - STOP_WORDS
     shown = WORD.sub(lambda word: "..." if word.group().casefold() in sent else word.group(), reason)
