@@ -44,7 +44,9 @@ from reason2decide.model.decoding import Decoding
 from reason2decide.model.engines.torch import TorchEngine
 from reason2decide.model.explaining import Explained, ReasonsToRead, label_posteriors, reason_candidate
 from reason2decide.model.operating_point import UNSUPPORTED
+from reason2decide.model.padding import padded
 from reason2decide.model.predictor import Predictor
+from reason2decide.model.prompt_encoder import Prompt
 from reason2decide.model.reason_reader import Lessons, ReasonReader
 from reason2decide.model.reasons import MOST_LABELS, ReasonSettings
 
@@ -117,17 +119,18 @@ def biased(predictor: Predictor, bias: Callable[[Any, int], Any]) -> Write:
     engine = predictor.engine
     assert isinstance(engine, TorchEngine)
 
-    def generate(prompts: Sequence[Sequence[int]], most: int, decoding: Decoding) -> list[list[int]]:
-        input_ids, mask = engine._padded(prompts)
+    tokenizer = predictor.encoder.tokenizer
+
+    def generate(prompts: Sequence[Prompt], most: int, decoding: Decoding) -> list[list[int]]:
+        input_ids, mask = padded([prompt.text for prompt in prompts], tokenizer.pad_token_id, engine.device)
         output = engine.model.generate(
             input_ids=input_ids,
             attention_mask=mask,
             max_new_tokens=most,
             do_sample=False,
             num_beams=1,
-            decoder_start_token_id=engine._start,
-            eos_token_id=engine._end,
-            pad_token_id=engine.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
             logits_processor=LogitsProcessorList([TokenBias(bias(input_ids, engine.model.config.vocab_size))]),
         )
         return [[id for id in row if id not in engine._special] for row in output.tolist()]

@@ -13,10 +13,10 @@ import statistics
 from pathlib import Path
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from reason2decide.data.records import DatasetFolder, Record
 from reason2decide.method.prompts import body
+from reason2decide.model.architectures import architecture_of
 from reason2decide.model.bundle import load_bundle
 from reason2decide.model.label_scores import leading_labels, score_labels
 from reason2decide.model.prompt_encoder import PromptEncoder
@@ -34,12 +34,13 @@ def predicted(
     for begin in range(0, len(records), BATCH):
         part = records[begin : begin + BATCH]
         texts = encoder.text_ids([body(record.text, record.choices) for record in part])
-        prompts = [torch.tensor(encoder.predict_ids(ids)) for ids in texts]
-        input_ids = pad_sequence(prompts, batch_first=True, padding_value=encoder.tokenizer.pad_token_id)
-        mask = (torch.arange(input_ids.shape[1])[None] < torch.tensor([len(p) for p in prompts])[:, None]).long()
-        states = model.get_encoder()(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        prompts = [encoder.decide(ids) for ids in texts]
+        architecture = architecture_of(model, encoder.tokenizer.pad_token_id)
+        reading = architecture.read([prompt.text for prompt in prompts])
         choices = [record.choices or labels for record in part]
-        leading = leading_labels(score_labels(model, states, mask, [encoder.candidates(own) for own in choices]))()
+        candidates = [encoder.candidates(own) for own in choices]
+        scores = score_labels(architecture, reading, [prompt.lead for prompt in prompts], candidates)
+        leading = leading_labels(scores)()
         found += [own[leader.best] for own, leader in zip(choices, leading, strict=True)]
     return found
 

@@ -30,9 +30,9 @@ def test_joined_ids_are_those_of_the_whole_prompt(tokenizer: Any) -> None:
     """Tokenising a text once and putting prefixes before it changes nothing, for every supported tokenizer."""
     encoder = PromptEncoder(tokenizer, Lengths())
     for text, ids in zip(TEXTS, encoder.text_ids(TEXTS), strict=True):
-        assert encoder.predict_ids(ids) == tokenizer(join(PREDICT_PREFIX, text))["input_ids"]
+        assert encoder.decide(ids).text == tokenizer(join(PREDICT_PREFIX, text))["input_ids"]
         for label in (None, "home care", "no significant difference"):
-            assert encoder.explain_ids(ids, label) == tokenizer(join(explain_prefix(label), text))["input_ids"]
+            assert encoder.explain(ids, label).text == tokenizer(join(explain_prefix(label), text))["input_ids"]
     assert encoder.label_ids("home care") == tuple(tokenizer("home care")["input_ids"])
     assert encoder.target_ids(["home care"])[0] == tokenizer("home care")["input_ids"]
 
@@ -40,8 +40,8 @@ def test_joined_ids_are_those_of_the_whole_prompt(tokenizer: Any) -> None:
 def test_cutting_keeps_prefix_label_and_end(tokenizer: Any) -> None:
     encoder = PromptEncoder(tokenizer, Lengths(input=40, rationale=8, label=50))
     long = encoder.text_ids(["fever " * 200])[0]
-    cut = encoder.explain_ids(long, "home care")
-    whole = PromptEncoder(tokenizer, Lengths(input=4000)).explain_ids(long, "home care")
+    cut = encoder.explain(long, "home care").text
+    whole = PromptEncoder(tokenizer, Lengths(input=4000)).explain(long, "home care").text
     room = encoder.room("home care")
     assert len(cut) == 40
     assert cut == [*whole[: 40 - len(encoder.after)], *encoder.after]
@@ -91,7 +91,7 @@ def test_split_features(tmp_path: Path) -> None:
     assert len(features[0].rationale) == 10 and features[0].rationale[-1] != tokenizer.eos_token_id
     assert features[2].rationale[-1] == tokenizer.eos_token_id
     whole = PromptEncoder(tokenizer, Lengths())
-    assert encoder.predict_ids(features[1].text) == whole.predict_ids(whole.text_ids(["cough"])[0])
+    assert encoder.decide(features[1].text) == whole.decide(whole.text_ids(["cough"])[0])
 
 
 def test_labels_too_long_are_counted_and_the_longest_named(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 import reason2decide.model.label_scores as labels_module
 from reason2decide.model.calibration import label_distribution
 from reason2decide.model.engines.torch import TorchEngine
-from reason2decide.model.prompt_encoder import Lengths, PromptEncoder
+from reason2decide.model.prompt_encoder import Lengths, Prompt, PromptEncoder
 
 LABEL_SETS: list[list[str]] = [
     ["yes", "no", "maybe"],
@@ -34,18 +34,22 @@ def loaded(request: pytest.FixtureRequest) -> tuple[TorchEngine, PromptEncoder]:
     return TorchEngine(model, tokenizer), PromptEncoder(tokenizer, Lengths())
 
 
-def brute_force(model: Any, prompt: list[int], target: tuple[int, ...]) -> float:
+def brute_force(model: Any, prompt: Prompt, target: tuple[int, ...]) -> float:
     """log P(target | prompt) by one teacher-forced forward of the whole target, without cache or padding."""
-    decoder = torch.tensor([[model.config.decoder_start_token_id, *target[:-1]]])
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor([prompt]), decoder_input_ids=decoder).logits[0]
+        if model.config.is_encoder_decoder:
+            read = [model.config.decoder_start_token_id, *prompt.lead, *target[:-1]]
+            output = model(input_ids=torch.tensor([prompt.text]), decoder_input_ids=torch.tensor([read]))
+        else:
+            output = model(input_ids=torch.tensor([[*prompt.text, *prompt.lead, *target[:-1]]]))
+    logits = output.logits[0, -len(target) :]
     return float(logits.double().log_softmax(-1)[range(len(target)), list(target)].sum())
 
 
 def test_scores_equal_brute_force(loaded: tuple[TorchEngine, PromptEncoder]) -> None:
     """One batch whose texts differ in length and whose records differ in their candidates."""
     engine, encoder = loaded
-    prompts = [encoder.predict_ids(ids) for ids in encoder.text_ids(TEXTS)]
+    prompts = [encoder.decide(ids) for ids in encoder.text_ids(TEXTS)]
     candidates = [encoder.candidates(choices) for choices in LABEL_SETS]
     scores = engine.score_labels(prompts, candidates)
     # Of hundreds of labels a model of real size is asked for every eighth: each takes a forward of its own.
@@ -62,7 +66,7 @@ def test_scores_do_not_depend_on_the_batch_or_on_chunks(
     loaded: tuple[TorchEngine, PromptEncoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, encoder = loaded
-    prompts = [encoder.predict_ids(ids) for ids in encoder.text_ids(TEXTS)]
+    prompts = [encoder.decide(ids) for ids in encoder.text_ids(TEXTS)]
     candidates = [encoder.candidates(LABEL_SETS[2])] * len(prompts)
     together = engine.score_labels(prompts, candidates)
     monkeypatch.setattr(labels_module, "BYTES_PER_FORWARD", 1)
@@ -77,8 +81,8 @@ def test_any_trie_of_candidates(contents: list[tuple[int, ...]]) -> None:
     """Candidates over six tokens share prefixes in every way; one may be the end token alone."""
     engine = _shared_engine()
     candidates = [(*content, 1) for content in contents]
-    found = engine.score_labels([[5, 6, 7, 1]], [candidates])[0]
-    expected = [brute_force(engine.model, [5, 6, 7, 1], candidate) for candidate in candidates]
+    found = engine.score_labels([Prompt([5, 6, 7, 1])], [candidates])[0]
+    expected = [brute_force(engine.model, Prompt([5, 6, 7, 1]), candidate) for candidate in candidates]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -88,7 +92,7 @@ def test_exhaustive_candidates_have_total_probability_one() -> None:
     config = T5Config(vocab_size=12, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, decoder_start_token_id=0)
     engine = TorchEngine(T5ForConditionalGeneration(config), build("t5")[1])
     everything = [(1,), *((first, second) for first in range(12) if first != 1 for second in range(12))]
-    assert np.exp(engine.score_labels([[5, 6, 1]], [everything])[0]).sum() == pytest.approx(1, abs=1e-5)
+    assert np.exp(engine.score_labels([Prompt([5, 6, 1])], [everything])[0]).sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_distribution_by_hand() -> None:
@@ -122,27 +126,30 @@ def test_memory_does_not_grow_with_the_number_of_labels() -> None:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(labels_module, "BYTES_PER_FORWARD", 2**20)
-            found = engine.score_labels([[5, 6, 7, 1]], [candidates])[0]
+            found = engine.score_labels([Prompt([5, 6, 7, 1])], [candidates])[0]
     finally:
         engine.model.forward = original
     assert max(rows) <= 2**20 // (4 * engine.model.config.vocab_size)
-    np.testing.assert_allclose(found, engine.score_labels([[5, 6, 7, 1]], [candidates])[0], rtol=1e-5)
+    np.testing.assert_allclose(found, engine.score_labels([Prompt([5, 6, 7, 1])], [candidates])[0], rtol=1e-5)
 
 
 def test_what_a_batch_holds_goes_with_its_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Encoder states and caches are too large to wait for the garbage collector."""
-    engine, held = _shared_engine(), []
+    engine = _shared_engine()
+    held: list[Any] = []
 
-    class Remembered(labels_module._CachedDecoder):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            held.append(weakref.ref(self))
+    extend = engine.architecture.extend
 
-    monkeypatch.setattr(labels_module, "_CachedDecoder", Remembered)
+    def remember(*arguments: Any) -> Any:
+        logits, reading = extend(*arguments)
+        held.extend(map(weakref.ref, reading.tensors))
+        return logits, reading
+
+    monkeypatch.setattr(engine.architecture, "extend", remember)
     gc.disable()
     try:
-        engine.score_labels([[3, 4, 1]], [[(3, 4, 1), (3, 5, 1), (4, 1)]])
-        assert [decoder() for decoder in held] == [None]
+        engine.score_labels([Prompt([3, 4, 1])], [[(3, 4, 1), (3, 5, 1), (4, 1)]])
+        assert len(held) > 2 and not [tensor for tensor in held if tensor() is not None]
     finally:
         gc.enable()
 
@@ -150,6 +157,6 @@ def test_what_a_batch_holds_goes_with_its_scores(monkeypatch: pytest.MonkeyPatch
 def test_a_bases_own_generation_settings_are_left_out() -> None:
     """BART's forced end token would replace the last word of a rationale at the length limit."""
     model, tokenizer = build("bart")
-    free = TorchEngine(*build("bart")).generate([[5, 6, 7]], 4)
+    free = TorchEngine(*build("bart")).generate([Prompt([5, 6, 7])], 4)
     model.generation_config.forced_eos_token_id = tokenizer.eos_token_id
-    assert TorchEngine(model, tokenizer).generate([[5, 6, 7]], 4) == free and len(free[0]) == 4
+    assert TorchEngine(model, tokenizer).generate([Prompt([5, 6, 7])], 4) == free and len(free[0]) == 4

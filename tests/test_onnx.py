@@ -26,7 +26,7 @@ from reason2decide.export.graphs import WEIGHTS, export_graphs
 from reason2decide.model.calibration import label_distribution
 from reason2decide.model.engines.onnx import OnnxEngine
 from reason2decide.model.engines.torch import TorchEngine
-from reason2decide.model.prompt_encoder import Lengths, PromptEncoder
+from reason2decide.model.prompt_encoder import Lengths, Prompt, PromptEncoder
 
 LABEL_SETS: list[list[str]] = [
     ["yes", "no", "maybe"],
@@ -71,8 +71,8 @@ def quantized(request: pytest.FixtureRequest, load: Load) -> Engines:
     return load(*request.param)
 
 
-def prompts_of(encoder: PromptEncoder) -> list[list[int]]:
-    return [encoder.predict_ids(ids) for ids in encoder.text_ids(TEXTS)]
+def prompts_of(encoder: PromptEncoder) -> list[Prompt]:
+    return [encoder.decide(ids) for ids in encoder.text_ids(TEXTS)]
 
 
 def test_scores_equal_the_torch_engine(exact: Engines) -> None:
@@ -108,7 +108,7 @@ def test_texts_that_end_at_different_times(tmp_path: Path) -> None:
     export_graphs(model, tokenizer, tmp_path, "float32")
     engine = OnnxEngine(tmp_path)
     random = np.random.default_rng(0)
-    prompts = [[*random.integers(4, 14, random.integers(2, 12)).tolist(), 2] for _ in range(40)]
+    prompts = [Prompt([*random.integers(4, 14, random.integers(2, 12)).tolist(), 2]) for _ in range(40)]
     greedy = engine.generate(prompts, 12)
     assert greedy == torch_engine.generate(prompts, 12)
     assert len({len(tokens) for tokens in greedy}) > 3
@@ -202,7 +202,7 @@ def test_what_a_text_holds_goes_with_its_answer(load: Load, monkeypatch: pytest.
     held = []
     encode = engine._encode
 
-    def remember(prompt: list[int]) -> Any:
+    def remember(prompt: Prompt) -> Any:
         text = encode(prompt)
         held.append(weakref.ref(text))
         return text
@@ -232,14 +232,16 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 from pathlib import Path
 from reason2decide.model.engines.onnx import OnnxEngine
-prompts, candidates = json.loads(sys.stdin.read())
+from reason2decide.model.prompt_encoder import Prompt
+texts, candidates = json.loads(sys.stdin.read())
+prompts = [Prompt(text) for text in texts]
 engine = OnnxEngine(Path(sys.argv[1]))
 scores = engine.score_labels(prompts, [[tuple(ids) for ids in own] for own in candidates])
 print(json.dumps([[own.tolist() for own in scores], engine.generate(prompts, 8)]))
 """
     done = subprocess.run(
         [sys.executable, "-c", program, str(engine.folder)],
-        input=json.dumps([prompts, candidates]),
+        input=json.dumps([[prompt.text for prompt in prompts], candidates]),
         capture_output=True,
         text=True,
         check=True,

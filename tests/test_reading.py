@@ -123,8 +123,8 @@ def test_longer_prompts_are_what_the_same_model_says_without_a_limit(untrained: 
     longer = Predictor.load(untrained, ReadingSettings("refuse", 2000))
     decision = decide(longer, LONG)
     assert not decision.cut
-    prompt = longer.encoder.predict_ids(longer.encoder.text_ids([LONG])[0])
-    assert len(prompt) == decision.tokens + len(longer.encoder.predict_ids([])) > LENGTHS.input
+    prompt = longer.encoder.decide(longer.encoder.text_ids([LONG])[0])
+    assert len(prompt) == decision.tokens + len(longer.encoder.decide([])) > LENGTHS.input
     (scores,) = longer.engine.score_labels([prompt], [longer.encoder.candidates(longer.bundle.manifest.labels.values)])
     assert list(decision.probabilities)[scores.argmax()] == decision.label
 
@@ -155,7 +155,7 @@ def test_windows_decide_and_explain_as_their_parts_do(bundle: Path) -> None:
     tokens = encoder.text_ids([text])[0]
     parts = [tokens[begin:end] for begin, end in windows(len(tokens), encoder.room(predict=True))]
     scores = predictor.engine.score_labels(
-        [encoder.predict_ids(part) for part in parts], [encoder.candidates(labels)] * len(parts)
+        [encoder.decide(part) for part in parts], [encoder.candidates(labels)] * len(parts)
     )
     temperature = predictor.bundle.calibration.temperature
     alone = [dict(zip(labels, label_distribution(own, temperature).tolist(), strict=True)) for own in scores]
@@ -168,7 +168,7 @@ def test_windows_decide_and_explain_as_their_parts_do(bundle: Path) -> None:
         max(own[most_urgent] for own, answer in zip(alone, answers, strict=True) if answer == most_urgent), abs=1e-5
     )
     place = explaining_window(alone, most_urgent)
-    (ids,) = predictor.engine.generate([encoder.explain_ids(parts[place], most_urgent)], encoder.lengths.rationale)
+    (ids,) = predictor.engine.generate([encoder.explain(parts[place], most_urgent)], encoder.lengths.rationale)
     reason = encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()
     assert predictor.rationales([Record("1", text)], [most_urgent]) == [reason]
     assert "".join(predictor.stream(Record("1", text), most_urgent)) == reason
@@ -196,7 +196,7 @@ def test_own_choices_stand_before_every_window(untrained: Path) -> None:
     assert len(text.parts) > 1
     for index, (begin, end) in enumerate(text.parts):
         assert text.part(index) == [*head, *text.tokens[begin:end]]
-        assert len(predictor.encoder.predict_ids(text.part(index))) <= LENGTHS.input
+        assert len(predictor.encoder.decide(text.part(index))) <= LENGTHS.input
     (decision,) = predictor.decide([record])
     assert isinstance(decision, Decision) and set(decision.probabilities) == {"rash", "cough"}
 

@@ -31,6 +31,7 @@ from reason2decide.model.decision import Decision
 from reason2decide.model.decoding import Decoding, Draws
 from reason2decide.model.explaining import ReasonsToRead, label_posteriors, reason_candidate
 from reason2decide.model.predictor import Predictor
+from reason2decide.model.prompt_encoder import Prompt
 from reason2decide.model.reasons import Reason, ReasonSettings
 from reason2decide.serve import cards
 from reason2decide.serve.app import create_app
@@ -96,7 +97,7 @@ def test_both_engines_write_the_same(bundle: Path, export: Path) -> None:
     torch_engine, onnx_engine = (Predictor.load(path).engine for path in (bundle, export))
     encoder = Predictor.load(bundle).encoder
     ids = encoder.text_ids([record.text for record in RECORDS])
-    own, rivals = ([encoder.explain_ids(text, LABELS.values[i]) for text in ids] for i in (0, 2))
+    own, rivals = ([encoder.explain(text, LABELS.values[i]) for text in ids] for i in (0, 2))
     for decoding in (
         Decoding(rivals, 3.0),
         Decoding(seeds=[5, 7], temperature=0.7),
@@ -177,10 +178,10 @@ def test_guidance_is_against_the_second_choice(bundle: Path) -> None:
     probabilities = predictor.distributions(RECORDS[:1])[0]
     best, second, _ = sorted(probabilities, key=lambda label: -probabilities[label])
     (explained,) = predictor._explained(RECORDS[:1], [best])
-    decoding = predictor.writer._decoding([(explained, [], 0)])
+    decoding = predictor.writer._decoding([(explained, Prompt([]), 0)])
     assert decoding.rivals == [predictor.writer.prompt(explained, second)] and decoding.guidance == 2.0
     (other,) = predictor._explained(RECORDS[:1], [second])
-    assert predictor.writer._decoding([(other, [], 0)]).rivals == [predictor.writer.prompt(other, best)]
+    assert predictor.writer._decoding([(other, Prompt([]), 0)]).rivals == [predictor.writer.prompt(other, best)]
 
 
 def test_a_reason_is_cut_within_the_limit(bundle: Path) -> None:

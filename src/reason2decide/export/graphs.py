@@ -30,6 +30,7 @@ from reason2decide.errors import BaseModelError, UserError, require
 from reason2decide.export.quantization import by_block, by_token
 from reason2decide.export.shapes import simplify_shapes
 from reason2decide.model.engines.onnx import ENGINE_FILE, ENGINE_FORMAT, HIDDEN, EngineFile
+from reason2decide.model.prompt_encoder import special_ids
 from reason2decide.model.reading import positions_of
 
 ATTENTION = "reason2decide_export"  # the name our attention function has in transformers
@@ -108,7 +109,7 @@ def export_graphs(model: Any, tokenizer: Any, folder: Path, weights: str) -> Non
         architecture=model.config.model_type,
         start=model.config.decoder_start_token_id,
         end=tokenizer.eos_token_id,
-        special=sorted(tokenizer.all_special_ids),
+        special=sorted(special_ids(tokenizer)),
         vocabulary=model.get_output_embeddings().out_features,
         layers=len(cross) // 2,
         heads=heads,

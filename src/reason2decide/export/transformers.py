@@ -72,7 +72,7 @@ def export_transformers_decision(bundle: Path, out: Path, *, force: bool = False
 def _settings(loaded: ModelBundle) -> dict[str, Any]:
     """What `CODE` scores with: see its docstring."""
     encoder, labels = loaded.encoder, loaded.manifest.labels
-    prompt = encoder.predict_ids([])
+    prompt = encoder.decide([]).text
     end = len(prompt) - len(encoder.after)
     folded = {label.casefold(): label for label in labels.values}
     yes, no = (next((folded[word] for word in words if word in folded), None) for words in (YES, NO))

@@ -4,16 +4,46 @@ The prompts are the paper's (section "Method"): "predict: {x}", "explain: {x}", 
 Each is a prefix and the text (`body`), joined by one space. They are tokenised separately and their ids joined, so
 that a text is tokenised once, whatever its prefix. Every supported tokenizer splits at white space, so the ids equal
 those of the whole string (checked by `tests/test_features.py`).
+
+A model without an encoder reads the text first and then the same words, each task on a line of its own, so that
+what it has read of a text serves both tasks (ours). How the parts are put together is a `PromptForm`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 PROMPT_VERSION = 1
 
 Candidate = tuple[int, ...]  # a label as the ids that a model scores, the end token last
 
+
+@dataclass(frozen=True)
+class PromptForm:
+    """How text, task and answer follow one another.
+
+    Attributes:
+        text_first: the text comes before the words of the task, as a model without an encoder reads it, rather than
+            after them (paper).
+        head, tail: what a chat template puts before the text, and between task and answer; empty for base models.
+    """
+
+    text_first: bool = False
+    head: str = ""
+    tail: str = ""
+
+    @property
+    def shares_text(self) -> bool:
+        """Whether both tasks read the same text, so that it is read once for both."""
+        return self.text_first
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+PAPER_FORM = PromptForm()
 PREDICT_PREFIX = "predict:"
 EXPLAIN_PREFIX = "explain:"
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from reason2decide.model.prompt_encoder import Prompt
 
 SMALLEST = np.finfo(np.float32).tiny  # a float32 draw may be 0, whose logarithm is none
 
@@ -23,10 +25,16 @@ class Decoding:
         temperature: of the draws.
     """
 
-    rivals: Sequence[Sequence[int]] | None = None
+    rivals: Sequence[Prompt] | None = None
     guidance: float = 0.0
     seeds: Sequence[int | None] | None = None
     temperature: float = 1.0
+
+    def of(self, prompts: Sequence[int]) -> Decoding:
+        """The same for some of the prompts, by index."""
+        rivals = None if self.rivals is None else [self.rivals[prompt] for prompt in prompts]
+        seeds = None if self.seeds is None else [self.seeds[prompt] for prompt in prompts]
+        return replace(self, rivals=rivals, seeds=seeds)
 
 
 GREEDY = Decoding()

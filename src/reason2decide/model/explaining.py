@@ -16,7 +16,7 @@ from reason2decide.model.batches import in_batches
 from reason2decide.model.calibration import ROUNDING, label_distribution
 from reason2decide.model.decoding import GREEDY, Decoding
 from reason2decide.model.engines import Engine
-from reason2decide.model.prompt_encoder import PromptEncoder, TokenIds, Truncation
+from reason2decide.model.prompt_encoder import Prompt, PromptEncoder, TokenIds, Truncation
 from reason2decide.model.reading import Part, explaining_window
 from reason2decide.model.reason_reader import ReasonReader
 from reason2decide.model.reasons import MOST_LABELS, TEMPERATURE, Reason, ReasonSettings
@@ -150,15 +150,15 @@ class ReasonWriter:
         found = self.reader.supports(texts, labels).tolist()
         return [Reason(text, p, p >= self.cutoff - ROUNDING) for text, p in zip(texts, found, strict=True)]
 
-    def prompt(self, explained: Explained, label: str | None = None) -> list[int]:
+    def prompt(self, explained: Explained, label: str | None = None) -> Prompt:
         """The prompt that asks for the reason, for its own label or another."""
         given = (label or explained.label) if self.explain == "conditioned" else None
         part = explained.text.part(explained.part)
         if label is None:
             self.cut.count(len(part) > self.encoder.room(given))
-        return self.encoder.explain_ids(part, given)
+        return self.encoder.explain(part, given)
 
-    def _decoding(self, rows: Sequence[tuple[Explained, list[int], int]]) -> Decoding:
+    def _decoding(self, rows: Sequence[tuple[Explained, Prompt, int]]) -> Decoding:
         if self.settings.best_of == 1 and not self.settings.guidance:
             return GREEDY
         rivals = None
@@ -195,7 +195,7 @@ def label_posteriors(
     engine: Engine, encoder: PromptEncoder, asked: Sequence[ReasonsToRead]
 ) -> list[NDArray[np.float64]]:
     """P(y | x, r) = P(r | x, y) / sum over y' of P(r | x, y'), for each asked (labels, reasons) (ours)."""
-    rows = [(own, encoder.explain_ids(own.text, label)) for own in asked for label in own.labels]
+    rows = [(own, encoder.explain(own.text, label)) for own in asked for label in own.labels]
     scores = iter(
         in_batches(
             [len(prompt) for _, prompt in rows],
@@ -208,13 +208,15 @@ def label_posteriors(
 
 def reason_candidate(encoder: PromptEncoder, text: str) -> Candidate:
     """The tokens of a reason as a model scores them: cut to the limit of reasons, the end token last."""
-    end = tuple(encoder.after)
+    end = tuple(encoder.ends)
     target = tuple(encoder.target_ids([text])[0])
     content = target[: len(target) - len(end)]
     return (*content[: encoder.lengths.rationale - len(end)], *end)
 
 
-def _seed(prompt: Sequence[int], draft: int) -> int:
+def _seed(prompt: Prompt, draft: int) -> int:
     """The seed of a draft: the same for the same prompt, whatever is written beside it."""
-    digest = hashlib.blake2b(np.asarray([*prompt, draft], np.int64).tobytes(), digest_size=8).digest()
+    digest = hashlib.blake2b(
+        np.asarray([*prompt.text, *prompt.lead, draft], np.int64).tobytes(), digest_size=8
+    ).digest()
     return int.from_bytes(digest, "big")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.errors import BundleError, require
+from reason2decide.model.prompt_encoder import special_ids
 
 TOKENIZER, SPECIAL = "tokenizer.json", "special_tokens.json"
 
@@ -71,6 +72,6 @@ def save_plain_tokenizer(tokenizer: Any, folder: Path) -> None:
         raise BundleError(f"the tokenizer is a {type(tokenizer).__name__}, which only transformers can run")
     backend.save(str(folder / TOKENIZER))
     special = SpecialTokens(
-        tuple(sorted(tokenizer.all_special_ids)), tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id
+        tuple(sorted(special_ids(tokenizer))), tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id
     )
     (folder / SPECIAL).write_text(json.dumps(asdict(special)), "utf-8")

@@ -118,9 +118,9 @@ class Predictor:
         """
         text = self.encoder.text_ids(["warm-up"])[0]
         labels = self.bundle.manifest.labels.values or ("yes",)
-        self.engine.score_labels([self.encoder.predict_ids(text)], [self.encoder.candidates(labels)])
+        self.engine.score_labels([self.encoder.decide(text)], [self.encoder.candidates(labels)])
         if self.explains:
-            self.engine.generate([self.encoder.explain_ids(text, None)], 1)
+            self.engine.generate([self.encoder.explain(text, None)], 1)
 
     def choices(self, record: Record) -> tuple[str, ...]:
         """The labels a record may be given.
@@ -256,7 +256,7 @@ class Predictor:
         """P(label | part) of each part of each text."""
         temperature = self.bundle.calibration.temperature if calibrated else 1.0
         rows = [(text, index) for text in texts for index in range(len(text.parts))]
-        prompts = [self.encoder.predict_ids(text.part(index)) for text, index in rows]
+        prompts = [self.encoder.decide(text.part(index)) for text, index in rows]
 
         def scores(batch: Sequence[int]) -> Sequence[Any]:
             return self.engine.score_labels([prompts[row] for row in batch], [rows[row][0].candidates for row in batch])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from reason2decide.errors import DataError
-from reason2decide.method.prompts import PREDICT_PREFIX, Candidate, explain_prefix
+from reason2decide.method.prompts import PAPER_FORM, PREDICT_PREFIX, Candidate, PromptForm, explain_prefix
 
 TokenIds = Sequence[int] | NDArray[np.int32]
 
@@ -40,16 +40,35 @@ class LabelTooLong(DataError):
     """A label has more tokens than `lengths.label`."""
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """What a model reads before its answer.
+
+    Attributes:
+        text: the text with what surrounds it. Where tasks share it, it is read once for all of them.
+        lead: what follows the text before the answer.
+    """
+
+    text: Sequence[int]
+    lead: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+        return len(self.text) + len(self.lead)
+
+
 @dataclass
 class PromptEncoder:
     """Token ids of prompts and targets under given limits; the one place that puts them together.
 
     Texts are tokenised without special tokens; a prompt is special tokens before, prefix, text, special tokens after.
+    Where the text comes first, it is special tokens before, text; and then, as its lead, the words of the task.
     A text that does not fit is cut at its end, so that prefix and label always stay.
     """
 
     tokenizer: Any
     lengths: Lengths
+    form: PromptForm = PAPER_FORM
     _words: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -58,11 +77,20 @@ class PromptEncoder:
         whole = self.tokenizer("a")["input_ids"]
         start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
         self.before, self.after = whole[:start], whole[start + len(bare) :]
-        self._special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+        self._special = special_ids(self.tokenizer) - {self.tokenizer.unk_token_id}
+        end = self.tokenizer.eos_token_id
+        # What surrounds an answer; the end token is its last in any case.
+        self.opens, self.ends = self.before, [*self.after, *([] if end in self.after else [end])]
+        self._tail: list[int] = []
+        if self.form.text_first:
+            self.before = self._template_ids(self.form.head) or self.before
+            self._tail = self._template_ids(self.form.tail)
+            self.after, self.opens, self.ends = [], [], [end]
 
     def text_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of texts (`prompts.body`) as they follow a prefix and a space."""
-        return self._plain_ids([f" {text.strip()}" for text in texts])
+        """Ids of texts (`prompts.body`) as they stand in a prompt: after a prefix and a space, or first."""
+        gap = "" if self.form.text_first else " "
+        return self._plain_ids([f"{gap}{text.strip()}" for text in texts])
 
     def reads(self, ids: TokenIds) -> bool:
         """Whether the tokens of a text show anything: a character that is neither unknown nor invisible."""
@@ -72,38 +100,45 @@ class PromptEncoder:
 
     def target_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of rationales as targets, end token last; not yet cut to `lengths.rationale`."""
-        return [[*self.before, *content, *self.after] for content in self._plain_ids([t.strip() for t in texts])]
+        contents = self._plain_ids([self._answer(text) for text in texts])
+        return [[*self.opens, *content, *self.ends] for content in contents]
 
     @property
     def predict_head(self) -> list[int]:
         """What comes before the text in the prompt that asks for a label."""
-        return [*self.before, *self._word_ids(PREDICT_PREFIX)]
+        return [*self.before, *([] if self.form.text_first else self._word_ids(PREDICT_PREFIX))]
 
-    def predict_ids(self, text_ids: TokenIds) -> list[int]:
+    def decide(self, text_ids: TokenIds) -> Prompt:
         """The prompt that asks for a label."""
         return self._prompt(PREDICT_PREFIX, text_ids)
 
-    def explain_ids(self, text_ids: TokenIds, conditioning_label: str | None) -> list[int]:
+    def explain(self, text_ids: TokenIds, conditioning_label: str | None) -> Prompt:
         """The prompt that asks for a rationale, given a label (None: without one)."""
         return self._prompt(explain_prefix(conditioning_label), text_ids)
 
     def room(self, conditioning_label: str | None = None, *, predict: bool = False) -> int:
-        """Number of text tokens that fit in a prompt."""
-        prefix = self._word_ids(PREDICT_PREFIX if predict else explain_prefix(conditioning_label))
-        return max(0, self.lengths.input - len(self.before) - len(prefix) - len(self.after))
+        """Number of text tokens that fit in a prompt; where the text comes first, the same in each."""
+        head = self._head(PREDICT_PREFIX if predict else explain_prefix(conditioning_label))
+        return max(0, self.lengths.input - len(head) - len(self.after))
 
     def label_tokens(self, label: str) -> int:
         """Number of tokens of a label, end token included."""
-        return len(self.before) + len(self._word_ids(label.strip())) + len(self.after)
+        return len(self.opens) + len(self._word_ids(self._answer(label))) + len(self.ends)
 
     def label_ids(self, label: str) -> Candidate:
         """The target ids of a label, end token last.
 
         Raises:
             LabelTooLong: the label is longer than `lengths.label`.
-            DataError: it leaves no room for a text.
+            DataError: it leaves no room for a text, or the tokenizer cannot write it.
         """
-        ids = (*self.before, *self._word_ids(label.strip()), *self.after)
+        content = self._word_ids(self._answer(label))
+        ids = (*self.opens, *content, *self.ends)
+        if not content or self.tokenizer.unk_token_id in content:
+            raise DataError(
+                f"the base's vocabulary cannot write the label {label[:60]!r}: it has no tokens for some of its "
+                "characters; reword the label, or take another base"
+            )
         if len(ids) > self.lengths.label:
             raise LabelTooLong(
                 f"the label {label[:60]!r} takes {len(ids)} tokens, over the limit of {self.lengths.label}; "
@@ -120,7 +155,7 @@ class PromptEncoder:
         """The target ids of each choice, in their order.
 
         Raises:
-            DataError: two choices look the same to the tokenizer, or one is too long.
+            DataError: two choices look the same to the tokenizer, or one cannot be written or is too long.
         """
         candidates = [self.label_ids(choice) for choice in choices]
         if len(set(candidates)) < len(candidates):
@@ -130,10 +165,20 @@ class PromptEncoder:
             )
         return candidates
 
-    def _prompt(self, prefix: str, text_ids: TokenIds) -> list[int]:
-        head = [*self.before, *self._word_ids(prefix)]
+    def _prompt(self, prefix: str, text_ids: TokenIds) -> Prompt:
+        head = self._head(prefix)
         room = max(0, self.lengths.input - len(head) - len(self.after))
-        return [*head, *np.asarray(text_ids[:room], np.int64).tolist(), *self.after]
+        text = [*head, *np.asarray(text_ids[:room], np.int64).tolist(), *self.after]
+        return Prompt(text, (*self._word_ids(f"\n{prefix}"), *self._tail) if self.form.text_first else ())
+
+    def _head(self, prefix: str) -> list[int]:
+        """What comes before the text."""
+        return self.before if self.form.text_first else [*self.before, *self._word_ids(prefix)]
+
+    def _answer(self, text: str) -> str:
+        """An answer as it follows what comes before it."""
+        follows_words = self.form.text_first and not self.form.tail
+        return f" {text.strip()}" if follows_words else text.strip()
 
     def _word_ids(self, words: str) -> list[int]:
         if words not in self._words:
@@ -142,12 +187,22 @@ class PromptEncoder:
             self._words[words] = self._plain_ids([words])[0]
         return self._words[words]
 
+    def _template_ids(self, text: str) -> list[int]:
+        """Ids of a part of a chat template, its special tokens included."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
     def _plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
         encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         # A "</s>" written in a note must not become the token that ends the prompt: such tokens are left out.
         return [
             ids if self._special.isdisjoint(ids) else [id for id in ids if id not in self._special] for ids in encoded
         ]
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """The tokens that no text may contain: the special ones, those that only chat templates use included."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {*tokenizer.all_special_ids, *(id for id, token in added.items() if token.special)}
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

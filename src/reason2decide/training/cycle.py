@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from reason2decide.method.losses import IGNORED, token_log_likelihood
+from reason2decide.model.architectures import Architecture
 from reason2decide.model.padding import padded
 from reason2decide.model.prompt_encoder import PromptEncoder
 
 
 def cycle_loss(
-    model: Any, encoder: PromptEncoder, logits: Tensor, target_ids: Tensor, labels: Sequence[str], temperature: float
+    architecture: Architecture,
+    encoder: PromptEncoder,
+    logits: Tensor,
+    target_ids: Tensor,
+    labels: Sequence[str],
+    temperature: float,
 ) -> Tensor:
     """-log P(y~ | "predict: {r^}"), mean over the label's tokens, of each row, (rows,) (Reason2Decide-C).
 
@@ -28,19 +33,29 @@ def cycle_loss(
         labels: y~ of each row.
         temperature: of the Gumbel-softmax.
     """
-    embed = model.get_input_embeddings()
+    embed = architecture.model.get_input_embeddings()
+    logits, target_ids = _without_leads(logits, target_ids)
     soft = functional.gumbel_softmax(logits.float(), temperature) @ embed.weight.float()
     soft = soft * getattr(embed, "embed_scale", 1.0)
-    special = torch.isin(target_ids, torch.tensor([*encoder.before, *encoder.after], device=target_ids.device))
+    special = torch.isin(target_ids, torch.tensor([*encoder.opens, *encoder.ends], device=target_ids.device))
     hard = embed(target_ids.clamp(min=0))
-    written = torch.where(special[..., None], hard, soft.to(hard.dtype))[:, len(encoder.before) :]
+    written = torch.where(special[..., None], hard, soft.to(hard.dtype))[:, len(encoder.opens) :]
     head = embed(torch.tensor(encoder.predict_head, device=target_ids.device)).expand(len(target_ids), -1, -1)
-    mask = (target_ids != IGNORED)[:, len(encoder.before) :]
-    targets, real = padded([encoder.label_ids(label) for label in labels], IGNORED, target_ids.device)
-    output = model(
-        inputs_embeds=torch.cat([head, written], 1),
-        attention_mask=torch.cat([mask.new_ones(head.shape[:2]), mask], 1).long(),
-        decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels=targets),
-        use_cache=False,
-    )
-    return -token_log_likelihood(output.logits, targets).sum(-1) / real.sum(-1)
+    mask = (target_ids != IGNORED)[:, len(encoder.opens) :]
+    given = [*architecture.start, *encoder.decide([]).lead]
+    answers = [encoder.label_ids(label) for label in labels]
+    ids, _ = padded([[*given, *answer[:-1]] for answer in answers], 0, target_ids.device)
+    targets, _ = padded([[*[IGNORED] * (len(given) - 1), *answer] for answer in answers], IGNORED, target_ids.device)
+    mask = torch.cat([mask.new_ones(head.shape[:2]), mask], 1).long()
+    recovered = architecture.learn_embedded(torch.cat([head, written], 1), mask, ids)
+    tokens = torch.tensor([len(answer) for answer in answers], device=target_ids.device)
+    return -token_log_likelihood(recovered, targets).sum(-1) / tokens
+
+
+def _without_leads(logits: Tensor, target_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and targets from each row's first target on; what comes before it is `IGNORED` behind it."""
+    first = (target_ids != IGNORED).int().argmax(1)
+    if not target_ids.shape[1] or not bool(first.any()):
+        return logits, target_ids
+    places = (torch.arange(target_ids.shape[1], device=target_ids.device) + first[:, None]) % target_ids.shape[1]
+    return logits.gather(1, places[..., None].expand_as(logits)), target_ids.gather(1, places)

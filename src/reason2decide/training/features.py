@@ -23,7 +23,7 @@ from reason2decide.console import ProgressBar
 from reason2decide.data.records import JsonlRecords, LabelSet, Record
 from reason2decide.errors import DataError
 from reason2decide.files import new_folder, sha256_file
-from reason2decide.method.prompts import PROMPT_VERSION, Candidate, body
+from reason2decide.method.prompts import PAPER_FORM, PROMPT_VERSION, Candidate, PromptForm, body
 from reason2decide.model.prompt_encoder import LabelTooLong, PromptEncoder, Truncation, tokenizer_hash
 
 TOKENISED_AT_ONCE = 1000  # ours: texts per call of the tokenizer, which is fast in batches
@@ -73,13 +73,18 @@ def _offsets_path(path: Path) -> Path:
 class TokenCache:
     """Cached token tables, each in its own folder, so that a text is tokenised once.
 
-    A table is identified by the hash of the data file, the tokenizer, the prompt version, its content and its limit.
+    A table is identified by the hash of the data file, the tokenizer, the prompts' version and form, its content and
+    its limit.
     One whose files have changed is made again.
     """
 
-    def __init__(self, folder: Path, tokenizer: Any) -> None:
+    def __init__(self, folder: Path, tokenizer: Any, form: PromptForm = PAPER_FORM) -> None:
         self.folder = folder
-        self.common = {"tokenizer": tokenizer_hash(tokenizer), "prompt_version": PROMPT_VERSION}
+        self.common = {
+            "tokenizer": tokenizer_hash(tokenizer),
+            "prompt_version": PROMPT_VERSION,
+            "prompt_form": form.to_json(),
+        }
 
     def table(
         self,
@@ -234,7 +239,7 @@ class SplitFeatures(Sequence[Example]):
 
     @cached_property
     def _widest_prefix(self) -> int:
-        return int(self.targets.lengths.max()) + len(self.encoder.explain_ids([], ""))
+        return int(self.targets.lengths.max()) + len(self.encoder.explain([], ""))
 
     @cached_property
     def _most_choices(self) -> int:

@@ -99,7 +99,7 @@ def report_peak(stage: str, device: torch.device, estimate: int) -> None:
 
 def _label_pass(objective: Objective, example: Example) -> Any:
     with objective.computing():
-        return objective.label_loss(objective.predict_batch([example]), 1, objective.model)
+        return objective.label_loss(objective.predict_batch([example]), 1, objective.architecture)
 
 
 def _rationale_pass(objective: Objective, example: Example) -> Any:

@@ -6,7 +6,8 @@ L_label and L_rationale are means over the gold target tokens of the whole step,
 with a rationale. A row that is left out of L_rationale, or has another target, does not change what the sum is divided
 by, so the loss does not depend on how a step is cut into batches.
 
-Each task's gradient is computed as soon as its loss is, so that one task's activations are kept at a time.
+Each task's gradient is computed as soon as its loss is, so that one task's activations are kept at a time. Where both
+tasks read the same text, it is read once, and gradients of both go back through that reading together.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from reason2decide.method.losses import (
 )
 from reason2decide.method.methods import Stage
 from reason2decide.method.schedules import alpha_at, cycle_temperature_at
-from reason2decide.model.padding import padded
-from reason2decide.model.prompt_encoder import PromptEncoder
+from reason2decide.model.architectures import Architecture, Run
+from reason2decide.model.architectures.readings import Reading
+from reason2decide.model.padding import on_device, padded
+from reason2decide.model.prompt_encoder import Prompt, PromptEncoder
 from reason2decide.training.cycle import cycle_loss
 from reason2decide.training.dropout import FastDropout
 from reason2decide.training.features import Example
@@ -52,17 +55,22 @@ class StepSize:
 
 @dataclass(frozen=True)
 class Padded:
-    """Prompts and targets of one forward pass, padded to the longest of each, on the device."""
+    """Prompts and targets of one forward pass, padded to the longest of each; tensors are on the device."""
 
-    input_ids: Tensor  # (rows, longest prompt)
-    attention_mask: Tensor  # (rows, longest prompt), 1 where there is text
-    target_ids: Tensor  # (rows, longest target), `IGNORED` where there is none
+    prompts: Sequence[Prompt]
+    ids: Tensor  # (rows, longest lead and target), what is read after the text: all but the target's last token
+    target_ids: Tensor  # of the same shape, the target's token after each of `ids`; `IGNORED` where there is none
     tokens: int  # without padding
 
     @property
     def size(self) -> int:
         """Tokens with padding."""
-        return self.input_ids.numel() + self.target_ids.numel()
+        return len(self.prompts) * max(len(prompt.text) for prompt in self.prompts) + self.ids.numel()
+
+    @property
+    def texts(self) -> list[Sequence[int]]:
+        """What is read first in each row."""
+        return [prompt.text for prompt in self.prompts]
 
 
 @dataclass
@@ -96,31 +104,39 @@ class Objective:
     """One stage's loss over one model.
 
     Args:
-        model: what is trained; `forward` runs it (itself, or a compiled form of it).
-        scorer: returns the model that scores labels: the same, or a whole copy if weights are sharded. All processes
-            call it equally often.
+        architecture: of the model that is trained; `forward` runs it (itself, or a compiled form of it).
+        scorer: returns that of the model that scores labels: the same, or a whole copy if weights are sharded. All
+            processes call it equally often.
         steps: of the stage; its schedules are shares of them.
+        dropout: whether any layer has it; `fast_dropout` replaces the library's on a CPU.
     """
 
     def __init__(
         self,
-        model: Any,
+        architecture: Architecture,
         encoder: PromptEncoder,
         stage: Stage,
         *,
-        forward: Any,
-        scorer: Callable[[], Any],
+        forward: Run,
+        scorer: Callable[[], Architecture],
         steps: int,
         seed: int,
         device: torch.device,
+        dropout: bool,
         fast_dropout: bool,
         bfloat16: bool,
     ) -> None:
-        self.model, self.encoder, self.stage, self.forward, self.scorer = model, encoder, stage, forward, scorer
+        self.architecture, self.encoder, self.stage = architecture, encoder, stage
+        self.forward, self.scorer = forward, scorer
         self.steps, self.warmup_steps, self.device = steps, stage.warmup_steps(steps), device
-        self.labels = LabelChooser(encoder, stage, scorer, steps=steps, seed=seed)
+        self.labels = LabelChooser(encoder, stage, scorer, steps=steps, seed=seed, dropout=dropout)
         self._fast_dropout = fast_dropout
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
+
+    @property
+    def model(self) -> Any:
+        """What is trained."""
+        return self.architecture.model
 
     def alpha(self, step: int) -> float:
         """alpha_t of this stage."""
@@ -147,28 +163,45 @@ class Objective:
         losses, counts = dict.fromkeys(LOSSES, torch.zeros((), device=self.device)), Counts()
         shown = ShownLabels([example.label for example in examples])
         read_shown: Callable[[], ShownLabels] = lambda: shown  # noqa: E731
+        shared: Reading | None = None
         if self.stage.learns_labels:
             predict = self.predict_batch(examples)
-            label_loss, states = self.label_loss(predict, size.label_tokens)
+            label_loss, reading = self.label_loss(predict, size.label_tokens)
             if self.stage.needs_labels_shown:
-                read_shown = self.labels.ask(examples, step, predict.input_ids, predict.attention_mask, states)
-            torch.autograd.backward(self.joint({**losses, "label_loss": label_loss}, step))
+                read_shown = self.labels.ask(examples, step, predict.prompts, reading)
+            label_part = self.joint({**losses, "label_loss": label_loss}, step)
+            if self.encoder.form.shares_text and self.stage.learns_rationales:
+                shared = reading
+            if shared is None:
+                torch.autograd.backward(label_part)
             losses["label_loss"] = label_loss.detach()
             counts.passed(predict)
         if self.stage.learns_rationales:
             shown = read_shown()
-            own = self.explained(examples, shown, step, size, counts)
+            leaf = None if shared is None else shared.leaf()
+            own = self.explained(examples, shown, step, size, counts, leaf)
             torch.autograd.backward(self.joint({**dict.fromkeys(LOSSES, 0.0), **own}, step))
+            if shared is not None and leaf is not None:
+                _backward_together(label_part, shared, leaf)
             losses |= {name: loss.detach() for name, loss in own.items()}
             counts.drawn, counts.drawn_wrong = len(shown.drawn), shown.wrong
         return Tally(losses, counts, shown.confidences)
 
     def explained(
-        self, examples: Sequence[Example], shown: ShownLabels, step: int, size: StepSize, counts: Counts
+        self,
+        examples: Sequence[Example],
+        shown: ShownLabels,
+        step: int,
+        size: StepSize,
+        counts: Counts,
+        reading: Reading | None = None,
     ) -> dict[str, Tensor]:
         """L_rationale, L_post and L_cycle of a batch, those that the stage has, from one pass over its rationales.
 
         L_post reads r* under y* and y-: two more rows, or one where the row is shown y* anyway.
+
+        Args:
+            reading: of the examples' texts, where they were read; None reads them.
         """
         targets = [
             target_for(label, own.label, own.rationale, own.contrasts, self.stage.on_disagreement)
@@ -184,12 +217,18 @@ class Objective:
                 rows.append((row, examples[row].label, examples[row].rationale))
             pairs.append((places[row], len(rows)))
             rows.append((row, rival, examples[row].rationale))
+        rows = rows or [(0, examples[0].label, [IGNORED])]
         batch = self.explain_batch(examples, rows)
         counts.passed(batch)
         counts.explained += sum(len(example.rationale) > 0 for example in examples)
         counts.contrasted += sum(shown.labels[row] != examples[row].label for row in learnt)
         counts.skipped += counts.explained - len(learnt)
-        logits, own = self._forward(batch, None).logits, len(learnt)
+        own = len(learnt)
+        if reading is None:
+            logits, _ = self.architecture.learn(batch.texts, batch.ids, self.forward)
+        else:
+            places_of_texts = on_device(torch.tensor([row for row, *_ in rows]), self.device)
+            logits, _ = self.architecture.extend(reading.rows(places_of_texts), batch.ids, self.forward)
         losses = {
             "rationale_loss": token_mean_cross_entropy(logits[:own], batch.target_ids[:own], size.rationale_tokens)
         }
@@ -201,7 +240,9 @@ class Objective:
         if self._cycle_weight(step) and learnt:
             temperature = cycle_temperature_at(step, warmup_steps=self.warmup_steps, steps=self.steps)
             given = [label for _, label, _ in rows[:own]]
-            recovered = cycle_loss(self.model, self.encoder, logits[:own], batch.target_ids[:own], given, temperature)
+            recovered = cycle_loss(
+                self.architecture, self.encoder, logits[:own], batch.target_ids[:own], given, temperature
+            )
             losses["cycle_loss"] = recovered.sum() / max(1, size.explained)
         return losses
 
@@ -216,23 +257,19 @@ class Objective:
     def predict_batch(self, examples: Sequence[Example]) -> Padded:
         """The prompts that ask for a label, and the gold labels."""
         return self._padded(
-            [self.encoder.predict_ids(example.text) for example in examples],
+            [self.encoder.decide(example.text) for example in examples],
             [self.encoder.label_ids(example.label) for example in examples],
         )
 
     def explain_batch(self, examples: Sequence[Example], rows: Sequence[tuple[int, str, Any]]) -> Padded:
         """The prompts that ask for a rationale (given a label if the stage conditions on it), and the targets.
 
-        Without any row, one without a target stands in, so that all processes run equally many passes.
-
         Args:
-            rows: index of the example, label, target ids.
+            rows: index of the example, label, target ids; at least one, if without a target, so that all processes run
+                equally many passes.
         """
-        rows = rows or [(0, examples[0].label, [IGNORED])]
         conditioned = self.stage.explain == "conditioned"
-        prompts = [
-            self.encoder.explain_ids(examples[row].text, label if conditioned else None) for row, label, _ in rows
-        ]
+        prompts = [self.encoder.explain(examples[row].text, label if conditioned else None) for row, label, _ in rows]
         return self._padded(prompts, [target for *_, target in rows])
 
     def gold_explain_batch(self, examples: Sequence[Example]) -> Padded:
@@ -240,27 +277,40 @@ class Objective:
         rows = [(row, own.label, own.rationale) for row, own in enumerate(examples) if len(own.rationale)]
         return self.explain_batch(examples, rows)
 
-    def label_loss(self, batch: Padded, tokens: int, model: Any = None) -> tuple[Tensor, Tensor]:
-        """L_pred (paper), and the encoder's states (rows, longest prompt, width)."""
-        output = self._forward(batch, model)
-        return token_mean_cross_entropy(output.logits, batch.target_ids, tokens), output.encoder_last_hidden_state
+    def label_loss(
+        self, batch: Padded, tokens: int, architecture: Architecture | None = None
+    ) -> tuple[Tensor, Reading | None]:
+        """L_pred (paper), and the reading of the texts."""
+        logits, reading = self._learn(batch, architecture)
+        return token_mean_cross_entropy(logits, batch.target_ids, tokens), reading
 
-    def rationale_loss(self, batch: Padded, tokens: int, model: Any = None) -> Tensor:
+    def rationale_loss(self, batch: Padded, tokens: int, architecture: Architecture | None = None) -> Tensor:
         """L_expl (paper), or the Stage 1 loss if prompts are unconditioned."""
-        return token_mean_cross_entropy(self._forward(batch, model).logits, batch.target_ids, tokens)
+        return token_mean_cross_entropy(self._learn(batch, architecture)[0], batch.target_ids, tokens)
 
-    def _forward(self, batch: Padded, model: Any) -> Any:
-        # Decoder inputs rather than `labels`: the model would also compute its own loss, which nobody reads.
-        return (model or self.forward)(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels=batch.target_ids),
-            use_cache=False,
-        )
+    def _learn(self, batch: Padded, architecture: Architecture | None) -> tuple[Tensor, Reading | None]:
+        if architecture is None:
+            return self.architecture.learn(batch.texts, batch.ids, self.forward)
+        return architecture.learn(batch.texts, batch.ids)
 
-    def _padded(self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int] | np.ndarray]) -> Padded:
-        """Pad both on the right."""
-        input_ids, attention_mask = padded(prompts, self.encoder.tokenizer.pad_token_id, self.device)
-        target_ids, _ = padded(targets, IGNORED, self.device)
+    def _padded(self, prompts: Sequence[Prompt], targets: Sequence[Sequence[int] | np.ndarray]) -> Padded:
+        """Pad what follows the texts on the right."""
+        start, filler = self.architecture.start, self.encoder.tokenizer.pad_token_id
+        opened = [(*start, *prompt.lead) for prompt in prompts]
+        learnt = [np.asarray(target, np.int64) for target in targets]
+        followed = [np.append(lead, target[:-1]) for lead, target in zip(opened, learnt, strict=True)]
+        wanted = [np.append([IGNORED] * (len(lead) - 1), target) for lead, target in zip(opened, learnt, strict=True)]
+        ids, _ = padded(followed, filler, self.device)
+        target_ids, _ = padded(wanted, IGNORED, self.device)
         tokens = sum(map(len, prompts)) + sum(len(target) for target in targets if target[0] != IGNORED)
-        return Padded(input_ids, attention_mask, target_ids, tokens)
+        return Padded(prompts, ids, target_ids, tokens)
+
+
+def _backward_together(loss: Tensor, reading: Reading, leaf: Reading) -> None:
+    """Add the gradient of a loss and, through a reading, of all that was computed from its leaf."""
+    pairs = [
+        (own, cut.grad)
+        for own, cut in zip(reading.tensors, leaf.tensors, strict=True)
+        if own.requires_grad and cut.grad is not None
+    ]
+    torch.autograd.backward([loss, *(own for own, _ in pairs)], [None, *(gradient for _, gradient in pairs)])

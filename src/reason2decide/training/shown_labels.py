@@ -1,6 +1,6 @@
 """Which label the rationale task is shown: the gold one or the model's own, by record and step (paper, "y~").
 
-Labels are scored, not generated, from the encoder states of the predict pass, and only for the rows that need them.
+Labels are scored, not generated, from what the predict pass has read, and only for the rows that need them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from reason2decide.method.methods import Stage
 from reason2decide.method.schedules import (
@@ -23,9 +22,11 @@ from reason2decide.method.schedules import (
     takes_part,
     takes_predicted_label,
 )
+from reason2decide.model.architectures import Architecture
+from reason2decide.model.architectures.readings import Reading
 from reason2decide.model.label_scores import leading_labels, score_labels
 from reason2decide.model.padding import on_device
-from reason2decide.model.prompt_encoder import PromptEncoder
+from reason2decide.model.prompt_encoder import Prompt, PromptEncoder
 from reason2decide.training.features import Example
 
 WINDOW_SHARE = 30  # Reason2Decide-C: 1,000 of 30,000 steps, here a thirtieth of the stage
@@ -89,14 +90,24 @@ class LabelChooser:
     """Chooses y~ of each row, and y- where L_post is taken.
 
     Args:
-        scorer: returns the model that scores labels. All processes call it equally often.
+        scorer: returns the architecture of the model that scores labels. All processes call it equally often.
         steps: of the stage.
+        dropout: whether any layer has it.
     """
 
     def __init__(
-        self, encoder: PromptEncoder, stage: Stage, scorer: Callable[[], Any], *, steps: int, seed: int
+        self,
+        encoder: PromptEncoder,
+        stage: Stage,
+        scorer: Callable[[], Architecture],
+        *,
+        steps: int,
+        seed: int,
+        dropout: bool,
     ) -> None:
         self.encoder, self.stage, self.scorer, self.seed = encoder, stage, scorer, seed
+        # Without dropout at all, what the predict pass has read is what the model reads at use.
+        self._reads_again = dropout and not stage.conditioning_dropout
         self._warmup_steps, self._ramp_steps = stage.warmup_steps(steps), stage.ramp_steps(steps)
         self.window = ConfidenceWindow(steps) if stage.adaptive_sampling else None
 
@@ -108,12 +119,12 @@ class LabelChooser:
 
     @torch.no_grad()
     def ask(
-        self, examples: Sequence[Example], step: int, input_ids: Tensor, attention_mask: Tensor, states: Tensor
+        self, examples: Sequence[Example], step: int, prompts: Sequence[Prompt], reading: Reading | None
     ) -> Callable[[], ShownLabels]:
         """Score what labels are needed, and return a function that waits for them; no gradient is kept.
 
         Args:
-            input_ids, attention_mask, states: the predict prompts and what the encoder made of them.
+            prompts, reading: the predict prompts and what was read of their texts; None reads them again.
         """
         gold = [example.label for example in examples]
         pi = self.sampling_probability(step)
@@ -129,15 +140,13 @@ class LabelChooser:
         rows = sorted({*draws, *takes, *argues})
         if not rows:
             return lambda: ShownLabels(gold)
-        index = on_device(torch.tensor(rows), input_ids.device)
-        mask = attention_mask[index]
-        with scoring(scorer, dropout=self.stage.conditioning_dropout):
-            if self.stage.conditioning_dropout:
-                states = states[index]
+        with scoring(scorer.model, dropout=self.stage.conditioning_dropout):
+            if reading is None or self._reads_again:
+                read_texts = scorer.read([prompts[row].text for row in rows])
             else:
-                states = scorer.get_encoder()(input_ids=input_ids[index], attention_mask=mask).last_hidden_state
+                read_texts = reading.rows(on_device(torch.tensor(rows), reading.mask.device))
             candidates = [self.encoder.candidates(examples[row].choices) for row in rows]
-            read = leading_labels(score_labels(scorer, states, mask, candidates))
+            read = leading_labels(score_labels(scorer, read_texts, [prompts[row].lead for row in rows], candidates))
 
         def shown() -> ShownLabels:
             leading = dict(zip(rows, read(), strict=True))

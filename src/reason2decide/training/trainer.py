@@ -27,6 +27,7 @@ from reason2decide.errors import DivergedError, Interrupted
 from reason2decide.files import link_or_copy, new_file
 from reason2decide.method.methods import Stage
 from reason2decide.method.schedules import dropout_seed, learning_rate_at
+from reason2decide.model.architectures import architecture_of
 from reason2decide.model.padding import on_device
 from reason2decide.signals import StopSignals
 from reason2decide.training import memory
@@ -136,14 +137,15 @@ class StageTrainer:
             self.model.activation_checkpointing_enable({"use_reentrant": False, **again})
         self.optimizer = new_optimizer(self.model, config)
         self.objective = Objective(
-            self.model,
+            architecture_of(self.model, train.encoder.tokenizer.pad_token_id),
             train.encoder,
             stage,
             forward=torch.compile(self.model, dynamic=True) if config.compile else self.model,
-            scorer=scorer,
+            scorer=lambda: architecture_of(scorer(), train.encoder.tokenizer.pad_token_id),
             steps=self.steps,
             seed=config.seed,
             device=self.device,
+            dropout=has_dropout(model),
             fast_dropout=self.device.type == "cpu" and has_dropout(model) and not config.compile,
             bfloat16=context.bfloat16,
         )

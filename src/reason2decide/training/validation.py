@@ -49,7 +49,8 @@ def validate(
     `between_batches` may raise to stop early.
     """
     stage, encoder = objective.stage, objective.encoder
-    model = objective.scorer()
+    architecture = objective.scorer()
+    model = architecture.model
     was_training = model.training
     model.eval()
     order = np.lexsort((features.rationale_lengths, features.prompt_lengths))
@@ -65,14 +66,17 @@ def validate(
             with objective.computing():
                 if stage.learns_labels:
                     batch = objective.predict_batch(examples)
-                    loss, states = objective.label_loss(batch, 1, model)
+                    loss, reading = objective.label_loss(batch, 1, architecture)
+                    assert reading is not None, "kept where no gradient is"
                     sums["label_loss"] += float(loss)
                     candidates = [encoder.candidates(example.choices) for example in examples]
-                    leading = leading_labels(score_labels(model, states, batch.attention_mask, candidates))()
+                    leading = leading_labels(
+                        score_labels(architecture, reading, [prompt.lead for prompt in batch.prompts], candidates)
+                    )()
                     found += [(row, e.choices[own.best]) for row, e, own in zip(rows, examples, leading, strict=True)]
                 if stage.learns_rationales and any(len(example.rationale) for example in examples):
                     batch = objective.gold_explain_batch(examples)
-                    sums["rationale_loss"] += float(objective.rationale_loss(batch, 1, model))
+                    sums["rationale_loss"] += float(objective.rationale_loss(batch, 1, architecture))
     finally:
         model.train(was_training)
     totals = dict(zip(sums, processes.sum_numbers(sums.values()), strict=True))
@@ -126,7 +130,7 @@ def calibrate(model: Any, features: SplitFeatures, source: str | None, reader: R
         examples = [features[row] for row in rows]
         gold[rows] = [example.choices.index(example.label) for example in examples]
         return engine.score_labels(
-            [encoder.predict_ids(example.text) for example in examples],
+            [encoder.decide(example.text) for example in examples],
             [encoder.candidates(example.choices) for example in examples],
         )
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from reason2decide.errors import BundleError
 from reason2decide.method.prompts import Candidate
 from reason2decide.model.decoding import GREEDY, Decoding
+from reason2decide.model.prompt_encoder import Prompt
 
 Scores = TypeVar("Scores", bound=NDArray[Any])
 
@@ -37,7 +38,7 @@ def finite(scores: Scores) -> Scores:
 
 
 class Engine(Protocol):
-    """What the predictor needs from an engine. Prompts and targets are token ids, special tokens included.
+    """What the predictor needs from an engine. Targets are token ids, special tokens included.
 
     `positions` is the length of the longest prompt that the model can read; None: it can read any. What an engine
     returns was computed from finite numbers only; else it raises `NotFinite`.
@@ -46,14 +47,12 @@ class Engine(Protocol):
     positions: int | None
 
     def score_labels(
-        self, prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[Candidate]]
+        self, prompts: Sequence[Prompt], candidates: Sequence[Sequence[Candidate]]
     ) -> list[NDArray[np.float64]]:
         """Total log-probability of each candidate given each prompt, not normalised; one array per prompt."""
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], max_tokens: int, decoding: Decoding = GREEDY
-    ) -> list[list[int]]:
+    def generate(self, prompts: Sequence[Prompt], max_tokens: int, decoding: Decoding = GREEDY) -> list[list[int]]:
         """Continuation of each prompt, without special tokens, at most `max_tokens` long."""
 
-    def stream(self, prompt: Sequence[int], max_tokens: int) -> Iterator[int]:
+    def stream(self, prompt: Prompt, max_tokens: int) -> Iterator[int]:
         """The tokens of one greedy continuation as they are generated."""

@@ -23,6 +23,7 @@ from reason2decide.method.prompts import Candidate
 from reason2decide.model.decoding import GREEDY, Decoding, Draws
 from reason2decide.model.engines import finite
 from reason2decide.model.label_trie import Branch, branches
+from reason2decide.model.prompt_encoder import Prompt
 
 ENGINE_FILE, ENGINE_FORMAT = "engine.json", 2
 HIDDEN = -1e9  # added to a score, it leaves no attention in float32
@@ -116,7 +117,7 @@ class OnnxEngine:
         self._decoder_outputs = [value.name for value in self._decoder.get_outputs()]
 
     def score_labels(
-        self, prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[Candidate]]
+        self, prompts: Sequence[Prompt], candidates: Sequence[Sequence[Candidate]]
     ) -> list[NDArray[np.float64]]:
         """Total log-probability of each candidate given each prompt, (candidates,) per prompt, not normalised.
 
@@ -124,13 +125,11 @@ class OnnxEngine:
         """
         return [self._score(self._encode(prompt), labels) for prompt, labels in zip(prompts, candidates, strict=True)]
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], max_tokens: int, decoding: Decoding = GREEDY
-    ) -> list[list[int]]:
+    def generate(self, prompts: Sequence[Prompt], max_tokens: int, decoding: Decoding = GREEDY) -> list[list[int]]:
         """Continuation of each prompt, without special tokens, at most `max_tokens` long.
 
         Args:
-            prompts: token ids; texts of similar lengths are best batched together.
+            prompts: texts of similar lengths are best batched together.
             max_tokens: the end token included.
         """
         texts = [self._encode(prompt) for prompt in prompts]
@@ -140,7 +139,7 @@ class OnnxEngine:
                 written[text].append(token)
         return [[token for token in row if token not in self._special] for row in written]
 
-    def stream(self, prompt: Sequence[int], max_tokens: int) -> Iterator[int]:
+    def stream(self, prompt: Prompt, max_tokens: int) -> Iterator[int]:
         """The tokens that `generate` returns for this prompt alone, each as soon as it is known."""
         for ((_, token),) in self._write([self._encode(prompt)], max_tokens, GREEDY):
             if token not in self._special:
@@ -163,9 +162,9 @@ class OnnxEngine:
                 f"{path.name} cannot be loaded ({type(error).__name__}); export the bundle again"
             ) from None
 
-    def _encode(self, prompt: Sequence[int]) -> _Text:
-        ids = self._value(np.asarray(prompt, np.int64)[None])
-        return _Text(len(prompt), self._encoder.run_with_ort_values(self._encoder_outputs, {"input_ids": ids}))
+    def _encode(self, prompt: Prompt) -> _Text:
+        ids = self._value(np.asarray(prompt.text, np.int64)[None])
+        return _Text(len(prompt.text), self._encoder.run_with_ort_values(self._encoder_outputs, {"input_ids": ids}))
 
     def _read(
         self, ids: NDArray[np.int64], hidden: Any, past: Sequence[Any], cross: Sequence[Any]
