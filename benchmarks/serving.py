@@ -60,7 +60,7 @@ def make_model(folder: Path, shape: str, weights: str) -> Path:
     from transformers import T5Config, T5ForConditionalGeneration
 
     from reason2decide.export.bundle import export_bundle
-    from reason2decide.training.base import train_tokenizer
+    from reason2decide.training.tiny import train_tokenizer
 
     tokenizer = train_tokenizer(texts())
     ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "eos_token_id")}

@@ -36,13 +36,14 @@ from reason2decide.model.hub import silence_transformers
 from reason2decide.model.prompt_encoder import PromptEncoder
 from reason2decide.signals import StopSignals
 from reason2decide.training import memory
-from reason2decide.training.base import set_dropout, train_tokenizer
+from reason2decide.training.base import set_dropout
 from reason2decide.training.config import Config
 from reason2decide.training.config_file import parse_config
 from reason2decide.training.features import SplitFeatures, TokenCache
 from reason2decide.training.processes import Processes
 from reason2decide.training.run_log import RunLog
 from reason2decide.training.stage_plan import batch_plan
+from reason2decide.training.tiny import train_tokenizer
 from reason2decide.training.trainer import RunContext, StageTrainer
 
 SHAPES = {

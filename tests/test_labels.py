@@ -11,13 +11,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import ARCHITECTURES, build
+from tiny_models import ARCHITECTURES, DECODER_ONLY, MORE_ENCODER_DECODERS, build
 from transformers import T5Config, T5ForConditionalGeneration
 
 import reason2decide.model.label_scores as labels_module
 from reason2decide.model.calibration import label_distribution
 from reason2decide.model.engines.torch import TorchEngine
 from reason2decide.model.prompt_encoder import Lengths, Prompt, PromptEncoder
+from reason2decide.training.pretrained import complete_tokenizer, start_token
+from reason2decide.training.prompt_form import prompt_form
 
 LABEL_SETS: list[list[str]] = [
     ["yes", "no", "maybe"],
@@ -28,10 +30,15 @@ LABEL_SETS: list[list[str]] = [
 TEXTS = ["Pt is 34 yo c/o chest pain x 3 d, denies SOB.", "Fever.", "no rash " * 30, "cough since 2 days; home"]
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=(*ARCHITECTURES, *MORE_ENCODER_DECODERS, *DECODER_ONLY))
 def loaded(request: pytest.FixtureRequest) -> tuple[TorchEngine, PromptEncoder]:
     model, tokenizer = build(request.param)
-    return TorchEngine(model, tokenizer), PromptEncoder(tokenizer, Lengths())
+    complete_tokenizer(tokenizer, request.param, has_encoder=model.config.is_encoder_decoder)
+    if model.config.is_encoder_decoder:
+        model.config.decoder_start_token_id = start_token(model, tokenizer, request.param)
+    return TorchEngine(model, tokenizer), PromptEncoder(
+        tokenizer, Lengths(), prompt_form(model, tokenizer, request.param)
+    )
 
 
 def brute_force(model: Any, prompt: Prompt, target: tuple[int, ...]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,28 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     BartConfig,
     BartForConditionalGeneration,
+    ModernBertConfig,
+    ModernBertModel,
     MT5Config,
     MT5ForConditionalGeneration,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
+    T5Gemma2Config,
+    T5Gemma2ForConditionalGeneration,
+    T5GemmaConfig,
+    T5GemmaForConditionalGeneration,
+    UMT5Config,
+    UMT5ForConditionalGeneration,
 )
 
-from reason2decide.training.base import load_base, train_tokenizer
+from reason2decide.training.base import load_base
 from reason2decide.training.config import Encoder
+from reason2decide.training.tiny import train_tokenizer
 
 CORPUS = [
     "Pt is 34 yo c/o chest pain x 3 d, denies SOB. see a doctor within 24 hours",
@@ -29,6 +41,13 @@ CORPUS = [
 ] * 20
 
 ARCHITECTURES = ("t5", "t5-v1.1", "mt5", "bart", "bert2bert")
+# Which the torch engine runs besides: encoder-decoders, then models without an encoder.
+MORE_ENCODER_DECODERS = ("umt5", "t5gemma", "t5gemma2", "modernbert")
+DECODER_ONLY = ("qwen3", "qwen3_5", "gemma3", "gemma4", "llama", "smollm3", "phi3")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<start>{{ message.role }}: {{ message.content | trim }}<turn>{% endfor %}"
+    "{% if add_generation_prompt %}<start>assistant: {% endif %}"
+)
 
 
 def bart_tokenizer() -> PreTrainedTokenizerFast:
@@ -54,6 +73,17 @@ def bart_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="</s>",
         unk_token="<unk>",
     )
+
+
+def decoder_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer as decoder-only models have it: <s> before a text, no padding token."""
+    backend = bart_tokenizer().backend_tokenizer
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    if chat:
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<start>", "<turn>"]})
+        tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
 
 
 def minilm() -> Path:
@@ -83,7 +113,13 @@ def build(architecture: str) -> tuple[Any, Any]:
             init_std=0.2,
         )
         return BartForConditionalGeneration(config), tokenizer
+    if architecture in DECODER_ONLY or architecture.endswith("-chat"):
+        return _decoder_only(architecture.removesuffix("-chat"), chat=architecture.endswith("-chat"))
+    if architecture == "modernbert":
+        return _modernbert()
     tokenizer = train_tokenizer(CORPUS, 700)
+    if architecture.startswith("t5gemma"):
+        return _t5gemma(architecture, len(tokenizer)), tokenizer
     shape: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "d_model": 32,
@@ -98,7 +134,80 @@ def build(architecture: str) -> tuple[Any, Any]:
     if architecture == "t5-v1.1":
         config = T5Config(**shape, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
         return T5ForConditionalGeneration(config), tokenizer
+    if architecture == "umt5":
+        return UMT5ForConditionalGeneration(UMT5Config(**shape)), tokenizer
     return MT5ForConditionalGeneration(MT5Config(**shape)), tokenizer
+
+
+def _gemma_shape(vocabulary: int) -> dict[str, Any]:
+    """Sizes in the words of Gemma, Qwen, Llama and Phi."""
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 1024,
+        "initializer_range": 0.2,
+    }
+
+
+def _t5gemma(architecture: str, vocabulary: int) -> Any:
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+    shape = _gemma_shape(vocabulary) | ids | {"num_hidden_layers": 2, "sliding_window": 8}
+    if architecture == "t5gemma":
+        return T5GemmaForConditionalGeneration(
+            T5GemmaConfig(encoder=shape, decoder=shape, vocab_size=vocabulary, tie_word_embeddings=True)
+        )
+    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    encoder = {"text_config": shape, "vision_config": vision | {"image_size": 28, "patch_size": 14}}
+    config = T5Gemma2Config(encoder=encoder, decoder=shape, image_token_index=vocabulary - 1, eoi_token_index=3)
+    return T5Gemma2ForConditionalGeneration(config)
+
+
+def _decoder_only(architecture: str, *, chat: bool = False) -> tuple[Any, Any]:
+    tokenizer = decoder_tokenizer(chat=chat)
+    sliding = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}
+    linear = {
+        "layer_types": ["linear_attention", "full_attention"] * 2,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+    }
+    kind, own = {
+        "qwen3_5": ("qwen3_5_text", linear),
+        "gemma3": ("gemma3_text", sliding),
+        "gemma4": (
+            "gemma4_text",
+            sliding | {"vocab_size_per_layer_input": len(tokenizer), "hidden_size_per_layer_input": 4},
+        ),
+    }.get(architecture, (architecture, {}))
+    ids = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    config = AutoConfig.for_model(kind, **_gemma_shape(len(tokenizer)), **own, **ids)
+    return AutoModelForCausalLM.from_config(config), tokenizer
+
+
+def _modernbert() -> tuple[Any, Any]:
+    """An encoder of ModernBERT's kind, saved, with a decoder beside it."""
+    tokenizer = bart_tokenizer()
+    tokenizer.add_special_tokens({"cls_token": "<s>", "sep_token": "</s>"})
+    config = ModernBertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        local_attention=16,
+        max_position_embeddings=1024,
+        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "cls", "sep")},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        ModernBertModel(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return load_base(Encoder(encoder=folder), texts=list, seed=0)
 
 
 def save(architecture: str, folder: Path) -> Path:

@@ -69,10 +69,13 @@ def bundle_from(path: Path, manifest: Manifest, copy: Path) -> ModelBundle:
     torch = require("torch", "train", needed_by)
     transformers = require("transformers", "train", needed_by)
 
+    from reason2decide.model.architectures import auto_class
+
     silence_transformers()
     folder = copy / "model"
     try:
-        model, loaded = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model, loaded = auto_class(config).from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=True,
@@ -91,7 +94,7 @@ def bundle_from(path: Path, manifest: Manifest, copy: Path) -> ModelBundle:
                 f"the weights of {path} are damaged: {name} has values that are not finite numbers; "
                 "copy the bundle again, or train the model again"
             )
-    encoder = PromptEncoder(tokenizer, manifest.lengths)
+    encoder = PromptEncoder(tokenizer, manifest.lengths, manifest.prompt_form)
     return ModelBundle(path, manifest, _calibration(copy), encoder, _reader(path, copy), model.eval())
 
 
@@ -104,7 +107,7 @@ def export_from(path: Path, manifest: Manifest, copy: Path) -> Bundle:
     """
     from reason2decide.model.plain_tokenizer import PlainTokenizer
 
-    encoder = PromptEncoder(PlainTokenizer(copy / "model"), manifest.lengths)
+    encoder = PromptEncoder(PlainTokenizer(copy / "model"), manifest.lengths, manifest.prompt_form)
     return Bundle(path, manifest, _calibration(copy), encoder, _reader(path, copy))
 
 

@@ -135,7 +135,7 @@ class ReasonWriter:
         written = text = ""
         for token in self.engine.stream(self.prompt(explained), self.encoder.lengths.rationale):
             ids.append(token)
-            text = self.encoder.tokenizer.decode(ids, skip_special_tokens=True).lstrip()
+            text = self.encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()
             # Where the text ends in a replacement character, a character of several tokens is not complete yet.
             if len(text) > len(written) and text.startswith(written) and not text.endswith("\ufffd"):
                 yield text[len(written) :]

@@ -16,7 +16,7 @@ from reason2decide.data.records import LabelSet
 from reason2decide.errors import BundleError, DataError
 from reason2decide.files import sha256_file
 from reason2decide.method.methods import METHODS, Explain
-from reason2decide.method.prompts import PROMPT_VERSION
+from reason2decide.method.prompts import PAPER_FORM, PROMPT_VERSION, PromptForm
 from reason2decide.model.prompt_encoder import Lengths
 
 BUNDLE_FORMAT = 2
@@ -29,6 +29,7 @@ class Manifest:
     """The description of a bundle.
 
     `training` has the best step and value of each stage; `dataset` the name and file hashes of the training data.
+    `prompt_form` is how its prompts are put together: a chat template is needed in training only.
     `recipe` is how the texts of its training data were made of rows, None if they came as they are.
     `engine` is None where torch runs it; for an export it has the weight type and the parity (`export/bundle.py`).
     `files` has the SHA-256 of every other file of the folder, and `sha256` that of the manifest file, which thus stands
@@ -47,6 +48,7 @@ class Manifest:
     engine: Mapping[str, Any] | None = None
     recipe: InputRecipe | None = None
     prompt_version: int = PROMPT_VERSION
+    prompt_form: PromptForm = PAPER_FORM
     bundle_format: int = BUNDLE_FORMAT
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
     sha256: str = field(default="", compare=False)
@@ -75,6 +77,7 @@ class Manifest:
                 "labels": LabelSet(tuple(labels["values"]), labels["ordinal"], labels["urgent"]),
                 "lengths": Lengths(**value["lengths"]),
                 "recipe": None if value.get("recipe") is None else InputRecipe.from_json(value["recipe"]),
+                "prompt_form": PromptForm(**value.get("prompt_form", {})),
             }
         )
 

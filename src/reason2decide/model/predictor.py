@@ -73,7 +73,7 @@ class Predictor:
                     "asked for; only bases with relative positions, such as T5, read longer ones"
                 )
             limits = bundle.manifest.lengths.model_copy(update={"input": reading.input_tokens})
-            self.encoder = PromptEncoder(bundle.encoder.tokenizer, limits)
+            self.encoder = PromptEncoder(bundle.encoder.tokenizer, limits, bundle.encoder.form)
         cutoff = bundle.calibration.support_cutoff()
         self.writer = ReasonWriter(engine, self.encoder, bundle.manifest.explain, reasons, bundle.reader, cutoff)
 

@@ -47,12 +47,12 @@ PerStageText = Annotated[dict[str, str], BeforeValidator(_spread)]
 
 
 class Encoder(BaseModel):
-    """A base made from a BERT-like encoder: the decoder has the same weights, its cross-attention is new."""
+    """A base made from an encoder: BERT-like ones lend the decoder their weights, others get a thin new one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     encoder: Annotated[str, AfterValidator(_absolute)] = Field(
-        description="BERT-like encoder to warm-start from: hub name or local folder"
+        description="encoder to warm-start from: hub name or local folder"
     )
 
 
@@ -64,10 +64,10 @@ class Lora(BaseModel):
     rank: int = Field(16, ge=1, description="rank of the adapters (ours)")
     alpha: float = Field(32.0, gt=0, description="scale of the adapters, divided by rank (ours: twice the rank)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout rate before the adapters (peft's default)")
-    targets: tuple[str, ...] = Field(
-        ("q", "v"),
+    targets: tuple[str, ...] | None = Field(
+        None,
         min_length=1,
-        description="layers to adapt, by the end of their names (Hu et al. 2021: q, v; T5's names)",
+        description="layers to adapt, by the end of their names (Hu et al. 2021: those of queries and values)",
     )
 
 
@@ -78,8 +78,8 @@ class Config(BaseModel):
 
     method: str = Field(description=f"training method: one of {', '.join(METHODS)}")
     base: Annotated[str, AfterValidator(_absolute)] | Encoder = Field(
-        description="base model, an encoder-decoder: hub name, local folder, or `tiny` (small, from scratch); "
-        'or a BERT-like encoder: {encoder = "..."}'
+        description="base model, an encoder-decoder or decoder-only: hub name, local folder, or `tiny` (small, from "
+        'scratch); or an encoder: {encoder = "..."}'
     )
     dataset: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         description="dataset folder; a relative path starts at the configuration file's folder"

@@ -64,7 +64,9 @@ def plan_memory(
     example, now = features[int(widest[longest])], used_bytes(objective.device)
     state = state_bytes(objective.model, optimizer)
     passes = [(objective.stage.learns_labels, _label_pass), (objective.stage.learns_rationales, _rationale_pass)]
-    one_record = max(saved_bytes(partial(run, objective, example)) for learnt, run in passes if learnt)
+    # A text that is read once for both tasks keeps the activations of both.
+    together = sum if objective.encoder.form.shares_text else max
+    one_record = together(saved_bytes(partial(run, objective, example)) for learnt, run in passes if learnt)
     measured_tokens = int(prompts[longest]) + int(rationales[longest])
     record_tokens = int(prompts.max()) + int(features.widest_rationales_of(widest).max())  # padding included
     one_record = math.ceil(one_record * record_tokens / measured_tokens)

@@ -20,12 +20,14 @@ from reason2decide.data.records import DatasetFolder, JsonlRecords
 from reason2decide.data.unread_characters import UnreadCharacters
 from reason2decide.errors import ConfigError, DataError
 from reason2decide.model.prompt_encoder import PromptEncoder, Truncation, tokenizer_hash
+from reason2decide.model.reading import positions_of
 from reason2decide.training.base import load_base
 from reason2decide.training.batches import BatchPlan
 from reason2decide.training.config import Config
 from reason2decide.training.features import SplitFeatures, TokenCache
-from reason2decide.training.lora import require_targets
+from reason2decide.training.lora import lora_targets
 from reason2decide.training.processes import Processes
+from reason2decide.training.prompt_form import prompt_form
 from reason2decide.training.stage_plan import batch_plan
 
 TOKENS = ".tokens"  # the token cache of a dataset folder
@@ -91,12 +93,12 @@ def prepared(config: Config, processes: Processes, records: Path) -> Iterator[Pr
     model, tokenizer = load_base(config.base, texts=lambda: _texts(dataset), seed=config.seed, dropout=config.dropout)
     _require_positions(model, config)
     if config.lora:
-        require_targets(model, config.lora)
+        lora_targets(model, config.lora)  # refused before anything is written
     _report_unread(tokenizer, dataset, config.base_name)
-    encoder = PromptEncoder(tokenizer, config.lengths)
+    encoder = PromptEncoder(tokenizer, config.lengths, prompt_form(model, tokenizer, config.base_name))
     with contextlib.ExitStack() as stack:
         with processes.local_main_first():
-            cache = TokenCache(stack.enter_context(_cache_folder(dataset)), tokenizer)
+            cache = TokenCache(stack.enter_context(_cache_folder(dataset)), tokenizer, encoder.form)
             train, validation = (
                 SplitFeatures(split, dataset.hashes[name], dataset.info.labels, encoder, cache)
                 for name, split in splits.items()
@@ -128,6 +130,7 @@ def prepared(config: Config, processes: Processes, records: Path) -> Iterator[Pr
                 **config.identity(),
                 "data": dict(dataset.hashes),
                 "tokenizer": tokenizer_hash(tokenizer),
+                "prompt_form": encoder.form.to_json(),
                 "processes": processes.count,
                 "precision": "bfloat16" if bfloat16 else "float32",
             },
@@ -214,13 +217,24 @@ def _require_contrasts(records: JsonlRecords, source: str, method: str) -> None:
 
 
 def _require_positions(model: Any, config: Config) -> None:
-    """Refuse lengths over the positions of a base that learns them (BART, BERT); T5's positions are relative."""
+    """Refuse lengths over the positions of a base that has so many (BART, BERT); T5's positions are relative."""
+    lengths = config.lengths
+    if not model.config.is_encoder_decoder:
+        limit = positions_of(model.config)
+        whole = lengths.input + lengths.label + lengths.rationale
+        if limit is not None and whole > limit:
+            raise ConfigError(
+                f"lengths.input, label and rationale are {whole} tokens together, but the base {config.base_name!r} "
+                f"has {limit} positions for all; set lengths.input to at most "
+                f"{limit - lengths.label - lengths.rationale}"
+            )
+        return
     parts = {"input": model.get_encoder().config, "rationale": model.get_decoder().config}
     for key, part in parts.items():
         limit = getattr(part, "max_position_embeddings", None)
-        if limit is not None and getattr(config.lengths, key) > limit:
+        if limit is not None and getattr(lengths, key) > limit:
             raise ConfigError(
-                f"lengths.{key} is {getattr(config.lengths, key)}, but the base {config.base_name!r} has {limit} "
+                f"lengths.{key} is {getattr(lengths, key)}, but the base {config.base_name!r} has {limit} "
                 f"positions; set lengths.{key} to at most {limit}"
             )
 

@@ -172,6 +172,7 @@ def _finish(context: RunContext, given: Prepared, model: Any, summaries: Mapping
         versions=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         recipe=dataset.info.recipe,
+        prompt_form=given.train.encoder.form,
     )
     save_bundle(
         context.run / BUNDLE,

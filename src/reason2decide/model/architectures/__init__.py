@@ -52,6 +52,15 @@ class Architecture(Protocol):
         """Logits as `extend`, after texts given as embeddings (rows, tokens, width), padded on the right by a mask."""
 
 
+def auto_class(config: Any) -> Any:
+    """The class of transformers that loads a model of this configuration."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    from reason2decide.model.architectures import thin_decoder  # noqa: F401, whose models it loads too
+
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
 def architecture_of(model: Any, padding: int) -> Architecture:
     """The architecture of a model; `padding` is a token that fills rows, of which nothing depends on."""
     from reason2decide.model.architectures.decoder_only import DecoderOnly

@@ -1,0 +1,91 @@
+"""Bases by folder or hub name: encoder-decoders and decoder-only models, as the library has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+from reason2decide.errors import BaseModelError
+from reason2decide.model.architectures import auto_class
+from reason2decide.model.hub import first_line, require_model
+from reason2decide.training.fitness import (
+    parameters_of,
+    require_folder_of_a_model,
+    require_kind,
+    require_memory,
+    require_text_model,
+)
+from reason2decide.training.memory import total_bytes
+
+
+def from_pretrained(name: str) -> tuple[Any, Any]:
+    """The model and tokenizer of a folder or hub name, weights in float32; nothing of it is run.
+
+    Raises:
+        BaseModelError: it cannot be loaded, is of the wrong kind, too large, or has no usable tokenizer.
+    """
+    require_folder_of_a_model(name)
+    require_model(name, "base")
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        require_text_model(config, name)
+        require_kind(config, name)
+        auto = auto_class(config)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        require_memory(parameters_of(auto, config), total_bytes(device), name)
+        tokenizer = _tokenizer(name)
+        model = auto.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
+    except BaseModelError:
+        raise
+    except Exception as error:  # a damaged or foreign folder can make the library raise anything
+        raise BaseModelError(f"the base {name!r} cannot be loaded: {_reason(error)}") from None
+    complete_tokenizer(tokenizer, name, has_encoder=config.is_encoder_decoder)
+    if config.is_encoder_decoder:
+        model.config.decoder_start_token_id = start_token(model, tokenizer, name)
+    # A base's own settings of generation (beams, penalties, forced tokens) are not what it is trained and scored with.
+    model.generation_config = GenerationConfig()
+    return model, tokenizer
+
+
+def _tokenizer(name: str) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:
+        raise BaseModelError(
+            f"the base {name!r} has no tokenizer that can be loaded ({_reason(error)}); save its tokenizer beside it"
+        ) from None
+
+
+def complete_tokenizer(tokenizer: Any, name: str, *, has_encoder: bool) -> None:
+    """Refuse a tokenizer without an end token; where padding has none of its own, any token serves, as it is masked."""
+    if tokenizer.eos_token_id is None:
+        raise BaseModelError(f"the tokenizer of {name!r} has no end token; add one and save it again")
+    if tokenizer.pad_token_id is None:
+        if has_encoder:
+            raise BaseModelError(f"the tokenizer of {name!r} has no padding token; add one and save it again")
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def start_token(model: Any, tokenizer: Any, name: str) -> int:
+    """The token that the decoder begins with; some configurations leave it to their generation settings."""
+    decoder = getattr(model.config, "decoder", None)
+    places = (
+        getattr(model.config, "decoder_start_token_id", None),
+        getattr(model.generation_config, "decoder_start_token_id", None),
+        getattr(decoder, "bos_token_id", None),
+        tokenizer.bos_token_id,
+        tokenizer.pad_token_id,
+    )
+    for token in places:
+        if token is not None:
+            return int(token)
+    raise BaseModelError(f"the base {name!r} says of no token that its decoder starts with it")
+
+
+def _reason(error: Exception) -> str:
+    """Why the library could not load a model."""
+    if "trust_remote_code" in str(error):
+        return "it needs code from its own folder, which is never run; give a model that transformers has itself"
+    return first_line(error)
