@@ -46,7 +46,7 @@ from reason2decide.model.explaining import Explained, ReasonsToRead, label_poste
 from reason2decide.model.operating_point import UNSUPPORTED
 from reason2decide.model.padding import padded
 from reason2decide.model.predictor import Predictor
-from reason2decide.model.prompt_encoder import Prompt
+from reason2decide.model.prompt_encoder import TokenPrompt
 from reason2decide.model.reason_reader import Lessons, ReasonReader
 from reason2decide.model.reasons import MOST_LABELS, ReasonSettings
 
@@ -121,7 +121,7 @@ def biased(predictor: Predictor, bias: Callable[[Any, int], Any]) -> Write:
 
     tokenizer = predictor.encoder.tokenizer
 
-    def generate(prompts: Sequence[Prompt], most: int, decoding: Decoding) -> list[list[int]]:
+    def generate(prompts: Sequence[TokenPrompt], most: int, decoding: Decoding) -> list[list[int]]:
         input_ids, mask = padded([prompt.text for prompt in prompts], tokenizer.pad_token_id, engine.device)
         output = engine.model.generate(
             input_ids=input_ids,

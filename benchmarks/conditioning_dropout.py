@@ -16,7 +16,7 @@ import torch
 
 from reason2decide.data.records import DatasetFolder, Record
 from reason2decide.method.prompts import body
-from reason2decide.model.architectures import architecture_of
+from reason2decide.model.architectures.kinds import architecture_of
 from reason2decide.model.bundle import load_bundle
 from reason2decide.model.label_scores import leading_labels, score_labels
 from reason2decide.model.prompt_encoder import PromptEncoder

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from reason2decide.model.prompt_encoder import Prompt
+from reason2decide.model.prompt_encoder import TokenPrompt
 
 SHAPES = {
     "small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
@@ -103,13 +103,13 @@ class Ours:
             engine._read = timed
 
     def distribution(self, prompt: list[int], labels: list[tuple[int, ...]]) -> np.ndarray:
-        return np.asarray(self.engine.score_labels([Prompt(prompt)], [labels])[0])
+        return np.asarray(self.engine.score_labels([TokenPrompt(prompt)], [labels])[0])
 
     def write(self, prompts: list[list[int]], tokens: int) -> None:
-        self.engine.generate(list(map(Prompt, prompts)), tokens)
+        self.engine.generate(list(map(TokenPrompt, prompts)), tokens)
 
     def decide(self, prompts: list[list[int]], labels: list[tuple[int, ...]]) -> None:
-        self.engine.score_labels(list(map(Prompt, prompts)), [labels] * len(prompts))
+        self.engine.score_labels(list(map(TokenPrompt, prompts)), [labels] * len(prompts))
 
 
 def engine(name: str, folder: Path, device: str = "cpu") -> Plain | Ours:

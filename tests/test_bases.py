@@ -1,14 +1,20 @@
-"""Every kind of base goes the whole road: train, resume, decide, explain, stream."""
+"""Every kind of base goes the whole road: train, resume, decide, explain, stream. What cannot is refused."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny_models import DECODER_ONLY, MORE_ENCODER_DECODERS, save
+from safetensors.torch import load_file, save_file
+from tiny_models import DECODER_ONLY, MORE_ENCODER_DECODERS, build, minilm, save
 from toy import settings
+from transformers import AutoConfig, LlamaForCausalLM, Qwen3ForCausalLM
 
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.errors import UserError
 from reason2decide.model.predictor import Predictor
 from reason2decide.training.config_file import parse_config
 from reason2decide.training.run import train
@@ -35,3 +41,145 @@ def test_every_base_goes_the_whole_road(kind: str, dataset: DatasetFolder, tmp_p
         (alone,) = predictor.predict([record])
         assert alone.probabilities == pytest.approx(prediction.probabilities, abs=1e-5)
         assert "".join(predictor.stream(record, prediction.predicted_label)) == alone.rationale
+
+
+def refusal(base: object, dataset: DatasetFolder, out: Path, **changes: Any) -> str:
+    """What is said of a base that cannot be used; nothing is left behind."""
+    with pytest.raises(UserError) as error:
+        train(parse_config(settings(dataset, base=base, **changes), "test"), out)
+    assert not out.exists()
+    return str(error.value)
+
+
+def described(folder: Path, **content: Any) -> Path:
+    """A folder with a configuration and no weights."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("gemma3", "a gemma3, a model of vision besides text"),
+        ("whisper", "a whisper, which does not answer text with text"),
+        ("vit", "a vit, which writes no text"),
+        ("modernbert", 'an encoder alone; give it as base = {encoder = "'),
+    ],
+)
+def test_models_of_another_kind_are_refused(kind: str, said: str, dataset: DatasetFolder, tmp_path: Path) -> None:
+    AutoConfig.for_model(kind).save_pretrained(tmp_path / "base")
+    assert said in refusal(str(tmp_path / "base"), dataset, tmp_path / "run")
+
+
+def test_what_is_no_model_is_refused(dataset: DatasetFolder, tmp_path: Path) -> None:
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "gguf" / "model-q4.gguf").write_bytes(b"GGUF")
+    for given in ("gguf", "gguf/model-q4.gguf"):
+        said = refusal(str(tmp_path / given), dataset, tmp_path / "run")
+        assert "GGUF" in said and "the folder that it was converted from" in said
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    assert "merge it into its base" in refusal(str(adapter), dataset, tmp_path / "run")
+
+
+def test_code_from_a_folder_is_never_run(dataset: DatasetFolder, tmp_path: Path) -> None:
+    auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    base = described(tmp_path / "base", model_type="own", auto_map=auto_map, architectures=["OwnModel"])
+    (base / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    assert "needs code from its own folder, which is never run" in refusal(str(base), dataset, tmp_path / "run")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_model_too_large_is_refused_before_its_weights_are_read(dataset: DatasetFolder, tmp_path: Path) -> None:
+    """A model of a trillion parameters, of which there is only the configuration."""
+    size = {"hidden_size": 16384, "intermediate_size": 65536, "num_hidden_layers": 256, "vocab_size": 1000}
+    AutoConfig.for_model("llama", **size).save_pretrained(tmp_path / "base")
+    said = refusal(str(tmp_path / "base"), dataset, tmp_path / "run")
+    assert re.search(r"has \d{4}\.\d billion parameters, \d+ GiB in float32, and there are \d+ GiB", said)
+
+
+def test_weights_that_are_not_there_are_not_made_up(dataset: DatasetFolder, tmp_path: Path) -> None:
+    base = save("qwen3", tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    assert "lacks 1 of its weights, such as model.layers.1.mlp.up_proj.weight" in refusal(
+        str(base), dataset, tmp_path / "run"
+    )
+
+
+def test_a_base_without_a_tokenizer_is_refused(dataset: DatasetFolder, tmp_path: Path) -> None:
+    base = save("qwen3", tmp_path / "base")
+    for file in base.glob("*token*"):
+        file.unlink()
+    assert "has no tokenizer beside its weights" in refusal(str(base), dataset, tmp_path / "run")
+    (base / "tokenizer.json").write_text("{}")
+    assert "has no tokenizer that can be loaded" in refusal(str(base), dataset, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ messages[0].content ", "fails (unexpected end of template"),
+        ("{{ raise_exception('no system role') }}", "fails (no system role"),
+        ("<start>assistant: ", "renders the user's text 0 times, expected once"),
+        ("{{ messages[0].content }}{{ messages[0].content }}", "renders the user's text 2 times"),
+        ("{{ messages[0].content }}", "begins no answer after the user's text"),
+    ],
+)
+def test_broken_chat_templates_are_refused(template: str, said: str, dataset: DatasetFolder, tmp_path: Path) -> None:
+    base = save("qwen3-chat", tmp_path / "base")
+    (base / "chat_template.jinja").write_text(template)
+    assert said in refusal(str(base), dataset, tmp_path / "run")
+
+
+def test_labels_that_the_vocabulary_cannot_write_are_refused(tmp_path: Path) -> None:
+    labels = LabelSet(("home care", "Ærzte \u2603"))
+    records = [Record(f"r{i}", "mild rash", labels.values[i % 2], {"llm": "So it is."}) for i in range(12)]
+    info = DatasetInfo("toy", "triage", labels, ("llm",))
+    dataset = write_dataset(tmp_path / "data", info, {"train": records[:8], "validation": records[8:]})
+    tokenizer = build("t5")[1]
+    assert tokenizer.unk_token_id is not None
+    said = refusal({"encoder": str(minilm())}, dataset, tmp_path / "run")
+    assert "cannot write the label 'Ærzte \u2603'" in said and "take another base" in said
+
+
+def test_positions_hold_text_and_answer_together(dataset: DatasetFolder, tmp_path: Path) -> None:
+    base = save("qwen3", tmp_path / "base")
+    lengths = {"input": 1000, "rationale": 24, "label": 32}
+    said = refusal(str(base), dataset, tmp_path / "run", lengths=lengths)
+    assert "1056 tokens together" in said and "set lengths.input to at most 968" in said
+
+
+def test_a_base_whose_attention_sees_padding_is_found_out(
+    dataset: DatasetFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Llama without its mask: each score is a number, and none is right."""
+    base = save("llama", tmp_path / "base")
+    forward = LlamaForCausalLM.forward
+    monkeypatch.setattr(
+        LlamaForCausalLM,
+        "forward",
+        lambda self, *, attention_mask, **given: forward(self, attention_mask=None, **given),
+    )
+    said = refusal(str(base), dataset, tmp_path / "run")
+    assert "was tried before training" in said and "its attention sees padding" in said
+
+
+def test_weights_that_do_not_come_back_are_found_out(
+    dataset: DatasetFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = save("qwen3", tmp_path / "base")
+    saved = Qwen3ForCausalLM.save_pretrained
+
+    def halved(self: Any, folder: Any, **more: Any) -> None:
+        saved(self, folder, **more)
+        weights = load_file(Path(folder) / "model.safetensors")
+        save_file(
+            {name: value / 2 for name, value in weights.items()}, Path(folder) / "model.safetensors", {"format": "pt"}
+        )
+
+    monkeypatch.setattr(Qwen3ForCausalLM, "save_pretrained", halved)
+    assert "saved and loaded, it gives other log-probabilities" in refusal(str(base), dataset, tmp_path / "run")

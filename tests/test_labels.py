@@ -17,7 +17,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 import reason2decide.model.label_scores as labels_module
 from reason2decide.model.calibration import label_distribution
 from reason2decide.model.engines.torch import TorchEngine
-from reason2decide.model.prompt_encoder import Lengths, Prompt, PromptEncoder
+from reason2decide.model.prompt_encoder import Lengths, PromptEncoder, TokenPrompt
 from reason2decide.training.pretrained import complete_tokenizer, start_token
 from reason2decide.training.prompt_form import prompt_form
 
@@ -41,7 +41,7 @@ def loaded(request: pytest.FixtureRequest) -> tuple[TorchEngine, PromptEncoder]:
     )
 
 
-def brute_force(model: Any, prompt: Prompt, target: tuple[int, ...]) -> float:
+def brute_force(model: Any, prompt: TokenPrompt, target: tuple[int, ...]) -> float:
     """log P(target | prompt) by one teacher-forced forward of the whole target, without cache or padding."""
     with torch.no_grad():
         if model.config.is_encoder_decoder:
@@ -88,8 +88,8 @@ def test_any_trie_of_candidates(contents: list[tuple[int, ...]]) -> None:
     """Candidates over six tokens share prefixes in every way; one may be the end token alone."""
     engine = _shared_engine()
     candidates = [(*content, 1) for content in contents]
-    found = engine.score_labels([Prompt([5, 6, 7, 1])], [candidates])[0]
-    expected = [brute_force(engine.model, Prompt([5, 6, 7, 1]), candidate) for candidate in candidates]
+    found = engine.score_labels([TokenPrompt([5, 6, 7, 1])], [candidates])[0]
+    expected = [brute_force(engine.model, TokenPrompt([5, 6, 7, 1]), candidate) for candidate in candidates]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -99,7 +99,7 @@ def test_exhaustive_candidates_have_total_probability_one() -> None:
     config = T5Config(vocab_size=12, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, decoder_start_token_id=0)
     engine = TorchEngine(T5ForConditionalGeneration(config), build("t5")[1])
     everything = [(1,), *((first, second) for first in range(12) if first != 1 for second in range(12))]
-    assert np.exp(engine.score_labels([Prompt([5, 6, 1])], [everything])[0]).sum() == pytest.approx(1, abs=1e-5)
+    assert np.exp(engine.score_labels([TokenPrompt([5, 6, 1])], [everything])[0]).sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_distribution_by_hand() -> None:
@@ -133,11 +133,11 @@ def test_memory_does_not_grow_with_the_number_of_labels() -> None:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(labels_module, "BYTES_PER_FORWARD", 2**20)
-            found = engine.score_labels([Prompt([5, 6, 7, 1])], [candidates])[0]
+            found = engine.score_labels([TokenPrompt([5, 6, 7, 1])], [candidates])[0]
     finally:
         engine.model.forward = original
     assert max(rows) <= 2**20 // (4 * engine.model.config.vocab_size)
-    np.testing.assert_allclose(found, engine.score_labels([Prompt([5, 6, 7, 1])], [candidates])[0], rtol=1e-5)
+    np.testing.assert_allclose(found, engine.score_labels([TokenPrompt([5, 6, 7, 1])], [candidates])[0], rtol=1e-5)
 
 
 def test_what_a_batch_holds_goes_with_its_scores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_what_a_batch_holds_goes_with_its_scores(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(engine.architecture, "extend", remember)
     gc.disable()
     try:
-        engine.score_labels([Prompt([3, 4, 1])], [[(3, 4, 1), (3, 5, 1), (4, 1)]])
+        engine.score_labels([TokenPrompt([3, 4, 1])], [[(3, 4, 1), (3, 5, 1), (4, 1)]])
         assert len(held) > 2 and not [tensor for tensor in held if tensor() is not None]
     finally:
         gc.enable()
@@ -164,6 +164,6 @@ def test_what_a_batch_holds_goes_with_its_scores(monkeypatch: pytest.MonkeyPatch
 def test_a_bases_own_generation_settings_are_left_out() -> None:
     """BART's forced end token would replace the last word of a rationale at the length limit."""
     model, tokenizer = build("bart")
-    free = TorchEngine(*build("bart")).generate([Prompt([5, 6, 7])], 4)
+    free = TorchEngine(*build("bart")).generate([TokenPrompt([5, 6, 7])], 4)
     model.generation_config.forced_eos_token_id = tokenizer.eos_token_id
-    assert TorchEngine(model, tokenizer).generate([Prompt([5, 6, 7])], 4) == free and len(free[0]) == 4
+    assert TorchEngine(model, tokenizer).generate([TokenPrompt([5, 6, 7])], 4) == free and len(free[0]) == 4

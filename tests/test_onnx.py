@@ -26,7 +26,7 @@ from reason2decide.export.graphs import WEIGHTS, export_graphs
 from reason2decide.model.calibration import label_distribution
 from reason2decide.model.engines.onnx import OnnxEngine
 from reason2decide.model.engines.torch import TorchEngine
-from reason2decide.model.prompt_encoder import Lengths, Prompt, PromptEncoder
+from reason2decide.model.prompt_encoder import Lengths, PromptEncoder, TokenPrompt
 
 LABEL_SETS: list[list[str]] = [
     ["yes", "no", "maybe"],
@@ -71,7 +71,7 @@ def quantized(request: pytest.FixtureRequest, load: Load) -> Engines:
     return load(*request.param)
 
 
-def prompts_of(encoder: PromptEncoder) -> list[Prompt]:
+def prompts_of(encoder: PromptEncoder) -> list[TokenPrompt]:
     return [encoder.decide(ids) for ids in encoder.text_ids(TEXTS)]
 
 
@@ -108,7 +108,7 @@ def test_texts_that_end_at_different_times(tmp_path: Path) -> None:
     export_graphs(model, tokenizer, tmp_path, "float32")
     engine = OnnxEngine(tmp_path)
     random = np.random.default_rng(0)
-    prompts = [Prompt([*random.integers(4, 14, random.integers(2, 12)).tolist(), 2]) for _ in range(40)]
+    prompts = [TokenPrompt([*random.integers(4, 14, random.integers(2, 12)).tolist(), 2]) for _ in range(40)]
     greedy = engine.generate(prompts, 12)
     assert greedy == torch_engine.generate(prompts, 12)
     assert len({len(tokens) for tokens in greedy}) > 3
@@ -202,7 +202,7 @@ def test_what_a_text_holds_goes_with_its_answer(load: Load, monkeypatch: pytest.
     held = []
     encode = engine._encode
 
-    def remember(prompt: Prompt) -> Any:
+    def remember(prompt: TokenPrompt) -> Any:
         text = encode(prompt)
         held.append(weakref.ref(text))
         return text
@@ -232,9 +232,9 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 from pathlib import Path
 from reason2decide.model.engines.onnx import OnnxEngine
-from reason2decide.model.prompt_encoder import Prompt
+from reason2decide.model.prompt_encoder import TokenPrompt
 texts, candidates = json.loads(sys.stdin.read())
-prompts = [Prompt(text) for text in texts]
+prompts = [TokenPrompt(text) for text in texts]
 engine = OnnxEngine(Path(sys.argv[1]))
 scores = engine.score_labels(prompts, [[tuple(ids) for ids in own] for own in candidates])
 print(json.dumps([[own.tolist() for own in scores], engine.generate(prompts, 8)]))

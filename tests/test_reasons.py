@@ -31,7 +31,7 @@ from reason2decide.model.decision import Decision
 from reason2decide.model.decoding import Decoding, Draws
 from reason2decide.model.explaining import ReasonsToRead, label_posteriors, reason_candidate
 from reason2decide.model.predictor import Predictor
-from reason2decide.model.prompt_encoder import Prompt
+from reason2decide.model.prompt_encoder import TokenPrompt
 from reason2decide.model.reasons import Reason, ReasonSettings
 from reason2decide.serve import cards
 from reason2decide.serve.app import create_app
@@ -178,10 +178,10 @@ def test_guidance_is_against_the_second_choice(bundle: Path) -> None:
     probabilities = predictor.distributions(RECORDS[:1])[0]
     best, second, _ = sorted(probabilities, key=lambda label: -probabilities[label])
     (explained,) = predictor._explained(RECORDS[:1], [best])
-    decoding = predictor.writer._decoding([(explained, Prompt([]), 0)])
+    decoding = predictor.writer._decoding([(explained, TokenPrompt([]), 0)])
     assert decoding.rivals == [predictor.writer.prompt(explained, second)] and decoding.guidance == 2.0
     (other,) = predictor._explained(RECORDS[:1], [second])
-    assert predictor.writer._decoding([(other, Prompt([]), 0)]).rivals == [predictor.writer.prompt(other, best)]
+    assert predictor.writer._decoding([(other, TokenPrompt([]), 0)]).rivals == [predictor.writer.prompt(other, best)]
 
 
 def test_a_reason_is_cut_within_the_limit(bundle: Path) -> None:

@@ -211,7 +211,7 @@ def test_a_base_with_weights_that_no_loss_reaches_resumes(forks: Forks, dataset:
 
 
 def test_encoders_that_cannot_be_used(dataset: DatasetFolder, tmp_path: Path) -> None:
-    with pytest.raises(BaseModelError, match="cannot become an encoder-decoder"):
+    with pytest.raises(BaseModelError, match="has a decoder already; give it as base"):
         run(dataset, tmp_path / "run", base={"encoder": str(save("t5", tmp_path / "t5"))})
     with pytest.raises(BaseModelError, match=r"base = \{encoder = "):
         run(dataset, tmp_path / "run", base=str(minilm()))

@@ -69,7 +69,7 @@ def bundle_from(path: Path, manifest: Manifest, copy: Path) -> ModelBundle:
     torch = require("torch", "train", needed_by)
     transformers = require("transformers", "train", needed_by)
 
-    from reason2decide.model.architectures import auto_class
+    from reason2decide.model.architectures.kinds import auto_class
 
     silence_transformers()
     folder = copy / "model"

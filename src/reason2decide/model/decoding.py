@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from reason2decide.model.prompt_encoder import Prompt
+from reason2decide.model.prompt_encoder import TokenPrompt
 
 SMALLEST = np.finfo(np.float32).tiny  # a float32 draw may be 0, whose logarithm is none
 
@@ -25,7 +25,7 @@ class Decoding:
         temperature: of the draws.
     """
 
-    rivals: Sequence[Prompt] | None = None
+    rivals: Sequence[TokenPrompt] | None = None
     guidance: float = 0.0
     seeds: Sequence[int | None] | None = None
     temperature: float = 1.0

@@ -16,7 +16,7 @@ from reason2decide.model.batches import in_batches
 from reason2decide.model.calibration import ROUNDING, label_distribution
 from reason2decide.model.decoding import GREEDY, Decoding
 from reason2decide.model.engines import Engine
-from reason2decide.model.prompt_encoder import Prompt, PromptEncoder, TokenIds, Truncation
+from reason2decide.model.prompt_encoder import PromptEncoder, TokenIds, TokenPrompt, Truncation
 from reason2decide.model.reading import Part, explaining_window
 from reason2decide.model.reason_reader import ReasonReader
 from reason2decide.model.reasons import MOST_LABELS, TEMPERATURE, Reason, ReasonSettings
@@ -150,7 +150,7 @@ class ReasonWriter:
         found = self.reader.supports(texts, labels).tolist()
         return [Reason(text, p, p >= self.cutoff - ROUNDING) for text, p in zip(texts, found, strict=True)]
 
-    def prompt(self, explained: Explained, label: str | None = None) -> Prompt:
+    def prompt(self, explained: Explained, label: str | None = None) -> TokenPrompt:
         """The prompt that asks for the reason, for its own label or another."""
         given = (label or explained.label) if self.explain == "conditioned" else None
         part = explained.text.part(explained.part)
@@ -158,7 +158,7 @@ class ReasonWriter:
             self.cut.count(len(part) > self.encoder.room(given))
         return self.encoder.explain(part, given)
 
-    def _decoding(self, rows: Sequence[tuple[Explained, Prompt, int]]) -> Decoding:
+    def _decoding(self, rows: Sequence[tuple[Explained, TokenPrompt, int]]) -> Decoding:
         if self.settings.best_of == 1 and not self.settings.guidance:
             return GREEDY
         rivals = None
@@ -214,7 +214,7 @@ def reason_candidate(encoder: PromptEncoder, text: str) -> Candidate:
     return (*content[: encoder.lengths.rationale - len(end)], *end)
 
 
-def _seed(prompt: Prompt, draft: int) -> int:
+def _seed(prompt: TokenPrompt, draft: int) -> int:
     """The seed of a draft: the same for the same prompt, whatever is written beside it."""
     digest = hashlib.blake2b(
         np.asarray([*prompt.text, *prompt.lead, draft], np.int64).tobytes(), digest_size=8

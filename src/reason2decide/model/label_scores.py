@@ -19,14 +19,14 @@ from torch import Tensor
 from reason2decide.method.prompts import Candidate
 from reason2decide.model.architectures import Architecture
 from reason2decide.model.architectures.leads import after_leads
-from reason2decide.model.architectures.readings import Reading
+from reason2decide.model.architectures.readings import TextReading
 from reason2decide.model.padding import on_device, padded
 
 BYTES_PER_FORWARD = 2**28  # ours: limit for the copied caches of one forward pass, whatever the number of labels
 
 
 @dataclass(frozen=True)
-class _Text:
+class _Scored:
     """What is scored after a text: the rest of its lead and each of its candidates, as one sequence of tokens each.
 
     `given` of them are the lead's, and not scored.
@@ -57,7 +57,7 @@ class _Branch:
 
 def score_labels(
     architecture: Architecture,
-    reading: Reading,
+    reading: TextReading,
     leads: Sequence[Sequence[int]],
     candidates: Sequence[Sequence[Candidate]],
 ) -> list[Tensor]:
@@ -79,7 +79,7 @@ def score_labels(
     parts: list[Tensor] = []  # log-probability of some tokens of the candidate at the same index of `places`
     log_probs, begun, rests = after_leads(architecture, reading, leads)
     texts = [
-        _Text([(*rest, *candidate) for candidate in own], len(rest))
+        _Scored([(*rest, *candidate) for candidate in own], len(rest))
         for rest, own in zip(rests, candidates, strict=True)
     ]
     roots = [_Node(text, text, tuple(range(len(choices)))) for text, choices in enumerate(candidates)]
@@ -97,12 +97,12 @@ class _Scorer:
     """Scores the candidates of a fixed set of texts, one token for all rows at a time, or several of a tail."""
 
     architecture: Architecture
-    texts: Sequence[_Text]
+    texts: Sequence[_Scored]
     row_bytes: int  # of a copy of what a row has read
     logits_bytes: int  # of one token
 
     def score(
-        self, nodes: list[_Node], reading: Reading, log_probs: Tensor, depth: int
+        self, nodes: list[_Node], reading: TextReading, log_probs: Tensor, depth: int
     ) -> Iterator[tuple[int, int, Tensor]]:
         """Yield (text, candidate, log-probability of some of its tokens) until all tokens from `depth` on are scored.
 
@@ -129,7 +129,7 @@ class _Scorer:
             onward = [_Node(branch.text, row, branch.candidates) for row, branch in enumerate(part)]
             yield from self.score(onward, grown, logits[:, -1].float().log_softmax(-1), depth + 1)
 
-    def _tails(self, branches: list[_Branch], reading: Reading, depth: int) -> list[Tensor]:
+    def _tails(self, branches: list[_Branch], reading: TextReading, depth: int) -> list[Tensor]:
         """Log-probability of each branch's only candidate after its first token, read in one pass."""
         ids, real = padded([self._sequence(branch)[depth:] for branch in branches], 0, reading.mask.device)
         given = self._tensor(reading, [self.texts[branch.text].given - depth for branch in branches])
@@ -158,7 +158,7 @@ class _Scorer:
             branches += [_Branch(node.text, node.row, token, tuple(indices)) for token, indices in by_token.items()]
         return branches
 
-    def _tensor(self, reading: Reading, values: Sequence[int]) -> Tensor:
+    def _tensor(self, reading: TextReading, values: Sequence[int]) -> Tensor:
         return on_device(torch.tensor(values), reading.mask.device)
 
 

@@ -41,7 +41,7 @@ class LabelTooLong(DataError):
 
 
 @dataclass(frozen=True)
-class Prompt:
+class TokenPrompt:
     """What a model reads before its answer.
 
     Attributes:
@@ -108,11 +108,11 @@ class PromptEncoder:
         """What comes before the text in the prompt that asks for a label."""
         return [*self.before, *([] if self.form.text_first else self._word_ids(PREDICT_PREFIX))]
 
-    def decide(self, text_ids: TokenIds) -> Prompt:
+    def decide(self, text_ids: TokenIds) -> TokenPrompt:
         """The prompt that asks for a label."""
         return self._prompt(PREDICT_PREFIX, text_ids)
 
-    def explain(self, text_ids: TokenIds, conditioning_label: str | None) -> Prompt:
+    def explain(self, text_ids: TokenIds, conditioning_label: str | None) -> TokenPrompt:
         """The prompt that asks for a rationale, given a label (None: without one)."""
         return self._prompt(explain_prefix(conditioning_label), text_ids)
 
@@ -165,11 +165,11 @@ class PromptEncoder:
             )
         return candidates
 
-    def _prompt(self, prefix: str, text_ids: TokenIds) -> Prompt:
+    def _prompt(self, prefix: str, text_ids: TokenIds) -> TokenPrompt:
         head = self._head(prefix)
         room = max(0, self.lengths.input - len(head) - len(self.after))
         text = [*head, *np.asarray(text_ids[:room], np.int64).tolist(), *self.after]
-        return Prompt(text, (*self._word_ids(f"\n{prefix}"), *self._tail) if self.form.text_first else ())
+        return TokenPrompt(text, (*self._word_ids(f"\n{prefix}"), *self._tail) if self.form.text_first else ())
 
     def _head(self, prefix: str) -> list[int]:
         """What comes before the text."""

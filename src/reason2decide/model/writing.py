@@ -10,7 +10,7 @@ import torch
 from reason2decide.method.decoding import guided, plausible
 from reason2decide.model.architectures import Architecture
 from reason2decide.model.architectures.leads import after_leads
-from reason2decide.model.architectures.readings import Reading
+from reason2decide.model.architectures.readings import TextReading
 from reason2decide.model.decoding import Decoding, Draws
 from reason2decide.model.engines import NotFinite
 from reason2decide.model.padding import on_device
@@ -26,7 +26,7 @@ class Rows:
         given: of each row, the tokens of its lead that it has not read yet.
     """
 
-    def __init__(self, architecture: Architecture, reading: Reading, leads: Sequence[Sequence[int]]) -> None:
+    def __init__(self, architecture: Architecture, reading: TextReading, leads: Sequence[Sequence[int]]) -> None:
         self._architecture = architecture
         self.log_probs, self._reading, self.given = after_leads(architecture, reading, leads)
 

@@ -33,9 +33,9 @@ from reason2decide.method.losses import (
 from reason2decide.method.methods import Stage
 from reason2decide.method.schedules import alpha_at, cycle_temperature_at
 from reason2decide.model.architectures import Architecture, Run
-from reason2decide.model.architectures.readings import Reading
+from reason2decide.model.architectures.readings import TextReading
 from reason2decide.model.padding import on_device, padded
-from reason2decide.model.prompt_encoder import Prompt, PromptEncoder
+from reason2decide.model.prompt_encoder import PromptEncoder, TokenPrompt
 from reason2decide.training.cycle import cycle_loss
 from reason2decide.training.dropout import FastDropout
 from reason2decide.training.features import Example
@@ -57,7 +57,7 @@ class StepSize:
 class Padded:
     """Prompts and targets of one forward pass, padded to the longest of each; tensors are on the device."""
 
-    prompts: Sequence[Prompt]
+    prompts: Sequence[TokenPrompt]
     ids: Tensor  # (rows, longest lead and target), what is read after the text: all but the target's last token
     target_ids: Tensor  # of the same shape, the target's token after each of `ids`; `IGNORED` where there is none
     tokens: int  # without padding
@@ -163,7 +163,7 @@ class Objective:
         losses, counts = dict.fromkeys(LOSSES, torch.zeros((), device=self.device)), Counts()
         shown = ShownLabels([example.label for example in examples])
         read_shown: Callable[[], ShownLabels] = lambda: shown  # noqa: E731
-        shared: Reading | None = None
+        shared: TextReading | None = None
         if self.stage.learns_labels:
             predict = self.predict_batch(examples)
             label_loss, reading = self.label_loss(predict, size.label_tokens)
@@ -194,7 +194,7 @@ class Objective:
         step: int,
         size: StepSize,
         counts: Counts,
-        reading: Reading | None = None,
+        reading: TextReading | None = None,
     ) -> dict[str, Tensor]:
         """L_rationale, L_post and L_cycle of a batch, those that the stage has, from one pass over its rationales.
 
@@ -279,7 +279,7 @@ class Objective:
 
     def label_loss(
         self, batch: Padded, tokens: int, architecture: Architecture | None = None
-    ) -> tuple[Tensor, Reading | None]:
+    ) -> tuple[Tensor, TextReading | None]:
         """L_pred (paper), and the reading of the texts."""
         logits, reading = self._learn(batch, architecture)
         return token_mean_cross_entropy(logits, batch.target_ids, tokens), reading
@@ -288,12 +288,12 @@ class Objective:
         """L_expl (paper), or the Stage 1 loss if prompts are unconditioned."""
         return token_mean_cross_entropy(self._learn(batch, architecture)[0], batch.target_ids, tokens)
 
-    def _learn(self, batch: Padded, architecture: Architecture | None) -> tuple[Tensor, Reading | None]:
+    def _learn(self, batch: Padded, architecture: Architecture | None) -> tuple[Tensor, TextReading | None]:
         if architecture is None:
             return self.architecture.learn(batch.texts, batch.ids, self.forward)
         return architecture.learn(batch.texts, batch.ids)
 
-    def _padded(self, prompts: Sequence[Prompt], targets: Sequence[Sequence[int] | np.ndarray]) -> Padded:
+    def _padded(self, prompts: Sequence[TokenPrompt], targets: Sequence[Sequence[int] | np.ndarray]) -> Padded:
         """Pad what follows the texts on the right."""
         start, filler = self.architecture.start, self.encoder.tokenizer.pad_token_id
         opened = [(*start, *prompt.lead) for prompt in prompts]
@@ -306,7 +306,7 @@ class Objective:
         return Padded(prompts, ids, target_ids, tokens)
 
 
-def _backward_together(loss: Tensor, reading: Reading, leaf: Reading) -> None:
+def _backward_together(loss: Tensor, reading: TextReading, leaf: TextReading) -> None:
     """Add the gradient of a loss and, through a reading, of all that was computed from its leaf."""
     pairs = [
         (own, cut.grad)

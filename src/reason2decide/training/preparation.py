@@ -19,9 +19,11 @@ from reason2decide.console import say, warn
 from reason2decide.data.records import DatasetFolder, JsonlRecords
 from reason2decide.data.unread_characters import UnreadCharacters
 from reason2decide.errors import ConfigError, DataError
+from reason2decide.model.hub import SCRATCH
 from reason2decide.model.prompt_encoder import PromptEncoder, Truncation, tokenizer_hash
 from reason2decide.model.reading import positions_of
 from reason2decide.training.base import load_base
+from reason2decide.training.base_check import check_base
 from reason2decide.training.batches import BatchPlan
 from reason2decide.training.config import Config
 from reason2decide.training.features import SplitFeatures, TokenCache
@@ -31,6 +33,7 @@ from reason2decide.training.prompt_form import prompt_form
 from reason2decide.training.stage_plan import batch_plan
 
 TOKENS = ".tokens"  # the token cache of a dataset folder
+TEXTS_TRIED = 3  # ours: texts that a base reads before anything is trained
 READ_FOR_CHARACTERS = 20_000  # ours: texts, labels and rationales in which unread characters are sought
 
 
@@ -108,6 +111,9 @@ def prepared(config: Config, processes: Processes, records: Path) -> Iterator[Pr
             for name in contrasted:
                 train.with_source(sources[name], contrasts=True)
         report_cuts("texts", "input", train.cut_texts)
+        if config.base != SCRATCH:
+            tried = [train[row] for row in range(min(TEXTS_TRIED, len(train)))]
+            check_base(model, encoder, [own.text for own in tried], tried[0].choices, config.base_name)
         yield Prepared(
             dataset,
             sources,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from reason2decide.errors import BaseModelError
-from reason2decide.model.architectures import auto_class
+from reason2decide.model.architectures.kinds import auto_class
 from reason2decide.model.hub import first_line, require_model
 from reason2decide.training.fitness import (
     parameters_of,
@@ -18,6 +20,8 @@ from reason2decide.training.fitness import (
     require_text_model,
 )
 from reason2decide.training.memory import total_bytes
+
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "spiece*", "merges*")
 
 
 def from_pretrained(name: str) -> tuple[Any, Any]:
@@ -36,11 +40,14 @@ def from_pretrained(name: str) -> tuple[Any, Any]:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         require_memory(parameters_of(auto, config), total_bytes(device), name)
         tokenizer = _tokenizer(name)
-        model = auto.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
+        model, loaded = auto.from_pretrained(
+            name, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+        )
     except BaseModelError:
         raise
     except Exception as error:  # a damaged or foreign folder can make the library raise anything
         raise BaseModelError(f"the base {name!r} cannot be loaded: {_reason(error)}") from None
+    _require_whole(model, loaded["missing_keys"], name)
     complete_tokenizer(tokenizer, name, has_encoder=config.is_encoder_decoder)
     if config.is_encoder_decoder:
         model.config.decoder_start_token_id = start_token(model, tokenizer, name)
@@ -50,12 +57,26 @@ def from_pretrained(name: str) -> tuple[Any, Any]:
 
 
 def _tokenizer(name: str) -> Any:
+    folder = Path(name)
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
+        # The library would make one that knows no word.
+        raise BaseModelError(f"the base {name!r} has no tokenizer beside its weights; save its tokenizer there too")
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:
         raise BaseModelError(
             f"the base {name!r} has no tokenizer that can be loaded ({_reason(error)}); save its tokenizer beside it"
         ) from None
+
+
+def _require_whole(model: Any, missing: Collection[str], name: str) -> None:
+    """Refuse a base some of whose weights are not in its files, which the library fills with random ones."""
+    lacking = sorted(set(missing) - set(model.all_tied_weights_keys))
+    if lacking:
+        raise BaseModelError(
+            f"the base {name!r} lacks {len(lacking)} of its weights, such as {lacking[0]}, which would be random; "
+            "give the folder or name of the whole model"
+        )
 
 
 def complete_tokenizer(tokenizer: Any, name: str, *, has_encoder: bool) -> None:

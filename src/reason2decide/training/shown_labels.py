@@ -23,10 +23,10 @@ from reason2decide.method.schedules import (
     takes_predicted_label,
 )
 from reason2decide.model.architectures import Architecture
-from reason2decide.model.architectures.readings import Reading
+from reason2decide.model.architectures.readings import TextReading
 from reason2decide.model.label_scores import leading_labels, score_labels
 from reason2decide.model.padding import on_device
-from reason2decide.model.prompt_encoder import Prompt, PromptEncoder
+from reason2decide.model.prompt_encoder import PromptEncoder, TokenPrompt
 from reason2decide.training.features import Example
 
 WINDOW_SHARE = 30  # Reason2Decide-C: 1,000 of 30,000 steps, here a thirtieth of the stage
@@ -119,7 +119,7 @@ class LabelChooser:
 
     @torch.no_grad()
     def ask(
-        self, examples: Sequence[Example], step: int, prompts: Sequence[Prompt], reading: Reading | None
+        self, examples: Sequence[Example], step: int, prompts: Sequence[TokenPrompt], reading: TextReading | None
     ) -> Callable[[], ShownLabels]:
         """Score what labels are needed, and return a function that waits for them; no gradient is kept.
 

@@ -27,7 +27,7 @@ from reason2decide.errors import DivergedError, Interrupted
 from reason2decide.files import link_or_copy, new_file
 from reason2decide.method.methods import Stage
 from reason2decide.method.schedules import dropout_seed, learning_rate_at
-from reason2decide.model.architectures import architecture_of
+from reason2decide.model.architectures.kinds import architecture_of
 from reason2decide.model.padding import on_device
 from reason2decide.signals import StopSignals
 from reason2decide.training import memory

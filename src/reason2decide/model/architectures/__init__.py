@@ -1,7 +1,7 @@
 """The kinds of model that both tasks are trained on and run with, behind one small protocol.
 
-Training, label scoring and writing know `Architecture` and `Reading` only. To add a kind of model, write a class with
-the two methods of the protocol in a file here, and name it in `architecture_of`.
+Training, label scoring and writing know `Architecture` and readings only. To add a kind of model, write a class with
+the methods of the protocol in a file here, and name it in `kinds.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from reason2decide.model.architectures.readings import Reading
+from reason2decide.model.architectures.readings import TextReading
 
 Run = Callable[..., Any]  # the model, or a compiled form of it
 
@@ -27,10 +27,10 @@ class Architecture(Protocol):
     model: Any
     start: tuple[int, ...]
 
-    def read(self, texts: Sequence[Sequence[int]], run: Run | None = None) -> Reading:
+    def read(self, texts: Sequence[Sequence[int]], run: Run | None = None) -> TextReading:
         """Read texts, one a row; gradients follow the caller's context."""
 
-    def extend(self, reading: Reading, ids: Tensor, run: Run | None = None) -> tuple[Tensor, Reading]:
+    def extend(self, reading: TextReading, ids: Tensor, run: Run | None = None) -> tuple[Tensor, TextReading]:
         """Read tokens (rows, tokens) after each row of a reading, which stays as it was.
 
         Padding on the right changes nothing before it: attention is causal. Only the last extension may have any.
@@ -41,7 +41,7 @@ class Architecture(Protocol):
 
     def learn(
         self, texts: Sequence[Sequence[int]], ids: Tensor, run: Run | None = None
-    ) -> tuple[Tensor, Reading | None]:
+    ) -> tuple[Tensor, TextReading | None]:
         """Read texts and tokens after them in one pass of training.
 
         Returns:
@@ -50,22 +50,3 @@ class Architecture(Protocol):
 
     def learn_embedded(self, embedded: Tensor, mask: Tensor, ids: Tensor) -> Tensor:
         """Logits as `extend`, after texts given as embeddings (rows, tokens, width), padded on the right by a mask."""
-
-
-def auto_class(config: Any) -> Any:
-    """The class of transformers that loads a model of this configuration."""
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    from reason2decide.model.architectures import thin_decoder  # noqa: F401, whose models it loads too
-
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-
-
-def architecture_of(model: Any, padding: int) -> Architecture:
-    """The architecture of a model; `padding` is a token that fills rows, of which nothing depends on."""
-    from reason2decide.model.architectures.decoder_only import DecoderOnly
-    from reason2decide.model.architectures.encoder_decoder import EncoderDecoder
-
-    if model.config.is_encoder_decoder:
-        return EncoderDecoder(model, padding)
-    return DecoderOnly(model, padding)

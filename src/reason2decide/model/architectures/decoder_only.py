@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from reason2decide.model.architectures import Run
-from reason2decide.model.architectures.readings import Reading, forked
+from reason2decide.model.architectures.readings import TextReading, forked
 from reason2decide.model.padding import padded
 
 
@@ -28,23 +28,23 @@ class DecoderOnly:
         # The library updates the states of linear attention in place, which no gradient can go back through.
         self._recurrent = "linear_attention" in (getattr(model.config, "layer_types", None) or ())
 
-    def read(self, texts: Sequence[Sequence[int]], run: Run | None = None) -> Reading:
+    def read(self, texts: Sequence[Sequence[int]], run: Run | None = None) -> TextReading:
         """As `Architecture`."""
         ids, mask = padded(texts, self._padding, self.model.device, left=True)
         cache = DynamicCache(config=self.model.config)
         self._forward(run, mask, cache, input_ids=ids, logits_to_keep=1)
-        return Reading(mask, None, cache)
+        return TextReading(mask, None, cache)
 
-    def extend(self, reading: Reading, ids: Tensor, run: Run | None = None) -> tuple[Tensor, Reading]:
+    def extend(self, reading: TextReading, ids: Tensor, run: Run | None = None) -> tuple[Tensor, TextReading]:
         """As `Architecture`."""
         mask = torch.cat([reading.mask, torch.ones_like(ids)], 1)
         cache = forked(reading.cache)
         logits = self._forward(run, mask, cache, input_ids=ids)
-        return logits, Reading(mask, None, cache)
+        return logits, TextReading(mask, None, cache)
 
     def learn(
         self, texts: Sequence[Sequence[int]], ids: Tensor, run: Run | None = None
-    ) -> tuple[Tensor, Reading | None]:
+    ) -> tuple[Tensor, TextReading | None]:
         """As `Architecture`.
 
         Nothing is kept in training where activations are checkpointed, the model is compiled, or its states recurrent.
@@ -72,7 +72,7 @@ class DecoderOnly:
         """Logits of the inputs, which are the last of what the mask covers."""
         (given,) = (inputs[name] for name in ("input_ids", "inputs_embeds") if name in inputs)
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -given.shape[1] :]
-        output = (run or self.model)(
+        output = (self.model if run is None else run)(
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,

@@ -12,7 +12,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from reason2decide.model.architectures import Run
-from reason2decide.model.architectures.readings import Reading, forked
+from reason2decide.model.architectures.readings import TextReading, forked
 from reason2decide.model.padding import padded
 
 
@@ -23,12 +23,12 @@ class EncoderDecoder:
         self.model, self._padding = model, padding
         self.start: tuple[int, ...] = (int(model.config.decoder_start_token_id),)
 
-    def read(self, texts: Sequence[Sequence[int]], run: Run | None = None) -> Reading:
+    def read(self, texts: Sequence[Sequence[int]], run: Run | None = None) -> TextReading:
         """As `Architecture`; the encoder is called itself, whatever `run` is."""
         ids, mask = padded(texts, self._padding, self.model.device)
-        return Reading(mask, self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state, None)
+        return TextReading(mask, self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state, None)
 
-    def extend(self, reading: Reading, ids: Tensor, run: Run | None = None) -> tuple[Tensor, Reading]:
+    def extend(self, reading: TextReading, ids: Tensor, run: Run | None = None) -> tuple[Tensor, TextReading]:
         """As `Architecture`; keys and values of the text are computed by the first extension, and kept.
 
         In training, nothing is kept: the decoder reads its tokens at once.
@@ -37,7 +37,7 @@ class EncoderDecoder:
         cache = forked(reading.cache)
         if keeps and cache is None:
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        output = (run or self.model)(
+        output = (self.model if run is None else run)(
             encoder_outputs=BaseModelOutput(last_hidden_state=reading.states),
             attention_mask=reading.mask,
             decoder_input_ids=ids,
@@ -48,12 +48,14 @@ class EncoderDecoder:
 
     def learn(
         self, texts: Sequence[Sequence[int]], ids: Tensor, run: Run | None = None
-    ) -> tuple[Tensor, Reading | None]:
+    ) -> tuple[Tensor, TextReading | None]:
         """As `Architecture`."""
         # Decoder inputs rather than `labels`: the model would also compute its own loss, which nobody reads.
         input_ids, mask = padded(texts, self._padding, self.model.device)
-        output = (run or self.model)(input_ids=input_ids, attention_mask=mask, decoder_input_ids=ids, use_cache=False)
-        return output.logits, Reading(mask, output.encoder_last_hidden_state, None)
+        output = (self.model if run is None else run)(
+            input_ids=input_ids, attention_mask=mask, decoder_input_ids=ids, use_cache=False
+        )
+        return output.logits, TextReading(mask, output.encoder_last_hidden_state, None)
 
     def learn_embedded(self, embedded: Tensor, mask: Tensor, ids: Tensor) -> Tensor:
         """As `Architecture`."""

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from reason2decide.model.architectures import Architecture
-from reason2decide.model.architectures.readings import Reading
+from reason2decide.model.architectures.readings import TextReading
 from reason2decide.model.padding import on_device
 
 
 def after_leads(
-    architecture: Architecture, reading: Reading, leads: Sequence[Sequence[int]]
-) -> tuple[Tensor, Reading, list[tuple[int, ...]]]:
+    architecture: Architecture, reading: TextReading, leads: Sequence[Sequence[int]]
+) -> tuple[Tensor, TextReading, list[tuple[int, ...]]]:
     """Read the start token and as much of all leads as they have tokens in common length.
 
     Rows then continue with the rest of their own lead, token by token beside rows that already answer: no row has

@@ -12,7 +12,7 @@ from transformers import EncoderDecoderCache
 
 
 @dataclass(frozen=True)
-class Reading:
+class TextReading:
     """What some rows have read. Readings are values: what extends one makes another.
 
     Attributes:
@@ -28,14 +28,14 @@ class Reading:
     def __len__(self) -> int:
         return len(self.mask)
 
-    def rows(self, rows: Tensor) -> Reading:
+    def rows(self, rows: Tensor) -> TextReading:
         """Copies of the given rows, in their order, repeats allowed."""
         cache = forked(self.cache)
         if cache is not None:
             cache.reorder_cache(rows)
-        return Reading(self.mask[rows], None if self.states is None else self.states[rows], cache)
+        return TextReading(self.mask[rows], None if self.states is None else self.states[rows], cache)
 
-    def leaf(self) -> Reading:
+    def leaf(self) -> TextReading:
         """The same values, cut off from what computed them; gradients arrive at `tensors`."""
         states = None if self.states is None else self.states.detach().requires_grad_()
         cache = forked(self.cache)

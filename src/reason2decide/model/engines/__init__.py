@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from reason2decide.errors import BundleError
 from reason2decide.method.prompts import Candidate
 from reason2decide.model.decoding import GREEDY, Decoding
-from reason2decide.model.prompt_encoder import Prompt
+from reason2decide.model.prompt_encoder import TokenPrompt
 
 Scores = TypeVar("Scores", bound=NDArray[Any])
 
@@ -47,12 +47,12 @@ class Engine(Protocol):
     positions: int | None
 
     def score_labels(
-        self, prompts: Sequence[Prompt], candidates: Sequence[Sequence[Candidate]]
+        self, prompts: Sequence[TokenPrompt], candidates: Sequence[Sequence[Candidate]]
     ) -> list[NDArray[np.float64]]:
         """Total log-probability of each candidate given each prompt, not normalised; one array per prompt."""
 
-    def generate(self, prompts: Sequence[Prompt], max_tokens: int, decoding: Decoding = GREEDY) -> list[list[int]]:
+    def generate(self, prompts: Sequence[TokenPrompt], max_tokens: int, decoding: Decoding = GREEDY) -> list[list[int]]:
         """Continuation of each prompt, without special tokens, at most `max_tokens` long."""
 
-    def stream(self, prompt: Prompt, max_tokens: int) -> Iterator[int]:
+    def stream(self, prompt: TokenPrompt, max_tokens: int) -> Iterator[int]:
         """The tokens of one greedy continuation as they are generated."""

@@ -23,7 +23,7 @@ from reason2decide.method.prompts import Candidate
 from reason2decide.model.decoding import GREEDY, Decoding, Draws
 from reason2decide.model.engines import finite
 from reason2decide.model.label_trie import Branch, branches
-from reason2decide.model.prompt_encoder import Prompt
+from reason2decide.model.prompt_encoder import TokenPrompt
 
 ENGINE_FILE, ENGINE_FORMAT = "engine.json", 2
 HIDDEN = -1e9  # added to a score, it leaves no attention in float32
@@ -117,7 +117,7 @@ class OnnxEngine:
         self._decoder_outputs = [value.name for value in self._decoder.get_outputs()]
 
     def score_labels(
-        self, prompts: Sequence[Prompt], candidates: Sequence[Sequence[Candidate]]
+        self, prompts: Sequence[TokenPrompt], candidates: Sequence[Sequence[Candidate]]
     ) -> list[NDArray[np.float64]]:
         """Total log-probability of each candidate given each prompt, (candidates,) per prompt, not normalised.
 
@@ -125,7 +125,7 @@ class OnnxEngine:
         """
         return [self._score(self._encode(prompt), labels) for prompt, labels in zip(prompts, candidates, strict=True)]
 
-    def generate(self, prompts: Sequence[Prompt], max_tokens: int, decoding: Decoding = GREEDY) -> list[list[int]]:
+    def generate(self, prompts: Sequence[TokenPrompt], max_tokens: int, decoding: Decoding = GREEDY) -> list[list[int]]:
         """Continuation of each prompt, without special tokens, at most `max_tokens` long.
 
         Args:
@@ -139,7 +139,7 @@ class OnnxEngine:
                 written[text].append(token)
         return [[token for token in row if token not in self._special] for row in written]
 
-    def stream(self, prompt: Prompt, max_tokens: int) -> Iterator[int]:
+    def stream(self, prompt: TokenPrompt, max_tokens: int) -> Iterator[int]:
         """The tokens that `generate` returns for this prompt alone, each as soon as it is known."""
         for ((_, token),) in self._write([self._encode(prompt)], max_tokens, GREEDY):
             if token not in self._special:
@@ -162,7 +162,7 @@ class OnnxEngine:
                 f"{path.name} cannot be loaded ({type(error).__name__}); export the bundle again"
             ) from None
 
-    def _encode(self, prompt: Prompt) -> _Text:
+    def _encode(self, prompt: TokenPrompt) -> _Text:
         ids = self._value(np.asarray(prompt.text, np.int64)[None])
         return _Text(len(prompt.text), self._encoder.run_with_ort_values(self._encoder_outputs, {"input_ids": ids}))
 

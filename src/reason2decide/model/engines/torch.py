@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from reason2decide.method.prompts import Candidate
-from reason2decide.model.architectures import architecture_of
+from reason2decide.model.architectures.kinds import architecture_of
 from reason2decide.model.decoding import GREEDY, Decoding
 from reason2decide.model.engines import finite
 from reason2decide.model.label_scores import score_labels
-from reason2decide.model.prompt_encoder import Prompt, special_ids
+from reason2decide.model.prompt_encoder import TokenPrompt, special_ids
 from reason2decide.model.reading import positions_of
 from reason2decide.model.threads import limit_threads
 from reason2decide.model.writing import Rows, write
@@ -35,7 +35,7 @@ class TorchEngine:
 
     @torch.no_grad()
     def score_labels(
-        self, prompts: Sequence[Prompt], candidates: Sequence[Sequence[Candidate]]
+        self, prompts: Sequence[TokenPrompt], candidates: Sequence[Sequence[Candidate]]
     ) -> list[NDArray[np.float64]]:
         """Total log-probability of each candidate given each prompt (see `label_scores.score_labels`)."""
         reading = self.architecture.read([prompt.text for prompt in prompts])
@@ -45,7 +45,7 @@ class TorchEngine:
         ]
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Prompt], max_tokens: int, decoding: Decoding = GREEDY) -> list[list[int]]:
+    def generate(self, prompts: Sequence[TokenPrompt], max_tokens: int, decoding: Decoding = GREEDY) -> list[list[int]]:
         """Continuation of each prompt, without special tokens, at most `max_tokens` long."""
         written: list[list[int]] = [[] for _ in prompts]
         for numbers in _groups(prompts, decoding):
@@ -57,19 +57,19 @@ class TorchEngine:
                     written[numbers[row]].append(token)
         return [[id for id in row if id not in self._special] for row in written]
 
-    def stream(self, prompt: Prompt, max_tokens: int) -> Iterator[int]:
+    def stream(self, prompt: TokenPrompt, max_tokens: int) -> Iterator[int]:
         """The tokens of one greedy continuation as they are generated."""
         with torch.no_grad():
             for ((_, token),) in write(self._rows([prompt]), None, GREEDY, end=self._end, max_tokens=max_tokens):
                 if token not in self._special:
                     yield token
 
-    def _rows(self, prompts: Sequence[Prompt]) -> Rows:
+    def _rows(self, prompts: Sequence[TokenPrompt]) -> Rows:
         reading = self.architecture.read([prompt.text for prompt in prompts])
         return Rows(self.architecture, reading, [prompt.lead for prompt in prompts])
 
 
-def _groups(prompts: Sequence[Prompt], decoding: Decoding) -> list[list[int]]:
+def _groups(prompts: Sequence[TokenPrompt], decoding: Decoding) -> list[list[int]]:
     """Indices of the prompts that are written together: all, or where a rival guides, those whose leads are alike.
 
     A row and its rival then begin to write at the same step.
