@@ -15,6 +15,7 @@ from reason2decide.errors import ConfigError
 from reason2decide.method.conditioning import OnDisagreement
 
 Explain = Literal["none", "unconditioned", "conditioned"]
+Layout = Literal["two-prompt", "one-pass"]
 Selection = Literal["rationale_loss", "macro_f1", "decision_and_reason"]
 
 
@@ -100,10 +101,15 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A named tuple of stages; `explain` is how its finished model is prompted for a rationale."""
+    """A named tuple of stages; `explain` is how its finished model is prompted for a rationale.
+
+    `layout` says whether each task has its own prompt (paper), or the text is read once and the answer is the label and
+    then the rationale (ours).
+    """
 
     summary: str
     stages: tuple[Stage, ...]
+    layout: Layout = "two-prompt"
 
     @property
     def explain(self) -> Explain:

@@ -6,7 +6,9 @@ that a text is tokenised once, whatever its prefix. Every supported tokenizer sp
 those of the whole string (checked by `tests/test_features.py`).
 
 A model without an encoder reads the text first and then the same words, each task on a line of its own, so that
-what it has read of a text serves both tasks (ours). How the parts are put together is a `PromptForm`.
+what it has read of a text serves both tasks (ours). Where a method is trained in one pass, the label that is shown to
+the rationale task stands before the rationale, as the model itself would have written it, end token included (ours).
+How the parts are put together is a `PromptForm`.
 """
 
 from __future__ import annotations
@@ -27,17 +29,20 @@ class PromptForm:
     Attributes:
         text_first: the text comes before the words of the task, as a model without an encoder reads it, rather than
             after them (paper).
+        one_pass: the label comes first in the answer and the rationale after it, from one prompt; else each task has
+            its own prompt (paper).
         head, tail: what a chat template puts before the text, and between task and answer; empty for base models.
     """
 
     text_first: bool = False
+    one_pass: bool = False
     head: str = ""
     tail: str = ""
 
     @property
     def shares_text(self) -> bool:
         """Whether both tasks read the same text, so that it is read once for both."""
-        return self.text_first
+        return self.text_first or self.one_pass
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -138,11 +138,11 @@ class Predictor:
 
         A record's decision does not depend on the others.
         """
-        decided = self._decided(records)
+        decided = self._decided(records, self._text_ids(records))
         return [own if isinstance(own, DataError) else own.decision for own in decided]
 
-    def _decided(self, records: Sequence[Record]) -> list[_Decided | DataError]:
-        read = [self._readable(record, ids) for record, ids in zip(records, self._text_ids(records), strict=True)]
+    def _decided(self, records: Sequence[Record], tokens: Sequence[list[int]]) -> list[_Decided | DataError]:
+        read = [self._readable(record, ids) for record, ids in zip(records, tokens, strict=True)]
         found = iter(self._by_part([text for text in read if isinstance(text, ReadText)]))
         return [text if isinstance(text, DataError) else self._decision(text, next(found)) for text in read]
 
@@ -164,32 +164,47 @@ class Predictor:
         """
         stream = iter(records)
         while ahead := list(islice(stream, read_ahead)):
-            decided: list[tuple[str, _Decided]] = []
-            for record, own in zip(ahead, self._decided(ahead), strict=True):
-                if isinstance(own, _Decided):
-                    decided.append((record.id, own))
+            tokens = self._text_ids(ahead)
+
+            def both(rows: Sequence[int]) -> list[Prediction | DataError]:
+                return self._predicted([ahead[row] for row in rows], [tokens[row] for row in rows])  # noqa: B023
+
+            for record, found in zip(ahead, in_batches(list(map(len, tokens)), both), strict=True):
+                if isinstance(found, Prediction):
+                    yield found
                     continue
-                error = DataError(f"record {record.id!r}: {own}")
+                error = DataError(f"record {record.id!r}: {found}")
                 if on_bad is None:
                     raise error
                 on_bad(error)
-            reasons: Sequence[Reason | None] = [None] * len(decided)
-            if self.explains:
-                reasons = self.writer.write([Explained(own.text, own.decision.label, own.found) for _, own in decided])
-            for (id, own), reason in zip(decided, reasons, strict=True):
-                decision = self.writer.settings.reviewed(own.decision, reason)
-                yield Prediction(
-                    id,
-                    decision.label,
-                    decision.probabilities,
-                    None if reason is None else reason.text,
-                    decision.deferred,
-                    decision.prediction_set,
-                    decision.tokens,
-                    decision.tokens_read,
-                    None if reason is None else reason.support,
-                    None if reason is None else reason.supports,
-                )
+
+    def _predicted(self, records: Sequence[Record], tokens: Sequence[list[int]]) -> list[Prediction | DataError]:
+        """Decide and explain a batch, so that an engine that read a text to decide has it still to explain."""
+        decided = self._decided(records, tokens)
+        good = [own for own in decided if isinstance(own, _Decided)]
+        reasons: Sequence[Reason | None] = [None] * len(good)
+        if self.explains:
+            reasons = self.writer.write([Explained(own.text, own.decision.label, own.found) for own in good])
+        reason_of = iter(reasons)
+        return [
+            own if isinstance(own, DataError) else self._prediction(record.id, own.decision, next(reason_of))
+            for record, own in zip(records, decided, strict=True)
+        ]
+
+    def _prediction(self, id: str, decision: Decision, reason: Reason | None) -> Prediction:
+        decision = self.writer.settings.reviewed(decision, reason)
+        return Prediction(
+            id,
+            decision.label,
+            decision.probabilities,
+            None if reason is None else reason.text,
+            decision.deferred,
+            decision.prediction_set,
+            decision.tokens,
+            decision.tokens_read,
+            None if reason is None else reason.support,
+            None if reason is None else reason.supports,
+        )
 
     @property
     def caution(self) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -47,10 +47,12 @@ class TokenPrompt:
     Attributes:
         text: the text with what surrounds it. Where tasks share it, it is read once for all of them.
         lead: what follows the text before the answer.
+        shared: whether other prompts read the same text, so that its reading is worth keeping.
     """
 
     text: Sequence[int]
     lead: tuple[int, ...] = ()
+    shared: bool = False
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -83,14 +85,15 @@ class PromptEncoder:
         self.opens, self.ends = self.before, [*self.after, *([] if end in self.after else [end])]
         self._tail: list[int] = []
         if self.form.text_first:
-            self.before = self._template_ids(self.form.head) or self.before
-            self._tail = self._template_ids(self.form.tail)
+            # A space belongs to the word after it, as tokenizers have it.
+            self.before = self._template_ids(self.form.head.rstrip(" ")) or self.before
+            self._tail = self._template_ids(self.form.tail.rstrip(" "))
             self.after, self.opens, self.ends = [], [], [end]
 
     def text_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of texts (`prompts.body`) as they stand in a prompt: after a prefix and a space, or first."""
-        gap = "" if self.form.text_first else " "
-        return self._plain_ids([f"{gap}{text.strip()}" for text in texts])
+        follows_space = self.form.head.endswith(" ") if self.form.text_first else True
+        return self._plain_ids([f"{' ' * follows_space}{text.strip()}" for text in texts])
 
     def reads(self, ids: TokenIds) -> bool:
         """Whether the tokens of a text show anything: a character that is neither unknown nor invisible."""
@@ -110,20 +113,27 @@ class PromptEncoder:
 
     def decide(self, text_ids: TokenIds) -> TokenPrompt:
         """The prompt that asks for a label."""
-        return self._prompt(PREDICT_PREFIX, text_ids)
+        return self._prompt(PREDICT_PREFIX, text_ids, self._task(PREDICT_PREFIX) if self.form.text_first else ())
 
     def explain(self, text_ids: TokenIds, conditioning_label: str | None) -> TokenPrompt:
         """The prompt that asks for a rationale, given a label (None: without one)."""
-        return self._prompt(explain_prefix(conditioning_label), text_ids)
+        prefix = explain_prefix(conditioning_label)
+        if not self.form.one_pass:
+            return self._prompt(prefix, text_ids, self._task(prefix) if self.form.text_first else ())
+        if conditioning_label is None:
+            return self._prompt(PREDICT_PREFIX, text_ids, self._task(prefix))
+        prompt = self.decide(text_ids)
+        return replace(prompt, lead=(*prompt.lead, *self._label(conditioning_label)))
 
     def room(self, conditioning_label: str | None = None, *, predict: bool = False) -> int:
         """Number of text tokens that fit in a prompt; where the text comes first, the same in each."""
-        head = self._head(PREDICT_PREFIX if predict else explain_prefix(conditioning_label))
+        own = not predict and not self.form.one_pass
+        head = self._head(explain_prefix(conditioning_label) if own else PREDICT_PREFIX)
         return max(0, self.lengths.input - len(head) - len(self.after))
 
     def label_tokens(self, label: str) -> int:
         """Number of tokens of a label, end token included."""
-        return len(self.opens) + len(self._word_ids(self._answer(label))) + len(self.ends)
+        return len(self._label(label))
 
     def label_ids(self, label: str) -> Candidate:
         """The target ids of a label, end token last.
@@ -132,8 +142,7 @@ class PromptEncoder:
             LabelTooLong: the label is longer than `lengths.label`.
             DataError: it leaves no room for a text, or the tokenizer cannot write it.
         """
-        content = self._word_ids(self._answer(label))
-        ids = (*self.opens, *content, *self.ends)
+        content, ids = self._word_ids(self._answer(label)), self._label(label)
         if not content or self.tokenizer.unk_token_id in content:
             raise DataError(
                 f"the base's vocabulary cannot write the label {label[:60]!r}: it has no tokens for some of its "
@@ -165,11 +174,18 @@ class PromptEncoder:
             )
         return candidates
 
-    def _prompt(self, prefix: str, text_ids: TokenIds) -> TokenPrompt:
+    def _prompt(self, prefix: str, text_ids: TokenIds, lead: tuple[int, ...]) -> TokenPrompt:
         head = self._head(prefix)
         room = max(0, self.lengths.input - len(head) - len(self.after))
         text = [*head, *np.asarray(text_ids[:room], np.int64).tolist(), *self.after]
-        return TokenPrompt(text, (*self._word_ids(f"\n{prefix}"), *self._tail) if self.form.text_first else ())
+        return TokenPrompt(text, lead, self.form.shares_text)
+
+    def _task(self, prefix: str) -> tuple[int, ...]:
+        """The words of a task after the text, on a line of their own, and what a template has before the answer."""
+        return (*self._word_ids(f"\n{prefix}" if self.form.text_first else prefix), *self._tail)
+
+    def _label(self, label: str) -> Candidate:
+        return (*self.opens, *self._word_ids(self._answer(label)), *self.ends)
 
     def _head(self, prefix: str) -> list[int]:
         """What comes before the text."""
@@ -177,8 +193,8 @@ class PromptEncoder:
 
     def _answer(self, text: str) -> str:
         """An answer as it follows what comes before it."""
-        follows_words = self.form.text_first and not self.form.tail
-        return f" {text.strip()}" if follows_words else text.strip()
+        follows_space = self.form.text_first and (not self.form.tail or self.form.tail.endswith(" "))
+        return f"{' ' * follows_space}{text.strip()}"
 
     def _word_ids(self, words: str) -> list[int]:
         if words not in self._words:

@@ -17,11 +17,12 @@ from reason2decide.method.prompts import Candidate
 from reason2decide.model.architectures import Architecture
 from reason2decide.model.architectures.kinds import architecture_of, auto_class
 from reason2decide.model.decoding import GREEDY
+from reason2decide.model.engines.torch import TorchRows
 from reason2decide.model.hub import first_line
 from reason2decide.model.label_scores import score_labels
 from reason2decide.model.padding import padded
 from reason2decide.model.prompt_encoder import PromptEncoder, TokenIds, TokenPrompt
-from reason2decide.model.writing import Rows, write
+from reason2decide.model.writing import write
 
 TOKENS_READ = 64  # ours: of each text
 LABELS_SCORED, TOKENS_WRITTEN = 4, 3  # ours
@@ -108,7 +109,8 @@ class _BaseCheck:
     def write(self) -> None:
         """A few tokens."""
         architecture = self._architecture(self.model)
-        rows = Rows(architecture, architecture.read([self.prompts[0].text]), [self.encoder.explain([], None).lead])
+        lead = self.encoder.explain([], None).lead
+        rows = TorchRows(architecture, architecture.read([self.prompts[0].text]), [lead])
         for _ in write(rows, None, GREEDY, end=self.encoder.tokenizer.eos_token_id, max_tokens=TOKENS_WRITTEN):
             pass
 

@@ -14,7 +14,7 @@ import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from reason2decide.method.conditioning import OnDisagreement
-from reason2decide.method.methods import METHODS, Selection, Stage, method_named
+from reason2decide.method.methods import METHODS, Layout, Selection, Stage, method_named
 from reason2decide.model.hub import SCRATCH
 from reason2decide.model.prompt_encoder import Lengths
 from reason2decide.training.base_defaults import completed, told
@@ -90,6 +90,11 @@ class Config(BaseModel):
     steps: PerStageInt = Field(
         description="number of optimizer steps (authors: stage1 50000, stage2 30000, sft 30000)",
         json_schema_extra=PER_STAGE,
+    )
+    layout: Layout | None = Field(
+        None,
+        description="two-prompt: each task has its own prompt (paper, and every method's default); one-pass: the text "
+        "is read once, and the rationale follows the label in one answer (ours)",
     )
     train_records: int | None = Field(
         None, ge=1, description="number of training records to learn from, drawn by the seed (ours: all)"
@@ -268,6 +273,11 @@ class Config(BaseModel):
         field = type(self).model_fields[key]
         default = None if field.is_required() else field.default.get("*")
         return values.get(stage, values.get("*", default))
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether the text is read once for both tasks, and the rationale follows the label."""
+        return (self.layout or method_named(self.method).layout) == "one-pass"
 
     @property
     def base_name(self) -> str:

@@ -98,7 +98,9 @@ def prepared(config: Config, processes: Processes, records: Path) -> Iterator[Pr
     if config.lora:
         lora_targets(model, config.lora)  # refused before anything is written
     _report_unread(tokenizer, dataset, config.base_name)
-    encoder = PromptEncoder(tokenizer, config.lengths, prompt_form(model, tokenizer, config.base_name))
+    encoder = PromptEncoder(
+        tokenizer, config.lengths, prompt_form(model, tokenizer, config.base_name, one_pass=config.one_pass)
+    )
     with contextlib.ExitStack() as stack:
         with processes.local_main_first():
             cache = TokenCache(stack.enter_context(_cache_folder(dataset)), tokenizer, encoder.form)

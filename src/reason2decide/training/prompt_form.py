@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reason2decide.errors import BaseModelError
-from reason2decide.method.prompts import PAPER_FORM, PromptForm
+from reason2decide.method.prompts import PromptForm
 from reason2decide.model.hub import first_line
 
 PLACE = "reason2decide puts the text here"
@@ -13,16 +13,16 @@ PLACE = "reason2decide puts the text here"
 SETTINGS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
 
-def prompt_form(model: Any, tokenizer: Any, base: str) -> PromptForm:
-    """The paper's form for an encoder-decoder; else text first, in the chat template of an instruction-tuned model.
+def prompt_form(model: Any, tokenizer: Any, base: str, *, one_pass: bool = False) -> PromptForm:
+    """The task first for an encoder-decoder (paper); else the text, in the chat template of an instruction-tuned model.
 
     Raises:
         BaseModelError: the chat template cannot be rendered, or not with the text in it once.
     """
     if model.config.is_encoder_decoder:
-        return PAPER_FORM
+        return PromptForm(one_pass=one_pass)
     if not getattr(tokenizer, "chat_template", None):
-        return PromptForm(text_first=True)
+        return PromptForm(text_first=True, one_pass=one_pass)
     try:
         rendered = tokenizer.apply_chat_template(
             [{"role": "user", "content": PLACE}], tokenize=False, add_generation_prompt=True, **SETTINGS
@@ -43,4 +43,4 @@ def prompt_form(model: Any, tokenizer: Any, base: str) -> PromptForm:
             f"the chat template of {base!r} begins no answer after the user's text; mend its chat_template.jinja, or "
             "remove it, and the base is trained as one without a template"
         )
-    return PromptForm(text_first=True, head=head, tail=tail)
+    return PromptForm(text_first=True, one_pass=one_pass, head=head, tail=tail)

@@ -56,7 +56,7 @@ class TextReading:
 
 
 def forked(cache: Any | None) -> Any | None:
-    """A cache that may grow while the given one stays as it is; the tensors are shared until then."""
+    """A cache that may grow while the given one stays as it is."""
     if cache is None:
         return None
     if isinstance(cache, EncoderDecoderCache):
@@ -69,8 +69,9 @@ def forked(cache: Any | None) -> Any | None:
 def _forked_layer(layer: Any) -> Any:
     fork = copy.copy(layer)
     for name, value in vars(layer).items():
-        if isinstance(value, dict):  # the states of recurrent layers
-            setattr(fork, name, dict(value))
+        if isinstance(value, dict):  # the states of recurrent layers, which the library updates in place
+            own = {key: state.clone() if isinstance(state, Tensor) else state for key, state in value.items()}
+            setattr(fork, name, own)
     return fork
 
 

@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason2decide.errors import BundleError, require
-from reason2decide.method.decoding import guided, plausible
 from reason2decide.method.prompts import Candidate
-from reason2decide.model.decoding import GREEDY, Decoding, Draws
+from reason2decide.model.batches import BATCH_SIZE
+from reason2decide.model.decoding import GREEDY, Decoding
 from reason2decide.model.engines import finite
 from reason2decide.model.label_trie import Branch, branches
 from reason2decide.model.prompt_encoder import TokenPrompt
+from reason2decide.model.writing import write, write_all
 
 ENGINE_FILE, ENGINE_FORMAT = "engine.json", 2
 HIDDEN = -1e9  # added to a score, it leaves no attention in float32
@@ -95,6 +96,8 @@ class _Read:
 class OnnxEngine:
     """Runs an exported encoder-decoder on the CPU.
 
+    The texts that it read last are kept where tasks share them, so that a text is read once to decide and to explain.
+
     Args:
         folder: what `export_graphs` wrote.
         threads: processor threads of a forward pass; 0 leaves it to ONNX Runtime, which takes one per core.
@@ -109,6 +112,7 @@ class OnnxEngine:
         self.folder, self.file = folder, read_engine(folder)
         self.positions = self.file.positions
         self._special = frozenset(self.file.special)
+        self._last: dict[tuple[int, ...], _Text] = {}
         self._encoder = self._session(folder / self.file.encoder, threads, spinning=False)
         self._decoder = self._session(folder / self.file.decoder, threads, spinning=True)
         caches = [value.name for value in self._decoder.get_inputs()[2:]]
@@ -123,7 +127,7 @@ class OnnxEngine:
 
         A text's scores are bitwise the same in any batch.
         """
-        return [self._score(self._encode(prompt), labels) for prompt, labels in zip(prompts, candidates, strict=True)]
+        return [self._score(prompt, labels) for prompt, labels in zip(prompts, candidates, strict=True)]
 
     def generate(self, prompts: Sequence[TokenPrompt], max_tokens: int, decoding: Decoding = GREEDY) -> list[list[int]]:
         """Continuation of each prompt, without special tokens, at most `max_tokens` long.
@@ -132,18 +136,13 @@ class OnnxEngine:
             prompts: texts of similar lengths are best batched together.
             max_tokens: the end token included.
         """
-        texts = [self._encode(prompt) for prompt in prompts]
-        written: list[list[int]] = [[] for _ in texts]
-        for step in self._write(texts, max_tokens, decoding):
-            for text, token in step:
-                written[text].append(token)
+        written = write_all(self._begun, prompts, decoding, end=self.file.end, max_tokens=max_tokens)
         return [[token for token in row if token not in self._special] for row in written]
 
     def stream(self, prompt: TokenPrompt, max_tokens: int) -> Iterator[int]:
         """The tokens that `generate` returns for this prompt alone, each as soon as it is known."""
-        for ((_, token),) in self._write([self._encode(prompt)], max_tokens, GREEDY):
-            if token not in self._special:
-                yield token
+        for step in write(self._begun([prompt]), None, GREEDY, end=self.file.end, max_tokens=max_tokens):
+            yield from (token for _, token in step if token not in self._special)
 
     def _session(self, path: Path, threads: int, *, spinning: bool) -> Any:
         options = self._ort.SessionOptions()
@@ -163,8 +162,17 @@ class OnnxEngine:
             ) from None
 
     def _encode(self, prompt: TokenPrompt) -> _Text:
+        """The text of a prompt, read now or, where it is among the last that tasks share, then."""
+        key = tuple(prompt.text)
+        if key in self._last:
+            return self._last[key]
         ids = self._value(np.asarray(prompt.text, np.int64)[None])
-        return _Text(len(prompt.text), self._encoder.run_with_ort_values(self._encoder_outputs, {"input_ids": ids}))
+        text = _Text(len(key), self._encoder.run_with_ort_values(self._encoder_outputs, {"input_ids": ids}))
+        if prompt.shared:
+            while len(self._last) >= BATCH_SIZE:
+                del self._last[next(iter(self._last))]
+            self._last[key] = text
+        return text
 
     def _read(
         self, ids: NDArray[np.int64], hidden: Any, past: Sequence[Any], cross: Sequence[Any]
@@ -188,11 +196,11 @@ class OnnxEngine:
         empty = self._value(np.zeros((rows, self.file.heads, 0, self.file.width), np.float32))
         return [empty] * (2 * self.file.layers)
 
-    def _score(self, text: _Text, candidates: Sequence[Candidate]) -> NDArray[np.float64]:
-        scores = np.zeros(len(candidates))
-        start = np.array([[self.file.start]])
-        log_probs, past = self._read(start, self._shown(text), self._nothing_read(1), text.cross)
-        self._follow(text, [(0, branch) for branch in branches(candidates)], past, log_probs[:, 0], 1, scores)
+    def _score(self, prompt: TokenPrompt, candidates: Sequence[Candidate]) -> NDArray[np.float64]:
+        text, opening, scores = self._encode(prompt), self._opening(prompt), np.zeros(len(candidates))
+        log_probs, past = self._read(np.array([opening]), self._shown(text), self._nothing_read(1), text.cross)
+        ways = [(0, branch) for branch in branches(candidates)]
+        self._follow(text, ways, past, log_probs[:, -1], len(opening), scores)
         return scores
 
     def _follow(
@@ -250,33 +258,21 @@ class OnnxEngine:
         """Copies of the given rows of the past, up to a length."""
         return [self._value(np.ascontiguousarray(value.numpy()[:, :, :length][rows])) for value in past]
 
-    def _write(self, texts: Sequence[_Text], max_tokens: int, decoding: Decoding) -> Iterator[list[tuple[int, int]]]:
-        """At each step the token of every text that has not ended, as (text, token); the end token is its last."""
-        guide = decoding.rivals if decoding.guidance else None
-        batches = [_Batch(self, texts)] + ([_Batch(self, list(map(self._encode, guide)))] if guide else [])
-        draws = Draws(decoding.seeds) if decoding.seeds is not None else None
-        alive = np.arange(len(texts))
-        tokens = np.full(len(texts), self.file.start)
-        for _ in range(max_tokens):
-            scores, *rivals = [batch.read(tokens) for batch in batches]
-            if rivals:
-                scores = guided(np, scores, rivals[0], decoding.guidance)
-            if draws is not None:
-                scores = plausible(np, scores) / decoding.temperature + draws.noise(alive.tolist(), scores.shape[-1])
-            tokens = scores.argmax(-1)
-            yield list(zip(alive.tolist(), tokens.tolist(), strict=True))
-            unfinished = np.flatnonzero(tokens != self.file.end)
-            if not len(unfinished):
-                return
-            if len(unfinished) < len(alive):
-                order, *_ = [batch.keep(unfinished) for batch in batches]
-                alive, tokens = alive[order], tokens[order]
+    def _begun(self, prompts: Sequence[TokenPrompt]) -> OnnxRows:
+        return OnnxRows(self, [self._encode(prompt) for prompt in prompts], [self._opening(own) for own in prompts])
+
+    def _opening(self, prompt: TokenPrompt) -> tuple[int, ...]:
+        """What is read between a text and its answer."""
+        return (self.file.start, *prompt.lead)
 
 
-class _Batch:
-    """Texts decoded together, one row each."""
+class OnnxRows:
+    """Texts decoded together, one row each, as `writing.Rows`."""
 
-    def __init__(self, engine: OnnxEngine, texts: Sequence[_Text]) -> None:
+    xp = np
+    dropped_together = 0.0  # texts that stay are hardly ever moved
+
+    def __init__(self, engine: OnnxEngine, texts: Sequence[_Text], openings: Sequence[tuple[int, ...]]) -> None:
         self._engine = engine
         self._past = engine._nothing_read(len(texts))
         longest = max(text.length for text in texts)
@@ -292,27 +288,41 @@ class _Batch:
                 for array, value in zip(self._arrays, text.cross, strict=True):
                     array[row, :, : text.length] = value.numpy()[0]
         self._share()
+        shortest = min(map(len, openings))
+        self.given: list[tuple[int, ...]] = [opening[shortest:] for opening in openings]
+        self._read(np.array([opening[:shortest] for opening in openings]))
 
-    def read(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Read one token per row (rows,): log-probabilities of the next one (rows, vocabulary)."""
-        log_probs, self._past = self._engine._read(tokens[:, None], self._mask, self._past, self._cross)
-        return log_probs[:, 0]
+    def read(self, tokens: Sequence[int]) -> None:
+        """As `Rows`."""
+        self.given = [rest[1:] for rest in self.given]
+        self._read(np.array(tokens)[:, None])
 
-    def keep(self, texts: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Drop all texts but the given ones; return these in their new order.
+    def _read(self, tokens: NDArray[np.int64]) -> None:
+        """Read tokens (rows, tokens)."""
+        log_probs, self._past = self._engine._read(tokens, self._mask, self._past, self._cross)
+        self.log_probs = log_probs[:, -1]
+
+    def array(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As `Rows`."""
+        return values
+
+    def keep(self, rows: Sequence[int]) -> list[int]:
+        """As `Rows`.
 
         Texts at the end fill the gaps, so that few keys and values are moved: a text's outweigh all the rest.
         """
-        count = len(texts)
+        texts, count = np.array(rows), len(rows)
         order = np.arange(count)
         order[~np.isin(order, texts)] = texts[texts >= count]
         moved = np.flatnonzero(order != np.arange(count))
         for array in (self._hidden, *self._arrays):
             array[moved] = array[order[moved]]
         self._hidden, self._arrays = self._hidden[:count], [array[:count] for array in self._arrays]
-        self._past = self._engine._rows(self._past, order.tolist())
+        kept: list[int] = order.tolist()
+        self._past = self._engine._rows(self._past, kept)
+        self.given = [self.given[row] for row in kept]
         self._share()
-        return order
+        return kept
 
     def _share(self) -> None:
         self._mask = self._engine._value(self._hidden)
