@@ -31,7 +31,7 @@ from transformers import LogitsProcessor, T5Config, T5ForConditionalGeneration
 
 from reason2decide.console import set_quiet
 from reason2decide.data.records import DatasetFolder, Record
-from reason2decide.method.prompts import PREDICT_PREFIX, explain_prefix, join
+from reason2decide.method.prompts import PREDICT_PREFIX, PromptForm, explain_prefix, join
 from reason2decide.model.hub import silence_transformers
 from reason2decide.model.prompt_encoder import PromptEncoder
 from reason2decide.signals import StopSignals
@@ -132,8 +132,8 @@ def new_engine(
         },
         "the benchmark's configuration",
     )
-    encoder = PromptEncoder(tokenizer, config.lengths)
-    cache = TokenCache(folder / "tokens", tokenizer)
+    encoder = PromptEncoder(tokenizer, config.lengths, PromptForm(one_pass=config.one_pass))
+    cache = TokenCache(folder / "tokens", tokenizer, encoder.form)
     train = SplitFeatures(dataset.split("train"), dataset.hashes["train"], dataset.info.labels, encoder, cache)
     train = train.with_source(args.source)
     processes, stage = Processes(), config.stages()[0]
@@ -208,8 +208,8 @@ def parts(args: argparse.Namespace, tokenizer: Any, dataset: DatasetFolder, fold
         (own, "predict_batch", "putting batches together"),
         (own, "explain_batch", "putting batches together"),
         (own, "label_loss", "forward, label"),
-        (own, "_predict_conditioning", "conditioning labels"),
-        (own, "rationale_loss", "forward, rationale"),
+        (own.labels, "ask", "conditioning labels"),
+        (own, "explained", "forward, rationale"),
         (torch.autograd, "backward", "backward, both"),
         (trainer.optimizer, "step", "optimizer"),
     ):

@@ -290,7 +290,8 @@ class Objective:
 
     def _learn(self, batch: Padded, architecture: Architecture | None) -> tuple[Tensor, TextReading | None]:
         if architecture is None:
-            return self.architecture.learn(batch.texts, batch.ids, self.forward)
+            keep = self.encoder.form.shares_text and self.stage.learns_rationales
+            return self.architecture.learn(batch.texts, batch.ids, self.forward, keep=keep)
         return architecture.learn(batch.texts, batch.ids)
 
     def _padded(self, prompts: Sequence[TokenPrompt], targets: Sequence[Sequence[int] | np.ndarray]) -> Padded:

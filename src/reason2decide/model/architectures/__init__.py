@@ -40,9 +40,12 @@ class Architecture(Protocol):
         """
 
     def learn(
-        self, texts: Sequence[Sequence[int]], ids: Tensor, run: Run | None = None
+        self, texts: Sequence[Sequence[int]], ids: Tensor, run: Run | None = None, *, keep: bool = False
     ) -> tuple[Tensor, TextReading | None]:
         """Read texts and tokens after them in one pass of training.
+
+        Args:
+            keep: keep more of the texts than it would take no work to keep, as other tokens will follow them.
 
         Returns:
             Logits as `extend`, and the reading of the texts alone; None where nothing of it was kept.

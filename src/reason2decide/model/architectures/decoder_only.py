@@ -43,9 +43,9 @@ class DecoderOnly:
         return logits, TextReading(mask, None, cache)
 
     def learn(
-        self, texts: Sequence[Sequence[int]], ids: Tensor, run: Run | None = None
+        self, texts: Sequence[Sequence[int]], ids: Tensor, run: Run | None = None, *, keep: bool = False
     ) -> tuple[Tensor, TextReading | None]:
-        """As `Architecture`.
+        """As `Architecture`; the text is kept whether asked for or not.
 
         Nothing is kept in training where activations are checkpointed, the model is compiled, or its states recurrent.
         """

@@ -31,31 +31,38 @@ class EncoderDecoder:
     def extend(self, reading: TextReading, ids: Tensor, run: Run | None = None) -> tuple[Tensor, TextReading]:
         """As `Architecture`; keys and values of the text are computed by the first extension, and kept.
 
-        In training, nothing is kept: the decoder reads its tokens at once.
+        In training the decoder reads its tokens at once, and nothing is kept besides what `learn` kept.
         """
-        keeps = not torch.is_grad_enabled()
         cache = forked(reading.cache)
-        if keeps and cache is None:
+        if cache is None and not torch.is_grad_enabled():
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         output = (self.model if run is None else run)(
             encoder_outputs=BaseModelOutput(last_hidden_state=reading.states),
             attention_mask=reading.mask,
             decoder_input_ids=ids,
             past_key_values=cache,
-            use_cache=keeps,
+            use_cache=cache is not None,
         )
         return output.logits, replace(reading, cache=cache)
 
     def learn(
-        self, texts: Sequence[Sequence[int]], ids: Tensor, run: Run | None = None
+        self, texts: Sequence[Sequence[int]], ids: Tensor, run: Run | None = None, *, keep: bool = False
     ) -> tuple[Tensor, TextReading | None]:
-        """As `Architecture`."""
+        """As `Architecture`; what is kept are the encoder's states, and the decoder's keys and values of them."""
         # Decoder inputs rather than `labels`: the model would also compute its own loss, which nobody reads.
         input_ids, mask = padded(texts, self._padding, self.model.device)
+        keeps = keep and not self.model.is_activation_checkpointing and run in (None, self.model)
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache()) if keeps else None
         output = (self.model if run is None else run)(
-            input_ids=input_ids, attention_mask=mask, decoder_input_ids=ids, use_cache=False
+            input_ids=input_ids,
+            attention_mask=mask,
+            decoder_input_ids=ids,
+            past_key_values=cache,
+            use_cache=cache is not None,
         )
-        return output.logits, TextReading(mask, output.encoder_last_hidden_state, None)
+        if cache is not None:
+            cache = EncoderDecoderCache(DynamicCache(), output.past_key_values.cross_attention_cache)
+        return output.logits, TextReading(mask, output.encoder_last_hidden_state, cache)
 
     def learn_embedded(self, embedded: Tensor, mask: Tensor, ids: Tensor) -> Tensor:
         """As `Architecture`."""
