@@ -27,6 +27,8 @@ from reason2decide.model.calibration import label_distribution
 from reason2decide.model.engines.onnx import OnnxEngine
 from reason2decide.model.engines.torch import TorchEngine
 from reason2decide.model.prompt_encoder import Lengths, PromptEncoder, TokenPrompt
+from reason2decide.training.pretrained import complete_tokenizer
+from reason2decide.training.prompt_form import prompt_form
 
 LABEL_SETS: list[list[str]] = [
     ["yes", "no", "maybe"],
@@ -35,6 +37,7 @@ LABEL_SETS: list[list[str]] = [
     [f"label {i} of {'many ' * (i % 4)}" for i in range(300)],
 ]
 TEXTS = ["Pt is 34 yo c/o chest pain x 3 d, denies SOB.", "Fever.", "no rash " * 30, "cough since 2 days; home"]
+DECODERS = ("qwen3", "gemma3", "llama", "phi3", "smollm3")  # with sliding windows, shared keys, no encoder
 QUANTIZED = [weights for weights in WEIGHTS if weights != "float32"]
 Engines = tuple[OnnxEngine, TorchEngine, PromptEncoder]
 Load = Callable[[str, str], Engines]
@@ -48,7 +51,9 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     def reference(architecture: str) -> tuple[TorchEngine, PromptEncoder]:
         model, tokenizer = build(architecture)
         model.generation_config = GenerationConfig()  # BART's forces the end token on the last place
-        return TorchEngine(model, tokenizer), PromptEncoder(tokenizer, Lengths())
+        complete_tokenizer(tokenizer, architecture, has_encoder=model.config.is_encoder_decoder)
+        form = prompt_form(model, tokenizer, architecture)
+        return TorchEngine(model, tokenizer), PromptEncoder(tokenizer, Lengths(), form)
 
     @cache
     def engines(architecture: str, weights: str) -> Engines:
@@ -60,13 +65,15 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     return engines
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=(*ARCHITECTURES, *DECODERS))
 def exact(request: pytest.FixtureRequest, load: Load) -> Engines:
     return load(request.param, "float32")
 
 
 # The encoder-decoder of two BERTs is of real size: one of its quantized forms is enough.
-@pytest.fixture(params=[(a, w) for a in ARCHITECTURES[:-1] for w in QUANTIZED] + [(ARCHITECTURES[-1], "int8")])
+@pytest.fixture(
+    params=[(a, w) for a in ARCHITECTURES[:-1] for w in QUANTIZED] + [(ARCHITECTURES[-1], "int8"), ("qwen3", "int8")]
+)
 def quantized(request: pytest.FixtureRequest, load: Load) -> Engines:
     return load(*request.param)
 

@@ -18,6 +18,7 @@ from toy import LABELS, run, write_contrasted
 from transformers import AutoTokenizer
 
 from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.export.bundle import export_bundle
 from reason2decide.model.bundle import load_bundle
 from reason2decide.model.explaining import ReasonsToRead, label_posteriors, reason_candidate
 from reason2decide.model.predictor import Predictor
@@ -168,6 +169,22 @@ def test_reasons_are_those_of_each_text_alone(kind: str, layout: str, tmp_path: 
     with torch.no_grad():
         own = torch.stack([-hand.nll(record.text, "explain", label, reason) for label in LABELS.values]).softmax(0)
     assert found[:, 0].tolist() == pytest.approx(own.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "layout"), [("t5", "one-pass"), ("qwen3", "two-prompt"), ("qwen3-chat", "one-pass")])
+def test_an_export_decides_and_writes_the_same(kind: str, layout: str, dataset: DatasetFolder, tmp_path: Path) -> None:
+    """What its prompts look like goes with the bundle: an export needs no chat template. Guided reasons are the same."""
+    base = save(kind, tmp_path / "base")
+    bundle = run(dataset, tmp_path / "run", base=str(base), layout=layout, method="r2d-posterior")
+    export_bundle(bundle, tmp_path / "export", weights="float32")
+    records = list(dataset.split("test"))
+    for settings in (ReasonSettings(), ReasonSettings(guidance=2.0), ReasonSettings(best_of=2)):
+        own, exported = (
+            list(Predictor.load(path, reasons=settings).predict(records)) for path in (bundle, tmp_path / "export")
+        )
+        for one, other in zip(own, exported, strict=True):
+            assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+            assert one.rationale == other.rationale
 
 
 @pytest.mark.parametrize(("kind", "layout"), [("t5", "one-pass"), ("qwen3", "two-prompt")])

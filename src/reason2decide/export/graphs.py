@@ -1,4 +1,4 @@
-"""An encoder-decoder of transformers as two ONNX graphs, which `model/engines/onnx.py` runs without torch.
+"""A model of transformers as two ONNX graphs, which `model/engines/onnx.py` runs without torch.
 
     encoder.onnx   token ids of one text -> the keys and values that each decoder layer attends to ("cross")
     decoder.onnx   next tokens, what was read before ("past"), cross -> log-probabilities, past and these ("present")
@@ -23,10 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, EncoderDecoderCache
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
 
 from reason2decide.errors import BaseModelError, UserError, require
+from reason2decide.export import decoder_only
+from reason2decide.export.caches import GrownLayer, flat
 from reason2decide.export.quantization import by_block, by_token
 from reason2decide.export.shapes import simplify_shapes
 from reason2decide.model.engines.onnx import ENGINE_FILE, ENGINE_FORMAT, HIDDEN, EngineFile
@@ -37,6 +39,7 @@ ATTENTION = "reason2decide_export"  # the name our attention function has in tra
 OPSET = 18  # the first whose ReduceMax takes its axes as an input; ONNX Runtime 1.15 and later read it
 ONE_FILE = 2**31 - 2**20  # a protobuf file ends at 2 GB; beyond, weights go to a file next to the graph
 SUPPORTED = ("t5", "mt5", "bart")
+DECODER_ONLY = ("llama", "qwen2", "qwen3", "smollm3", "mistral", "phi3", "gemma3_text")
 
 Transform = Callable[[Any], None]
 
@@ -78,7 +81,8 @@ def export_graphs(model: Any, tokenizer: Any, folder: Path, weights: str) -> Non
     """Write the ONNX graphs of a model and `engine.json` into an existing folder.
 
     Args:
-        model: T5, mT5, BART or an encoder-decoder of two BERTs, in float32; it is left as it was.
+        model: T5, mT5, BART, an encoder-decoder of two BERTs or one of `DECODER_ONLY`, in float32; it is left as it
+            was.
         tokenizer: its tokenizer, for the special tokens.
         folder: where the files are written.
         weights: a key of `WEIGHTS`.
@@ -93,7 +97,7 @@ def export_graphs(model: Any, tokenizer: Any, folder: Path, weights: str) -> Non
     _require_supported(model.config)
     require("onnx", "export")
     with _tracing(model), torch.no_grad(), tempfile.TemporaryDirectory(dir=folder) as scratch:
-        encoder, decoder = _EncoderGraph(model), _DecoderGraph(model)
+        encoder, decoder = _graphs(model)
         cross = encoder(torch.ones(1, 1, dtype=torch.long))
         _, heads, _, width = cross[0].shape
         names = [f"{what}_{layer}" for layer in range(len(cross) // 2) for what in ("keys", "values")]
@@ -107,7 +111,7 @@ def export_graphs(model: Any, tokenizer: Any, folder: Path, weights: str) -> Non
         format=ENGINE_FORMAT,
         weights=weights,
         architecture=model.config.model_type,
-        start=model.config.decoder_start_token_id,
+        start=model.config.decoder_start_token_id if model.config.is_encoder_decoder else None,
         end=tokenizer.eos_token_id,
         special=sorted(special_ids(tokenizer)),
         vocabulary=model.get_output_embeddings().out_features,
@@ -121,8 +125,16 @@ def export_graphs(model: Any, tokenizer: Any, folder: Path, weights: str) -> Non
     (folder / ENGINE_FILE).write_text(json.dumps(asdict(engine), indent=2), "utf-8")
 
 
+def _graphs(model: Any) -> tuple[nn.Module, nn.Module]:
+    if model.config.is_encoder_decoder:
+        return _EncoderGraph(model), _DecoderGraph(model)
+    return decoder_only.TextGraph(model), decoder_only.AnswerGraph(model)
+
+
 def _require_supported(config: Any) -> None:
     kind = config.model_type
+    if kind in DECODER_ONLY:
+        return
     if kind == "encoder-decoder":
         halves = (config.encoder.model_type, config.decoder.model_type)
         if halves == ("bert", "bert"):
@@ -130,8 +142,8 @@ def _require_supported(config: Any) -> None:
         kind = f"{kind} of {' and '.join(halves)}"
     if kind not in SUPPORTED:
         raise BaseModelError(
-            f"a model of type {kind} cannot be exported to ONNX; T5, mT5, BART and an encoder-decoder of two BERTs "
-            "can. The torch engine runs it as it is"
+            f"a model of type {kind} cannot be exported to ONNX; T5, mT5, BART, an encoder-decoder of two BERTs, and "
+            f"of those without an encoder {', '.join(DECODER_ONLY)} can. The torch engine runs it as it is"
         )
 
 
@@ -141,7 +153,7 @@ def _tracing(model: Any) -> Iterator[None]:
     AttentionInterface.register(ATTENTION, _attention)
     training, before = model.training, model.config._attn_implementation
     model.eval()
-    model.set_attn_implementation(ATTENTION)
+    model.set_attn_implementation(ATTENTION if model.config.is_encoder_decoder else decoder_only.ATTENTION)
     try:
         with warnings.catch_warnings():
             # Tracing warns about each Python branch on a size; only the one in `_attention` depends on it.
@@ -185,34 +197,6 @@ def _attention(
     return (scores.softmax(-1) @ value).transpose(1, 2), None
 
 
-class _Layer(DynamicLayer):  # type: ignore[misc]
-    """A layer's cache, empty or with given keys and values (rows, heads, length, width).
-
-    The library's begins with a constant of no size, which ONNX cannot concatenate.
-    """
-
-    keys: Tensor
-    values: Tensor
-    is_initialized: bool
-
-    def __init__(self, *given: Tensor) -> None:
-        super().__init__()
-        if given:
-            self.update(*given)
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        if self.is_initialized:
-            key_states = torch.cat([self.keys, key_states], dim=2)
-            value_states = torch.cat([self.values, value_states], dim=2)
-        self.keys, self.values = key_states, value_states
-        self.is_initialized = True
-        return key_states, value_states
-
-
-def _flat(cache: Cache) -> tuple[Tensor, ...]:
-    return tuple(tensor for layer in cache.layers for tensor in (layer.keys, layer.values))
-
-
 class _EncoderGraph(nn.Module):
     """Token ids (1, length) to the keys and values of all decoder layers, each (1, heads, length, width).
 
@@ -226,14 +210,14 @@ class _EncoderGraph(nn.Module):
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
         states = self.model.get_encoder()(input_ids=input_ids).last_hidden_state
-        cross = Cache(layer_class_to_replicate=_Layer)
+        cross = Cache(layer_class_to_replicate=GrownLayer)
         self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             decoder_input_ids=input_ids[:, :1],
-            past_key_values=EncoderDecoderCache(Cache(layer_class_to_replicate=_Layer), cross),
+            past_key_values=EncoderDecoderCache(Cache(layer_class_to_replicate=GrownLayer), cross),
             use_cache=True,
         )
-        return _flat(cross)
+        return flat(cross)
 
 
 class _DecoderGraph(nn.Module):
@@ -248,7 +232,7 @@ class _DecoderGraph(nn.Module):
         self.model = model
 
     def forward(self, input_ids: Tensor, hidden: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
-        layers = [_Layer(keys, values) for keys, values in zip(caches[::2], caches[1::2], strict=True)]
+        layers = [GrownLayer(keys, values) for keys, values in zip(caches[::2], caches[1::2], strict=True)]
         attention, cross = Cache(layers=layers[: len(layers) // 2]), Cache(layers=layers[len(layers) // 2 :])
         past, tokens = caches[0].shape[2], input_ids.shape[1]
         width = self.model.get_encoder().config.hidden_size
@@ -262,7 +246,7 @@ class _DecoderGraph(nn.Module):
             past_key_values=EncoderDecoderCache(attention, cross),
             use_cache=True,
         ).logits
-        return (logits.log_softmax(-1), *_flat(attention))
+        return (logits.log_softmax(-1), *flat(attention))
 
 
 def _encoder_inputs(sizes: _Sizes) -> dict[str, Tensor]:

@@ -35,13 +35,14 @@ BYTES_PER_FORWARD = 2**27  # ours: caches and log-probabilities of one forward p
 class EngineFile:
     """The content of `engine.json`: token ids, the decoder's layers, heads and head width, and the graphs' files.
 
-    `positions` is the length of the longest prompt; None: any.
+    `start` is the decoder's start token, None without an encoder. `positions` is the length of the longest prompt;
+    None: any.
     """
 
     format: int
     weights: str
     architecture: str
-    start: int
+    start: int | None
     end: int
     special: Sequence[int]
     vocabulary: int
@@ -263,7 +264,7 @@ class OnnxEngine:
 
     def _opening(self, prompt: TokenPrompt) -> tuple[int, ...]:
         """What is read between a text and its answer."""
-        return (self.file.start, *prompt.lead)
+        return prompt.lead if self.file.start is None else (self.file.start, *prompt.lead)
 
 
 class OnnxRows:
