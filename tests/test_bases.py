@@ -84,6 +84,14 @@ def test_what_is_no_model_is_refused(dataset: DatasetFolder, tmp_path: Path) -> 
     assert "merge it into its base" in refusal(str(adapter), dataset, tmp_path / "run")
 
 
+def test_rounded_weights_are_refused(dataset: DatasetFolder, tmp_path: Path) -> None:
+    base = save("qwen3", tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (base / "config.json").write_text(json.dumps(config))
+    assert "are rounded for use" in refusal(str(base), dataset, tmp_path / "run")
+
+
 def test_code_from_a_folder_is_never_run(dataset: DatasetFolder, tmp_path: Path) -> None:
     auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
     base = described(tmp_path / "base", model_type="own", auto_map=auto_map, architectures=["OwnModel"])

@@ -41,7 +41,7 @@ def require_folder_of_a_model(name: str) -> None:
 
 
 def require_text_model(config: Any, name: str) -> None:
-    """Refuse models of images or speech, and those that need code of their own.
+    """Refuse models of images or speech, those with rounded weights, and those that need code of their own.
 
     Raises:
         BaseModelError: as said.
@@ -51,6 +51,11 @@ def require_text_model(config: Any, name: str) -> None:
         raise BaseModelError(
             f"the base {name!r} needs code from its own folder ({', '.join(sorted(config.auto_map))}), which is never "
             f"run; give a model that transformers has itself: {KINDS}"
+        )
+    if getattr(config, "quantization_config", None):
+        raise BaseModelError(
+            f"the weights of the base {name!r} are rounded for use (quantization_config in its config.json); training "
+            "needs the original: give its hub name or the folder that it was made from"
         )
     senses = [key.removesuffix("_config") for key in OTHER_SENSES if getattr(config, key, None) is not None]
     if senses and not _has_text_model(kind):

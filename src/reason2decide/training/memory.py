@@ -66,7 +66,9 @@ def plan_memory(
     passes = [(objective.stage.learns_labels, _label_pass), (objective.stage.learns_rationales, _rationale_pass)]
     # A text that is read once for both tasks keeps the activations of both.
     together = sum if objective.encoder.form.shares_text else max
-    one_record = together(saved_bytes(partial(run, objective, example)) for learnt, run in passes if learnt)
+    one_record = together(
+        saved_bytes(partial(run, objective, example), objective.model) for learnt, run in passes if learnt
+    )
     measured_tokens = int(prompts[longest]) + int(rationales[longest])
     record_tokens = int(prompts.max()) + int(features.widest_rationales_of(widest).max())  # padding included
     one_record = math.ceil(one_record * record_tokens / measured_tokens)
@@ -127,17 +129,24 @@ def state_bytes(model: Any, optimizer: torch.optim.Optimizer) -> int:
 
 
 def _local_bytes(parameter: Any) -> int:
-    local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+    local = _local(parameter)
     return int(local.numel() * local.element_size())
 
 
-def saved_bytes(forward: Callable[[], Any]) -> int:
-    """Bytes that a forward pass keeps for its backward pass, weights not counted; measured, not computed."""
+def _local(tensor: Any) -> Tensor:
+    """This process's part of a sharded tensor, or the tensor itself."""
+    local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return local
+
+
+def saved_bytes(forward: Callable[[], Any], model: Any) -> int:
+    """Bytes that a forward pass of a model keeps for its backward pass, its weights not counted; measured."""
+    weights = {_local(parameter).untyped_storage().data_ptr() for parameter in model.parameters()}
     seen: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, torch.nn.Parameter) and not (tensor.is_leaf and tensor.requires_grad):
-            storage = tensor.untyped_storage()
+        storage = _local(tensor).untyped_storage()
+        if storage.data_ptr() not in weights:
             seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
