@@ -8,9 +8,11 @@ A random T5 (v1.0 shape, vocabulary 32128) is built and exported once into the f
 labels four, rationales 64: the end token is made impossible, equally for all. The plain way is `generate` of
 transformers in float32, as the authors' inference does: once for the label, once more for the rationale, each with the
 encoder; for a distribution over labels, which `generate` does not give, one forward per label, all eight in a batch.
+With `--one-pass` every engine is measured again as a model trained in one pass runs: the rationale follows the label,
+and the text is read once for both.
 All take turns in one process, the first round is not counted; figures are medians and ranges. In the part `process`
 each engine runs in a process of its own (Linux); its ms per token are medians and quartiles over one rationale. On a
-GPU the torch engine in bfloat16, with growing and with static caches, stands against the plain way.
+GPU the torch engine in bfloat16 stands against the plain way.
 """
 
 from __future__ import annotations
@@ -35,12 +37,14 @@ from reason2decide.model.prompt_encoder import TokenPrompt
 SHAPES = {
     "small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
     "base": {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
+    "tiny": {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4},  # to try the program
 }
 VOCABULARY = 32128  # T5's
 TEXT, LABEL, RATIONALE, LABELS = 256, 4, 64, 8
 ROUNDS = {"labels": 9, "batch-1": 5, "batch-8": 3}
 PARTS = (*ROUNDS, "process")
-TORCH = ("bfloat16", "bfloat16 static")
+TORCH = ("bfloat16",)
+ONE_PASS = " one-pass"  # ends the name of an engine that reads the text once
 EXPORTED = ("float32", "int8-decoder", "int8-blocks", "int8")
 END = 1
 
@@ -89,10 +93,11 @@ class Plain:
 
 
 class Ours:
-    """An engine behind the protocol."""
+    """An engine behind the protocol, for two prompts or for one."""
 
-    def __init__(self, engine: Any) -> None:
-        self.engine, self.times = engine, list[float]()
+    def __init__(self, engine: Any, *, one_pass: bool) -> None:
+        self.engine, self.one_pass, self.times = engine, one_pass, list[float]()
+        self.asked: list[TokenPrompt] = []
         if hasattr(engine, "_read"):
             read = engine._read
 
@@ -106,50 +111,31 @@ class Ours:
         return np.asarray(self.engine.score_labels([TokenPrompt(prompt)], [labels])[0])
 
     def write(self, prompts: list[list[int]], tokens: int) -> None:
-        self.engine.generate(list(map(TokenPrompt, prompts)), tokens)
+        given = [replace(own, lead=(3, 4, END)) for own in self.asked] if self.one_pass else map(TokenPrompt, prompts)
+        self.engine.generate(list(given), tokens)
 
     def decide(self, prompts: list[list[int]], labels: list[tuple[int, ...]]) -> None:
-        self.engine.score_labels(list(map(TokenPrompt, prompts)), [labels] * len(prompts))
+        self.engine.forget()  # the texts of the round before
+        self.asked = [TokenPrompt(prompt, shared=self.one_pass) for prompt in prompts]
+        self.engine.score_labels(self.asked, [labels] * len(prompts))
 
 
 def engine(name: str, folder: Path, device: str = "cpu") -> Plain | Ours:
     """An engine by name, its end token impossible."""
     if name == "plain":
         return Plain(folder, device)
+    one_pass, name = name.endswith(ONE_PASS), name.removesuffix(ONE_PASS)
     if name in TORCH:
         from reason2decide.model.engines.torch import TorchEngine
 
         torch_engine = TorchEngine(Plain(folder, device).model.bfloat16(), Tokenizer())
         torch_engine._end = None
-        if name == "bfloat16 static":
-            keep_caches_in_place(torch_engine.model)
-        return Ours(torch_engine)
+        return Ours(torch_engine, one_pass=one_pass)
     from reason2decide.model.engines.onnx import OnnxEngine
 
     engine = OnnxEngine(folder / name, threads=2)
     engine.file = replace(engine.file, end=-1)
-    return Ours(engine)
-
-
-def keep_caches_in_place(model: Any) -> None:
-    """Let `generate` use caches of fixed size, so that on a GPU transformers compiles a step and replays its kernels.
-
-    Both caches exist before the first step: made within it, the text's keys and values would lie in memory that CUDA
-    graphs overwrite (huggingface/transformers#48199, which transformers' own static caches meet).
-    """
-    from transformers import EncoderDecoderCache, StaticCache
-
-    generate, config = model.generate, model.config
-
-    def generate_in_place(*, input_ids: Any, generation_config: Any, **more: Any) -> Any:
-        batch, text = input_ids.shape
-        caches = [StaticCache(config, max_cache_len=length) for length in (generation_config.max_new_tokens + 1, text)]
-        for cache in caches:
-            cache.early_initialization(batch, config.num_heads, config.d_kv, model.dtype, model.device)
-        more["past_key_values"] = EncoderDecoderCache(*caches)
-        return generate(input_ids=input_ids, generation_config=generation_config, **more)
-
-    model.generate = generate_in_place
+    return Ours(engine, one_pass=one_pass)
 
 
 def build(folder: Path, shape: str) -> None:
@@ -206,7 +192,7 @@ def compare(part: str, engines: dict[str, Plain | Ours]) -> None:
     for name, rounds in counted.items():
         median, best = statistics.median(rounds), min(rounds)
         print(
-            f"{part:8} {name:14} {1000 * median:7.0f} ms ({1000 * best:.0f} to {1000 * max(rounds):.0f}), "
+            f"{part:8} {name:22} {1000 * median:7.0f} ms ({1000 * best:.0f} to {1000 * max(rounds):.0f}), "
             f"{statistics.median(plain) / median:.2f} x plain; of the fastest rounds {min(plain) / best:.2f} x",
             flush=True,
         )
@@ -280,6 +266,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--weights", nargs="+", choices=EXPORTED, default=EXPORTED, help="exports to measure")
+    parser.add_argument("--one-pass", action="store_true", help="measure each engine with one prompt too")
     parser.add_argument("--engine", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.engine:
@@ -288,6 +275,8 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     build(args.folder, args.shape)
     names = ("plain", *(args.weights if args.device == "cpu" else TORCH))
+    if args.one_pass:
+        names = ("plain", *(own for name in names[1:] for own in (name, name + ONE_PASS)))
     if timed := [part for part in ROUNDS if part in args.parts]:
         engines = {name: engine(name, args.folder, args.device) for name in names}
         for part in timed:
@@ -296,7 +285,7 @@ def main() -> None:
     if "process" in args.parts:
         bandwidth = read_bandwidth()
         print(f"memory reads at {bandwidth / 1e9:.1f} GB/s", flush=True)
-        for name in names:
+        for name in (name for name in names if not name.endswith(ONE_PASS)):
             report_process(name, args.folder, bandwidth)
 
 

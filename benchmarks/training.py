@@ -49,6 +49,7 @@ from reason2decide.training.trainer import RunContext, StageTrainer
 SHAPES = {
     "small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
     "base": {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
+    "tiny": {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4},  # to try the program
 }
 VOCABULARY = 32128  # T5's
 PI, ALPHA, MOST_LABEL_TOKENS = 0.9, 0.7, 50
@@ -113,7 +114,7 @@ def new_model(args: argparse.Namespace, tokenizer: Any) -> Any:
 def new_engine(
     model: Any, tokenizer: Any, dataset: DatasetFolder, args: argparse.Namespace, folder: Path, **changes: Any
 ) -> StageTrainer:
-    """A trainer of Stage 2 whose schedules have reached their ends."""
+    """A trainer of Stage 2 whose schedules have reached their ends, of a model with or without an encoder."""
     config: Config = parse_config(
         {
             "method": "r2d-no-stage1",
@@ -132,7 +133,8 @@ def new_engine(
         },
         "the benchmark's configuration",
     )
-    encoder = PromptEncoder(tokenizer, config.lengths, PromptForm(one_pass=config.one_pass))
+    form = PromptForm(text_first=not model.config.is_encoder_decoder, one_pass=config.one_pass)
+    encoder = PromptEncoder(tokenizer, config.lengths, form)
     cache = TokenCache(folder / "tokens", tokenizer, encoder.form)
     train = SplitFeatures(dataset.split("train"), dataset.hashes["train"], dataset.info.labels, encoder, cache)
     train = train.with_source(args.source)

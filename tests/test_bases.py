@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import DECODER_ONLY, MORE_ENCODER_DECODERS, build, minilm, save
+from tiny_models import DECODER_ONLY, MORE_ENCODER_DECODERS, WITH_IMAGES, build, minilm, save
 from toy import settings
 from transformers import AutoConfig, LlamaForCausalLM, Qwen3ForCausalLM
 
 from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
 from reason2decide.errors import UserError
 from reason2decide.model.predictor import Predictor
+from reason2decide.training.base import load_base
 from reason2decide.training.config_file import parse_config
 from reason2decide.training.run import train
 
@@ -43,6 +45,17 @@ def test_every_base_goes_the_whole_road(kind: str, dataset: DatasetFolder, tmp_p
         assert "".join(predictor.stream(record, prediction.predicted_label)) == alone.rationale
 
 
+@pytest.mark.parametrize("kind", WITH_IMAGES)
+def test_of_a_model_of_images_the_part_for_text_is_used(kind: str, tmp_path: Path) -> None:
+    """With the same log-probabilities as the whole has for text."""
+    whole, tokenizer = build(kind)
+    model, _ = load_base(str(save(kind, tmp_path / "base")), texts=list, seed=0)
+    assert not [name for name, _ in model.named_parameters() if "vision" in name]
+    ids = torch.tensor([tokenizer("chest pain since 3 days").input_ids])
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(input_ids=ids).logits, whole.eval()(input_ids=ids).logits)
+
+
 def refusal(base: object, dataset: DatasetFolder, out: Path, **changes: Any) -> str:
     """What is said of a base that cannot be used; nothing is left behind."""
     with pytest.raises(UserError) as error:
@@ -61,7 +74,7 @@ def described(folder: Path, **content: Any) -> Path:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("gemma3", "a gemma3, a model of vision besides text"),
+        ("siglip", "a model of vision without a part that writes text alone"),
         ("whisper", "a whisper, which does not answer text with text"),
         ("vit", "a vit, which writes no text"),
         ("modernbert", 'an encoder alone; give it as base = {encoder = "'),

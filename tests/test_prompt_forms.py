@@ -171,9 +171,7 @@ def test_reasons_are_those_of_each_text_alone(kind: str, layout: str, tmp_path: 
     assert found[:, 0].tolist() == pytest.approx(own.tolist(), abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("kind", "layout"), [("t5", "one-pass"), ("qwen3", "two-prompt"), ("qwen3-chat", "one-pass")]
-)
+@pytest.mark.parametrize(("kind", "layout"), [("t5", "one-pass"), ("qwen3", "two-prompt"), ("qwen3-chat", "one-pass")])
 def test_an_export_decides_and_writes_the_same(kind: str, layout: str, dataset: DatasetFolder, tmp_path: Path) -> None:
     """The form of its prompts goes with the bundle: an export needs no chat template. Guided reasons are the same."""
     base = save(kind, tmp_path / "base")

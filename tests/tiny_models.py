@@ -13,6 +13,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     BartConfig,
     BartForConditionalGeneration,
     ModernBertConfig,
@@ -44,6 +45,7 @@ ARCHITECTURES = ("t5", "t5-v1.1", "mt5", "bart", "bert2bert")
 # Which the torch engine runs besides: encoder-decoders, then models without an encoder.
 MORE_ENCODER_DECODERS = ("umt5", "t5gemma", "t5gemma2", "modernbert")
 DECODER_ONLY = ("qwen3", "qwen3_5", "gemma3", "gemma4", "llama", "smollm3", "phi3")
+WITH_IMAGES = ("qwen3_5-images", "gemma3-images", "gemma4-images")  # of which the part for text is used
 CHAT_TEMPLATE = (
     "{% for message in messages %}<start>{{ message.role }}: {{ message.content | trim }}<turn>{% endfor %}"
     "{% if add_generation_prompt %}<start>assistant: {% endif %}"
@@ -113,6 +115,8 @@ def build(architecture: str) -> tuple[Any, Any]:
             init_std=0.2,
         )
         return BartForConditionalGeneration(config), tokenizer
+    if architecture.endswith("-images"):
+        return _with_images(architecture.removesuffix("-images"))
     if architecture in DECODER_ONLY or architecture.endswith("-chat"):
         return _decoder_only(architecture.removesuffix("-chat"), chat=architecture.endswith("-chat"))
     if architecture == "modernbert":
@@ -188,6 +192,19 @@ def _decoder_only(architecture: str, *, chat: bool = False) -> tuple[Any, Any]:
     ids = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
     config = AutoConfig.for_model(kind, **_gemma_shape(len(tokenizer)), **own, **ids)
     return AutoModelForCausalLM.from_config(config), tokenizer
+
+
+def _with_images(architecture: str) -> tuple[Any, Any]:
+    """A model of text and images; its tokenizer is that of its text."""
+    text, tokenizer = _decoder_only(architecture)
+    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    kinds: dict[str, dict[str, Any]] = {
+        "qwen3_5": {"vision_config": vision | {"depth": 1, "num_heads": 1, "out_hidden_size": 32}},
+        "gemma3": {"vision_config": vision | {"image_size": 28, "patch_size": 14}, "image_token_index": 5},
+        "gemma4": {"vision_config": None, "audio_config": None, "image_token_id": 5},
+    }
+    config = AutoConfig.for_model(architecture, text_config=text.config.to_dict(), **kinds[architecture])
+    return AutoModelForImageTextToText.from_config(config), tokenizer
 
 
 def _modernbert() -> tuple[Any, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
@@ -41,7 +42,7 @@ def require_folder_of_a_model(name: str) -> None:
 
 
 def require_text_model(config: Any, name: str) -> None:
-    """Refuse models of images or speech, those with rounded weights, and those that need code of their own.
+    """Refuse models of images or speech only, those with rounded weights, and those that need code of their own.
 
     Raises:
         BaseModelError: as said.
@@ -58,9 +59,10 @@ def require_text_model(config: Any, name: str) -> None:
             "needs the original: give its hub name or the folder that it was made from"
         )
     senses = [key.removesuffix("_config") for key in OTHER_SENSES if getattr(config, key, None) is not None]
-    if senses and not _has_text_model(kind):
+    if senses and not config.is_encoder_decoder and text_config(config) is None:
         raise BaseModelError(
-            f"the base {name!r} is a {kind}, a model of {' and '.join(senses)} besides text; give a model of text only"
+            f"the base {name!r} is a {kind}, a model of {' and '.join(senses)} without a part that writes text alone; "
+            "give a model of text"
         )
 
 
@@ -80,7 +82,7 @@ def require_kind(config: Any, name: str) -> None:
             f'the base {name!r} is a {kind}, an encoder alone; give it as base = {{encoder = "{name}"}}, and it gets '
             "a decoder"
         )
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and text_config(config) is None:
         raise BaseModelError(f"the base {name!r} is a {kind}, which writes no text; give {KINDS}")
 
 
@@ -106,16 +108,16 @@ def parameters_of(auto: Any, config: Any) -> int:
         return int(sum(parameter.numel() for parameter in auto.from_config(config).parameters()))
 
 
+def text_config(config: Any) -> Any | None:
+    """The configuration of the part of a model of text and images that writes text; None if it has no such part."""
+    text = config.get_text_config()
+    writes = text.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return text if writes and config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES else None
+
+
 def _known() -> set[str]:
     return {
         *MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
         *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         *MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     }
-
-
-def _has_text_model(kind: str) -> bool:
-    """Whether the library loads the text part of such a model by itself, as it does of Qwen 3.5."""
-    return not MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind, "ForConditionalGeneration").endswith(
-        ("ForConditionalGeneration", "MultimodalForCausalLM")
-    )

@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    GenerationConfig,
+)
 
+from reason2decide.console import say
 from reason2decide.errors import BaseModelError
 from reason2decide.model.architectures.kinds import auto_class
 from reason2decide.model.hub import first_line, require_model
@@ -18,6 +25,7 @@ from reason2decide.training.fitness import (
     require_kind,
     require_memory,
     require_text_model,
+    text_config,
 )
 from reason2decide.training.memory import total_bytes
 
@@ -36,24 +44,42 @@ def from_pretrained(name: str) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         require_text_model(config, name)
         require_kind(config, name)
+        text = None if config.is_encoder_decoder else text_config(config)
         auto = auto_class(config)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        require_memory(parameters_of(auto, config), total_bytes(device), name)
+        require_memory(parameters_of(auto, config if text is None else text), total_bytes(device), name)
         tokenizer = _tokenizer(name)
-        model, loaded = auto.from_pretrained(
-            name, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
-        )
+        model, missing = _loaded(auto, name) if text is None else _text_part(name, text)
     except BaseModelError:
         raise
     except Exception as error:  # a damaged or foreign folder can make the library raise anything
         raise BaseModelError(f"the base {name!r} cannot be loaded: {_reason(error)}") from None
-    _require_whole(model, loaded["missing_keys"], name)
+    _require_whole(model, missing, name)
     complete_tokenizer(tokenizer, name, has_encoder=config.is_encoder_decoder)
     if config.is_encoder_decoder:
         model.config.decoder_start_token_id = start_token(model, tokenizer, name)
     # A base's own settings of generation (beams, penalties, forced tokens) are not what it is trained and scored with.
     model.generation_config = GenerationConfig()
     return model, tokenizer
+
+
+def _loaded(auto: Any, name: str) -> tuple[Any, Collection[str]]:
+    """A model, and the names of its weights that its files lack."""
+    model, loaded = auto.from_pretrained(name, dtype=torch.float32, trust_remote_code=False, output_loading_info=True)
+    return model, loaded["missing_keys"]
+
+
+def _text_part(name: str, config: Any) -> tuple[Any, Collection[str]]:
+    """The part of a model of text and images that writes text, as `_loaded`.
+
+    The library's own class for it would find none of the weights under their names in such a file.
+    """
+    whole, missing = _loaded(AutoModelForImageTextToText, name)
+    model = AutoModelForCausalLM.from_config(config).to(torch.float32)
+    model.base_model.load_state_dict(whole.get_decoder().state_dict())
+    model.get_output_embeddings().weight.data.copy_(whole.get_output_embeddings().weight.data)
+    say(f"of the base {name} only the part that reads and writes text is used")
+    return model, missing
 
 
 def _tokenizer(name: str) -> Any:

@@ -162,6 +162,10 @@ class OnnxEngine:
                 f"{path.name} cannot be loaded ({type(error).__name__}); export the bundle again"
             ) from None
 
+    def forget(self) -> None:
+        """Let go of the texts that are kept."""
+        self._last.clear()
+
     def _encode(self, prompt: TokenPrompt) -> _Text:
         """The text of a prompt, read now or, where it is among the last that tasks share, then."""
         key = tuple(prompt.text)

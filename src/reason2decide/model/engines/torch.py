@@ -62,6 +62,10 @@ class TorchEngine:
             for step in write(self._begun([prompt]), None, GREEDY, end=self._end, max_tokens=max_tokens):
                 yield from (token for _, token in step if token not in self._special)
 
+    def forget(self) -> None:
+        """Let go of the texts that are kept."""
+        self._last = None
+
     def _begun(self, prompts: Sequence[TokenPrompt]) -> TorchRows:
         return TorchRows(self.architecture, self._read(prompts), [prompt.lead for prompt in prompts])
 
