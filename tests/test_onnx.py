@@ -65,7 +65,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     return engines
 
 
-@pytest.fixture(params=(*ARCHITECTURES, *DECODERS))
+@pytest.fixture(params=(*ARCHITECTURES, "umt5", "modernbert", *DECODERS))
 def exact(request: pytest.FixtureRequest, load: Load) -> Engines:
     return load(request.param, "float32")
 

@@ -31,6 +31,7 @@ from reason2decide.export import decoder_only
 from reason2decide.export.caches import GrownLayer, flat
 from reason2decide.export.quantization import by_block, by_token
 from reason2decide.export.shapes import simplify_shapes
+from reason2decide.model.architectures.thin_decoder import ThinDecoderConfig
 from reason2decide.model.engines.onnx import ENGINE_FILE, ENGINE_FORMAT, HIDDEN, EngineFile
 from reason2decide.model.prompt_encoder import special_ids
 from reason2decide.model.reading import positions_of
@@ -38,7 +39,7 @@ from reason2decide.model.reading import positions_of
 ATTENTION = "reason2decide_export"  # the name our attention function has in transformers
 OPSET = 18  # the first whose ReduceMax takes its axes as an input; ONNX Runtime 1.15 and later read it
 ONE_FILE = 2**31 - 2**20  # a protobuf file ends at 2 GB; beyond, weights go to a file next to the graph
-SUPPORTED = ("t5", "mt5", "bart")
+SUPPORTED = ("t5", "mt5", "umt5", "bart", ThinDecoderConfig.model_type)
 DECODER_ONLY = ("llama", "qwen2", "qwen3", "smollm3", "mistral", "phi3", "gemma3_text")
 
 Transform = Callable[[Any], None]
@@ -81,7 +82,7 @@ def export_graphs(model: Any, tokenizer: Any, folder: Path, weights: str) -> Non
     """Write the ONNX graphs of a model and `engine.json` into an existing folder.
 
     Args:
-        model: T5, mT5, BART, an encoder-decoder of two BERTs or one of `DECODER_ONLY`, in float32; it is left as it
+        model: one of `SUPPORTED` or `DECODER_ONLY` or an encoder-decoder of two BERTs, in float32; it is left as it
             was.
         tokenizer: its tokenizer, for the special tokens.
         folder: where the files are written.
@@ -142,8 +143,9 @@ def _require_supported(config: Any) -> None:
         kind = f"{kind} of {' and '.join(halves)}"
     if kind not in SUPPORTED:
         raise BaseModelError(
-            f"a model of type {kind} cannot be exported to ONNX; T5, mT5, BART, an encoder-decoder of two BERTs, and "
-            f"of those without an encoder {', '.join(DECODER_ONLY)} can. The torch engine runs it as it is"
+            f"a model of type {kind} cannot be exported to ONNX; T5, mT5, UMT5, BART, an encoder-decoder of two BERTs, "
+            f"an encoder with a thin decoder, and of those without an encoder {', '.join(DECODER_ONLY)} can. The torch "
+            "engine runs it as it is"
         )
 
 
