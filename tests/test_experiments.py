@@ -110,6 +110,7 @@ def test_the_ready_experiments_are_experiments() -> None:
         "commonsenseqa": 15,
         "esnli": 12,
         "follows": 35,
+        "pretrained": 4,
         "rationale_sources": 9,
     }
     assert [family.name for family in found["methods"].families] == [f"flan-t5-{s}" for s in ("small", "base", "large")]
