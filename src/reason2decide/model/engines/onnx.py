@@ -22,9 +22,10 @@ from reason2decide.method.prompts import Candidate
 from reason2decide.model.batches import BATCH_SIZE
 from reason2decide.model.decoding import GREEDY, Decoding
 from reason2decide.model.engines import finite
+from reason2decide.model.guessing import Phrases, write_guessing
 from reason2decide.model.label_trie import Branch, branches
 from reason2decide.model.prompt_encoder import TokenPrompt
-from reason2decide.model.writing import write, write_all
+from reason2decide.model.writing import write_all
 
 ENGINE_FILE, ENGINE_FORMAT = "engine.json", 2
 HIDDEN = -1e9  # added to a score, it leaves no attention in float32
@@ -114,6 +115,7 @@ class OnnxEngine:
         self.positions = self.file.positions
         self._special = frozenset(self.file.special)
         self._last: dict[tuple[int, ...], _Text] = {}
+        self._phrases = Phrases()
         self._encoder = self._session(folder / self.file.encoder, threads, spinning=False)
         self._decoder = self._session(folder / self.file.decoder, threads, spinning=True)
         caches = [value.name for value in self._decoder.get_inputs()[2:]]
@@ -137,13 +139,19 @@ class OnnxEngine:
             prompts: texts of similar lengths are best batched together.
             max_tokens: the end token included.
         """
-        written = write_all(self._begun, prompts, decoding, end=self.file.end, max_tokens=max_tokens)
+        if len(prompts) == 1 and decoding == GREEDY:
+            written = [list(self._write_alone(prompts[0], max_tokens))]
+        else:
+            written = write_all(self._begun, prompts, decoding, end=self.file.end, max_tokens=max_tokens)
         return [[token for token in row if token not in self._special] for row in written]
 
     def stream(self, prompt: TokenPrompt, max_tokens: int) -> Iterator[int]:
         """The tokens that `generate` returns for this prompt alone, each as soon as it is known."""
-        for step in write(self._begun([prompt]), None, GREEDY, end=self.file.end, max_tokens=max_tokens):
-            yield from (token for _, token in step if token not in self._special)
+        yield from (token for token in self._write_alone(prompt, max_tokens) if token not in self._special)
+
+    def _write_alone(self, prompt: TokenPrompt, max_tokens: int) -> Iterator[int]:
+        row = OnnxRow(self, [self._encode(prompt)], [self._opening(prompt)])
+        return write_guessing(row, prompt.text, self._phrases, end=self.file.end, max_tokens=max_tokens)
 
     def _session(self, path: Path, threads: int, *, spinning: bool) -> Any:
         options = self._ort.SessionOptions()
@@ -163,8 +171,9 @@ class OnnxEngine:
             ) from None
 
     def forget(self) -> None:
-        """Let go of the texts that are kept."""
+        """Let go of the texts and phrases that are kept."""
         self._last.clear()
+        self._phrases = Phrases()
 
     def _encode(self, prompt: TokenPrompt) -> _Text:
         """The text of a prompt, read now or, where it is among the last that tasks share, then."""
@@ -304,8 +313,8 @@ class OnnxRows:
 
     def _read(self, tokens: NDArray[np.int64]) -> None:
         """Read tokens (rows, tokens)."""
-        log_probs, self._past = self._engine._read(tokens, self._mask, self._past, self._cross)
-        self.log_probs = log_probs[:, -1]
+        self._every, self._past = self._engine._read(tokens, self._mask, self._past, self._cross)
+        self.log_probs = self._every[:, -1]
 
     def array(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """As `Rows`."""
@@ -332,3 +341,23 @@ class OnnxRows:
     def _share(self) -> None:
         self._mask = self._engine._value(self._hidden)
         self._cross = [self._engine._value(array) for array in self._arrays]
+
+
+class OnnxRow(OnnxRows):
+    """A text decoded alone, as `guessing.Checked`."""
+
+    @property
+    def best(self) -> int:
+        """As `Checked`."""
+        return int(self.log_probs[0].argmax())
+
+    def check(self, tokens: Sequence[int]) -> list[int]:
+        """As `Checked`."""
+        self._read(np.array([tokens]))
+        best: list[int] = self._every[0].argmax(-1).tolist()
+        return best
+
+    def forget_last(self, tokens: int) -> None:
+        """As `Checked`."""
+        if tokens:
+            self._past = self._engine._rows(self._past, [0], self._past[0].shape()[2] - tokens)
