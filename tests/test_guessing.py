@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reason2decide.model import guessing
-from reason2decide.model.guessing import GUESSED, NGRAM, Phrases, write_guessing
+from reason2decide.model.guessing import GUESSED, NGRAM, PhraseMemory, write_guessing
 
 END = 0
 
@@ -49,7 +49,7 @@ def greedy(row: Habit, most: int) -> list[int]:
 )
 def test_the_same_tokens_as_one_by_one(table: list[int], text: list[int], most: int) -> None:
     """Whether guesses come from the text, from reasons written before, or from this one."""
-    phrases = Phrases()
+    phrases = PhraseMemory()
     for _ in range(2):
         row = Habit(table)
         written = list(write_guessing(row, text, phrases, end=END, max_tokens=most))
@@ -62,7 +62,7 @@ def test_the_same_tokens_as_one_by_one(table: list[int], text: list[int], most: 
 def test_what_came_before_takes_few_passes(quoted: bool) -> None:
     """In the text or in a reason before: after three tokens all is guessed, and a pass gives as many and one more."""
     table = [7, 11, 2, 9, 4, 8, 3, 10, 6, 5, 1, 12, 13]
-    alone, phrases = greedy(Habit(table), 40), Phrases()
+    alone, phrases = greedy(Habit(table), 40), PhraseMemory()
     if not quoted:
         phrases.learn(alone)
     row = Habit(table)
@@ -71,7 +71,7 @@ def test_what_came_before_takes_few_passes(quoted: bool) -> None:
 
 
 def test_a_guess_is_what_followed_the_latest_time() -> None:
-    phrases = Phrases()
+    phrases = PhraseMemory()
     phrases.learn([7, 8, 9, 1, 2])
     phrases.learn([7, 8, 9, 3])
     assert phrases.after([0, 7, 8, 9]) == [3] and phrases.after([8, 9, 1]) == [2]
@@ -80,6 +80,6 @@ def test_a_guess_is_what_followed_the_latest_time() -> None:
 
 def test_phrases_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guessing, "REMEMBERED", 10)
-    phrases = Phrases()
+    phrases = PhraseMemory()
     phrases.learn(range(100))
     assert phrases.after([96, 97, 98]) == [99] and phrases.after([1, 2, 3]) == []

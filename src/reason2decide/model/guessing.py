@@ -1,7 +1,7 @@
 """Writing greedily with guesses: reasons repeat phrases, so next tokens are guessed from earlier ones and checked.
 
 Tokens are the ones that are written without guesses. A pass over several tokens takes little longer than over one where
-reading the weights is what takes time. Phrases come from the reasons written before (ours), and from the text itself
+reading the weights is what takes time. PhraseMemory come from the reasons written before (ours), and from the text itself
 (prompt lookup decoding, Saxena 2023); checking guesses in one pass is speculative decoding (Leviathan et al. 2023).
 """
 
@@ -29,7 +29,7 @@ class Checked(Protocol):
         """Forget so many of the tokens read last."""
 
 
-class Phrases:
+class PhraseMemory:
     """What followed any `NGRAM` tokens the last time they came, in reasons and texts of this process only."""
 
     def __init__(self) -> None:
@@ -50,13 +50,15 @@ class Phrases:
         return self._followed.get(tuple(tokens[-NGRAM:]), [])
 
 
-def write_guessing(row: Checked, text: Sequence[int], phrases: Phrases, *, end: int, max_tokens: int) -> Iterator[int]:
+def write_guessing(
+    row: Checked, text: Sequence[int], phrases: PhraseMemory, *, end: int, max_tokens: int
+) -> Iterator[int]:
     """The greedy tokens of a row, the end token last, at most `max_tokens`; its phrases are learnt when it has ended.
 
     Args:
         text: the tokens that are likely to be quoted.
     """
-    own = Phrases()
+    own = PhraseMemory()
     own.learn(text)
     written, token = list[int](), row.best
     while True:

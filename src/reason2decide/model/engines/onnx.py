@@ -22,7 +22,7 @@ from reason2decide.method.prompts import Candidate
 from reason2decide.model.batches import BATCH_SIZE
 from reason2decide.model.decoding import GREEDY, Decoding
 from reason2decide.model.engines import finite
-from reason2decide.model.guessing import Phrases, write_guessing
+from reason2decide.model.guessing import PhraseMemory, write_guessing
 from reason2decide.model.label_trie import Branch, branches
 from reason2decide.model.prompt_encoder import TokenPrompt
 from reason2decide.model.writing import write_all
@@ -115,7 +115,7 @@ class OnnxEngine:
         self.positions = self.file.positions
         self._special = frozenset(self.file.special)
         self._last: dict[tuple[int, ...], _Text] = {}
-        self._phrases = Phrases()
+        self._phrases = PhraseMemory()
         self._encoder = self._session(folder / self.file.encoder, threads, spinning=False)
         self._decoder = self._session(folder / self.file.decoder, threads, spinning=True)
         caches = [value.name for value in self._decoder.get_inputs()[2:]]
@@ -173,7 +173,7 @@ class OnnxEngine:
     def forget(self) -> None:
         """Let go of the texts and phrases that are kept."""
         self._last.clear()
-        self._phrases = Phrases()
+        self._phrases = PhraseMemory()
 
     def _encode(self, prompt: TokenPrompt) -> _Text:
         """The text of a prompt, read now or, where it is among the last that tasks share, then."""
