@@ -11,18 +11,24 @@ from typing import Any
 
 import pytest
 import torch
+from fastapi.testclient import TestClient
+from safetensors.torch import load_file
 from test_objective import distance, drawn, steps  # noqa: F401
 from tiny_models import save
 from torch import Tensor
 from toy import LABELS, run, write_contrasted
 from transformers import AutoTokenizer
 
+import reason2decide as r2d
 from reason2decide.data.records import DatasetFolder, Record
 from reason2decide.export.bundle import export_bundle
 from reason2decide.model.bundle import load_bundle
 from reason2decide.model.explaining import ReasonsToRead, label_posteriors, reason_candidate
 from reason2decide.model.predictor import Predictor
 from reason2decide.model.reasons import ReasonSettings
+from reason2decide.serve.app import create_app
+from reason2decide.serve.served_model import ServedModel
+from reason2decide.serve.settings import ServeSettings
 
 STEPS, CAP, SEED = 4, 0.9, 0
 LAYOUTS = ("two-prompt", "one-pass")
@@ -203,3 +209,30 @@ def test_a_text_is_read_once_to_decide_and_to_explain(
     architecture.read = counted
     records = list(dataset.split("test"))
     assert len(list(predictor.predict(records))) == len(records) == len(read)
+
+
+@pytest.mark.parametrize(("kind", "layout"), [("t5", "one-pass"), ("qwen3", "two-prompt"), ("qwen3", "one-pass")])
+def test_checkpointed_activations_change_nothing(
+    kind: str, layout: str, dataset: DatasetFolder, tmp_path: Path
+) -> None:
+    """Then no cache may be kept, so texts are read for each task; the steps are the same."""
+    base, trained = save(kind, tmp_path / "base"), []
+    for checkpointed in (False, True):
+        out = tmp_path / str(checkpointed)
+        bundle = run(dataset, out, base=str(base), layout=layout, gradient_checkpointing=checkpointed, dropout=0.0)
+        trained.append(load_bundle(bundle).model.state_dict())
+    start = load_file(base / "model.safetensors")
+    moved, other = ({name: state[name] - start[name] for name in start} for state in trained)
+    assert distance(moved, other) < 1e-3
+
+
+def test_a_model_without_an_encoder_is_evaluated_and_served(dataset: DatasetFolder, tmp_path: Path) -> None:
+    """Report, probes, and the server know nothing of the kind of model."""
+    bundle = run(dataset, tmp_path / "run", base=str(save("qwen3-chat", tmp_path / "base")), layout="one-pass")
+    results = r2d.evaluate(bundle, dataset.path, rationale_source="llm", probed=4)
+    assert results.accuracy.value is not None and results.swap_follows.value is not None
+    question = {"type": "choice", "criteria": dict.fromkeys(LABELS.values)}
+    asked = {"model": "m", "state": "30 yo with chest pain", "questions": {"d": question}, "include": ["rationale"]}
+    with TestClient(create_app([ServedModel("m", bundle)], ServeSettings()), base_url="http://localhost") as client:
+        reply = client.post("/v1/systemone", json=asked).json()
+    assert sum(reply["answers"]["d"]["probabilities"].values()) == pytest.approx(1) and "d" in reply["rationales"]

@@ -1,7 +1,7 @@
 """Writing greedily with guesses: reasons repeat phrases, so next tokens are guessed from earlier ones and checked.
 
 Tokens are the ones that are written without guesses. A pass over several tokens takes little longer than over one where
-reading the weights is what takes time. PhraseMemory come from the reasons written before (ours), and from the text itself
+reading the weights is what takes time. Phrases come from the reasons written before (ours), and from the text itself
 (prompt lookup decoding, Saxena 2023); checking guesses in one pass is speculative decoding (Leviathan et al. 2023).
 """
 
