@@ -51,8 +51,18 @@ def load_base(
 
 
 def blank_copy(model: Any) -> Any:
-    """A model of the same shape and settings, its weights yet to be loaded."""
-    return type(model)._from_config(model.config)
+    """A model of the same shape and settings, its weights yet to be loaded; layers share what they share in this one.
+
+    The configuration does not say so: of flan-T5 it says that the head shares the embeddings, the library tells by the
+    file that it does not.
+    """
+    blank, own = type(model)._from_config(model.config), dict(model.named_parameters(remove_duplicate=False))
+    for name, source in blank.all_tied_weights_keys.items():
+        if own[name] is not own[source]:
+            holder, _, attribute = name.rpartition(".")
+            parameter = getattr(blank.get_submodule(holder), attribute)
+            setattr(blank.get_submodule(holder), attribute, torch.nn.Parameter(parameter.detach().clone()))
+    return blank
 
 
 def load_weights(model: Any, weights: Mapping[str, torch.Tensor]) -> None:

@@ -23,6 +23,8 @@ from reason2decide.model.label_scores import score_labels
 from reason2decide.model.padding import padded
 from reason2decide.model.prompt_encoder import PromptEncoder, TokenIds, TokenPrompt
 from reason2decide.model.writing import write
+from reason2decide.training.base import blank_copy, load_weights
+from reason2decide.training.processes import whole_weights
 
 TOKENS_READ = 64  # ours: of each text
 LABELS_SCORED, TOKENS_WRITTEN = 4, 3  # ours
@@ -115,12 +117,19 @@ class _BaseCheck:
             pass
 
     def save_and_load(self, scores: Sequence[Tensor]) -> None:
-        """Save the model, load it as a bundle is loaded, and score again."""
+        """Save the model, load it as a checkpoint and as a bundle are loaded, and score again each time."""
+        blank = blank_copy(self.model)
+        load_weights(blank, whole_weights(self.model))
+        self._require_same(scores, blank)
+        del blank
         with tempfile.TemporaryDirectory() as folder:
             self.model.save_pretrained(folder)
             loaded = auto_class(self.model.config).from_pretrained(
                 folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
             )
+        self._require_same(scores, loaded)
+
+    def _require_same(self, scores: Sequence[Tensor], loaded: Any) -> None:
         again = self._scores(self._architecture(loaded.to(self.model.device).eval()))
         for before, after in zip(scores, again, strict=True):
             if not torch.allclose(before, after, rtol=TOLERANCE, atol=TOLERANCE):

@@ -60,12 +60,12 @@ class Padded:
     prompts: Sequence[TokenPrompt]
     ids: Tensor  # (rows, longest lead and target), what is read after the text: all but the target's last token
     target_ids: Tensor  # of the same shape, the target's token after each of `ids`; `IGNORED` where there is none
-    tokens: int  # without padding
+    followed_tokens: int  # of leads and targets, without padding
 
-    @property
-    def size(self) -> int:
-        """Tokens with padding."""
-        return len(self.prompts) * max(len(prompt.text) for prompt in self.prompts) + self.ids.numel()
+    def tokens(self, *, texts: bool) -> tuple[int, int]:
+        """Number of tokens, with those of the texts or without; and the same with padding."""
+        lengths = [len(prompt.text) for prompt in self.prompts] if texts else [0]
+        return sum(lengths) + self.followed_tokens, len(lengths) * max(lengths) + self.ids.numel()
 
     @property
     def texts(self) -> list[Sequence[int]]:
@@ -85,10 +85,11 @@ class Counts:
     tokens: int = 0
     padded_tokens: int = 0
 
-    def passed(self, batch: Padded) -> None:
-        """Count a forward pass."""
-        self.tokens += batch.tokens
-        self.padded_tokens += batch.size
+    def passed(self, batch: Padded, *, texts: bool = True) -> None:
+        """Count a forward pass, over its texts or only over what follows them."""
+        tokens, padded_tokens = batch.tokens(texts=texts)
+        self.tokens += tokens
+        self.padded_tokens += padded_tokens
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ class Objective:
             rows.append((row, rival, examples[row].rationale))
         rows = rows or [(0, examples[0].label, [IGNORED])]
         batch = self.explain_batch(examples, rows)
-        counts.passed(batch)
+        counts.passed(batch, texts=reading is None)
         counts.explained += sum(len(example.rationale) > 0 for example in examples)
         counts.contrasted += sum(shown.labels[row] != examples[row].label for row in learnt)
         counts.skipped += counts.explained - len(learnt)
@@ -303,8 +304,9 @@ class Objective:
         wanted = [np.append([IGNORED] * (len(lead) - 1), target) for lead, target in zip(opened, learnt, strict=True)]
         ids, _ = padded(followed, filler, self.device)
         target_ids, _ = padded(wanted, IGNORED, self.device)
-        tokens = sum(map(len, prompts)) + sum(len(target) for target in targets if target[0] != IGNORED)
-        return Padded(prompts, ids, target_ids, tokens)
+        followed_tokens = sum(len(prompt.lead) for prompt in prompts)
+        followed_tokens += sum(len(target) for target in targets if target[0] != IGNORED)
+        return Padded(prompts, ids, target_ids, followed_tokens)
 
 
 def _backward_together(loss: Tensor, reading: TextReading, leaf: TextReading) -> None:

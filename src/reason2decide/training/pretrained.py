@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -55,6 +57,7 @@ def from_pretrained(name: str) -> tuple[Any, Any]:
     except Exception as error:  # a damaged or foreign folder can make the library raise anything
         raise BaseModelError(f"the base {name!r} cannot be loaded: {_reason(error)}") from None
     _require_whole(model, missing, name)
+    _require_as_in_file(model, name)
     complete_tokenizer(tokenizer, name, has_encoder=config.is_encoder_decoder)
     if config.is_encoder_decoder:
         model.config.decoder_start_token_id = start_token(model, tokenizer, name)
@@ -77,7 +80,9 @@ def _text_part(name: str, config: Any) -> tuple[Any, Collection[str]]:
     whole, missing = _loaded(AutoModelForImageTextToText, name)
     model = AutoModelForCausalLM.from_config(config).to(torch.float32)
     model.base_model.load_state_dict(whole.get_decoder().state_dict())
-    model.get_output_embeddings().weight.data.copy_(whole.get_output_embeddings().weight.data)
+    head = model.get_output_embeddings()
+    if head.weight is not model.get_input_embeddings().weight:
+        head.weight.data.copy_(whole.get_output_embeddings().weight.data)
     say(f"of the base {name} only the part that reads and writes text is used")
     return model, missing
 
@@ -103,6 +108,36 @@ def _require_whole(model: Any, missing: Collection[str], name: str) -> None:
             f"the base {name!r} lacks {len(lacking)} of its weights, such as {lacking[0]}, which would be random; "
             "give the folder or name of the whole model"
         )
+
+
+def _require_as_in_file(model: Any, name: str) -> None:
+    """Refuse a model whose embeddings, which layers may share, are not those of its files.
+
+    Raises:
+        BaseModelError: as said.
+    """
+    embeddings = [layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())]
+    own = {
+        key: value
+        for key, value in model.named_parameters(remove_duplicate=False)
+        if any(value is one for one in embeddings)
+    }
+    for file in _weight_files(name):
+        with safe_open(file, "pt") as tensors:
+            for key in own.keys() & set(tensors.keys()):
+                if not torch.equal(tensors.get_tensor(key).float(), own[key]):
+                    raise BaseModelError(
+                        f"the base {name!r} was loaded with other weights for {key} than its file has; its "
+                        "configuration and its file disagree on which layers share their weights"
+                    )
+
+
+def _weight_files(name: str) -> list[Path]:
+    """The safetensors of a folder or of a hub's model as it was downloaded."""
+    if Path(name).is_dir():
+        return sorted(Path(name).glob("*.safetensors"))
+    found = try_to_load_from_cache(name, "config.json")
+    return sorted(Path(found).parent.glob("*.safetensors")) if isinstance(found, str) else []
 
 
 def complete_tokenizer(tokenizer: Any, name: str, *, has_encoder: bool) -> None:
