@@ -24,7 +24,6 @@ from reason2decide.model.padding import padded
 from reason2decide.model.prompt_encoder import PromptEncoder, TokenIds, TokenPrompt
 from reason2decide.model.writing import write
 from reason2decide.training.base import blank_copy, load_weights
-from reason2decide.training.processes import whole_weights
 
 TOKENS_READ = 64  # ours: of each text
 LABELS_SCORED, TOKENS_WRITTEN = 4, 3  # ours
@@ -119,7 +118,7 @@ class _BaseCheck:
     def save_and_load(self, scores: Sequence[Tensor]) -> None:
         """Save the model, load it as a checkpoint and as a bundle are loaded, and score again each time."""
         blank = blank_copy(self.model)
-        load_weights(blank, whole_weights(self.model))
+        load_weights(blank, {name: weight.detach() for name, weight in self.model.named_parameters()})
         self._require_same(scores, blank)
         del blank
         with tempfile.TemporaryDirectory() as folder:

@@ -115,7 +115,9 @@ def prepared(config: Config, processes: Processes, records: Path) -> Iterator[Pr
         report_cuts("texts", "input", train.cut_texts)
         if config.base != SCRATCH:
             tried = [train[row] for row in range(min(TEXTS_TRIED, len(train)))]
-            check_base(model, encoder, [own.text for own in tried], tried[0].choices, config.base_name)
+            with processes.main_only():  # what another process saves, the library leaves incomplete
+                if processes.is_main:
+                    check_base(model, encoder, [own.text for own in tried], tried[0].choices, config.base_name)
         yield Prepared(
             dataset,
             sources,

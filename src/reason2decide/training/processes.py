@@ -6,10 +6,11 @@ there is a single process. Nothing here depends on what is trained.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from reason2decide.errors import ConfigError
+from reason2decide.errors import ConfigError, UserError
 
 # Ours: how long a process waits for the others before it gives up, so that a dead one ends the run.
 TIMEOUT = timedelta(minutes=30)
@@ -84,6 +85,22 @@ class Processes:
             gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
             for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
                 work.wait()
+
+    @contextlib.contextmanager
+    def main_only(self) -> Iterator[None]:
+        """What the main process does while the others wait: a user's error that it raises is raised by all.
+
+        Raises:
+            UserError: as the main process.
+        """
+        error: UserError | None = None
+        try:
+            yield
+        except UserError as own:
+            error = own
+        for found in self.gather(error):
+            if found is not None:
+                raise found
 
     def end(self) -> None:
         """Leave the group; for a run that ended normally."""

@@ -47,9 +47,11 @@ class DecoderOnly:
     ) -> tuple[Tensor, TextReading | None]:
         """As `Architecture`; the text is kept whether asked for or not.
 
-        Nothing is kept in training where activations are checkpointed, the model is compiled, or its states recurrent.
+        Nothing is kept in training where activations are checkpointed, the model is compiled, its states are recurrent,
+        or its weights sharded, which are there for one pass and its gradient only.
         """
-        alone = self._recurrent or self.model.is_activation_checkpointing or run not in (None, self.model)
+        sharded = hasattr(self.model, "unshard")
+        alone = self._recurrent or sharded or self.model.is_activation_checkpointing or run not in (None, self.model)
         if alone and torch.is_grad_enabled():
             before, mask = padded(texts, self._padding, self.model.device, left=True)
             mask = torch.cat([mask, torch.ones_like(ids)], 1)
