@@ -17,6 +17,7 @@ from transformers import AutoConfig, LlamaForCausalLM, Qwen3ForCausalLM
 from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
 from reason2decide.errors import UserError
 from reason2decide.model.predictor import Predictor
+from reason2decide.model.reading import ReadingSettings
 from reason2decide.training.base import load_base
 from reason2decide.training.config_file import parse_config
 from reason2decide.training.run import train
@@ -54,6 +55,16 @@ def test_of_a_model_of_images_the_part_for_text_is_used(kind: str, tmp_path: Pat
     ids = torch.tensor([tokenizer("chest pain since 3 days").input_ids])
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(input_ids=ids).logits, whole.eval()(input_ids=ids).logits)
+
+
+def test_a_thin_decoder_learns(dataset: DatasetFolder, tmp_path: Path) -> None:
+    """Beside an encoder whose embeddings are small, logits scaled as T5's would hardly move: 4.7 after these steps."""
+    base = str(save("modernbert", tmp_path / "base"))
+    run = settings(dataset, base=base, method="dss", steps=60, learning_rate=3e-3, dropout=0.0)
+    train(parse_config(run, "test"), tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
+    losses = [row["loss"] for row in rows if row["event"] == "train"]
+    assert losses[0] > 5 and losses[-1] < 3
 
 
 def refusal(base: object, dataset: DatasetFolder, out: Path, **changes: Any) -> str:
@@ -172,6 +183,23 @@ def test_positions_hold_text_and_answer_together(dataset: DatasetFolder, tmp_pat
     lengths = {"input": 1000, "rationale": 24, "label": 32}
     said = refusal(str(base), dataset, tmp_path / "run", lengths=lengths)
     assert "1056 tokens together" in said and "set lengths.input to at most 968" in said
+
+
+def test_in_one_pass_the_label_takes_positions_of_the_decoder(dataset: DatasetFolder, tmp_path: Path) -> None:
+    """BART of 256 positions: 240 for the rationale fit alone, not after a label."""
+    base, lengths = str(save("bart", tmp_path / "base")), {"input": 64, "rationale": 240, "label": 32}
+    said = refusal(base, dataset, tmp_path / "run", lengths=lengths, layout="one-pass")
+    assert "lengths.rationale is 240, and lengths.label 32 before it" in said and "at most 224" in said
+    train(parse_config(settings(dataset, base=base, lengths=lengths), "test"), tmp_path / "run")
+
+
+def test_at_use_text_and_answer_share_the_positions(dataset: DatasetFolder, tmp_path: Path) -> None:
+    bundle = train(
+        parse_config(settings(dataset, base=str(save("llama", tmp_path / "base"))), "test"), tmp_path / "run"
+    )
+    Predictor.load(bundle, ReadingSettings(input_tokens=968))  # 1,024 without 32 for a label and 24 for a rationale
+    with pytest.raises(UserError, match="reads prompts of at most 968 tokens, 969 are asked for"):
+        Predictor.load(bundle, ReadingSettings(input_tokens=969))
 
 
 def test_a_base_whose_attention_sees_padding_is_found_out(

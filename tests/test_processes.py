@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import tomli_w
 from forks import Forks, Group
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
+from tiny_models import save
 from toy import settings
 
 from reason2decide.data.records import DatasetFolder
@@ -136,3 +137,31 @@ def test_a_process_that_dies_ends_the_run(dataset: DatasetFolder, tmp_path: Path
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0 and time.monotonic() - killed < 60
     assert f"(pid: {children[-1]})" in errors and "SIGKILL" in errors
+
+
+@pytest.mark.parametrize("kind", ["t5", "qwen3"])
+def test_two_processes_train_a_base_sharded_or_not(
+    kind: str, group: Group, dataset: DatasetFolder, tmp_path: Path
+) -> None:
+    """In one pass, in which tasks share what was read of a text: the same weights, to rounding."""
+    found, base = [], save(kind, tmp_path / "base")
+    for fsdp in (True, False):
+        config, run = tmp_path / f"{fsdp}.toml", tmp_path / str(fsdp)
+        own = {"base": str(base), "layout": "one-pass", "method": "r2d-posterior", "dropout": 0.0, "fsdp": fsdp}
+        config.write_text(tomli_w.dumps(settings(dataset, **own, ramp_share=0.1)))
+        ended = group.run("train", config, "--out", run)
+        assert [one.returncode for one in ended] == [0, 0], ended[0].stderr + ended[1].stderr
+        found.append(load_file(run / "bundle" / "model" / "model.safetensors"))
+    for name, value in found[0].items():
+        np.testing.assert_allclose(value, found[1][name], atol=1e-4)
+
+
+def test_what_one_process_finds_wrong_with_a_base_all_say(group: Group, dataset: DatasetFolder, tmp_path: Path) -> None:
+    """A base that is tried by the main process only: all end as for a user's mistake, none in a traceback."""
+    base = save("qwen3", tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"][0] = np.nan
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    (tmp_path / "c.toml").write_text(tomli_w.dumps(settings(dataset, base=str(base))))
+    for one in group.run("train", tmp_path / "c.toml", "--out", tmp_path / "run"):
+        assert one.returncode == 2 and "was tried before training" in one.stderr and "Traceback" not in one.stderr

@@ -67,12 +67,15 @@ class Predictor:
         self.operating_point = bundle.calibration.operating_point(error_rate, miscoverage)
         self.cut_texts = Truncation()
         if reading.input_tokens is not None:
-            if engine.positions is not None and reading.input_tokens > engine.positions:
+            lengths = bundle.manifest.lengths
+            # Without an encoder the answer takes positions too.
+            answers = lengths.label + lengths.rationale if bundle.encoder.form.text_first else 0
+            if engine.positions is not None and reading.input_tokens > engine.positions - answers:
                 raise BundleError(
-                    f"{bundle.path} reads prompts of at most {engine.positions} tokens, {reading.input_tokens} are "
-                    "asked for; only bases with relative positions, such as T5, read longer ones"
+                    f"{bundle.path} reads prompts of at most {engine.positions - answers} tokens, "
+                    f"{reading.input_tokens} are asked for; only bases with relative positions, such as T5, read longer"
                 )
-            limits = bundle.manifest.lengths.model_copy(update={"input": reading.input_tokens})
+            limits = lengths.model_copy(update={"input": reading.input_tokens})
             self.encoder = PromptEncoder(bundle.encoder.tokenizer, limits, bundle.encoder.form)
         cutoff = bundle.calibration.support_cutoff()
         self.writer = ReasonWriter(engine, self.encoder, bundle.manifest.explain, reasons, bundle.reader, cutoff)

@@ -239,13 +239,15 @@ def _require_positions(model: Any, config: Config) -> None:
                 f"{limit - lengths.label - lengths.rationale}"
             )
         return
-    parts = {"input": model.get_encoder().config, "rationale": model.get_decoder().config}
-    for key, part in parts.items():
+    before = lengths.label if config.one_pass else 0  # the label precedes the rationale in one answer
+    parts = {"input": (model.get_encoder().config, 0), "rationale": (model.get_decoder().config, before)}
+    for key, (part, taken) in parts.items():
         limit = getattr(part, "max_position_embeddings", None)
-        if limit is not None and getattr(lengths, key) > limit:
+        if limit is not None and getattr(lengths, key) + taken > limit:
+            beside = f", and lengths.label {taken} before it" if taken else ""
             raise ConfigError(
-                f"lengths.{key} is {getattr(lengths, key)}, but the base {config.base_name!r} has {limit} "
-                f"positions; set lengths.{key} to at most {limit}"
+                f"lengths.{key} is {getattr(lengths, key)}{beside}, but the base {config.base_name!r} has {limit} "
+                f"positions; set lengths.{key} to at most {limit - taken}"
             )
 
 

@@ -27,7 +27,7 @@ class Architecture(Protocol):
     model: Any
     start: tuple[int, ...]
 
-    def read(self, texts: Sequence[Sequence[int]], run: Run | None = None) -> TextReading:
+    def read(self, texts: Sequence[Sequence[int]]) -> TextReading:
         """Read texts, one a row; gradients follow the caller's context."""
 
     def extend(self, reading: TextReading, ids: Tensor, run: Run | None = None) -> tuple[Tensor, TextReading]:
@@ -45,7 +45,7 @@ class Architecture(Protocol):
         """Read texts and tokens after them in one pass of training.
 
         Args:
-            keep: keep more of the texts than it would take no work to keep, as other tokens will follow them.
+            keep: whether other tokens will follow the same texts, so that all that is computed of them is kept.
 
         Returns:
             Logits as `extend`, and the reading of the texts alone; None where nothing of it was kept.

@@ -28,11 +28,11 @@ class DecoderOnly:
         # The library updates the states of linear attention in place, which no gradient can go back through.
         self._recurrent = "linear_attention" in (getattr(model.config, "layer_types", None) or ())
 
-    def read(self, texts: Sequence[Sequence[int]], run: Run | None = None) -> TextReading:
+    def read(self, texts: Sequence[Sequence[int]]) -> TextReading:
         """As `Architecture`."""
         ids, mask = padded(texts, self._padding, self.model.device, left=True)
         cache = DynamicCache(config=self.model.config)
-        self._forward(run, mask, cache, input_ids=ids, logits_to_keep=1)
+        self._forward(None, mask, cache, input_ids=ids, logits_to_keep=1)
         return TextReading(mask, None, cache)
 
     def extend(self, reading: TextReading, ids: Tensor, run: Run | None = None) -> tuple[Tensor, TextReading]:
@@ -58,8 +58,8 @@ class DecoderOnly:
             whole = torch.cat([before, ids], 1)
             logits = self._forward(run, mask, None, input_ids=whole, logits_to_keep=ids.shape[1])
             return logits, None
-        reading = self.read(texts, run)
-        return self.extend(reading, ids, run)[0], reading
+        reading = self.read(texts)
+        return self.extend(reading, ids)[0], reading
 
     def learn_embedded(self, embedded: Tensor, mask: Tensor, ids: Tensor) -> Tensor:
         """As `Architecture`."""

@@ -23,8 +23,8 @@ class EncoderDecoder:
         self.model, self._padding = model, padding
         self.start: tuple[int, ...] = (int(model.config.decoder_start_token_id),)
 
-    def read(self, texts: Sequence[Sequence[int]], run: Run | None = None) -> TextReading:
-        """As `Architecture`; the encoder is called itself, whatever `run` is."""
+    def read(self, texts: Sequence[Sequence[int]]) -> TextReading:
+        """As `Architecture`."""
         ids, mask = padded(texts, self._padding, self.model.device)
         return TextReading(mask, self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state, None)
 

@@ -116,8 +116,8 @@ class ThinDecoderModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             past_key_values=past_key_values,
             use_cache=use_cache,
         )
-        # Scaled as in T5 with tied embeddings.
-        logits = self.lm_head(decoded.last_hidden_state * self.config.decoder.d_model**-0.5)
+        # Not scaled as in T5, whose embeddings are fifty times as large as those of BERT-like encoders.
+        logits = self.lm_head(decoded.last_hidden_state)
         return Seq2SeqLMOutput(logits=logits, past_key_values=decoded.past_key_values, encoder_last_hidden_state=states)
 
 
