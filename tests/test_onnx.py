@@ -37,7 +37,8 @@ LABEL_SETS: list[list[str]] = [
     [f"label {i} of {'many ' * (i % 4)}" for i in range(300)],
 ]
 TEXTS = ["Pt is 34 yo c/o chest pain x 3 d, denies SOB.", "Fever.", "no rash " * 30, "cough since 2 days; home"]
-DECODERS = ("qwen3", "gemma3", "llama", "phi3", "smollm3")  # with sliding windows, shared keys, no encoder
+# With sliding windows, shared keys, no encoder.
+DECODERS = ("qwen2", "qwen3", "gemma3", "llama", "mistral", "phi3", "smollm3")
 QUANTIZED = [weights for weights in WEIGHTS if weights != "float32"]
 Engines = tuple[OnnxEngine, TorchEngine, PromptEncoder]
 Load = Callable[[str, str], Engines]

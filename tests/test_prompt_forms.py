@@ -142,7 +142,7 @@ def test_a_step_is_the_equation_in_every_form(
             return result
 
         assert distance(gradient, hand.gradient(weights, loss)) < 1e-4, step
-    assert wrong > 5  # else this would not tell y^ from y*
+    assert wrong > 1  # else this would not tell y^ from y*
 
 
 @pytest.mark.parametrize(("kind", "layout"), [("t5", "one-pass"), ("qwen3", "one-pass"), ("qwen3", "two-prompt")])
@@ -230,7 +230,7 @@ def test_a_model_without_an_encoder_is_evaluated_and_served(dataset: DatasetFold
     """Report, probes, and the server know nothing of the kind of model."""
     bundle = run(dataset, tmp_path / "run", base=str(save("qwen3-chat", tmp_path / "base")), layout="one-pass")
     results = r2d.evaluate(bundle, dataset.path, rationale_source="llm", probed=4)
-    assert results.accuracy.value is not None and results.swap_follows.value is not None
+    assert results.accuracy.value is not None and results.swap_change.value is not None
     question = {"type": "choice", "criteria": dict.fromkeys(LABELS.values)}
     asked = {"model": "m", "state": "30 yo with chest pain", "questions": {"d": question}, "include": ["rationale"]}
     with TestClient(create_app([ServedModel("m", bundle)], ServeSettings()), base_url="http://localhost") as client:

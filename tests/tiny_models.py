@@ -44,7 +44,7 @@ CORPUS = [
 ARCHITECTURES = ("t5", "t5-v1.1", "mt5", "bart", "bert2bert")
 # Which the torch engine runs besides: encoder-decoders, then models without an encoder.
 MORE_ENCODER_DECODERS = ("umt5", "t5gemma", "t5gemma2", "modernbert")
-DECODER_ONLY = ("qwen3", "qwen3_5", "gemma3", "gemma4", "llama", "smollm3", "phi3")
+DECODER_ONLY = ("qwen2", "qwen3", "qwen3_5", "gemma3", "gemma4", "llama", "mistral", "smollm3", "phi3")
 WITH_IMAGES = ("qwen3_5-images", "gemma3-images", "gemma4-images")  # of which the part for text is used
 CHAT_TEMPLATE = (
     "{% for message in messages %}<start>{{ message.role }}: {{ message.content | trim }}<turn>{% endfor %}"
@@ -181,16 +181,20 @@ def _decoder_only(architecture: str, *, chat: bool = False) -> tuple[Any, Any]:
         "linear_key_head_dim": 8,
         "linear_value_head_dim": 8,
     }
-    kind, own = {
+    vocabulary = len(tokenizer) + 8  # padded, as it is in real ones
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
         "qwen3_5": ("qwen3_5_text", linear),
+        "qwen2": ("qwen2", sliding | {"use_sliding_window": True}),
+        "mistral": ("mistral", {"sliding_window": 8}),
         "gemma3": ("gemma3_text", sliding),
         "gemma4": (
             "gemma4_text",
-            sliding | {"vocab_size_per_layer_input": len(tokenizer), "hidden_size_per_layer_input": 4},
+            sliding | {"vocab_size_per_layer_input": vocabulary, "hidden_size_per_layer_input": 4},
         ),
-    }.get(architecture, (architecture, {}))
+    }
+    kind, own = kinds.get(architecture, (architecture, {}))
     ids = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
-    config = AutoConfig.for_model(kind, **_gemma_shape(len(tokenizer)), **own, **ids)
+    config = AutoConfig.for_model(kind, **_gemma_shape(vocabulary), **own, **ids)
     return AutoModelForCausalLM.from_config(config), tokenizer
 
 

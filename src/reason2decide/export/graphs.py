@@ -141,10 +141,12 @@ def _require_supported(config: Any) -> None:
         if halves == ("bert", "bert"):
             return
         kind = f"{kind} of {' and '.join(halves)}"
+    if kind == ThinDecoderConfig.model_type and config.encoder.model_type != "modernbert":
+        kind = f"{config.encoder.model_type} with a thin decoder"
     if kind not in SUPPORTED:
         raise BaseModelError(
             f"a model of type {kind} cannot be exported to ONNX; T5, mT5, UMT5, BART, an encoder-decoder of two BERTs, "
-            f"an encoder with a thin decoder, and of those without an encoder {', '.join(DECODER_ONLY)} can. The torch "
+            f"ModernBERT with a thin decoder, and of those without an encoder {', '.join(DECODER_ONLY)} can. The torch "
             "engine runs it as it is"
         )
 
@@ -173,6 +175,7 @@ def _attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     position_bias: Tensor | None = None,
+    sliding_window: int | None = None,
     **unused: Any,
 ) -> tuple[Tensor, None]:
     """Attention in which the rows of a text may share its keys and values.
@@ -183,6 +186,7 @@ def _attention(
         key, value: (rows, heads, length, width), or (texts, ...) where rows are texts x rows of each.
         attention_mask, position_bias: what is added to the scores.
         scaling: of the scores; width^-0.5 if None, as in the library.
+        sliding_window: distance from which on a token of the encoder is not seen, on either side; None: all are.
 
     Returns:
         (rows, tokens, heads, width) or (texts, tokens of all rows, heads, width), and no attention weights.
@@ -193,7 +197,11 @@ def _attention(
         position_bias = None  # T5 has zeros there
     scaling = width**-0.5 if scaling is None else scaling
     scores = (query if scaling == 1 else query * scaling) @ key.transpose(2, 3)
-    biases = [bias for bias in (position_bias, attention_mask) if bias is not None]
+    window = None  # of ModernBERT's local layers: the library masks them itself only for attention that it knows
+    if sliding_window is not None:
+        places = torch.arange(key.shape[2])
+        window = ((places[:, None] - places[None, :]).abs() >= sliding_window) * HIDDEN
+    biases = [bias for bias in (position_bias, attention_mask, window) if bias is not None]
     if biases:
         scores = scores + sum(biases[1:], start=biases[0])  # the sum of the biases is the same in all layers
     return (scores.softmax(-1) @ value).transpose(1, 2), None
