@@ -106,6 +106,8 @@ def test_the_ready_experiments_are_experiments() -> None:
     found = {file.stem: load_experiment(file) for file in folder.glob("*.toml")}
     assert {name: len(own.cells) for name, own in found.items()} == {
         "methods": 27,
+        "one_pass": 6,
+        "one_pass_esnli": 6,
         "ablations": 9,
         "commonsenseqa": 15,
         "esnli": 12,

@@ -38,7 +38,7 @@ from reason2decide.syntax import Malformed, parse_toml
 from reason2decide.training.config import Config
 from reason2decide.training.config_file import apply_override, parse_config, resolve_paths
 
-AXES = ("method", "base", "rationale_source", "train_records", "seed")
+AXES = ("method", "base", "layout", "rationale_source", "train_records", "seed")
 
 
 class OtherResults(BaseModel):
