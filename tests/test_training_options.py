@@ -151,32 +151,6 @@ def test_adafactor_trains_and_resumes(forks: Forks, dataset: DatasetFolder, tmp_
     assert losses[-1] < losses[0]
 
 
-def test_adapters_train_alone_and_are_merged(forks: Forks, dataset: DatasetFolder, tmp_path: Path) -> None:
-    base = save("t5", tmp_path / "base")
-    config = tmp_path / "train.toml"
-    lora = {"rank": 4, "targets": ["q", "v"]}
-    values = settings(dataset, base=str(base), lora=lora, learning_rate=1e-2, checkpoint_every=2, keep_checkpoints=9)
-    config.write_text(tomli_w.dumps(values))
-    assert forks.run("train", config, "--out", tmp_path / "run").returncode == 0
-    before, after = load_file(base / "model.safetensors"), weights(tmp_path / "run")
-    assert before.keys() == after.keys()
-    changed = {name for name in before if not np.array_equal(before[name], after[name])}
-    assert changed and all(name.split(".")[-2] in ("q", "v") for name in changed)
-    # The merged difference has the adapters' rank: 4 of each of two stages.
-    name = "decoder.block.0.layer.0.SelfAttention.q.weight"
-    assert np.linalg.matrix_rank(after[name] - before[name], tol=1e-5) <= 8
-    assert len(list(Predictor.load(tmp_path / "run" / "bundle").predict(dataset.split("test")))) == 12
-    resumed = forks.run("train", config, "--out", tmp_path / "run", "--resume", tmp_path / "run/stage2/checkpoint-2")
-    assert resumed.returncode == 0, resumed.stderr
-    assert all(np.array_equal(value, after[name]) for name, value in weights(tmp_path / "run").items())
-
-
-def test_adapters_that_match_nothing(dataset: DatasetFolder, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no layer of the base is named 'query'; its linear layers are .*q.*"):
-        run(dataset, tmp_path / "run", lora={"targets": ["query"]})
-    assert not (tmp_path / "run").exists()
-
-
 def test_memory_is_told_before_and_checked_after(forks: Forks, dataset: DatasetFolder, tmp_path: Path) -> None:
     config = tmp_path / "train.toml"
     config.write_text(tomli_w.dumps(settings(dataset, batch_size=48)))

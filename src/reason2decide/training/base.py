@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ DROPOUT_KEYS = (
 
 
 def load_base(
-    base: str | Encoder, *, texts: Callable[[], Iterable[str]], seed: int, dropout: float | None = None
+    base: str | Encoder, *, texts: Callable[[], Iterable[str]], seed: int, dropout: float | None = None, bits: int = 32
 ) -> tuple[Any, Any]:
     """The model and tokenizer of a base, weights in float32.
 
@@ -34,6 +35,7 @@ def load_base(
         texts: returns the training texts, read only if a tokenizer must be trained on them (`tiny`).
         seed: for the weights of `tiny`, and for the new decoder weights of an encoder base.
         dropout: replaces the base's own rate.
+        bits: of each weight in training, for what a GPU can hold.
 
     Raises:
         BaseModelError: neither a folder nor reachable, of the wrong kind, too large, or without a usable tokenizer.
@@ -44,7 +46,7 @@ def load_base(
     elif isinstance(base, Encoder):
         model, tokenizer = from_encoder(base.encoder, seed)
     else:
-        model, tokenizer = from_pretrained(base)
+        model, tokenizer = from_pretrained(base, bits=bits)
     if dropout is not None:
         set_dropout(model, dropout)
     return model, tokenizer
@@ -66,10 +68,19 @@ def blank_copy(model: Any) -> Any:
 
 
 def load_weights(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
-    """Load weights that contain tied ones once, as `processes.whole_weights` returns them."""
+    """Load weights that contain tied ones once and frozen ones not, as `processes.whole_weights` returns them."""
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    parameters = {name for name, _ in model.named_parameters()}
+    parameters = {name for name, own in model.named_parameters() if own.requires_grad}
     assert not unexpected and parameters.isdisjoint(missing), f"weights of another model: {unexpected} {missing}"
+
+
+def weights_hash(model: Any) -> str:
+    """SHA-256 over the names and values of a model's weights, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
 
 
 def set_attention(model: Any, implementation: str) -> None:

@@ -57,7 +57,7 @@ class Encoder(BaseModel):
 
 
 class Lora(BaseModel):
-    """Low-rank adapters next to frozen weights (Hu et al. 2021), merged into them when a stage ends."""
+    """Low-rank adapters beside frozen weights (Hu et al. 2021), merged into them at the end."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -69,6 +69,14 @@ class Lora(BaseModel):
         min_length=1,
         description="layers to adapt, by the end of their names (Hu et al. 2021: those of queries and values)",
     )
+    weights: Literal["float32", "nf4"] = Field(
+        "float32", description='how frozen weights are held; "nf4": in four bits (Dettmers et al. 2023) (ours)'
+    )
+
+    @property
+    def bits(self) -> int:
+        """Bits that a frozen weight takes."""
+        return 4 if self.weights == "nf4" else 32
 
 
 class Config(BaseModel):

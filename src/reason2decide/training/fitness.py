@@ -86,19 +86,22 @@ def require_kind(config: Any, name: str) -> None:
         raise BaseModelError(f"the base {name!r} is a {kind}, which writes no text; give {KINDS}")
 
 
-def require_memory(parameters: int, total: int | None, name: str) -> None:
-    """Refuse a model whose weights alone, in float32, are more than the device has; before they are loaded.
+def require_memory(parameters: int, bits: int, total: int | None, name: str) -> None:
+    """Refuse a model whose weights alone are more than the device has; before they are loaded.
 
     Args:
+        bits: of each weight.
         total: bytes of the device's memory; None if unknown.
 
     Raises:
         BaseModelError: as said.
     """
-    if total is not None and 4 * parameters > total:
+    needed = parameters * bits // 8
+    if total is not None and needed > total:
+        advice = 'take a smaller base, or [lora] with weights = "nf4" on a GPU' if bits > 4 else "take a smaller base"
         raise BaseModelError(
-            f"the base {name!r} has {parameters / 1e9:.1f} billion parameters, {4 * parameters / GIB:.0f} GiB in "
-            f"float32, and there are {total / GIB:.0f} GiB; take a smaller base"
+            f"the base {name!r} has {parameters / 1e9:.1f} billion parameters, {needed / GIB:.0f} GiB in {bits} bits "
+            f"each, and there are {total / GIB:.0f} GiB; {advice}"
         )
 
 

@@ -1,4 +1,7 @@
-"""Low-rank adapters (Hu et al. 2021) through `peft`: inserted into a model, merged into its weights at the end."""
+"""Low-rank adapters (Hu et al. 2021) through `peft`: inserted into a model, merged into its weights at the end.
+
+The weights beside them are frozen, so they may be held in four bits (Dettmers et al. 2023), through `bitsandbytes`.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,26 @@ from reason2decide.training.config import Lora
 QUERIES_AND_VALUES = (("q", "v"), ("q_proj", "v_proj"), ("query", "value"), ("qkv_proj",), ("Wqkv",))
 
 
-def add_adapters(model: Any, settings: Lora) -> Any:
-    """Freeze the model's weights and add adapters to the `settings.targets`, in place; return what merges them."""
+def add_adapters(model: Any, settings: Lora, compute_dtype: torch.dtype = torch.float32) -> None:
+    """Freeze the model's weights, round them if the settings say so, and add adapters to the targets; in place.
+
+    Args:
+        compute_dtype: what rounded weights are multiplied in.
+
+    Raises:
+        ConfigError, MissingExtraError: as `lora_targets`.
+    """
     peft = require("peft", "lora")
+    targets = list(lora_targets(model, settings))
+    if settings.weights == "nf4":
+        _round_to_nf4(model, compute_dtype)
     lora = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=list(lora_targets(model, settings)),
+        target_modules=targets,
     )
-    return peft.tuners.lora.LoraModel(model, lora, "default")
+    peft.tuners.lora.LoraModel(model, lora, "default")
 
 
 def lora_targets(model: Any, settings: Lora) -> tuple[str, ...]:
@@ -31,9 +44,11 @@ def lora_targets(model: Any, settings: Lora) -> tuple[str, ...]:
 
     Raises:
         ConfigError: no layer's name ends in one of the targets, or nothing is named as queries and values are.
-        MissingExtraError: peft is not installed.
+        MissingExtraError: peft is not installed, or bitsandbytes, which 4-bit weights need.
     """
     require("peft", "lora")
+    if settings.weights == "nf4":
+        require("bitsandbytes", "qlora", 'lora.weights = "nf4"')
     linear = {name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     if settings.targets is None:
         for names in QUERIES_AND_VALUES:
@@ -52,9 +67,61 @@ def lora_targets(model: Any, settings: Lora) -> tuple[str, ...]:
     return settings.targets
 
 
-def merge_adapters(adapted: Any) -> Any:
-    """The model with its adapters added to its weights and removed; its weights train again."""
-    model = adapted.merge_and_unload()
+def merge_adapters(model: Any) -> None:
+    """Add the adapters to the weights that were trained beside, in float32, and remove them; all weights train again.
+
+    `peft` would round the sum to four bits again, and lose what was learnt.
+    """
+    layer_kind = require("peft", "lora").tuners.lora.LoraLayer
+    for name, module in list(model.named_modules()):
+        if isinstance(module, layer_kind):
+            merged = _in_float32(module.base_layer)
+            merged.weight.data += module.get_delta_weight("default")
+            model.set_submodule(name, merged)
+        elif _is_rounded(module) and not name.endswith(".base_layer"):
+            model.set_submodule(name, _in_float32(module))
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    return model
+
+
+def _round_to_nf4(model: Any, compute_dtype: torch.dtype) -> None:
+    """Hold the weights of all linear layers but the head in four bits; embeddings, norms and biases stay as they are.
+
+    So do layers that the library keeps in float32, such as T5's `wo`, whose weights' type its code asks for.
+    The scale of each 64 weights is not rounded itself, so that a rounded weight rounds to itself.
+    """
+    bitsandbytes = require("bitsandbytes", "qlora")
+    head, kept = model.get_output_embeddings(), set(model._keep_in_fp32_modules or ())
+    for name, layer in list(model.named_modules()):
+        if type(layer) is not torch.nn.Linear or layer is head or not kept.isdisjoint(name.split(".")):
+            continue
+        rounded = bitsandbytes.nn.Linear4bit(
+            layer.in_features,
+            layer.out_features,
+            bias=layer.bias is not None,
+            compute_dtype=compute_dtype,
+            quant_type="nf4",
+            compress_statistics=False,
+            device="meta",
+        )
+        rounded.weight = bitsandbytes.nn.Params4bit(
+            layer.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=False, module=rounded
+        ).to(layer.weight.device)
+        rounded.bias = layer.bias
+        model.set_submodule(name, rounded)
+
+
+def _is_rounded(module: torch.nn.Module) -> bool:
+    return hasattr(getattr(module, "weight", None), "quant_state")
+
+
+def _in_float32(layer: Any) -> torch.nn.Linear:
+    """A linear layer as it is, a rounded one with the weights that it computes with."""
+    if not _is_rounded(layer):
+        return layer  # type: ignore[no-any-return]
+    from bitsandbytes.functional import dequantize_4bit
+
+    weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+    plain = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+    plain.weight, plain.bias = torch.nn.Parameter(weight), layer.bias
+    return plain

@@ -22,7 +22,7 @@ from reason2decide.errors import ConfigError, DataError
 from reason2decide.model.hub import SCRATCH
 from reason2decide.model.prompt_encoder import PromptEncoder, Truncation, tokenizer_hash
 from reason2decide.model.reading import positions_of
-from reason2decide.training.base import load_base
+from reason2decide.training.base import load_base, weights_hash
 from reason2decide.training.base_check import check_base
 from reason2decide.training.batches import BatchPlan
 from reason2decide.training.config import Config
@@ -77,6 +77,10 @@ def prepared(config: Config, processes: Processes, records: Path) -> Iterator[Pr
     bfloat16 = _use_bfloat16(config.precision)  # refuses what this machine cannot do before anything is read
     if config.lora and config.fsdp:
         raise ConfigError("lora and fsdp together are not supported; adapters are small: leave fsdp out")
+    if config.lora and (config.base == SCRATCH or not isinstance(config.base, str)):
+        raise ConfigError(
+            f"base {config.base_name} has new, random weights, which adapters would leave as they are; leave lora out"
+        )
     dataset = DatasetFolder.open(records)
     dataset.verify()
     sources = {
@@ -93,7 +97,13 @@ def prepared(config: Config, processes: Processes, records: Path) -> Iterator[Pr
     contrasted = [stage.name for stage in config.stages() if stage.learns_contrasts]
     for name in contrasted:
         _require_contrasts(splits["train"], sources[name], config.method)
-    model, tokenizer = load_base(config.base, texts=lambda: _texts(dataset), seed=config.seed, dropout=config.dropout)
+    model, tokenizer = load_base(
+        config.base,
+        texts=lambda: _texts(dataset),
+        seed=config.seed,
+        dropout=config.dropout,
+        bits=config.lora.bits if config.lora else 32,
+    )
     _require_positions(model, config)
     if config.lora:
         lora_targets(model, config.lora)  # refused before anything is written
@@ -143,6 +153,8 @@ def prepared(config: Config, processes: Processes, records: Path) -> Iterator[Pr
                 "prompt_form": encoder.form.to_json(),
                 "processes": processes.count,
                 "precision": "bfloat16" if bfloat16 else "float32",
+                # Checkpoints of adapters do not hold the weights beside them.
+                **({"base_weights": weights_hash(model)} if config.lora else {}),
             },
         )
 

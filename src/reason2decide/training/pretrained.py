@@ -34,8 +34,11 @@ from reason2decide.training.memory import total_bytes
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "spiece*", "merges*")
 
 
-def from_pretrained(name: str) -> tuple[Any, Any]:
+def from_pretrained(name: str, *, bits: int = 32) -> tuple[Any, Any]:
     """The model and tokenizer of a folder or hub name, weights in float32; nothing of it is run.
+
+    Args:
+        bits: of each weight on a GPU, which must hold them.
 
     Raises:
         BaseModelError: it cannot be loaded, is of the wrong kind, too large, or has no usable tokenizer.
@@ -49,7 +52,8 @@ def from_pretrained(name: str) -> tuple[Any, Any]:
         text = None if config.is_encoder_decoder else text_config(config)
         auto = auto_class(config)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        require_memory(parameters_of(auto, config if text is None else text), total_bytes(device), name)
+        bits = bits if device.type == "cuda" else 32  # rounded where training is, from float32 in the machine's memory
+        require_memory(parameters_of(auto, config if text is None else text), bits, total_bytes(device), name)
         tokenizer = _tokenizer(name)
         model, missing = _loaded(auto, name) if text is None else _text_part(name, text)
     except BaseModelError:

@@ -158,7 +158,12 @@ class WholeCopy:
 
 
 def whole_weights(model: Any) -> dict[str, Tensor]:
-    """Name -> weights on the CPU, tied ones once; of a sharded model in the main process only, but all call it."""
+    """Name -> weights on the CPU, tied ones once; of a sharded model in the main process only, but all call it.
+
+    Of a model with frozen weights only those that are trained.
+    """
+    if not all(parameter.requires_grad for parameter in model.parameters()):
+        return {name: own.detach().cpu().contiguous() for name, own in model.named_parameters() if own.requires_grad}
     names = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
     state: dict[str, Any] = get_model_state_dict(model, options=_WHOLE)
     return {name: tensor.contiguous() for name, tensor in state.items() if name in names}

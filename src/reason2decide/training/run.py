@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from reason2decide.console import say, set_quiet, warn
 from reason2decide.errors import ConfigError
 from reason2decide.method.methods import Stage
@@ -19,6 +21,7 @@ from reason2decide.training.checkpoints import Checkpoint, require_same_run
 from reason2decide.training.config import Config
 from reason2decide.training.features import SplitFeatures
 from reason2decide.training.learnt import complaints
+from reason2decide.training.lora import add_adapters, merge_adapters
 from reason2decide.training.preparation import Prepared, prepared, report_cuts
 from reason2decide.training.processes import Processes
 from reason2decide.training.run_folder import (
@@ -116,6 +119,9 @@ def _opened(
 def _run_stages(context: RunContext, given: Prepared, checkpoint: Checkpoint | None) -> tuple[Any, dict[str, Any]]:
     """Train the stages that the checkpoint has not finished; return the model and each stage's summary."""
     model, finished = given.model, dict(checkpoint.state.finished) if checkpoint else {}
+    lora = context.config.lora
+    if lora:
+        add_adapters(model, lora, torch.bfloat16 if given.bfloat16 else torch.float32)
     for stage in context.config.stages():
         if stage.name in finished:
             continue
@@ -134,6 +140,8 @@ def _run_stages(context: RunContext, given: Prepared, checkpoint: Checkpoint | N
         for complaint in _not_learnt(context, stage, validation) if context.processes.is_main else ():
             warn(complaint)
     context.log.close()
+    if lora:
+        merge_adapters(model)
     return model, finished
 
 

@@ -45,7 +45,6 @@ from reason2decide.training.checkpoints import (
 from reason2decide.training.config import Config
 from reason2decide.training.dropout import dropout_contexts
 from reason2decide.training.features import SplitFeatures
-from reason2decide.training.lora import add_adapters, merge_adapters
 from reason2decide.training.objective import LOSSES, Counts, Objective, StepSize, Tally
 from reason2decide.training.optimizers import clip_gradients, new_optimizer
 from reason2decide.training.processes import (
@@ -95,7 +94,7 @@ class StageTrainer:
     checkpoint is selected only after warm-up and ramp have ended; early stopping starts then too.
 
     Args:
-        model: the base or the stage before, whole, on the CPU; the trainer takes it over.
+        model: the base or the stage before, whole; the trainer takes it over. With adapters, they are in it.
         finished: summaries of the stages before, for checkpoints.
         checkpoint: the one to resume from.
     """
@@ -128,7 +127,6 @@ class StageTrainer:
 
         self.limit = batch_limit(config, stage, train)
         self.plan = plan
-        self.adapted = add_adapters(model, config.lora) if config.lora else None
         if checkpoint is not None:
             load_weights(model, checkpoint.tensors(MODEL))
         self.model, scorer = self._placed(model)
@@ -400,10 +398,9 @@ class StageTrainer:
 
     def _best_model(self) -> Any:
         self.processes.wait()  # until the main process has written the weights
-        model = blank_copy(self.model)
-        adapted = add_adapters(model, self.config.lora) if self.config.lora else None
+        model = self.model if self.config.lora else blank_copy(self.model)
         load_weights(model, load_file(self.best_weights))
-        return merge_adapters(adapted) if adapted is not None else model
+        return model
 
     @property
     def summary(self) -> dict[str, Any]:
