@@ -23,12 +23,13 @@ from reason2decide.errors import MissingExtraError
 from reason2decide.evaluation.metrics import Examples
 from reason2decide.evaluation.results import MetricValue
 from reason2decide.evaluation.slices import Column
+from reason2decide.evaluation.statistics import wilson_interval
 from reason2decide.model.calibration import Calibration
 from reason2decide.report import render_report, write_report_files
 from reason2decide.report.cases import MAX_BARS, CaseViews, marked_parts, pack, select_cases
 from reason2decide.report.evaluation_page import MAX_BYTES, calibration_sentences, largest_confusions
 from reason2decide.report.metric_views import headline, largest_gaps, metric_view, notes_of, number
-from reason2decide.report.plots import MAX_MATRIX, calibration_plots, wilson_interval
+from reason2decide.report.plots import MAX_MATRIX, calibration_plots
 from reason2decide.report.training_plots import MAX_POINTS, thinned, training_plots
 
 

@@ -25,6 +25,7 @@ ROOMS = (
     "serve",
     "evaluation",
     "report",
+    "review",
     "training",
     "export",
     "workflows",

@@ -13,6 +13,7 @@ import typer
 
 from reason2decide.cli import evidence, judge, llm, models, serve
 from reason2decide.cli.data import data_app
+from reason2decide.cli.feedback import feedback_app
 from reason2decide.console import set_quiet, stderr, visible
 from reason2decide.errors import Interrupted, Reason2DecideError, UserError
 from reason2decide.files import means_full_disk
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+app.add_typer(feedback_app, name="feedback")
 models.register(app)
 evidence.register(app)
 llm.register(app)

@@ -130,7 +130,7 @@ def import_table_command(
         columns,
         labels=_label_set(labels, ordinal, urgent),
         choices_in_text=choices_in_text,
-        shares=_shares(split),
+        shares=shares_of(split),
         seed=seed,
         delimiter=delimiter,
         encoding=encoding,
@@ -169,12 +169,35 @@ def import_pubmedqa_command(
         out,
         test_ids=test_ids,
         unlabelled_out=unlabelled_out,
-        shares=_shares(split),
+        shares=shares_of(split),
         seed=seed,
         name=name,
         force=force,
     )
     _summarize(imported)
+
+
+@import_app.command("label-studio")
+def import_label_studio_command(
+    file: Annotated[Path, typer.Argument(metavar="IN", help="JSON export of a Label Studio project.")],
+    out: Out,
+    labels: Annotated[
+        str | None, typer.Option("--labels", metavar="L1,L2,...", help="Labels in order; default: those found, sorted.")
+    ] = None,
+    ordinal: Annotated[bool, typer.Option("--ordinal", help="Treat --labels as ordered levels.")] = False,
+    urgent: Annotated[
+        str | None, typer.Option("--urgent", metavar="first|last", help="Most urgent end of --labels.")
+    ] = None,
+    split: Split = None,
+    seed: Seed = 0,
+    name: Name = None,
+    force: Force = False,
+) -> None:
+    """Import decisions and reasons that people gave in Label Studio."""
+    from reason2decide.data.sources.label_studio import import_label_studio
+
+    given = _label_set(labels, ordinal, urgent)
+    _summarize(import_label_studio(file, out, labels=given, shares=shares_of(split), seed=seed, name=name, force=force))
 
 
 @import_app.command("bioasq")
@@ -189,7 +212,7 @@ def import_bioasq_command(
     """Import the yes/no questions of BioASQ Task B; the ideal answer is the rationale."""
     from reason2decide.data.sources.bioasq import import_bioasq
 
-    _summarize(import_bioasq(files, out, shares=_shares(split), seed=seed, name=name, force=force))
+    _summarize(import_bioasq(files, out, shares=shares_of(split), seed=seed, name=name, force=force))
 
 
 @data_app.command("check")
@@ -351,7 +374,8 @@ def _label_set(labels: str | None, ordinal: bool, urgent: str | None) -> LabelSe
     return LabelSet(comma_separated(labels), ordinal, urgent)  # type: ignore[arg-type]
 
 
-def _shares(split: str | None) -> dict[str, float]:
+def shares_of(split: str | None) -> dict[str, float]:
+    """The shares that an option asks for, or the default ones."""
     from reason2decide.data.defaults import SHARES
     from reason2decide.data.sources.splitting import parse_shares
 

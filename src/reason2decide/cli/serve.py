@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 
 from reason2decide.cli.options import with_options
 from reason2decide.errors import ConfigError, require
+from reason2decide.review.settings import ReviewSettings
 from reason2decide.serve.settings import ServeSettings
 
 
@@ -19,20 +21,25 @@ def register(app: typer.Typer) -> None:
     app.command("serve-token")(token_command)
 
 
+@with_options("review", ReviewSettings)
 @with_options("settings", ServeSettings)
 def serve_command(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Bundles or exports: PATH or NAME=PATH.")],
     settings: ServeSettings,
+    review: ReviewSettings,
     name: Annotated[
         list[str] | None, typer.Option(help="Name of each model, in order; default: that of its folder or run.")
     ] = None,
 ) -> None:
-    """Serve models: decisions, rationales and CDS Hooks over HTTP, until Ctrl-C or SIGTERM."""
+    """Serve models: decisions, rationales, CDS Hooks and review pages over HTTP, until Ctrl-C or SIGTERM."""
     for module in ("fastapi", "uvicorn", "httptools", "prometheus_client"):
         require(module, "serve")
+    if review.review is not None:
+        require("argon2", "review", "--review")
+    from reason2decide.review.opening import open_review
     from reason2decide.serve.running import serve
 
-    serve(named_models(models, name or []), settings)
+    serve(named_models(models, name or []), settings, partial(open_review, review))
 
 
 def token_command(name: Annotated[str, typer.Argument(help="Name of the caller in the audit record.")]) -> None:

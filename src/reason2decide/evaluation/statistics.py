@@ -18,6 +18,7 @@ from reason2decide.evaluation.metrics.base import Floats, Integers, SufficientSt
 from reason2decide.evaluation.settings import RESAMPLES, IntervalMethod
 
 LEVEL = 0.95
+Z = 1.959964  # the 97.5 % point of the normal distribution
 CHUNK_CELLS = 1 << 21  # ours: numbers in memory while resampling; about 50 MB for data of any size
 
 Aggregate = Callable[[Floats], Floats]
@@ -221,6 +222,13 @@ def randomization_p(
         differences = aggregate(total[:columns] - shift) - aggregate(total[columns:] + shift)
         as_far += int(np.count_nonzero(np.abs(differences) >= observed - 1e-12))  # equal up to rounding
     return (1 + as_far) / (1 + resamples)
+
+
+def wilson_interval(share: float, n: float) -> tuple[float, float]:
+    """The 95 % interval of a share of n cases (Wilson 1927), which stays within 0 and 1 even for few cases."""
+    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    return centre - half, centre + half
 
 
 def mcnemar_p(only_one: int, only_other: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 from reason2decide.errors import require
 from reason2decide.evaluation.comparison import Comparison, Difference
 from reason2decide.evaluation.results import Results
+from reason2decide.evaluation.statistics import wilson_interval
 from reason2decide.report.drawing import Colours, Plot, printable
 from reason2decide.report.metric_views import direction_of, title_of
 
-Z = 1.959964  # the 97.5 % point of the normal distribution
 MAX_MATRIX = 25  # ours: with more labels the matrix is unreadable, and the most frequent mistakes are listed
 NAME_WIDTH = 22  # ours: characters after which a label in a plot is wrapped
 
@@ -45,13 +44,6 @@ def calibration_plots(results: Results) -> list[Plot]:
             )
         )
     return plots
-
-
-def wilson_interval(share: float, n: float) -> tuple[float, float]:
-    """The 95 % interval of a share of n cases (Wilson 1927), which stays within 0 and 1 even for few cases."""
-    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return centre - half, centre + half
 
 
 def _paint_reliability(figure: Any, colours: Colours, results: Results) -> None:

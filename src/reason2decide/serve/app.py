@@ -29,6 +29,7 @@ from reason2decide.version import __version__
 if TYPE_CHECKING:
     from reason2decide.serve.audit import AuditLog
     from reason2decide.serve.auth import Authenticator
+    from reason2decide.serve.extension import Extension
 
 WARM_UP_SECONDS = 600.0  # ours: limit for the first calls of each model, before the server is ready
 
@@ -43,12 +44,14 @@ def create_app(
     *,
     authenticator: Authenticator | None = None,
     audit: AuditLog | None = None,
+    extension: Extension | None = None,
 ) -> FastAPI:
     """The application that serves these models; its `state.door` counts requests and can stop letting them in.
 
     Args:
         authenticator: checks callers; without one anyone may call, so bind to loopback only.
         audit: records decisions; closed with the application.
+        extension: pages beside the endpoints; closed with the application.
 
     Raises:
         ConfigError: no model, or two with the same name.
@@ -68,7 +71,13 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         for model in models:
             await _warm_up(batcher, model)
+        background = None if extension is None else asyncio.create_task(extension.run())
         yield
+        if extension is not None and background is not None:
+            background.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await background
+            await asyncio.to_thread(extension.close)
         await asyncio.to_thread(batcher.close)
         if audit is not None:
             await asyncio.to_thread(audit.close)
@@ -83,7 +92,14 @@ def create_app(
         redirect_slashes=False,  # a redirect would name this server's own address, and not the proxy's
     )
     app.state.door = door
-    app.add_middleware(Guard, settings=settings, door=door, observe=metrics.request, authenticator=authenticator)
+    app.add_middleware(
+        Guard,
+        settings=settings,
+        door=door,
+        observe=metrics.request,
+        authenticator=authenticator,
+        own_door=None if extension is None else extension.prefix,
+    )
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.cors,
@@ -94,9 +110,11 @@ def create_app(
     )
     app.add_exception_handler(HTTPException, lambda request, error: error_reply(request.url.path, error))
     app.include_router(_operation_routes(door, batcher, metrics, authenticator, audit, settings))
-    app.include_router(landing_routes(models, authenticator))
+    app.include_router(landing_routes(models, authenticator, extension))
     app.include_router(endpoints.router(models, batcher, authenticator, audit, settings))
-    app.include_router(cds_hooks.router(models, batcher, authenticator, audit, settings))
+    app.include_router(cds_hooks.router(models, batcher, authenticator, audit, settings, extension))
+    if extension is not None:
+        app.include_router(extension.router(models, batcher, settings, audit))
     return app
 
 

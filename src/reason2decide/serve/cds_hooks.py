@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from reason2decide.serve.audit import AuditLog
     from reason2decide.serve.auth import Authenticator
     from reason2decide.serve.batching import Batcher
+    from reason2decide.serve.extension import Extension
     from reason2decide.serve.served_model import ServedModel
     from reason2decide.serve.settings import ServeSettings
 
@@ -38,6 +39,7 @@ PREFETCH = {
     "communications": "Communication?encounter={{context.encounterId}}&_sort=-sent&_count=5",
     "observations": "Observation?encounter={{context.encounterId}}&_sort=-date&_count=20",
 }
+MOST_COMMENT = 20_000  # ours: characters of a user's comment
 MOST_FEEDBACK = 100  # ours: items per request
 _ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"description": "No valid token"},
@@ -117,9 +119,10 @@ class GivenCoding(BaseModel):
 
 
 class OverrideReason(BaseModel):
-    """Why a card was overridden. The user's comment is not read: it may contain what the audit record must not."""
+    """Why a card was overridden. The user's comment goes to the store of reviews only, never to the audit record."""
 
     reason: GivenCoding | None = None
+    userComment: Annotated[str, Field(max_length=MOST_COMMENT)] | None = None
 
 
 class Feedback(BaseModel):
@@ -173,8 +176,11 @@ def router(
     authenticator: Authenticator | None,
     audit: AuditLog | None,
     settings: ServeSettings,
+    extension: Extension | None = None,
 ) -> APIRouter:
-    """The discovery, service and feedback endpoints of all models that read notes; feedback needs an audit record.
+    """The discovery, service and feedback endpoints of all models that read notes.
+
+    Feedback needs an audit record or a store of reviews (`extension`), and lands in what there is.
 
     Raises:
         ConfigError: two models would have the same service id, or one would have none.
@@ -234,23 +240,33 @@ def router(
         )
         return Cards(cards=[card])
 
-    if audit is not None:
+    if audit is not None or extension is not None:
 
         @guarded.post("/cds-services/{service}/feedback", responses=_ERRORS)
         async def feedback(given: FeedbackRequest, request: Request, model: Any = of_path) -> Response:
             """Record the outcomes of cards."""
             rows = []
             for item in given.feedback:
-                reason = item.overrideReason and item.overrideReason.reason
-                row = audit.feedback(
-                    caller=request.state.caller,
-                    service=model.name,
-                    card=str(item.card),
-                    outcome=item.outcome,
-                    outcome_at=item.outcomeTimestamp.isoformat(),
-                    **(_listed_code(reason, model.labels) if reason else {}),
-                )
-                rows.append(audit.written(row))
+                given_reason = item.overrideReason or OverrideReason()
+                reason = given_reason.reason
+                outcome = {
+                    "caller": request.state.caller,
+                    "service": model.name,
+                    "card": str(item.card),
+                    "outcome": item.outcome,
+                    "outcome_at": item.outcomeTimestamp.isoformat(),
+                }
+                if extension is not None:
+                    await asyncio.to_thread(
+                        extension.keep_card_feedback,
+                        **outcome,
+                        reason_system=reason.system if reason else None,
+                        reason_code=reason.code if reason else None,
+                        comment=given_reason.userComment,
+                    )
+                if audit is not None:
+                    listed = _listed_code(reason, model.labels) if reason else {}
+                    rows.append(audit.written(audit.feedback(**outcome, **listed)))
             await asyncio.gather(*rows)
             return Response()
 

@@ -58,7 +58,12 @@ class Door:
 
 
 class Guard:
-    """ASGI middleware; see the module. `observe` is called for every answer."""
+    """ASGI middleware; see the module.
+
+    Args:
+        observe: called for every answer.
+        own_door: prefix of paths that let people in themselves, and whose bodies are forms.
+    """
 
     def __init__(
         self,
@@ -68,9 +73,10 @@ class Guard:
         door: Door,
         observe: Observer,
         authenticator: Authenticator | None = None,
+        own_door: str | None = None,
     ) -> None:
         self._app, self._settings, self._door, self._observe = app, settings, door, observe
-        self._authenticator = authenticator
+        self._authenticator, self._own_door = authenticator, own_door
         public = urlsplit(settings.public_url or "").netloc.lower()
         self._hosts = {*LOOPBACK_NAMES, settings.host.lower(), public, public.rpartition(":")[0]} - {""}
 
@@ -107,7 +113,7 @@ class Guard:
             if refusal is not None:  # only now, so that the sender gets it: all of its body was read, and discarded
                 await refusal(scope, receive, answer)
                 return
-            if body:
+            if body and not self._has_own_door(scope):
                 kind, encoding = (
                     _header(scope, name).decode("latin-1") for name in (b"content-type", b"content-encoding")
                 )
@@ -132,9 +138,13 @@ class Guard:
                 "this name is not the server's; call it by its address, or name it with --public-url", (), "host", 421
             )
 
+    def _has_own_door(self, scope: MutableMapping[str, Any]) -> bool:
+        path, prefix = scope["path"], self._own_door
+        return prefix is not None and (path == prefix or path.startswith(f"{prefix}/"))
+
     async def _refusal(self, scope: MutableMapping[str, Any]) -> Response | None:
         """The reply to a caller who may not ask; None if the caller may."""
-        if scope["path"] in OPEN:
+        if scope["path"] in OPEN or self._has_own_door(scope):
             return None
         request = Request(scope)
         try:

@@ -21,6 +21,7 @@ from reason2decide.version import __version__
 
 if TYPE_CHECKING:
     from reason2decide.serve.auth import Authenticator
+    from reason2decide.serve.extension import Extension
 
 NOTE = "45 yo with chest pain for one hour, sweating."
 LINKS = {
@@ -54,24 +55,28 @@ class Shown:
     python: str
 
 
-def landing_routes(models: Sequence[ServedModel], authenticator: Authenticator | None) -> APIRouter:
+def landing_routes(
+    models: Sequence[ServedModel], authenticator: Authenticator | None, extension: Extension | None = None
+) -> APIRouter:
     """The page. Where callers need a token, it shows nothing of the models."""
+    links = LINKS if extension is None else {extension.prefix: "pages to review decisions on", **LINKS}
     api = APIRouter()
 
     @api.get("/", include_in_schema=False)
     async def landing(request: Request) -> HTMLResponse:
-        return HTMLResponse(landing_page(models, str(request.base_url).rstrip("/"), open=authenticator is None))
+        address = str(request.base_url).rstrip("/")
+        return HTMLResponse(landing_page(models, address, links, open=authenticator is None))
 
     return api
 
 
-def landing_page(models: Sequence[ServedModel], address: str, *, open: bool) -> str:
+def landing_page(models: Sequence[ServedModel], address: str, links: Mapping[str, str] = LINKS, *, open: bool) -> str:
     """The page as HTML, which loads nothing and runs one script, known by its hash."""
     script = "\n" + _source("landing.js")
     return _PAGES.get_template("landing.html").render(
         models=[shown(model, address) for model in models] if open else [],
         open=open,
-        links=LINKS,
+        links=links,
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         version=__version__,

@@ -13,7 +13,7 @@ import math
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +27,7 @@ from reason2decide.errors import UserError
 from reason2decide.serve.app import create_app
 from reason2decide.serve.audit import AuditLog, AuditUnavailable
 from reason2decide.serve.auth import Authenticator
+from reason2decide.serve.extension import Extension
 from reason2decide.serve.guard import Door
 from reason2decide.serve.served_model import ServedModel
 from reason2decide.serve.settings import ServeSettings
@@ -46,8 +47,15 @@ class AddressError(UserError):
     """The server cannot listen on the given address."""
 
 
-def serve(models: Sequence[tuple[str, Path]], settings: ServeSettings) -> None:
+def serve(
+    models: Sequence[tuple[str, Path]],
+    settings: ServeSettings,
+    extended: Callable[[Sequence[ServedModel]], Extension | None] = lambda models: None,
+) -> None:
     """Load models by name and serve them until a signal; address, files and tokens are checked before models load.
+
+    Args:
+        extended: makes the pages beside the endpoints, of the loaded models.
 
     Raises:
         UserError: an address, a file, a model or a name cannot be used.
@@ -63,7 +71,8 @@ def serve(models: Sequence[tuple[str, Path]], settings: ServeSettings) -> None:
                 warn(model.predictor.caution)
             if not model.reads_notes:
                 say(f"{model.name} is no CDS Hooks service, since charts have notes, and {described(model.recipe)}")
-        run_server(loaded, settings, listening, authenticator=authenticator, audit=audit)
+        extension = extended(loaded)
+        run_server(loaded, settings, listening, authenticator=authenticator, audit=audit, extension=extension)
 
 
 def bind(settings: ServeSettings) -> socket.socket:
@@ -93,6 +102,7 @@ def run_server(
     *,
     authenticator: Authenticator | None = None,
     audit: AuditLog | None = None,
+    extension: Extension | None = None,
 ) -> None:
     """Serve until a signal.
 
@@ -105,7 +115,7 @@ def run_server(
     """
     if authenticator is None:
         settings.require_safe_address()
-    app = create_app(models, settings, authenticator=authenticator, audit=audit)
+    app = create_app(models, settings, authenticator=authenticator, audit=audit, extension=extension)
     listening = listening or bind(settings)
     host, port = listening.getsockname()[:2]
     config = uvicorn.Config(
@@ -122,7 +132,8 @@ def run_server(
     )
     logging.getLogger("asyncio").addFilter(OncePerSecond())
     names = ", ".join(model.name for model in models)
-    say(f"serving {names} at http://{f'[{host}]' if ':' in host else host}:{port}")
+    at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    say(f"serving {names} at {at}" + (f"; pages for people at {at}{extension.prefix}" if extension else ""))
     try:
         _Server(config, app.state.door, settings.grace_seconds).run(sockets=[listening])
     except OSError as error:  # another program has started to listen since

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from reason2decide.data.words import STOP_WORDS, WORD, Span, sentences, stem
 from reason2decide.errors import NotComputed
@@ -32,10 +32,10 @@ def contradictions(text: str, rationale: str) -> list[Span]:
 def _cited(text: str, rationale: str) -> list[tuple[Span, bool]]:
     """The phrases that a rationale asserts as present and the text has, and whether the text nowhere asserts them."""
     mentions: dict[tuple[str, ...], list[tuple[str, int, int]]] = defaultdict(list)
-    for stems, sentence, _, start, end in _phrases(text):
+    for stems, sentence, _, start, end in phrases(text):
         mentions[stems].append((sentence, start, end))
     found: list[tuple[Span, bool]] = []
-    for stems, sentence, offset, start, end in sorted(_phrases(rationale), key=lambda phrase: -len(phrase[0])):
+    for stems, sentence, offset, start, end in sorted(phrases(rationale), key=lambda phrase: -len(phrase[0])):
         span = (offset + start, offset + end)
         if stems not in mentions or any(span[0] < other[1] and other[0] < span[1] for other, _ in found):
             continue
@@ -45,24 +45,21 @@ def _cited(text: str, rationale: str) -> list[tuple[Span, bool]]:
     return sorted(found)
 
 
-def _phrases(text: str) -> Iterator[tuple[tuple[str, ...], str, int, int, int]]:
+def phrases(text: str) -> Iterator[tuple[tuple[str, ...], str, int, int, int]]:
     """The runs of content words of each sentence: stems, the sentence, its place, and start and end within it."""
     for offset, stop in sentences(text):
         sentence = text[offset:stop]
         words = [word.span() for word in WORD.finditer(sentence) if _may_be_finding(word.group())]
+        stems = [stem(sentence[start:end]) for start, end in words]
         for first in range(len(words)):
             for last in range(first, min(first + LONGEST, len(words))):
                 if last > first and not sentence[words[last - 1][1] : words[last][0]].isspace():
                     break
-                yield _stems(sentence, words[first : last + 1]), sentence, offset, words[first][0], words[last][1]
+                yield tuple(stems[first : last + 1]), sentence, offset, words[first][0], words[last][1]
 
 
 def _may_be_finding(word: str) -> bool:
     return not word.isdigit() and word.casefold() not in STOP_WORDS and stem(word) not in NO_FINDINGS
-
-
-def _stems(sentence: str, words: Sequence[Span]) -> tuple[str, ...]:
-    return tuple(stem(sentence[start:end]) for start, end in words)
 
 
 class CitedContradicted(Ratio):

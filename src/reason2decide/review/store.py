@@ -1,0 +1,181 @@
+"""The store of a review: one SQLite file, durable when a call returns.
+
+Write-ahead logging with `synchronous = FULL`: a transaction that has ended is on the disk. The file holds health text
+(notes, reasons, comments): protect it as the notes themselves. A backup is a copy made by SQLite (`backup`), never of
+the file alone while the server runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from reason2decide.errors import Reason2DecideError, UserError
+
+Row = dict[str, Any]  # column -> value
+
+BUSY_SECONDS = 3.0  # ours: how long another program may hold the file before a person is told
+# A list of steps; the number of those a file has is its version. A step is never changed, only others are added.
+MIGRATIONS = (
+    """
+    CREATE TABLE reviewers (
+        id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, role TEXT NOT NULL, password TEXT,
+        pseudonym TEXT NOT NULL UNIQUE, active INTEGER NOT NULL DEFAULT 1, created TEXT NOT NULL
+    );
+    CREATE TABLE sessions (
+        token TEXT PRIMARY KEY, reviewer INTEGER NOT NULL REFERENCES reviewers, csrf TEXT NOT NULL, seen REAL NOT NULL
+    );
+    CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+    CREATE TABLE cases (
+        id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, text TEXT NOT NULL, source TEXT NOT NULL, added TEXT NOT NULL,
+        draw REAL NOT NULL, wanted INTEGER NOT NULL, reviews INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL,
+        confidence REAL, unsupported INTEGER, urgency INTEGER
+    );
+    CREATE INDEX cases_uncertain ON cases (state, confidence);
+    CREATE INDEX cases_unsupported ON cases (state, unsupported, confidence);
+    CREATE INDEX cases_urgent ON cases (state, urgency, draw);
+    CREATE INDEX cases_newest ON cases (state, id);
+    CREATE INDEX cases_random ON cases (state, draw);
+    CREATE INDEX cases_drawn ON cases (draw);
+    CREATE TABLE predictions (
+        id INTEGER PRIMARY KEY, case_id INTEGER NOT NULL REFERENCES cases, model TEXT NOT NULL,
+        model_hash TEXT NOT NULL, at TEXT NOT NULL, label TEXT NOT NULL, probabilities TEXT NOT NULL,
+        prediction_set TEXT NOT NULL, deferred INTEGER NOT NULL, tokens INTEGER NOT NULL, tokens_read INTEGER NOT NULL,
+        rationale TEXT, supports INTEGER, UNIQUE (case_id, model_hash)
+    );
+    CREATE INDEX predictions_of_model ON predictions (model_hash, case_id);
+    CREATE TABLE claims (
+        case_id INTEGER NOT NULL REFERENCES cases, reviewer INTEGER NOT NULL REFERENCES reviewers, until REAL NOT NULL,
+        sampled TEXT NOT NULL, share REAL NOT NULL, opened TEXT NOT NULL, PRIMARY KEY (reviewer, case_id)
+    );
+    CREATE INDEX claims_of_case ON claims (case_id, until);
+    CREATE TABLE first_decisions (
+        case_id INTEGER NOT NULL REFERENCES cases, reviewer INTEGER NOT NULL REFERENCES reviewers, label TEXT NOT NULL,
+        at TEXT NOT NULL, PRIMARY KEY (case_id, reviewer)
+    );
+    CREATE TABLE answers (
+        id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, case_id INTEGER NOT NULL REFERENCES cases,
+        reviewer INTEGER NOT NULL REFERENCES reviewers, prediction INTEGER REFERENCES predictions, kind TEXT NOT NULL,
+        action TEXT NOT NULL, label TEXT, rationale TEXT NOT NULL, edited INTEGER NOT NULL, reason TEXT NOT NULL,
+        comment TEXT NOT NULL, blind INTEGER NOT NULL, first_label TEXT, first_at TEXT, sampled TEXT NOT NULL,
+        share REAL NOT NULL, opened TEXT NOT NULL, at TEXT NOT NULL, undone TEXT
+    );
+    CREATE UNIQUE INDEX answers_one ON answers (case_id, reviewer, kind) WHERE undone IS NULL;
+    CREATE INDEX answers_of_reviewer ON answers (reviewer, undone, id);
+    CREATE TABLE card_feedback (
+        id INTEGER PRIMARY KEY, at TEXT NOT NULL, caller TEXT NOT NULL, service TEXT NOT NULL, card TEXT NOT NULL,
+        outcome TEXT NOT NULL, outcome_at TEXT NOT NULL, reason_system TEXT, reason_code TEXT, comment TEXT
+    );
+    """,
+)
+
+
+class StoreError(UserError):
+    """The store cannot be opened."""
+
+
+class StoreUnavailable(Reason2DecideError):
+    """The store cannot be written now: locked by another program, or the disk is full. Nothing was saved."""
+
+
+class Store:
+    """One open store; its methods block and may be called from any thread.
+
+    Raises:
+        StoreError: the file is not a store of this version, or cannot be created.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._lock = path, threading.RLock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._connection = sqlite3.connect(
+                path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
+            )
+            self._migrate()
+            self._connection.row_factory = _named
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{path} cannot be used as a store of reviews: {error}; give another file") from None
+
+    def _migrate(self) -> None:
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if version > len(MIGRATIONS) or (not version and tables):
+            raise StoreError(
+                f"{self.path} is {f'a store of version {version}' if version else 'another kind of database'}, and "
+                f"this program reads stores up to version {len(MIGRATIONS)}; give another file"
+            )
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute("PRAGMA secure_delete = ON")
+        for number, step in enumerate(MIGRATIONS[version:], version + 1):
+            self._connection.executescript(f"BEGIN IMMEDIATE; {step}; PRAGMA user_version = {number}; COMMIT;")
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that is on the disk when the context ends; an exception rolls it back.
+
+        Raises:
+            StoreUnavailable: the file is locked, or the disk is full.
+        """
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._connection
+                    self._connection.execute("COMMIT")
+                finally:
+                    if self._connection.in_transaction:  # a full disk has ended it already
+                        self._connection.execute("ROLLBACK")
+            except sqlite3.IntegrityError:
+                raise
+            except sqlite3.Error as error:
+                raise StoreUnavailable(f"{error}") from None
+
+    def rows(self, query: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
+        """The rows of a query.
+
+        Raises:
+            StoreUnavailable: the file cannot be read now.
+        """
+        with self._lock:
+            try:
+                return self._connection.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise StoreUnavailable(f"{error}") from None
+
+    def row(self, query: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> Row | None:
+        """The first row of a query, if any; raises as `rows`."""
+        return next(iter(self.rows(query, values)), None)
+
+    def backup(self, target: Path) -> None:
+        """Copy the store, as it is at one moment, to a new file."""
+        with self._lock, contextlib.closing(sqlite3.connect(target)) as copy:
+            self._connection.backup(copy)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _named(cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> Row:
+    return {column[0]: value for column, value in zip(cursor.description, values, strict=True)}
+
+
+def now() -> str:
+    """This moment, as the store writes it: ISO 8601 in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
