@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fastapi.testclient import TestClient
-from httpx import Response
+from httpx2 import Response
 from serving import triage_bundle
 
+from reason2decide.data.recipe import InputRecipe
 from reason2decide.review.accounts import Accounts
 from reason2decide.review.opening import open_review
 from reason2decide.review.pages import ReviewPages
@@ -30,17 +31,18 @@ PEOPLE = {"nina": "reviewer", "olga": "reviewer", "adam": "adjudicator", "ada": 
 class Site:
     """The pages of one store."""
 
-    def __init__(self, path: Path, settings: ServeSettings | None = None, **options: Any) -> None:
+    def __init__(self, path: Path, *, recipe: InputRecipe | None = None, **options: Any) -> None:
         self.path = path
         with Store(path) as store:
             for name, role in PEOPLE.items():
                 if Accounts(store, 60).named(name) is None:
                     Accounts(store, 60).add(name, role, PASSWORD)
         self.model = ServedModel("triage", triage_bundle())
+        self.model.recipe = recipe
         pages = open_review(ReviewSettings(review=path, **options), [self.model])
         assert isinstance(pages, ReviewPages)
         self.pages = pages
-        self.app = create_app([self.model], settings or ServeSettings(), extension=pages)
+        self.app = create_app([self.model], ServeSettings(), extension=pages)
 
     @property
     def store(self) -> Store:

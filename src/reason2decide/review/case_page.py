@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,11 +23,12 @@ from reason2decide.review.queueing import (
     OPEN,
     Claim,
     ModelDecision,
+    claim_case,
     drawn,
     prediction_by_id,
     prediction_of,
 )
-from reason2decide.review.store import Row, Store, now
+from reason2decide.review.store import Row, Store, StoreUnavailable, now
 from reason2decide.review.web import Form, Refusal, Web
 
 LONGEST_FIELD = 20_000  # ours: characters of a reason or comment
@@ -102,6 +104,8 @@ class CasePage:
             sampled, share = own["sampled"], own["share"]
         elif claim is not None:
             sampled, share, opened = claim["sampled"], claim["share"], claim["opened"]
+        elif kind == "review":
+            self._claim(Claim(case_id, sampled, share, opened), reviewer.id)
         shown = (form or {}).get("prediction", "")
         if shown.isdigit():
             prediction = prediction_by_id(self._store, case_id, int(shown))
@@ -120,6 +124,11 @@ class CasePage:
             own=own,
             others=[a for a in standing if a["kind"] == "review"] if kind == "adjudication" else [],
         )
+
+    def _claim(self, claim: Claim, reviewer: int) -> None:
+        """Note that a reviewer has opened a case by its link, and when; a case is shown without, too."""
+        with contextlib.suppress(StoreUnavailable), self._store.transaction() as database:
+            claim_case(database, claim, reviewer, self._web.settings)
 
     def show(
         self,

@@ -1,0 +1,465 @@
+"""The review pages over HTTP: signing in, answering, blind mode, disagreements, and what must not be lost."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from reviewing import PASSWORD, Person, Site, form_fields, message, people, sign_in
+
+from reason2decide import review
+from reason2decide.data.recipe import InputRecipe
+from reason2decide.review.queueing import add_cases
+from reason2decide.review.settings import LANGUAGES
+from reason2decide.review.texts import Texts
+from reason2decide.syntax import parse_toml
+
+NOTES = [
+    ("n1", "40 yo with chest pain since 2 days"),
+    ("n2", "Kind, 3 Jahre, hustet seit gestern; Übelkeit. Fièvre à 39°"),
+    ("n3", "<script>alert('note')</script> & <b>\"bold\"</b> chest pain"),
+    ("n4", "ألم في الصدر منذ يومين"),
+]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return filled(tmp_path)
+
+
+def filled(folder: Path, **options: Any) -> Site:
+    site = Site(folder / "s.sqlite", **options)
+    add_cases(site.store, NOTES, source="queue", wanted=site.pages.settings.reviews_per_case)
+    site.decide()
+    return site
+
+
+@pytest.fixture
+def nina(site: Site) -> Iterator[Person]:
+    with people(site, "nina") as (nina,):
+        yield nina
+
+
+# ---- signing in
+
+
+def test_only_those_with_an_account_get_in(site: Site) -> None:
+    with TestClient(site.app, base_url="http://localhost") as client:
+        for path in ("", "/next", "/case/1", "/history", "/dashboard", "/adjudicate"):
+            page = client.get(f"/review{path}")
+            assert "Sign in" in page.text and "chest pain" not in page.text
+        wrong = sign_in(client, "nina", "wrong password")
+        assert wrong.status_code == 401 and message(wrong) == "Name or password is wrong."
+        assert not client.cookies
+        right = client.post(
+            "/review/sign-in",
+            data={"name": "nina", "password": PASSWORD, "to": "/review/case/1"},
+            follow_redirects=False,
+        )
+        assert right.headers["location"] == "/review/case/1"
+        cookie = right.headers["set-cookie"]
+        assert "HttpOnly" in cookie and "SameSite=strict" in cookie and "Path=/review" in cookie
+        page = client.get("/review")
+        assert "nina (reviewer)" in page.text and page.headers["cache-control"] == "no-store"
+        assert "script-src 'self'" in page.headers["content-security-policy"]
+        assert "unsafe" not in page.headers["content-security-policy"]
+        out = client.post("/review/sign-out", data={"csrf": form_csrf(page.text)})
+        assert "Sign in" in out.text and "Sign in" in client.get("/review").text
+
+
+def form_csrf(text: str) -> str:
+    found = re.search(r'name="csrf" value="([^"]+)"', text)
+    assert found is not None
+    return found[1]
+
+
+def test_guessing_is_slowed_down(site: Site) -> None:
+    with TestClient(site.app, base_url="http://localhost") as client:
+        statuses = [sign_in(client, "nina", f"guess number {i}").status_code for i in range(12)]
+        assert statuses == [401] * 10 + [429] * 2
+        assert sign_in(client, "nina").status_code == 429  # the right one, too
+
+
+def test_sign_in_leads_to_no_other_site(site: Site) -> None:
+    with TestClient(site.app, base_url="http://localhost") as client:
+        for path in ("//evil.example", "https://evil.example/review/", "/reviewed.evil.example"):
+            data = {"name": "nina", "password": PASSWORD, "to": path}
+            moved = client.post("/review/sign-in", data=data, follow_redirects=False)
+            assert moved.headers["location"] == "/review"
+
+
+def test_a_proxy_names_the_reviewer(tmp_path: Path) -> None:
+    site = filled(tmp_path, reviewer_header="X-Remote-User", trusted_proxy=("10.0.0.1",))
+    named = {"X-Remote-User": "nina"}
+    with TestClient(site.app, base_url="http://localhost", client=("10.0.0.1", 5)) as proxy:
+        page = proxy.get("/review/case/1", headers=named)
+        assert "nina (reviewer)" in page.text and "Sign out" not in page.text
+        done = proxy.post("/review/case/1", data=form_fields(page) | {"action": "skip"}, headers=named)
+        assert done.status_code == 200 and site.answers()[0]["action"] == "skip"
+        assert proxy.get("/review", headers={"X-Remote-User": "mallory"}).status_code == 403
+        assert proxy.get("/review").status_code == 403
+        twice = [("X-Remote-User", "nina"), ("X-Remote-User", "ada")]
+        assert proxy.get("/review", headers=twice).status_code == 403
+        assert proxy.post("/review/sign-in", data={"name": "nina", "password": PASSWORD}).status_code == 401
+    stranger = TestClient(site.app, base_url="http://localhost", client=("10.0.0.2", 5))
+    assert stranger.get("/review", headers=named).status_code == 403
+
+
+def test_too_many_requests_are_refused(tmp_path: Path) -> None:
+    site = filled(tmp_path, requests_a_minute=5)
+    with people(site, "nina") as (nina,):
+        statuses = [nina.get("/history").status_code for _ in range(6)]
+    assert statuses == [200] * 4 + [429] * 2  # the first request was the page after signing in
+
+
+def test_tokens_of_callers_are_not_asked_for_but_open_nothing_else(tmp_path: Path) -> None:
+    site = filled(tmp_path)
+    with TestClient(site.app, base_url="http://localhost") as client:
+        assert client.get("/reviewer").status_code == 404
+        assert client.post("/review/case/1", json={"action": "skip"}).status_code == 401
+
+
+# ---- a case
+
+
+def test_a_case_shows_the_note_first_and_everything_about_the_decision(site: Site, nina: Person) -> None:
+    page = nina.get("/case/1")
+    text = page.text
+    assert text.index("40 yo with") < text.index("Your decision") < text.index("Correct it if it is wrong")
+    probabilities = site.store.rows("SELECT probabilities FROM predictions WHERE case_id = 1")[0]["probabilities"]
+    for label, probability in json.loads(probabilities).items():
+        assert label in text and f"{100 * probability:.1f} %" in text
+    assert " checked" not in text  # agreeing takes as many steps as disagreeing
+
+
+def test_markup_in_notes_is_text(site: Site, nina: Person) -> None:
+    page = nina.get("/case/3")
+    assert "<script>alert" not in page.text and "&lt;script&gt;alert(&#39;note&#39;)&lt;/script&gt;" in page.text
+    typed = form_fields(page) | {
+        "action": "decide",
+        "comment": "</textarea><script>1</script>",
+    }  # no label: shown again
+    again = nina.post("/case/3", typed)
+    assert again.status_code == 422 and "<script>1" not in again.text and "&lt;/textarea&gt;" in again.text
+
+
+def test_agreeing_and_deciding_otherwise(site: Site, nina: Person) -> None:
+    page = nina.get("/case/1")
+    own = site.store.rows("SELECT * FROM predictions WHERE case_id = 1")[0]
+    after = nina.answer(page, action="decide", label=own["label"])
+    assert after.status_code == 200 and "/case/" in str(after.url)
+    kept = site.answers()[0]
+    assert (kept["action"], kept["label"], kept["edited"], kept["rationale"]) == (
+        "accept",
+        own["label"],
+        0,
+        own["rationale"],
+    )
+    assert kept["prediction"] == own["id"] and kept["name"] == "nina" and kept["sampled"] == "link"
+
+    other = next(label for label in site.model.labels.values if label != own["label"])
+    page = nina.get("/case/2")
+    nina.answer(page, action="decide", label=other, rationale="Übelkeit zählt.", reason="red flag", comment="é")
+    kept = site.answers("case_id = 2")[0]
+    assert (kept["label"], kept["edited"], kept["rationale"]) == (other, 1, "Übelkeit zählt.")
+    assert (kept["reason"], kept["comment"]) == ("red flag", "é")
+    second = site.store.rows("SELECT label FROM predictions WHERE case_id = 2")[0]["label"]
+    assert kept["action"] == ("accept" if second == other else "override")
+
+
+def test_the_next_case_is_the_one_of_the_queue_and_why_it_is(site: Site, nina: Person) -> None:
+    page = nina.get("/next")
+    claim = site.store.rows("SELECT * FROM claims")[0]
+    assert page.url.path == f"/review/case/{claim['case_id']}" and "taken" in page.text
+    nina.answer(page, action="defer", comment="I would call back")
+    kept = site.answers()[0]
+    assert (kept["action"], kept["label"], kept["sampled"]) == ("defer", None, claim["sampled"])
+    assert kept["share"] == claim["share"] > 0
+    for _ in range(3):
+        page = nina.answer(nina.get("/next"), action="skip")
+    assert message(page) == "Nothing is left to review for you."
+
+
+def test_why_not_another_keeps_what_was_typed(site: Site, nina: Person) -> None:
+    page = nina.get("/case/1")
+    label = next(own for own in site.model.labels.values if own != decided(site, 1))
+    typed = {"why": label, "comment": "half a thought", "label": label}
+    again = nina.answer(page, **typed)
+    assert again.status_code == 200 and f"Why not {label}?" in again.text
+    (reason,) = site.model.explain([NOTES[0][1]], [label])
+    assert reason.text in re.sub(r"&#39;", "'", again.text) and site.answers() == []
+    assert form_fields(again)["comment"] == "half a thought" and form_fields(again)["label"] == label
+    assert nina.answer(page, why="no label").status_code == 422
+
+
+def decided(site: Site, case_id: int) -> str:
+    return str(site.store.rows("SELECT label FROM predictions WHERE case_id = ?", (case_id,))[0]["label"])
+
+
+def test_undo_brings_the_answer_back(site: Site, nina: Person) -> None:
+    page = nina.get("/case/1")
+    label = site.model.labels.values[0]
+    nina.answer(page, action="decide", label=label, comment="too fast")
+    again = nina.post("/undo", {"csrf": form_csrf(page.text)})
+    assert "taken back" in message(again) and form_fields(again)["comment"] == "too fast"
+    assert site.answers("a.undone IS NULL") == [] and len(site.answers()) == 1
+    nothing = nina.post("/undo", {"csrf": form_csrf(page.text)})
+    assert "no answer of yours" in message(nothing)
+
+
+def test_history_is_ones_own_and_filters(site: Site) -> None:
+    with people(site, "nina", "olga", "ada") as (nina, olga, ada):
+        label = site.model.labels.values[1]
+        nina.answer(nina.get("/case/1"), action="decide", label=label)
+        nina.answer(nina.get("/case/2"), action="skip")
+        olga.answer(olga.get("/case/4"), action="defer")
+        assert shown_in(nina.get("/history")) == ["n2", "n1"] and shown_in(olga.get("/history")) == ["n4"]
+        assert shown_in(nina.get(f"/history?label={label}")) == shown_in(nina.get("/history?key=n1")) == ["n1"]
+        assert shown_in(nina.get("/history?action=skip")) == ["n2"] and shown_in(nina.get("/history?key=n4")) == []
+        assert shown_in(ada.get("/history")) == ["n4", "n2", "n1"] and "olga" in ada.get("/history").text
+        assert "You answered this case" in message(nina.get("/case/1"))
+        assert olga.get("/case/1").status_code == 409  # it has been reviewed, and others' answers are not shown
+
+
+def shown_in(history: Any) -> list[str]:
+    return re.findall(r'<a href="/review/case/\d+">(\w+)</a>', history.text)
+
+
+# ---- nothing typed is lost
+
+
+def test_a_session_that_ended_in_mid_edit_loses_nothing(site: Site, nina: Person) -> None:
+    page = nina.get("/case/1")
+    with site.store.transaction() as database:
+        database.execute("UPDATE sessions SET seen = ?", (time.time() - 3600,))
+    ended = nina.answer(page, action="decide", label=site.model.labels.values[0], rationale='A "long" edit\n& more')
+    assert ended.status_code == 401 and "what you typed is kept" in message(ended)
+    assert site.answers() == []
+    fields = dict(re.findall(r'name="(to|kept)" value="([^"]*)"', ended.text))
+    fields = {name: html.unescape(value) for name, value in fields.items()}
+    back = nina.post("/sign-in", fields | {"name": "nina", "password": PASSWORD})
+    assert form_fields(back)["rationale"] == 'A "long" edit\n& more'
+    assert form_fields(back)["label"] == site.model.labels.values[0]
+    saved = nina.post("/case/1", form_fields(back) | {"action": "decide"})
+    assert saved.status_code == 200 and site.answers()[0]["rationale"] == 'A "long" edit\n& more'
+
+
+def test_a_locked_store_loses_nothing(site: Site, nina: Person) -> None:
+    page = nina.get("/case/1")
+    site.store.rows("PRAGMA busy_timeout = 50")
+    other = sqlite3.connect(site.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    failed = nina.answer(page, action="decide", label=site.model.labels.values[0], comment="worth keeping")
+    assert failed.status_code == 503 and "Not saved" in message(failed) and "locked" in message(failed)
+    kept = dict(re.findall(r'<textarea name="(\w+)"[^>]*>(.*?)</textarea>', failed.text, re.DOTALL))
+    assert kept["comment"] == "worth keeping" and nina.get("/case/1").status_code == 200
+    assert nina.get("/next").status_code == 503
+    other.execute("ROLLBACK")
+    hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', failed.text))
+    assert nina.post("/case/1", hidden | kept).status_code == 200
+    assert site.answers()[0]["comment"] == "worth keeping"
+
+
+def test_two_windows_on_one_case(site: Site, nina: Person) -> None:
+    labels = site.model.labels.values
+    first, second = nina.get("/case/1"), nina.get("/case/1")
+    nina.answer(first, action="decide", label=labels[0])
+    noticed = nina.answer(second, action="decide", label=labels[1], comment="second thought")
+    assert noticed.status_code == 409 and "another window" in message(noticed) and labels[0] in message(noticed)
+    assert [own["label"] for own in site.answers()] == [labels[0]]
+    assert form_fields(noticed)["comment"] == "second thought"
+    nina.post("/case/1", form_fields(noticed) | {"action": "decide"})
+    assert [own["label"] for own in site.answers("a.undone IS NULL")] == [labels[1]]
+
+
+def test_a_form_of_another_site_does_nothing(site: Site, nina: Person) -> None:
+    page = nina.get("/case/1")
+    forged = nina.answer(page, csrf="guess", action="decide", label=site.model.labels.values[0], comment="kept")
+    assert forged.status_code == 403 and "too old or was not made by this page" in message(forged)
+    assert site.answers() == [] and form_fields(forged)["comment"] == "kept"
+    for path in ("/undo", "/paste", "/sign-out"):
+        assert nina.post(path, {"text": "a note"}).status_code == 403
+
+
+# ---- blind mode, several reviewers, disagreements
+
+
+def test_in_blind_mode_the_reviewer_decides_first(tmp_path: Path) -> None:
+    site = filled(tmp_path, blind_share=1.0)
+    with people(site, "nina") as (nina,):
+        page = nina.get("/case/1")
+        written = site.store.rows("SELECT rationale FROM predictions WHERE case_id = 1")[0]["rationale"]
+        assert "You decide first" in page.text and " %" not in page.text and "The model&#39;s decision" not in page.text
+        assert written not in page.text and "<mark" not in page.text
+        first, last = site.model.labels.values[0], site.model.labels.values[2]
+        assert nina.answer(page, action="decide", label=last).status_code == 422  # not before the first decision
+        assert nina.answer(page, why=last).status_code == 422
+        shown = nina.answer(page, action="first", label=first)
+        assert f"You first decided: {first}" in shown.text and " %" in shown.text
+        nina.answer(page, action="first", label=last)  # the first one stands
+        nina.answer(shown, action="decide", label=last)
+        (kept,) = site.answers()
+    assert (kept["blind"], kept["first_label"], kept["label"]) == (1, first, last)
+    assert kept["opened"] <= kept["first_at"] <= kept["at"]
+
+
+def test_reviewers_do_not_see_each_other_and_an_adjudicator_settles(tmp_path: Path) -> None:
+    site = filled(tmp_path, reviews_per_case=2)
+    home, doctor = site.model.labels.values[:2]
+    with people(site, "nina", "olga", "adam") as (nina, olga, adam):
+        nina.answer(nina.get("/case/1"), action="decide", label=home, comment="ninas thought")
+        page = olga.get("/case/1")
+        assert "ninas thought" not in page.text
+        olga.answer(page, action="decide", label=doctor, rationale="Olga wrote this.")
+        assert olga.get("/adjudicate").status_code == 404 and "Disagreements" not in olga.get().text
+        settle = adam.get("/adjudicate")
+        assert settle.url.path == "/review/case/1"
+        assert "ninas thought" in settle.text and "Olga wrote this." in settle.text
+        assert "nina" not in settle.text.replace("ninas thought", "") and "olga" not in settle.text  # pseudonyms
+        after = adam.answer(settle, action="decide", label=doctor)
+        assert message(after) == "No disagreement waits for you."
+        dashboard = adam.get("/dashboard").text
+        assert "settled" in dashboard and "Kappa" in dashboard
+        assert site.store.rows("SELECT state FROM cases WHERE id = 1")[0]["state"] == "adjudicated"
+        assert site.answers("kind = 'adjudication'")[0]["sampled"] == "disputed"
+
+
+# ---- pasted notes
+
+
+def test_a_pasted_note_is_decided_and_reviewed(site: Site, nina: Person) -> None:
+    page = nina.post("/paste", {"csrf": form_csrf(nina.get().text), "text": "chest pain\r\nsince 2 days"})
+    assert page.status_code == 200 and "pasted" in page.text and "chest pain" in page.text
+    nina.answer(page, action="decide", label=site.model.labels.values[0])
+    case = site.store.rows("SELECT * FROM cases WHERE source = 'pasted'")[0]
+    assert (case["text"], case["state"]) == ("chest pain\nsince 2 days", "reviewed")
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "reason"),
+    [
+        ("", 422, "The note is empty."),
+        (" \n\t ", 422, "The note is empty."),
+        ("%PDF-1.4\x00\x01\x02", 422, "characters that are no text"),
+        ("word " * 60_000, 422, "The note has 300000 characters; at most 262144"),
+    ],
+)
+def test_what_is_no_note_is_refused_and_stays(text: str, status: int, reason: str, nina: Person) -> None:
+    page = nina.post("/paste", {"csrf": form_csrf(nina.get().text), "text": text})
+    assert page.status_code == status and reason in message(page)
+    assert text.strip()[:4] in page.text
+
+
+def test_bytes_that_are_no_form_are_refused(nina: Person) -> None:
+    broken = nina.client.post(
+        "/review/paste", content=b"text=%ff%fe\xff", headers={"content-type": "application/x-www-form-urlencoded"}
+    )
+    assert broken.status_code == 422 and "no text" in message(broken)
+
+
+def test_a_long_note_is_shown_whole_with_what_was_not_read(site: Site, nina: Person) -> None:
+    text = "Patient has chest pain and denies fever. " * 1250
+    page = nina.post("/paste", {"csrf": form_csrf(nina.get().text), "text": text})
+    assert page.status_code == 200 and len(re.sub("<[^>]*>", "", page.text)) > 50_000
+    assert re.search(r"Only \d+ of \d+ tokens of the note were read", page.text)
+
+
+# ---- the queue file and the server
+
+
+def test_bad_lines_of_a_queue_file_are_told_and_the_rest_loads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queue = tmp_path / "queue.jsonl"
+    queue.write_text('{"id": "a", "text": "one"}\n{broken\n{"id": "a", "text": "again"}\n{"id": "b", "text": "two"}\n')
+    site = Site(tmp_path / "s.sqlite", queue=queue)
+    assert [row["key"] for row in site.store.rows("SELECT key FROM cases")] == ["a", "b"]
+    said = capsys.readouterr().err
+    assert "line 2: not valid JSON" in said and "'a' occurs earlier" in said
+    assert "2 new cases of 2" in said and "2 rows left out" in said
+    site.store.close()
+    again = Site(tmp_path / "s.sqlite", queue=queue)
+    assert "0 new cases of 2" in capsys.readouterr().err and len(again.store.rows("SELECT * FROM cases")) == 2
+
+
+def test_cases_are_prepared_while_nobody_calls(tmp_path: Path) -> None:
+    site = Site(tmp_path / "s.sqlite")
+    add_cases(site.store, NOTES, source="queue", wanted=1)
+    with people(site, "nina") as (nina,):
+        until = time.monotonic() + 60
+        while site.store.rows("SELECT * FROM cases WHERE state = 'waiting'") and time.monotonic() < until:
+            time.sleep(0.1)
+        assert 'to review</td><td class="number">4' in nina.get().text
+        states = site.store.rows("SELECT state, confidence, urgency FROM cases")
+    assert all(row["state"] == "open" and 0 < row["confidence"] <= 1 and row["urgency"] <= 0 for row in states)
+
+
+def test_card_feedback_lands_in_the_store_with_its_free_text(site: Site) -> None:
+    card = "0f9d7a0e-5d56-4b1b-8c0f-0d1c8d1e7a11"
+    item = {
+        "card": card,
+        "outcome": "overridden",
+        "overrideReason": {"reason": {"code": "x", "system": "y"}, "userComment": "The patient said otherwise: Müller"},
+        "outcomeTimestamp": "2026-01-02T03:04:05Z",
+    }
+    with TestClient(site.app, base_url="http://localhost") as client:
+        reply = client.post("/cds-services/triage/feedback", json={"feedback": [item]})
+        assert reply.status_code == 200
+    (kept,) = Site(site.path).store.rows("SELECT * FROM card_feedback")
+    assert kept["comment"] == "The patient said otherwise: Müller" and kept["card"] == card
+    assert (kept["outcome"], kept["reason_code"], kept["service"]) == ("overridden", "x", "triage")
+
+
+def test_a_model_of_columns_asks_for_them(tmp_path: Path) -> None:
+    """The note is made of them as the training texts were."""
+    site = Site(tmp_path / "s.sqlite", recipe=InputRecipe(text=("complaint", "history")))
+    with people(site, "nina") as (nina,):
+        home = nina.get()
+        sent = {"csrf": form_csrf(home.text), "column:complaint": "chest pain", "column:history": "smokes"}
+        assert {f'name="{name}"' in home.text for name in sent} == {True}
+        assert nina.post("/paste", sent).status_code == 200
+        (case,) = site.store.rows("SELECT text FROM cases")
+        assert case["text"] == "complaint: chest pain\nhistory: smokes"
+        empty = nina.post("/paste", sent | {"column:complaint": "", "column:history": ""})
+        assert empty.status_code == 422 and "complaint" in message(empty)
+
+
+# ---- languages
+
+
+def test_every_language_has_every_text_with_the_same_names() -> None:
+    folder = Path(review.__file__).parent / "texts"
+    english, *others = (parse_toml((folder / f"{language}.toml").read_bytes()) for language in LANGUAGES)
+    names = {key: sorted(re.findall(r"\{(\w+)\}", text)) for key, text in english.items()}
+    for other in others:
+        assert {key: sorted(re.findall(r"\{(\w+)\}", text)) for key, text in other.items()} == names
+
+
+def test_every_text_is_used_and_every_used_text_exists() -> None:
+    folder = Path(review.__file__).parent
+    sources = [*folder.glob("*.py"), *folder.glob("templates/*.html")]
+    written = "\n".join(file.read_text("utf-8") for file in sources)
+    known = set(Texts("en")._texts)
+    asked = set(re.findall(r"""\bt\(\s*["'](\w+)["']\s*[,)]""", written))
+    assert asked <= known
+    prefixes = set(re.findall(r"""\bt\(f?["'](\w+_)["']? ?[~{]""", written))
+    unused = {
+        key for key in known - asked if not any(key.startswith(p) for p in prefixes) and f'"{key}"' not in written
+    }
+    assert unused <= {"cited", "denied"}, unused
+
+
+def test_the_page_speaks_french_if_asked(site: Site, nina: Person) -> None:
+    page = nina.get("", headers={"accept-language": "fr-CA,fr;q=0.9"})
+    assert 'lang="fr"' in page.text and "Cas suivant" in page.text
+    assert "Next case" in nina.get().text
+    nina.get("/language/fr")
+    assert "Cas suivant" in nina.get().text
