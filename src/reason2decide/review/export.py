@@ -1,16 +1,16 @@
 """From answers to a dataset: what people decided and wrote becomes training data of known provenance.
 
 A settled case becomes a record. Its label is the final one; `votes` has the share of reviewers for each label. A
-reason that somebody wrote or corrected for that label is a rationale of source `nurse`; a model's reason that was
-accepted as it was has a source of its own, `accepted`, so that nobody trains a model on its own words unawares. Where
-the model decided otherwise, its reason is a contrast of source `model`: it argues for another label than the final one.
+reason that somebody wrote or corrected for it is a rationale of source `nurse`. The model's words have a source
+of their own, `model`, so that nobody trains a model on them unawares: a rationale where they were accepted as they were,
+a contrast where the model decided otherwise, since they argue for a label that is not the final one.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from reason2decide.review.answers import SETTLED, final_label, votes
 from reason2decide.review.opening import labels_of, recipe_of
 from reason2decide.review.store import Row, Store
 
-NURSE, ACCEPTED, MODEL = "nurse", "accepted", "model"  # sources of rationales
+NURSE, MODEL = "nurse", "model"  # sources of rationales
 KEPT = ("kind", "action", "label", "first_label", "first_at", "sampled", "share", "opened", "at", "reason", "comment")
 
 
@@ -56,10 +56,15 @@ def export_feedback(
             "needs agree, or an adjudicator has decided"
         )
 
+    # A source that has contrasts only cannot be trained on; what reviewers saw stands in `meta` all the same.
+    with_gold = {source for own in settled_cases(store) for source in record_of(*own).rationales}
+
     def records() -> Iterator[tuple[str, Record]]:
         for case, answers in settled_cases(store):
             record = record_of(case, answers)
-            sources.update(record.rationales)
+            kept = {source: texts for source, texts in record.contrasts.items() if source in with_gold}
+            record = replace(record, contrasts=kept)
+            sources.update(list(record.rationales))
             sources.update(f"contrast of {source}" for source in record.contrasts)
             yield f"case {case['key']}", record
 
@@ -109,7 +114,7 @@ def record_of(case: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> 
         if own["model_label"] != label:
             contrasts[MODEL][own["model_label"]] = original
         elif own["label"] == label and not own["edited"]:
-            rationales[ACCEPTED] = original
+            rationales[MODEL] = original
     reviews = [
         {
             "reviewer": own["pseudonym"],
