@@ -2,8 +2,8 @@
 
 A settled case becomes a record. Its label is the final one; `votes` has the share of reviewers for each label. A
 reason that somebody wrote or corrected for it is a rationale of source `nurse`. The model's words have a source
-of their own, `model`, so that nobody trains a model on them unawares: a rationale where they were accepted as they were,
-a contrast where the model decided otherwise, since they argue for a label that is not the final one.
+of their own, `model`, so that nobody trains a model on them unawares: a rationale where they were accepted as they
+were, a contrast where the model decided otherwise, since they argue for a label that is not the final one.
 """
 
 from __future__ import annotations
