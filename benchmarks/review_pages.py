@@ -29,6 +29,7 @@ from reason2decide.review.store import Store
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+PAUSE = 0.25  # seconds between two pages of a reviewer: the fastest that the pages allow
 PASSWORD = "a long enough password"
 NOTE = "34 yo with chest pain since {} days. Denies fever, no rash. Takes insulin. Call number {}. "
 
@@ -76,6 +77,7 @@ async def review(url: str, number: int, requests: int, times: dict[str, list[flo
                 text, moved = await reply.text(), reply.headers.get("location", "")
                 assert reply.status in (200, 303), (reply.status, text[-400:])
             times[kind].append(1000 * (time.perf_counter() - began))
+            await asyncio.sleep(PAUSE)
             return text, moved
 
         await page("sign in", "POST", "/review/sign-in", {"name": f"reviewer {number}", "password": PASSWORD, "to": ""})
@@ -119,10 +121,8 @@ def main() -> None:
             asyncio.run(everybody())
             seconds = time.perf_counter() - began
     for kind, own in times.items():
-        p95 = statistics.quantiles(own, n=20)[-1]
-        print(
-            f"{kind}: median {statistics.median(own):.0f} ms, p95 {p95:.0f} ms, most {max(own):.0f} ms, {len(own)} pages"
-        )
+        p95, middle = statistics.quantiles(own, n=20)[-1], statistics.median(own)
+        print(f"{kind}: median {middle:.0f} ms, p95 {p95:.0f}, most {max(own):.0f}, {len(own)} pages")
     print(f"{sum(map(len, times.values())) / seconds:.0f} pages a second")
 
 

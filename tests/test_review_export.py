@@ -170,6 +170,13 @@ def test_the_dashboard_counts_what_was_answered(answered: Answered) -> None:
     assert f"{right} of 10" in text and "1 adjudicated" in text and "1 disputed" in text and "kappa" in text
 
 
+def test_nothing_was_answered_yet(tmp_path: Path) -> None:
+    site = Site(tmp_path / "s.sqlite")
+    numbers = dashboard(site.store, site.model.labels, [site.model.hash])
+    assert numbers.alpha.value is None and not numbers.pairs and not numbers.overrides and numbers.estimate.n == 0
+    assert numbers.models[0].interval == (0.0, 1.0)
+
+
 def test_label_studio_and_back(answered: Answered, tmp_path: Path) -> None:
     done = r2d("feedback", "to-label-studio", answered.site.path, "--out", tmp_path / "ls")
     assert done.exit_code == 0, done.output

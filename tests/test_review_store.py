@@ -310,7 +310,7 @@ def test_a_copy_is_a_store(store: Store, tmp_path: Path) -> None:
 
 def test_a_locked_store_says_so_and_keeps_nothing(store: Store) -> None:
     filled(store)
-    store.rows("PRAGMA busy_timeout = 50")
+    store._writer.execute("PRAGMA busy_timeout = 50")
     other = sqlite3.connect(store.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreUnavailable, match="locked"):
@@ -324,7 +324,7 @@ def test_a_locked_store_says_so_and_keeps_nothing(store: Store) -> None:
 def test_a_full_disk_says_so_and_keeps_nothing(store: Store) -> None:
     filled(store)
     pages = store.rows("PRAGMA page_count")[0]["page_count"]
-    store.rows(f"PRAGMA max_page_count = {pages + 1}")
+    store._writer.execute(f"PRAGMA max_page_count = {pages + 1}")
     with pytest.raises(StoreUnavailable, match="full"):
         answers.keep(store, answer(1, 1, comment="x" * 100_000))
     assert store.rows("SELECT * FROM answers") == [] and state(store, 1) == "open"
@@ -396,9 +396,12 @@ def test_accounts_that_cannot_be(name: str, role: str, password: str | None, rea
 
 
 def test_rates_forget_after_a_minute() -> None:
-    clock = iter([0.0, 1.0, 2.0, 60.5, 61.5, 61.6])
-    rate = Rate(2, clock=lambda: next(clock))
-    assert [rate.allows("a") for _ in range(6)] == [True, True, False, True, True, False]
+    times: list[float] = []
+    rate, found = Rate(2, clock=lambda: times[-1]), []
+    for moment in (0.0, 1.0, 2.0, 60.5, 61.5, 61.6):
+        times.append(moment)
+        found.append(rate.allows("a"))
+    assert found == [True, True, False, True, True, False] and rate.reached("a") and not rate.reached("b")
 
 
 @pytest.mark.parametrize(

@@ -147,16 +147,23 @@ class Rate:
         self._most, self._clock = a_minute, clock
         self._times: defaultdict[str, deque[float]] = defaultdict(deque)
 
-    def allows(self, key: str) -> bool:
-        """Count an event, unless there were too many."""
+    def reached(self, key: str) -> bool:
+        """Whether there were as many as allowed; counts nothing."""
         times, moment = self._times[key], self._clock()
         while times and moment - times[0] >= 60:
             times.popleft()
-        if len(times) >= self._most:
+        return len(times) >= self._most
+
+    def allows(self, key: str) -> bool:
+        """Count an event, unless there were too many."""
+        if self.reached(key):
             return False
-        times.append(moment)
+        moment = self._clock()
+        self._times[key].append(moment)
         if len(self._times) > 10_000:  # names that were tried once
-            self._times = defaultdict(deque, {own: kept for own, kept in self._times.items() if moment - kept[-1] < 60})
+            self._times = defaultdict(
+                deque, {own: kept for own, kept in self._times.items() if kept and moment - kept[-1] < 60}
+            )
         return True
 
 

@@ -118,7 +118,9 @@ def _agreement(reviews: Sequence[Row], labels: LabelSet) -> tuple[MetricValue, l
             given[row["case_id"]][row["pseudonym"]] = labels.values.index(row["label"])
     people = sorted({name for own in given.values() for name in own})
     shared = [own for own in given.values() if len(own) > 1]
-    ratings = np.array([[own.get(name, np.nan) for own in shared] for name in people], float).reshape(len(people), -1)
+    ratings = np.array([[own.get(name, np.nan) for own in shared] for name in people], float).reshape(
+        len(people), len(shared)
+    )
     level: Any = "ordinal" if labels.ordinal else "nominal"
     pairs = []
     for one, other in combinations(people, 2):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import math
 import secrets
+import threading
 import time
+import traceback
 import unicodedata
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -70,7 +74,27 @@ HISTORY_ROWS = 50  # ours: of a page
 DASHBOARD_SECONDS = 30.0  # ours: how long its numbers are kept
 STATES = (WAITING, OPEN, REVIEWED, DISPUTED, ADJUDICATED, UNREADABLE)
 STATIC = {"review.css": "text/css", "review.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_log = logging.getLogger(__name__)
 _SITE = __file__.rsplit("/", 1)[0]
+
+
+class _Kept:
+    """A value that takes long to compute: computed by one caller at a time, others get the last one meanwhile."""
+
+    def __init__(self, compute: Callable[[], Any], seconds: float) -> None:
+        self._compute, self._seconds = compute, seconds
+        self._lock = threading.Lock()
+        self._at, self._value = -math.inf, None
+
+    def __call__(self) -> Any:
+        old = time.monotonic() - self._at > self._seconds
+        if old and self._lock.acquire(blocking=self._value is None):
+            try:
+                if time.monotonic() - self._at > self._seconds:
+                    self._at, self._value = time.monotonic(), self._compute()
+            finally:
+                self._lock.release()
+        return self._value
 
 
 class ReviewPages:
@@ -86,7 +110,9 @@ class ReviewPages:
         self._model = models[0]
         self._models = [model for model in models if model.labels == models[0].labels]
         self._prepare: Callable[[], Awaitable[None]] | None = None
-        self._counts: tuple[float, dict[str, int]] = (0.0, {})
+        hashes = [model.hash for model in self._models]
+        self.numbers = _Kept(lambda: dashboard(store, self._model.labels, hashes), DASHBOARD_SECONDS)
+        self._counts = _Kept(self._counted, 1.0)
 
     def close(self) -> None:
         """Close the store."""
@@ -111,8 +137,13 @@ class ReviewPages:
     async def run(self) -> None:
         """Let the models decide on the cases that wait, while no caller does."""
         while True:
-            if self._prepare is not None:
-                await self._prepare()
+            try:
+                await asyncio.to_thread(self.numbers)  # nobody waits for the first ones
+                if self._prepare is not None:
+                    await self._prepare()
+            except Exception as error:  # logged by type and location, as `guard` does, since a message may quote a note
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                _log.error("review: %s at %s, line %s", type(error).__name__, place.filename, place.lineno)
             await asyncio.sleep(IDLE_SECONDS)
 
     def router(
@@ -173,23 +204,19 @@ class ReviewPages:
         return self._model
 
     @property
-    def compared(self) -> Sequence[ServedModel]:
-        """All models that decide on the cases."""
-        return self._models
-
-    @property
     def settings(self) -> ReviewSettings:
         """How cases are taken and reviewed."""
         return self._settings
 
     def counts(self) -> dict[str, int]:
-        """Number of cases in each state, counted at most once a second."""
-        if time.monotonic() - self._counts[0] > 1:
-            rows = self._store.rows("SELECT state, count(*) AS n FROM cases GROUP BY state")
-            found = {row["state"]: row["n"] for row in rows}
-            states = {state: found.get(state, 0) for state in STATES if found.get(state) or state in (OPEN, REVIEWED)}
-            self._counts = (time.monotonic(), states)
-        return self._counts[1]
+        """Number of cases in each state, at most a second old."""
+        found: dict[str, int] = self._counts()
+        return found
+
+    def _counted(self) -> dict[str, int]:
+        rows = self._store.rows("SELECT state, count(*) AS n FROM cases GROUP BY state")
+        found = {row["state"]: row["n"] for row in rows}
+        return {state: found.get(state, 0) for state in STATES if found.get(state) or state in (OPEN, REVIEWED)}
 
     def pasted(self, session: Session, text: str) -> int:
         """Add a note that a reviewer pasted; it is theirs."""
@@ -271,7 +298,6 @@ def _routes(pages: ReviewPages, web: Web, page: CasePage, asked: _Asked, setting
     api = APIRouter(prefix=PREFIX, include_in_schema=False, route_class=_page_route(web))
     store, model = pages.store, pages.model
     columns = () if model.reads_notes or model.recipe is None else model.recipe.text
-    numbers: dict[str, tuple[float, Any]] = {}
 
     def signed_in(request: Request) -> Session:
         return web.session(request)
@@ -329,10 +355,11 @@ def _routes(pages: ReviewPages, web: Web, page: CasePage, asked: _Asked, setting
             kept = {str(k): str(v) for k, v in json.loads(form["kept"]).items()}
         address = request.client.host if request.client else ""
         t = web.texts(request)
-        if not all(web.sign_ins.allows(key) for key in (f"name {name.casefold()}", f"address {address}")):
+        if web.failures.reached(address) or not web.sign_ins.allows(name.casefold()):
             return web.sign_in_page(request, path, kept=kept, status=429, messages=[t("too_many")])
         reviewer = web.accounts.checked(name, form.get("password", "")) if web.passwords else None
         if reviewer is None:
+            web.failures.allows(address)
             return web.sign_in_page(request, path, kept=kept, status=401, messages=[t("wrong_password")])
         token = web.accounts.begin(reviewer)
         response: Response = to(path.removeprefix(PREFIX) if path.startswith(f"{PREFIX}/") else "")
@@ -488,11 +515,7 @@ def _routes(pages: ReviewPages, web: Web, page: CasePage, asked: _Asked, setting
 
     @api.get("/dashboard")
     def show_dashboard(request: Request, session: Session = who) -> Response:
-        at, found = numbers.get("dashboard", (0.0, None))
-        if found is None or time.monotonic() - at > DASHBOARD_SECONDS:
-            found = dashboard(store, model.labels, [own.hash for own in pages.compared])
-            numbers["dashboard"] = (time.monotonic(), found)
-        return web.page(request, "dashboard.html", session, d=found, counts=pages.counts())
+        return web.page(request, "dashboard.html", session, d=pages.numbers(), counts=pages.counts())
 
     return api
 

@@ -53,7 +53,8 @@ class ReviewSettings:
         metadata={"help": "Address from which that header is believed; may be repeated.", "metavar": "ADDRESS"},
     )
 
-    sign_ins_a_minute: int = 10  # ours: attempts for one name or from one address
+    sign_ins_a_minute: int = 10  # ours: attempts for one name
+    failures_a_minute: int = 100  # ours: from one address, which may be that of a whole hospital
     requests_a_minute: int = 240  # ours: of one reviewer
     claim_minutes: int = 30  # ours: how long a case waits for the reviewer who opened it
 

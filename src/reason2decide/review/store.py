@@ -93,30 +93,30 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path, self._lock = path, threading.RLock()
+        self._own = threading.local()  # a connection of each thread to read through, so that none waits
+        self._readers: list[sqlite3.Connection] = []
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._connection = sqlite3.connect(
-                path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
-            )
+            self._writer = self._connected()
             self._migrate()
-            self._connection.row_factory = _named
+            self._writer.row_factory = _named
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{path} cannot be used as a store of reviews: {error}; give another file") from None
 
     def _migrate(self) -> None:
-        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        version = self._writer.execute("PRAGMA user_version").fetchone()[0]
+        tables = self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if version > len(MIGRATIONS) or (not version and tables):
             raise StoreError(
                 f"{self.path} is {f'a store of version {version}' if version else 'another kind of database'}, and "
                 f"this program reads stores up to version {len(MIGRATIONS)}; give another file"
             )
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute("PRAGMA secure_delete = ON")
+        self._writer.execute("PRAGMA journal_mode = WAL")
+        self._writer.execute("PRAGMA synchronous = FULL")
+        self._writer.execute("PRAGMA secure_delete = ON")
         for number, step in enumerate(MIGRATIONS[version:], version + 1):
-            self._connection.executescript(f"BEGIN IMMEDIATE; {step}; PRAGMA user_version = {number}; COMMIT;")
+            self._writer.executescript(f"BEGIN IMMEDIATE; {step}; PRAGMA user_version = {number}; COMMIT;")
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -127,13 +127,13 @@ class Store:
         """
         with self._lock:
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
+                self._writer.execute("BEGIN IMMEDIATE")
                 try:
-                    yield self._connection
-                    self._connection.execute("COMMIT")
+                    yield self._writer
+                    self._writer.execute("COMMIT")
                 finally:
-                    if self._connection.in_transaction:  # a full disk has ended it already
-                        self._connection.execute("ROLLBACK")
+                    if self._writer.in_transaction:  # a full disk has ended it already
+                        self._writer.execute("ROLLBACK")
             except sqlite3.IntegrityError:
                 raise
             except sqlite3.Error as error:
@@ -145,25 +145,39 @@ class Store:
         Raises:
             StoreUnavailable: the file cannot be read now.
         """
-        with self._lock:
-            try:
-                return self._connection.execute(query, values).fetchall()
-            except sqlite3.Error as error:
-                raise StoreUnavailable(f"{error}") from None
+        with self._reading() as reader:
+            return reader.execute(query, values).fetchall()
 
     def row(self, query: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> Row | None:
         """The first row of a query, if any; raises as `rows`."""
-        return next(iter(self.rows(query, values)), None)
+        with self._reading() as reader, contextlib.closing(reader.execute(query, values)) as found:
+            first: Row | None = found.fetchone()
+            return first
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        try:
+            if not hasattr(self._own, "reader"):
+                self._own.reader = self._connected()
+                self._own.reader.row_factory = _named
+                self._readers.append(self._own.reader)
+            yield self._own.reader
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"{error}") from None
+
+    def _connected(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None)
 
     def backup(self, target: Path) -> None:
         """Copy the store, as it is at one moment, to a new file."""
         with self._lock, contextlib.closing(sqlite3.connect(target)) as copy:
-            self._connection.backup(copy)
+            self._writer.backup(copy)
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
-            self._connection.close()
+            for connection in (*self._readers, self._writer):
+                connection.close()
 
     def __enter__(self) -> Store:
         return self

@@ -60,7 +60,8 @@ class Web:
         self.settings, self._secure = settings, secure
         self.accounts = Accounts(store, 60 * settings.session_minutes)
         self._secret = secrets.token_bytes(32)  # of the forms of those whom a proxy signs in
-        self.sign_ins = Rate(settings.sign_ins_a_minute)
+        self.sign_ins = Rate(settings.sign_ins_a_minute)  # for one name
+        self.failures = Rate(settings.failures_a_minute)  # from one address
         self._requests = Rate(settings.requests_a_minute)
         self._pages = jinja2.Environment(
             loader=jinja2.PackageLoader("reason2decide.review"),
