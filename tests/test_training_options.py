@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -193,3 +196,14 @@ def test_encoders_that_cannot_be_used(dataset: DatasetFolder, tmp_path: Path) ->
         lengths = {"input": 600, "rationale": 24, "label": 32}
         run(dataset, tmp_path / "run", base={"encoder": str(minilm())}, lengths=lengths)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_base_that_cannot_be_compiled_says_so(dataset: DatasetFolder, tmp_path: Path) -> None:
+    """Here for want of a compiler, as on many machines."""
+    config = tmp_path / "train.toml"
+    config.write_text(tomli_w.dumps(settings(dataset, compile=True)))
+    command = [sys.executable, "-m", "reason2decide", "train", str(config), "--out", str(tmp_path / "run")]
+    env = {**os.environ, "CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "compile = true, but this base cannot be compiled on this machine" in done.stderr

@@ -42,6 +42,7 @@ from reason2decide.training.checkpoints import (
     remove_old_checkpoints,
     write_checkpoint,
 )
+from reason2decide.training.compiled import compiled
 from reason2decide.training.config import Config
 from reason2decide.training.dropout import dropout_contexts
 from reason2decide.training.features import SplitFeatures
@@ -138,7 +139,7 @@ class StageTrainer:
             architecture_of(self.model, train.encoder.tokenizer.pad_token_id),
             train.encoder,
             stage,
-            forward=torch.compile(self.model, dynamic=True) if config.compile else self.model,
+            forward=compiled(self.model) if config.compile else self.model,
             scorer=lambda: architecture_of(scorer(), train.encoder.tokenizer.pad_token_id),
             steps=self.steps,
             seed=config.seed,

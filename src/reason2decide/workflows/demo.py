@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -39,6 +41,7 @@ SHOWN = (
     "swap_follows_no_verdict",
     "cited_false",
 )
+QUEUED_CALLS = 20  # ours: in the queue of the review pages
 PROBED_CALLS = 100  # ours: number of calls to probe, which keeps the demo short
 
 CALLS = (
@@ -82,10 +85,22 @@ def demo(out: Path, *, force: bool = False) -> None:
         console.print(f"why not {other!r}?\n          {visible(reason)}", markup=False)
     minutes = (time.monotonic() - started) / 60
     console.print(f"\nreport    {out / 'results' / 'report.html'}  ({minutes:.1f} minutes in all)")
-    r2d, model = sys.argv[0], out / "model"
-    console.print(
-        f"serve     {r2d} export {bundle} --out {model} && {r2d} serve demo={model}", markup=False, soft_wrap=True
-    )
+    r2d, model, reviews, queue = sys.argv[0], out / "model", out / "reviews.sqlite", out / "queue.jsonl"
+    write_queue(dataset.split("test"), queue)
+    for what, command in (
+        ("serve", f"{r2d} export {bundle} --out {model} && {r2d} serve demo={model}"),
+        (
+            "review",
+            f"{r2d} feedback add-reviewer {reviews} me && {r2d} serve demo={bundle} --review {reviews} --queue {queue}",
+        ),
+    ):
+        console.print(f"{what:<9} {command}", markup=False, soft_wrap=True)
+
+
+def write_queue(records: Sequence[Record], path: Path) -> None:
+    """Write the first calls of a split without their labels, to be reviewed on the page."""
+    calls = (Record(own.id, own.text).to_json() for own in records[:QUEUED_CALLS])
+    path.write_text("".join(f"{json.dumps(call, ensure_ascii=False)}\n" for call in calls), "utf-8")
 
 
 def _runner_up(prediction: Prediction) -> str:
