@@ -1,4 +1,4 @@
-"""The pictures of docs/review.md: two reviewers answer the queue of a model, then a case and the dashboard are drawn.
+"""The pictures of docs/review.md: two reviewers and an adjudicator answer the queue of a model, and pages are drawn.
 
 python benchmarks/review_screenshots.py RUN/bundle queue.jsonl docs/
 """
@@ -48,6 +48,7 @@ def main() -> None:
             for name in PEOPLE:
                 page = browser.new_context(viewport={"width": 1180, "height": 860}).new_page()
                 page.goto(f"{server.url}/review")
+                page.screenshot(path=given.out / "review-sign-in.png")
                 page.fill("[name=name]", name)
                 page.fill("[name=password]", PASSWORD)
                 page.click("main button")
@@ -56,6 +57,7 @@ def main() -> None:
                     if "/case/" not in page.url:
                         break
                     if page.locator("button[value=first]").count():
+                        page.screenshot(path=given.out / "review-blind.png")
                         page.locator("input[name=label]").nth(chance.randrange(5)).check()
                         page.click("button[value=first]")
                     model = page.locator("label.choice", has_text="model's decision").locator("input")
@@ -67,7 +69,13 @@ def main() -> None:
                     if name == "nina" and re.search("denied|denies|no ", page.inner_text(".note")):
                         page.locator("button[name=why]").nth(1).click()
                         page.screenshot(path=given.out / "review-case.png", full_page=True)
+                    if name == "adam":
+                        page.screenshot(path=given.out / "review-disagreement.png", full_page=True)
                     page.click("button[value=decide]")
+                if name == "olga":
+                    for place, file in (("", "start"), ("/history", "history")):
+                        page.goto(f"{server.url}/review{place}")
+                        page.screenshot(path=given.out / f"review-{file}.png")
                 if name == "adam":
                     time.sleep(31)  # until the numbers are counted anew
                     page.goto(f"{server.url}/review/dashboard")

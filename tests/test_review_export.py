@@ -264,6 +264,10 @@ def test_commands_say_what_is_wrong(forks: Forks, tmp_path: Path) -> None:
     assert code == 2 and "named 'nina' already" in said
     code, said = feedback("add-reviewer", file, "olga", stdin="short\n")
     assert code == 2 and "use 12 or more" in said
+    assert feedback("set-password", file, "nina", stdin="another long one\n")[0] == 0
+    code, said = feedback("remove-reviewer", file, "nobody")
+    assert code == 2 and "there is no reviewer named 'nobody'; there are: nina" in said
+    assert feedback("remove-reviewer", file, "nina")[0] == 0
     for command, *options in (("summary",), ("export", "--out", tmp_path / "d"), ("to-label-studio", "--out", "x")):
         code, said = feedback(command, file, *options)
         assert code == 2 and "has no answers yet: serve a model with --review" in said

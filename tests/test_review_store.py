@@ -380,6 +380,23 @@ def test_passwords_and_sessions(store: Store) -> None:
     assert accounts.session(token) is None and accounts.session("") is None
 
 
+def test_other_passwords_and_people_who_left(store: Store) -> None:
+    accounts = Accounts(store, 60)
+    ada = accounts.add("ada", "reviewer", "the first password")
+    token = accounts.begin(ada)
+    accounts.set_password("ada", "the second password")
+    assert accounts.session(token) is None and accounts.checked("ada", "the first password") is None
+    assert accounts.checked("ada", "the second password") == ada
+    with pytest.raises(AccountError, match="use 12 or more"):
+        accounts.set_password("ada", "short")
+    token = accounts.begin(ada)
+    accounts.remove("ada")
+    assert accounts.session(token) is None and accounts.checked("ada", "the second password") is None
+    assert accounts.named("ada") is None and [own.name for own in accounts.all()] == ["nina", "olga"]
+    with pytest.raises(AccountError, match="no reviewer named 'ada'; there are: nina, olga"):
+        accounts.remove("ada")
+
+
 @pytest.mark.parametrize(
     ("name", "role", "password", "reason"),
     [

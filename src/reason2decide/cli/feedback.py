@@ -42,6 +42,29 @@ def add_reviewer_command(
     say(f"{added.name} may review as {added.role}; exports name them {added.pseudonym}")
 
 
+@feedback_app.command("set-password")
+def set_password_command(store: StoreFile, name: Annotated[str, typer.Argument(help="Name of the reviewer.")]) -> None:
+    """Give a reviewer another password, and end their sessions."""
+    from reason2decide.review.accounts import Accounts
+
+    require("argon2", "review", "r2d feedback set-password")
+    with _opened(store) as opened:
+        Accounts(opened, 0).set_password(name, _password())
+    say(f"{name} has another password")
+
+
+@feedback_app.command("remove-reviewer")
+def remove_reviewer_command(
+    store: StoreFile, name: Annotated[str, typer.Argument(help="Name of the reviewer.")]
+) -> None:
+    """Let a reviewer in no more; their answers stay."""
+    from reason2decide.review.accounts import Accounts
+
+    with _opened(store) as opened:
+        Accounts(opened, 0).remove(name)
+    say(f"{name} may review no more")
+
+
 @feedback_app.command("export")
 def export_command(
     store: StoreFile, out: Out, split: Split = None, seed: Seed = 0, name: Name = None, force: Force = False

@@ -67,9 +67,7 @@ class Accounts:
             raise AccountError(f"{role!r} is no role; choose one of {', '.join(get_args(Role))}")
         if not _NAME.fullmatch(name) or name != name.strip():
             raise AccountError(f"{name!r} cannot be a reviewer's name; use 1 to 64 printing characters")
-        if password is not None and len(password) < LEAST_PASSWORD:
-            raise AccountError(f"the password has {len(password)} characters; use {LEAST_PASSWORD} or more")
-        hashed = None if password is None else require("argon2", "review").PasswordHasher().hash(password)
+        hashed = None if password is None else _hash_of(password)
         with self._store.transaction() as database:
             if database.execute("SELECT 1 FROM reviewers WHERE name = ?", (name,)).fetchone():
                 raise AccountError(f"there is a reviewer named {name!r} already")
@@ -79,6 +77,35 @@ class Accounts:
             )
         found = self.named(name)
         assert found is not None
+        return found
+
+    def set_password(self, name: str, password: str) -> None:
+        """Give an account another password; its sessions end.
+
+        Raises:
+            AccountError: there is no such account, or the password is short.
+        """
+        reviewer, hashed = self._required(name), _hash_of(password)
+        with self._store.transaction() as database:
+            database.execute("UPDATE reviewers SET password = ? WHERE id = ?", (hashed, reviewer.id))
+            database.execute("DELETE FROM sessions WHERE reviewer = ?", (reviewer.id,))
+
+    def remove(self, name: str) -> None:
+        """Let somebody in no more; their answers stay.
+
+        Raises:
+            AccountError: there is no such account.
+        """
+        reviewer = self._required(name)
+        with self._store.transaction() as database:
+            database.execute("UPDATE reviewers SET active = 0, password = NULL WHERE id = ?", (reviewer.id,))
+            database.execute("DELETE FROM sessions WHERE reviewer = ?", (reviewer.id,))
+
+    def _required(self, name: str) -> Reviewer:
+        found = self.named(name)
+        if found is None:
+            known = ", ".join(own.name for own in self.all()) or "none"
+            raise AccountError(f"there is no reviewer named {name!r}; there are: {known}")
         return found
 
     def named(self, name: str) -> Reviewer | None:
@@ -169,6 +196,13 @@ class Rate:
 
 # The hash of a password that nobody knows, so that an unknown name takes as long as a known one.
 _NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$c29tZXNhbHRzb21lc2FsdA$Iwmn4dLbDsOo6qIN2pB3bTnFPYmVFHv1Ew6V8vYqB4A"
+
+
+def _hash_of(password: str) -> str:
+    if len(password) < LEAST_PASSWORD:
+        raise AccountError(f"the password has {len(password)} characters; use {LEAST_PASSWORD} or more")
+    hashed: str = require("argon2", "review").PasswordHasher().hash(password)
+    return hashed
 
 
 def _hashed(token: str) -> str:
