@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forks import Forks, Group
 from llm_server import LlmServer, running
 from llm_toy import write_calls
+from report_data import CHROMIUM
 from toy import write_toy
 
 from reason2decide.data.defaults import CALL_LOG
@@ -51,6 +53,19 @@ def forks(group: Group) -> Forks:
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> DatasetFolder:
     """The toy dataset, to read only."""
     return write_toy(tmp_path_factory.mktemp("data") / "toy")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window."""
+    if CHROMIUM is None:
+        pytest.skip("needs a browser, which CI installs: no chromium, chromium-browser or google-chrome is on PATH")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="module")

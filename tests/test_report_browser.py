@@ -7,23 +7,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
-from report_data import CHROMIUM, HOSTILE, LABELS, MARKUP, SEX, comparison, data, report, training_log
+from report_data import HOSTILE, LABELS, MARKUP, SEX, comparison, data, report, training_log
 
 from reason2decide.data.predictions import NO_ANSWER, Prediction
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.report import render_comparison
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("needs a browser, which CI installs: no chromium, chromium-browser or google-chrome is on PATH")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import pytest
 import tomli_w
 from axe_playwright_python.sync_playwright import Axe
 from forks import Forks
-from report_data import CHROMIUM
 from reviewing import PASSWORD, PEOPLE
 from serving import Server, running, triage_bundle
 from toy import record, settings
@@ -24,18 +23,6 @@ from reason2decide.review.accounts import Accounts
 from reason2decide.review.store import Store
 
 NOTES = 24
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("needs a browser, which CI installs: no chromium, chromium-browser or google-chrome is on PATH")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 class Reader:

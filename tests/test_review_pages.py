@@ -288,6 +288,32 @@ def test_two_windows_on_one_case(site: Site, nina: Person) -> None:
     assert [own["label"] for own in site.answers("a.undone IS NULL")] == [labels[1]]
 
 
+def test_what_is_sent_after_others_have_reviewed_is_kept(site: Site) -> None:
+    with people(site, "nina", "olga") as (nina, olga):
+        page = nina.get("/case/1")
+        olga.answer(olga.get("/case/1"), action="decide", label=site.model.labels.values[0])
+        late = nina.answer(page, action="decide", label=site.model.labels.values[1], comment="late")
+        assert late.status_code == 200 and [own["comment"] for own in site.answers("name = 'nina'")] == ["late"]
+        assert site.store.rows("SELECT state FROM cases WHERE id = 1") == [{"state": "disputed"}]
+
+
+@pytest.mark.parametrize("value", ["²", "9" * 30, "-1", "x", "2"])
+def test_ids_that_are_none(value: str, site: Site, nina: Person) -> None:
+    page = nina.get("/case/1")
+    kept = nina.answer(page, action="skip", prediction=value, replaces=value)
+    assert kept.status_code == 200 and site.answers()[0]["action"] == "skip"
+    assert nina.get(f"/history?before={'9' * 30}").status_code in (200, 422)
+    if value != "2":
+        assert nina.get(f"/case/{value}").status_code == 404
+
+
+def test_what_the_sign_in_page_held_may_be_anything(site: Site) -> None:
+    with TestClient(site.app, base_url="http://localhost") as client:
+        for kept in ("{", "[1]", "null", '{"label": 3}'):
+            data = {"name": "nina", "password": PASSWORD, "to": "/review/case/1", "kept": kept}
+            assert client.post("/review/sign-in", data=data).status_code == 200
+
+
 def test_a_form_of_another_site_does_nothing(site: Site, nina: Person) -> None:
     page = nina.get("/case/1")
     forged = nina.answer(page, csrf="guess", action="decide", label=site.model.labels.values[0], comment="kept")
@@ -315,6 +341,8 @@ def test_in_blind_mode_the_reviewer_decides_first(tmp_path: Path) -> None:
         nina.answer(page, action="first", label=last)  # the first one stands
         nina.answer(shown, action="decide", label=last)
         (kept,) = site.answers()
+        nina.answer(nina.get("/case/2"), action="skip")
+        assert "You decide first" in nina.get("/case/2").text  # skipping shows nothing either
     assert (kept["blind"], kept["first_label"], kept["label"]) == (1, first, last)
     assert kept["opened"] <= kept["first_at"] <= kept["at"]
 

@@ -21,6 +21,7 @@ from reason2decide.review.queueing import (
     ADJUDICATED,
     DISPUTED,
     OPEN,
+    WAITING,
     Claim,
     ModelDecision,
     claim_case,
@@ -29,7 +30,7 @@ from reason2decide.review.queueing import (
     prediction_of,
 )
 from reason2decide.review.store import Row, Store, StoreUnavailable, now
-from reason2decide.review.web import Form, Refusal, Web
+from reason2decide.review.web import LARGEST_ID, Form, Refusal, Web, id_of
 
 LONGEST_FIELD = 20_000  # ours: characters of a reason or comment
 
@@ -69,7 +70,7 @@ class ShownCase:
     @property
     def hidden(self) -> bool:
         """Whether the model is hidden until the reviewer has decided."""
-        return self.blind and self.first is None and self.own is None
+        return self.blind and self.first is None and (self.own is None or self.own["action"] == "skip")
 
 
 class CasePage:
@@ -86,7 +87,7 @@ class CasePage:
             Refusal: there is no such case, or enough others have reviewed it.
         """
         reviewer = session.reviewer
-        case = self._store.row("SELECT * FROM cases WHERE id = ?", (case_id,))
+        case = self._store.row("SELECT * FROM cases WHERE id = ?", (min(case_id, LARGEST_ID),))
         if case is None:
             raise Refusal("gone", 404)
         standing = answers.of_case(self._store, case_id)
@@ -94,7 +95,8 @@ class CasePage:
         reviewed = any(own["reviewer"] == reviewer.id and own["kind"] == "review" for own in standing)
         kind: Kind = "adjudication" if settling and not reviewed else "review"
         own = next((a for a in standing if a["reviewer"] == reviewer.id and a["kind"] == kind), None)
-        if kind == "review" and own is None and case["state"] not in (OPEN, "waiting"):
+        # What somebody sends of a case that others have reviewed meanwhile is kept as one more review.
+        if form is None and kind == "review" and own is None and case["state"] not in (OPEN, WAITING):
             raise Refusal("not_yours", 409)
         values = (reviewer.id, case_id)
         claim = self._store.row("SELECT * FROM claims WHERE reviewer = ? AND case_id = ?", values)
@@ -106,9 +108,9 @@ class CasePage:
             sampled, share, opened = claim["sampled"], claim["share"], claim["opened"]
         elif kind == "review":
             self._claim(Claim(case_id, sampled, share, opened), reviewer.id)
-        shown = (form or {}).get("prediction", "")
-        if shown.isdigit():
-            prediction = prediction_by_id(self._store, case_id, int(shown))
+        shown = id_of((form or {}).get("prediction", ""))
+        if shown is not None:
+            prediction = prediction_by_id(self._store, case_id, shown)
         else:
             prediction = prediction_of(self._store, case_id, self._model_hash) or prediction_of(self._store, case_id)
         first = self._store.row("SELECT * FROM first_decisions WHERE reviewer = ? AND case_id = ?", values)
@@ -215,7 +217,6 @@ class CasePage:
         label = form["label"] if form["action"] == "decide" else None
         agrees = prediction is not None and label == prediction.label
         actions: dict[str, Any] = {"decide": "accept" if agrees else "override"}
-        replaces = form.get("replaces", "")
         return GivenAnswer(
             key=form.get("key") or secrets.token_urlsafe(16),
             case_id=view.case["id"],
@@ -234,7 +235,7 @@ class CasePage:
             sampled=view.claim.sampled,
             share=view.claim.share,
             opened=view.claim.opened,
-            replaces=int(replaces) if replaces.isdigit() else None,
+            replaces=id_of(form.get("replaces", "")),
         )
 
 

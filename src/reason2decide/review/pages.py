@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import secrets
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
@@ -49,12 +49,14 @@ from reason2decide.review.texts import Texts
 from reason2decide.review.web import (
     COOKIE,
     LANGUAGE_COOKIE,
+    LARGEST_ID,
     BadForm,
     Form,
     NotSignedIn,
     Refusal,
     Web,
     form_of,
+    held_fields,
     to,
 )
 from reason2decide.serve.audit import AuditLog, AuditUnavailable
@@ -110,6 +112,7 @@ class ReviewPages:
         self._model = models[0]
         self._models = [model for model in models if model.labels == models[0].labels]
         self._prepare: Callable[[], Awaitable[None]] | None = None
+        self._prepared_to, self._said = 0, ""
         hashes = [model.hash for model in self._models]
         self.numbers = _Kept(lambda: dashboard(store, self._model.labels, hashes), DASHBOARD_SECONDS)
         self._counts = _Kept(self._counted, 1.0)
@@ -136,9 +139,12 @@ class ReviewPages:
 
     async def run(self) -> None:
         """Let the models decide on the cases that wait, while no caller does."""
+        counted = False
         while True:
             try:
-                await asyncio.to_thread(self.numbers)  # nobody waits for the first ones
+                if not counted:  # so that nobody waits for the dashboard's first numbers
+                    counted = True
+                    await asyncio.to_thread(self.numbers)
                 if self._prepare is not None:
                     await self._prepare()
             except Exception as error:  # logged by type and location, as `guard` does, since a message may quote a note
@@ -157,14 +163,20 @@ class ReviewPages:
         return _routes(self, web, page, asked, settings)
 
     async def _prepare_cases(self, batcher: Batcher, asked: _Asked) -> None:
+        (newest,) = await asyncio.to_thread(self._store.rows, "SELECT max(id) AS id FROM cases")
+        if newest["id"] is None or newest["id"] == self._prepared_to:
+            return
         try:
             for model in self._models:
                 while cases := await asyncio.to_thread(without_prediction, self._store, model.hash, AT_ONCE):
                     while batcher.requests:
                         await asyncio.sleep(IDLE_SECONDS / 4)
                     await asyncio.gather(*(self.prepare(asked, model, *case, caller="review queue") for case in cases))
+            self._prepared_to, self._said = newest["id"], ""
         except (Overloaded, DeadlineExceeded, StoreUnavailable, AuditUnavailable) as error:
-            say(f"review: cases wait to be prepared: {error}")
+            if str(error) != self._said:
+                self._said = str(error)
+                say(f"review: cases wait to be prepared: {error}")
 
     async def prepare(self, asked: _Asked, model: ServedModel, case_id: int, text: str, *, caller: str) -> None:
         """Let a model decide on a case, and keep what it says; a text that it cannot read is marked so."""
@@ -283,6 +295,8 @@ def _page_route(web: Web) -> type[APIRoute]:
             async def handle(request: Request) -> Response:
                 try:
                     return await inner(request)
+                except RequestValidationError:  # an id that is none
+                    return await run_in_threadpool(web.failed, request, Refusal("gone", 404), None)
                 except (NotSignedIn, StoreUnavailable, Refusal) as error:
                     form = None
                     if request.method == "POST" and not isinstance(error, Refusal):
@@ -350,9 +364,7 @@ def _routes(pages: ReviewPages, web: Web, page: CasePage, asked: _Asked, setting
     @api.post("/sign-in")
     def sign_in(request: Request, form: Form = sent) -> Response:
         name, path = form.get("name", ""), form.get("to", "")
-        kept: dict[str, str] = {}
-        if form.get("kept"):
-            kept = {str(k): str(v) for k, v in json.loads(form["kept"]).items()}
+        kept = held_fields(form.get("kept", ""))
         address = request.client.host if request.client else ""
         t = web.texts(request)
         if web.failures.reached(address) or not web.sign_ins.allows(name.casefold()):
@@ -489,7 +501,7 @@ def _routes(pages: ReviewPages, web: Web, page: CasePage, asked: _Asked, setting
                 values.append(value)
         if before:
             conditions.append("a.id < ?")
-            values.append(before)
+            values.append(min(before, LARGEST_ID))
         rows = store.rows(
             "SELECT a.id, a.at, a.action, a.label, a.case_id, c.key, r.name, p.label AS model_label FROM answers a "
             "JOIN cases c ON c.id = a.case_id JOIN reviewers r ON r.id = a.reviewer "

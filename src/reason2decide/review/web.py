@@ -32,6 +32,7 @@ HEADERS = {
     "Cache-Control": "no-store",  # notes do not stay in a browser's cache
 }
 Form = dict[str, str]
+LARGEST_ID = 2**63 - 1  # of SQLite
 
 
 class NotSignedIn(Reason2DecideError):
@@ -166,7 +167,9 @@ class Web:
         if isinstance(error, NotSignedIn):
             if request.method == "GET":
                 to = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-                return self.sign_in_page(request, to, status=200 if self.passwords else 403)
+                if self.passwords:
+                    return self.sign_in_page(request, to)
+                return self.sign_in_page(request, to, status=403, messages=[t("not_named")])
             messages = [t("session_ended")]
             return self.sign_in_page(request, request.url.path, kept=kept, status=401, messages=messages)
         if isinstance(error, StoreUnavailable):
@@ -208,6 +211,28 @@ async def form_of(request: Request) -> Form:
     except ValueError:
         raise Refusal("not_text", 422) from None
     return {name: value.replace("\r\n", "\n") for name, value in pairs}
+
+
+def held_fields(held: str) -> Form:
+    """The fields that the page to sign in on held for later; none if it is not what that page held.
+
+    >>> held_fields('{"comment": "half a thought"}'), held_fields("{")
+    ({'comment': 'half a thought'}, {})
+    """
+    try:
+        content = json.loads(held) if held else {}
+    except ValueError:
+        return {}
+    return {str(name): str(value) for name, value in content.items()} if isinstance(content, dict) else {}
+
+
+def id_of(text: str) -> int | None:
+    """The id that a field holds, if it is one.
+
+    >>> id_of("17"), id_of("\u00b2"), id_of("9" * 30), id_of("")
+    (17, None, None, None)
+    """
+    return int(text) if text.isdecimal() and int(text) <= LARGEST_ID else None
 
 
 def to(path: str) -> RedirectResponse:
