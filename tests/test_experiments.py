@@ -218,7 +218,7 @@ def test_a_failed_cell_does_not_stop_the_others(forks: Forks, file: Path, tmp_pa
 
 def test_an_interrupted_experiment_saves_and_goes_on(file: Path, forks: Forks, tmp_path: Path) -> None:
     out, grid = tmp_path / "out", ["--set", 'grid={method = ["r2d", "sft"], seed = [0]}']
-    long = [*grid, "--set", "training.steps={stage1=300, stage2=3, sft=3}", "--set", "training.checkpoint_every=5"]
+    long = [*grid, "--set", "training.steps={stage1=120, stage2=3, sft=3}", "--set", "training.checkpoint_every=20"]
     command = [sys.executable, "-m", "reason2decide", "compare", str(file), "--out", str(out), *long]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 120

@@ -165,7 +165,8 @@ def test_the_dashboard_counts_what_was_answered(answered: Answered) -> None:
     final |= {i: answered.labels[i % 3] for i in range(7, 13)}
     right = sum(answered.model[i][0] == label for i, label in final.items())
     assert [(own.count, own.n) for own in numbers.models] == [(right, 10)]
-    assert sum(own.count for own in numbers.calibration) == right and numbers.reasons == [("red flag", 1)]
+    assert sum(own.count for own in numbers.calibration) == right
+    assert numbers.reasons == [((answered.model[4][0], answered.other(4), "red flag"), 1)]
     text = "\n".join(summary_lines(answered.site.store))
     assert f"{right} of 10" in text and "1 adjudicated" in text and "1 disputed" in text and "kappa" in text
 

@@ -60,7 +60,7 @@ class Numbers:
     pairs: Sequence[Agreed]
     by_label: Sequence[Agreed]
     overrides: Sequence[Share]
-    reasons: Sequence[tuple[str, int]]
+    reasons: Sequence[tuple[tuple[str, str, str], int]]  # (the model's label, the reviewer's, why), how often
     calibration: Sequence[Share]
     blind: Sequence[Share]
     estimate: Share
@@ -97,7 +97,9 @@ def dashboard(store: Store, labels: LabelSet, hashes: Sequence[str]) -> Numbers:
         pairs=pairs,
         by_label=by_label,
         overrides=_shares(labels.values, ((row["model_label"], row["action"] == "override") for row in reviews)),
-        reasons=Counter(row["reason"] for row in reviews if row["reason"]).most_common(MOST_REASONS),
+        reasons=Counter(
+            (row["model_label"] or "", row["label"] or "", row["reason"]) for row in reviews if row["reason"]
+        ).most_common(MOST_REASONS),
         calibration=_calibration(store, final, hashes[0]),
         blind=_blind(reviews, final),
         estimate=_estimate(store, final, hashes[0]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from reason2decide.console import visible
 from reason2decide.evaluation.results import MetricValue
 from reason2decide.review.dashboard import Share, dashboard
 from reason2decide.review.opening import labels_of
@@ -28,6 +29,8 @@ def summary_lines(store: Store) -> Iterator[str]:
     for own in numbers.by_label:
         yield f"  {own.what} against the others (alpha): {_interval(own.value)}"
     yield from _shares("decided otherwise, by the model's decision", numbers.overrides)
+    for (model, label, reason), count in numbers.reasons:
+        yield f"  {model} -> {label}, {count} times: {visible(reason)}"
     yield from _shares("the model right, by its confidence", numbers.calibration)
     yield from _shares("right in blind mode", [Share(WHO[s.label], s.count, s.n) for s in numbers.blind])
     yield from _shares("models on settled cases", numbers.models)
