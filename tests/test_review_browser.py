@@ -215,6 +215,12 @@ def test_blind_mode_and_the_session_that_ends(browser: Any, path: Path) -> None:
         assert kept["first_label"] == "home care" and kept["comment"] == "typed before the session ended"
 
 
+@pytest.fixture(scope="module")
+def server(path: Path) -> Iterator[Server]:
+    with serving(path, triage_bundle()) as server:
+        yield server
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -225,9 +231,9 @@ def test_blind_mode_and_the_session_that_ends(browser: Any, path: Path) -> None:
     ],
     ids=["phone", "dark", "no-script", "french"],
 )
-def test_pages_for_every_reader(options: dict[str, Any], browser: Any, path: Path) -> None:
+def test_pages_for_every_reader(options: dict[str, Any], browser: Any, path: Path, server: Server) -> None:
     long = "ألم في الصدر منذ يومين، بلا حمى. " * 60
-    with Store(path) as store, serving(path, triage_bundle()) as server:
+    with Store(path) as store:
         own = Reader(browser, server, **options)
         own.go("")
         own.page.fill("[name=name]", "ada")

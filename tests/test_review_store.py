@@ -249,14 +249,13 @@ def test_disputes_go_to_whoever_has_not_reviewed_them(store: Store) -> None:
 ANSWERING = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_review_store import answer
-from reason2decide.review import answers
+from reason2decide.review.answers import GivenAnswer, keep
 from reason2decide.review.store import Store
 store = Store(Path(sys.argv[1]))
 done = store.rows("SELECT count(*) AS n FROM answers")[0]["n"]
+rest = ("review", "accept", "home", "why", False, "", "", False, None, None, "random", 1.0, "")
 for case_id in range(done + 1, 1001):
-    answers.keep(store, answer(case_id, 1, key=f"key {case_id}"))
+    keep(store, GivenAnswer(f"key {case_id}", case_id, 1, case_id, *rest))
     print(case_id, flush=True)
 """
 
@@ -274,7 +273,7 @@ def test_no_acknowledged_answer_is_lost_when_the_process_is_killed(store: Store,
     path, chance = tmp_path / "s.sqlite", random.Random(5)
     acknowledged, kills = 0, 0
     while acknowledged < 1000:
-        command = [sys.executable, "-c", ANSWERING, str(path), str(Path(__file__).parent)]
+        command = [sys.executable, "-c", ANSWERING, str(path)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         until = chance.randint(20, 90) if kills < 20 else 2000
