@@ -91,7 +91,7 @@ def demo(out: Path, *, force: bool = False) -> None:
         ("serve", f"{r2d} export {bundle} --out {model} && {r2d} serve demo={model}"),
         (
             "review",
-            f"{r2d} feedback add-reviewer {reviews} me && {r2d} serve demo={bundle} --review {reviews} --queue {queue}",
+            f"{r2d} feedback add-reviewer {reviews} me; {r2d} serve demo={bundle} --review {reviews} --queue {queue}",
         ),
     ):
         console.print(f"{what:<9} {command}", markup=False, soft_wrap=True)
