@@ -129,7 +129,7 @@ def test_a_model_too_large_is_refused_before_its_weights_are_read(dataset: Datas
     size = {"hidden_size": 16384, "intermediate_size": 65536, "num_hidden_layers": 256, "vocab_size": 1000}
     AutoConfig.for_model("llama", **size).save_pretrained(tmp_path / "base")
     said = refusal(str(tmp_path / "base"), dataset, tmp_path / "run")
-    assert re.search(r"has \d{4}\.\d billion parameters, \d+ GiB in float32, and there are \d+ GiB", said)
+    assert re.search(r"has \d{4}\.\d billion parameters, \d+ GiB in 32 bits each, and there are \d+ GiB", said)
 
 
 def test_weights_that_are_not_there_are_not_made_up(dataset: DatasetFolder, tmp_path: Path) -> None:

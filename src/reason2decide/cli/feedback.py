@@ -11,7 +11,6 @@ import typer
 
 from reason2decide.cli.data import Force, Name, Out, Seed, Split, shares_of
 from reason2decide.console import say
-from reason2decide.data.records import SPLITS
 from reason2decide.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -70,6 +69,7 @@ def export_command(
     store: StoreFile, out: Out, split: Split = None, seed: Seed = 0, name: Name = None, force: Force = False
 ) -> None:
     """Write the settled cases as a dataset, with the reviewers' reasons and their provenance."""
+    from reason2decide.data.records import SPLITS
     from reason2decide.review.export import export_feedback
 
     with _opened(store) as opened:
