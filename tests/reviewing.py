@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from reason2decide.data.recipe import InputRecipe
 from reason2decide.review.accounts import Accounts
 from reason2decide.review.opening import open_review
 from reason2decide.review.pages import ReviewPages
-from reason2decide.review.queueing import keep_prediction
+from reason2decide.review.queueing import add_cases, keep_prediction
 from reason2decide.review.settings import ReviewSettings
 from reason2decide.review.store import Store
 from reason2decide.serve.app import create_app
@@ -25,13 +25,21 @@ from reason2decide.serve.served_model import ServedModel
 from reason2decide.serve.settings import ServeSettings
 
 PASSWORD = "a long enough password"
+NOTES = [
+    ("n1", "40 yo with chest pain since 2 days"),
+    ("n2", "Kind, 3 Jahre, hustet seit gestern; Übelkeit. Fièvre à 39°"),
+    ("n3", "<script>alert('note')</script> & <b>\"bold\"</b> chest pain"),
+    ("n4", "ألم في الصدر منذ يومين"),
+]
 PEOPLE = {"nina": "reviewer", "olga": "reviewer", "adam": "adjudicator", "ada": "administrator"}
 
 
 class Site:
     """The pages of one store."""
 
-    def __init__(self, path: Path, *, recipe: InputRecipe | None = None, **options: Any) -> None:
+    def __init__(
+        self, path: Path, *, recipe: InputRecipe | None = None, beside: Sequence[ServedModel] = (), **options: Any
+    ) -> None:
         self.path = path
         with Store(path) as store:
             for name, role in PEOPLE.items():
@@ -39,10 +47,10 @@ class Site:
                     Accounts(store, 60).add(name, role, PASSWORD)
         self.model = ServedModel("triage", triage_bundle())
         self.model.recipe = recipe
-        pages = open_review(ReviewSettings(review=path, **options), [self.model])
+        pages = open_review(ReviewSettings(review=path, **options), [self.model, *beside])
         assert isinstance(pages, ReviewPages)
         self.pages = pages
-        self.app = create_app([self.model], ServeSettings(), extension=pages)
+        self.app = create_app([self.model, *beside], ServeSettings(), extension=pages)
 
     @property
     def store(self) -> Store:
@@ -77,6 +85,21 @@ class Person:
     def answer(self, page: Response, **fields: str) -> Response:
         """Fill in the form of a case's page, and send it."""
         return self.post(page.url.path.removeprefix("/review"), form_fields(page) | fields)
+
+
+def filled(folder: Path, **options: Any) -> Site:
+    """A site with four decided cases in its queue."""
+    site = Site(folder / "s.sqlite", **options)
+    add_cases(site.store, NOTES, source="queue", wanted=options.get("reviews_per_case", 1))
+    site.decide()
+    return site
+
+
+def form_csrf(text: str) -> str:
+    """The secret that the forms of a page show."""
+    found = re.search(r'name="csrf" value="([^"]+)"', text)
+    assert found is not None
+    return found[1]
 
 
 def form_fields(page: Response) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The review pages over HTTP: signing in, answering, blind mode, disagreements, and what must not be lost."""
+"""The review pages over HTTP: cases, answers, blind mode, disagreements, and what must not be lost."""
 
 from __future__ import annotations
 
@@ -13,21 +13,17 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from reviewing import PASSWORD, Person, Site, form_fields, message, people, sign_in
+from reviewing import NOTES, PASSWORD, Person, Site, filled, form_csrf, form_fields, message, people
+from serving import triage_bundle
 
 from reason2decide import review
 from reason2decide.data.recipe import InputRecipe
+from reason2decide.model.reading import ReadingSettings
 from reason2decide.review.queueing import add_cases
 from reason2decide.review.settings import LANGUAGES
 from reason2decide.review.texts import Texts
+from reason2decide.serve.served_model import ServedModel
 from reason2decide.syntax import parse_toml
-
-NOTES = [
-    ("n1", "40 yo with chest pain since 2 days"),
-    ("n2", "Kind, 3 Jahre, hustet seit gestern; Übelkeit. Fièvre à 39°"),
-    ("n3", "<script>alert('note')</script> & <b>\"bold\"</b> chest pain"),
-    ("n4", "ألم في الصدر منذ يومين"),
-]
 
 
 @pytest.fixture
@@ -35,104 +31,10 @@ def site(tmp_path: Path) -> Site:
     return filled(tmp_path)
 
 
-def filled(folder: Path, **options: Any) -> Site:
-    site = Site(folder / "s.sqlite", **options)
-    add_cases(site.store, NOTES, source="queue", wanted=site.pages.settings.reviews_per_case)
-    site.decide()
-    return site
-
-
 @pytest.fixture
 def nina(site: Site) -> Iterator[Person]:
     with people(site, "nina") as (nina,):
         yield nina
-
-
-# ---- signing in
-
-
-def test_only_those_with_an_account_get_in(site: Site) -> None:
-    with TestClient(site.app, base_url="http://localhost") as client:
-        for path in ("", "/next", "/case/1", "/history", "/dashboard", "/adjudicate"):
-            page = client.get(f"/review{path}")
-            assert "Sign in" in page.text and "chest pain" not in page.text
-        wrong = sign_in(client, "nina", "wrong password")
-        assert wrong.status_code == 401 and message(wrong) == "Name or password is wrong."
-        assert not client.cookies
-        right = client.post(
-            "/review/sign-in",
-            data={"name": "nina", "password": PASSWORD, "to": "/review/case/1"},
-            follow_redirects=False,
-        )
-        assert right.headers["location"] == "/review/case/1"
-        cookie = right.headers["set-cookie"]
-        assert "HttpOnly" in cookie and "SameSite=strict" in cookie and "Path=/review" in cookie
-        page = client.get("/review")
-        assert "nina (reviewer)" in page.text and page.headers["cache-control"] == "no-store"
-        assert "script-src 'self'" in page.headers["content-security-policy"]
-        assert "unsafe" not in page.headers["content-security-policy"]
-        out = client.post("/review/sign-out", data={"csrf": form_csrf(page.text)})
-        assert "Sign in" in out.text and "Sign in" in client.get("/review").text
-
-
-def form_csrf(text: str) -> str:
-    found = re.search(r'name="csrf" value="([^"]+)"', text)
-    assert found is not None
-    return found[1]
-
-
-def test_guessing_is_slowed_down(site: Site) -> None:
-    with TestClient(site.app, base_url="http://localhost") as client:
-        statuses = [sign_in(client, "nina", f"guess number {i}").status_code for i in range(12)]
-        assert statuses == [401] * 10 + [429] * 2
-        assert sign_in(client, "nina").status_code == 429  # the right one, too
-        assert sign_in(client, "olga").status_code == 200  # from the same address
-
-
-def test_guessing_names_is_slowed_down(tmp_path: Path) -> None:
-    site = filled(tmp_path, failures_a_minute=3)
-    with TestClient(site.app, base_url="http://localhost") as client:
-        assert [sign_in(client, name).status_code for name in ("nina", "olga", "ada")] == [200] * 3  # no failures
-        assert [sign_in(client, f"name {i}").status_code for i in range(5)] == [401] * 3 + [429] * 2
-
-
-def test_sign_in_leads_to_no_other_site(site: Site) -> None:
-    with TestClient(site.app, base_url="http://localhost") as client:
-        for path in ("//evil.example", "https://evil.example/review/", "/reviewed.evil.example"):
-            data = {"name": "nina", "password": PASSWORD, "to": path}
-            moved = client.post("/review/sign-in", data=data, follow_redirects=False)
-            assert moved.headers["location"] == "/review"
-
-
-def test_a_proxy_names_the_reviewer(tmp_path: Path) -> None:
-    site = filled(tmp_path, reviewer_header="X-Remote-User", trusted_proxy=("10.0.0.1",))
-    named = {"X-Remote-User": "nina"}
-    with TestClient(site.app, base_url="http://localhost", client=("10.0.0.1", 5)) as proxy:
-        page = proxy.get("/review/case/1", headers=named)
-        assert "nina (reviewer)" in page.text and "Sign out" not in page.text
-        done = proxy.post("/review/case/1", data=form_fields(page) | {"action": "skip"}, headers=named)
-        assert done.status_code == 200 and site.answers()[0]["action"] == "skip"
-        assert proxy.get("/review", headers={"X-Remote-User": "mallory"}).status_code == 403
-        assert proxy.get("/review").status_code == 403
-        twice = [("X-Remote-User", "nina"), ("X-Remote-User", "ada")]
-        assert proxy.get("/review", headers=twice).status_code == 403
-        assert proxy.post("/review/sign-in", data={"name": "nina", "password": PASSWORD}).status_code == 401
-    stranger = TestClient(site.app, base_url="http://localhost", client=("10.0.0.2", 5))
-    assert stranger.get("/review", headers=named).status_code == 403
-
-
-def test_too_many_requests_are_refused(tmp_path: Path) -> None:
-    site = filled(tmp_path, requests_a_minute=5)
-    with people(site, "nina") as (nina,):
-        statuses = [nina.get("/history").status_code for _ in range(6)]
-    assert statuses == [200] * 4 + [429] * 2  # the first request was the page after signing in
-
-
-def test_tokens_of_callers_are_not_asked_for_but_open_nothing_else(tmp_path: Path) -> None:
-    site = filled(tmp_path)
-    with TestClient(site.app, base_url="http://localhost") as client:
-        assert client.get("/reviewer").status_code == 404
-        assert client.post("/review/case/1", json={"action": "skip"}).status_code == 401
 
 
 # ---- a case
@@ -276,6 +178,21 @@ def test_a_locked_store_loses_nothing(site: Site, nina: Person) -> None:
     assert site.answers()[0]["comment"] == "worth keeping"
 
 
+def test_a_field_that_is_too_long_loses_nothing(site: Site, nina: Person) -> None:
+    page = nina.get("/case/1")
+    long = nina.answer(page, action="decide", label=site.model.labels.values[0], comment="x" * 20_001)
+    assert long.status_code == 422 and "20001 characters; at most 20000" in message(long)
+    assert form_fields(long)["comment"] == "x" * 20_001 and site.answers() == []
+
+
+def test_too_many_requests_lose_nothing(tmp_path: Path) -> None:
+    site = filled(tmp_path, requests_a_minute=2)
+    with people(site, "nina") as (nina,):  # the first request is the page after signing in
+        page = nina.get("/case/1")
+        refused = nina.answer(page, action="decide", label=site.model.labels.values[0], comment="worth keeping")
+        assert refused.status_code == 429 and "worth keeping</textarea>" in refused.text
+
+
 def test_two_windows_on_one_case(site: Site, nina: Person) -> None:
     labels = site.model.labels.values
     first, second = nina.get("/case/1"), nina.get("/case/1")
@@ -331,6 +248,7 @@ def test_in_blind_mode_the_reviewer_decides_first(tmp_path: Path) -> None:
     with people(site, "nina") as (nina,):
         page = nina.get("/case/1")
         written = site.store.rows("SELECT rationale FROM predictions WHERE case_id = 1")[0]["rationale"]
+        assert "taken" not in page.text  # why a case was taken tells of the model
         assert "You decide first" in page.text and " %" not in page.text and "The model&#39;s decision" not in page.text
         assert written not in page.text and "<mark" not in page.text
         first, last = site.model.labels.values[0], site.model.labels.values[2]
@@ -343,6 +261,8 @@ def test_in_blind_mode_the_reviewer_decides_first(tmp_path: Path) -> None:
         (kept,) = site.answers()
         nina.answer(nina.get("/case/2"), action="skip")
         assert "You decide first" in nina.get("/case/2").text  # skipping shows nothing either
+        assert site.answers("case_id = 2")[0]["prediction"] is None
+        assert not any(f"<td>{label}</td>" in nina.get("/history?key=n2").text for label in site.model.labels.values)
     assert (kept["blind"], kept["first_label"], kept["label"]) == (1, first, last)
     assert kept["opened"] <= kept["first_at"] <= kept["at"]
 
@@ -362,7 +282,10 @@ def test_reviewers_do_not_see_each_other_and_an_adjudicator_settles(tmp_path: Pa
         assert "nina" not in settle.text.replace("ninas thought", "") and "olga" not in settle.text  # pseudonyms
         after = adam.answer(settle, action="decide", label=doctor)
         assert message(after) == "No disagreement waits for you."
-        assert "Agreement of reviewers" in adam.get("/dashboard").text
+        assert "Reasons given" in adam.get("/dashboard").text  # which are others' words
+        assert "Agreement of reviewers" in nina.get("/dashboard").text
+        assert "Reasons given" not in nina.get("/dashboard").text
+        assert "before seeing the model" not in settle.text  # nobody was blind
         assert site.store.rows("SELECT state FROM cases WHERE id = 1")[0]["state"] == "adjudicated"
         assert site.answers("kind = 'adjudication'")[0]["sampled"] == "disputed"
 
@@ -437,19 +360,41 @@ def test_cases_are_prepared_while_nobody_calls(tmp_path: Path) -> None:
     assert all(row["state"] == "open" and 0 < row["confidence"] <= 1 and row["urgency"] <= 0 for row in states)
 
 
+def test_what_another_model_cannot_read_stays_open_for_the_reviewed_one(tmp_path: Path) -> None:
+    """Of two models that are compared, only the reviewed one decides whether a case can be reviewed."""
+    other = ServedModel("other", triage_bundle(), ReadingSettings("refuse"))
+    other.hash = "of another bundle"
+    site = Site(tmp_path / "s.sqlite", beside=[other])
+    add_cases(site.store, [("long", "chest pain " * 200), ("short", "a cough")], source="queue", wanted=1)
+    with people(site, "nina"):
+        until = time.monotonic() + 60
+        while len(site.store.rows("SELECT * FROM predictions")) < 3 and time.monotonic() < until:
+            time.sleep(0.1)
+        time.sleep(0.5)  # nothing more comes
+        rows = site.store.rows(
+            "SELECT c.key, p.model FROM predictions p JOIN cases c ON c.id = p.case_id ORDER BY 1, 2"
+        )
+        states = {row["state"] for row in site.store.rows("SELECT state FROM cases")}
+    assert [(row["key"], row["model"]) for row in rows] == [("long", "triage"), ("short", "other"), ("short", "triage")]
+    assert states == {"open"}
+
+
 def test_card_feedback_lands_in_the_store_with_its_free_text(site: Site) -> None:
     card = "0f9d7a0e-5d56-4b1b-8c0f-0d1c8d1e7a11"
     item = {
         "card": card,
         "outcome": "overridden",
-        "overrideReason": {"reason": {"code": "x", "system": "y"}, "userComment": "The patient said otherwise: Müller"},
+        "overrideReason": {
+            "reason": {"code": "x", "system": "y"},
+            "userComment": "The patient said otherwise: Müller" + 30_000 * ".",
+        },
         "outcomeTimestamp": "2026-01-02T03:04:05Z",
     }
     with TestClient(site.app, base_url="http://localhost") as client:
         reply = client.post("/cds-services/triage/feedback", json={"feedback": [item]})
         assert reply.status_code == 200
     (kept,) = Site(site.path).store.rows("SELECT * FROM card_feedback")
-    assert kept["comment"] == "The patient said otherwise: Müller" and kept["card"] == card
+    assert kept["comment"] == "The patient said otherwise: Müller" + 30_000 * "." and kept["card"] == card
     assert (kept["outcome"], kept["reason_code"], kept["service"]) == ("overridden", "x", "triage")
 
 

@@ -142,18 +142,23 @@ def test_nothing_is_offered_twice_to_one_person(store: Store) -> None:
     assert next_case(store, 2, SETTINGS) is not None
 
 
-def test_the_random_sample_is_the_answered_beginning_of_one_order(store: Store) -> None:
-    """Also cases that were taken for another reason belong to it; a gap ends it."""
+def test_the_random_sample_is_the_settled_beginning_of_one_order(store: Store) -> None:
+    """Also cases that were taken for another reason belong to it; a gap ends it; what cannot be read does not."""
     filled(store)
     order = sorted(range(1, 6), key=lambda i: drawn("case", f"c{i}"))
-    assert random_sample(store) == 0
+    assert random_sample(store) == []
     answers.keep(store, answer(order[1], 1, sampled="urgent"))
-    assert random_sample(store) == 0
+    assert random_sample(store) == []
     answers.keep(store, answer(order[0], 1))
-    assert random_sample(store) == 2
-    for case_id in order[2:]:
+    assert random_sample(store) == order[:2]
+    with store.transaction() as database:
+        database.execute("UPDATE cases SET state = 'unreadable' WHERE id = ?", (order[2],))
+    pasted, _ = add_case(store, "pasted-1", "text", source="pasted", wanted=1)
+    decided(store, pasted, "home", 0.9)
+    for case_id in order[3:]:
         answers.keep(store, answer(case_id, 1))
-    assert random_sample(store) == 5
+    assert random_sample(store) == [*order[:2], *order[3:]]
+    assert next_case(store, 2, SETTINGS) is None  # a pasted note is its reviewer's
 
 
 @given(st.floats(0, 1, exclude_max=True), st.dictionaries(st.sampled_from(ORDERS), st.integers(1, 9), min_size=1))
@@ -180,6 +185,7 @@ def test_cases_wait_for_the_model(store: Store) -> None:
     decided(store, case_id, "home", 0.9)
     assert next_case(store, 1, SETTINGS) is not None and without_prediction(store, "hash", 5) == []
     assert without_prediction(store, "another model", 5) == [(case_id, "text")]
+    assert without_prediction(store, "another model", 5, after=case_id) == []
 
 
 # ---- answers

@@ -21,6 +21,7 @@ from reason2decide.review.queueing import (
     ADJUDICATED,
     DISPUTED,
     OPEN,
+    PASTED,
     WAITING,
     Claim,
     ModelDecision,
@@ -114,7 +115,7 @@ class CasePage:
         else:
             prediction = prediction_of(self._store, case_id, self._model_hash) or prediction_of(self._store, case_id)
         first = self._store.row("SELECT * FROM first_decisions WHERE reviewer = ? AND case_id = ?", values)
-        may_be_blind = kind == "review" and case["source"] != "pasted"
+        may_be_blind = kind == "review" and case["source"] != PASTED
         chosen = drawn("blind", case_id, reviewer.id) < self._web.settings.blind_share
         return ShownCase(
             case=case,
@@ -174,7 +175,7 @@ class CasePage:
             case=view.case,
             note=parts,
             marked=any(part.mark for part in parts),
-            sampled=view.claim.sampled,
+            sampled=None if view.hidden else view.claim.sampled,  # why it was taken tells of the model
             prediction=prediction,
             hidden=view.hidden,
             adjudicating=view.kind == "adjudication",
@@ -194,8 +195,12 @@ class CasePage:
             StoreUnavailable: nothing was kept.
         """
         t, action, label = self._web.texts(request), form.get("action", ""), form.get("label", "")
-        if action not in ("first", "decide", "defer", "skip") or any(len(v) > LONGEST_FIELD for v in form.values()):
+        if action not in ("first", "decide", "defer", "skip"):
             raise Refusal("bad_form", 422)
+        longest = max(map(len, form.values()))
+        if longest > LONGEST_FIELD:
+            message = t("too_long_field", found=longest, most=LONGEST_FIELD)
+            return self.show(request, session, view, form=form, messages=[message], status=422)
         if action in ("first", "decide") and label not in self._labels.values:
             return self.show(request, session, view, form=form, messages=[t("choose_label")], status=422)
         if action == "first":
@@ -221,7 +226,7 @@ class CasePage:
             key=form.get("key") or secrets.token_urlsafe(16),
             case_id=view.case["id"],
             reviewer=session.reviewer.id,
-            prediction=None if prediction is None else prediction.id,
+            prediction=None if prediction is None or view.hidden else prediction.id,
             kind=view.kind,
             action=actions.get(form["action"], form["action"]),
             label=label,

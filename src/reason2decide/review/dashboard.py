@@ -185,11 +185,9 @@ def _blind(reviews: Sequence[Row], final: Mapping[int, str]) -> list[Share]:
 
 def _estimate(store: Store, final: Mapping[int, str], model_hash: str) -> Share:
     """Of the random sample, the share of cases whose final label is the model's."""
-    sample = store.rows("SELECT id FROM cases ORDER BY draw LIMIT ?", (random_sample(store),))
+    sample = random_sample(store)
     predicted = _predicted(store, model_hash) if sample else {}
-    right = [
-        predicted[row["id"]][0] == final[row["id"]] for row in sample if row["id"] in final and row["id"] in predicted
-    ]
+    right = [predicted[case][0] == final[case] for case in sample if case in final and case in predicted]
     return Share("random", sum(right), len(right))
 
 

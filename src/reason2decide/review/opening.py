@@ -14,7 +14,7 @@ from reason2decide.data.records import LabelSet
 from reason2decide.errors import ConfigError
 from reason2decide.review.accounts import Accounts
 from reason2decide.review.pages import ReviewPages
-from reason2decide.review.queueing import add_cases
+from reason2decide.review.queueing import QUEUE, add_cases
 from reason2decide.review.settings import ReviewSettings
 from reason2decide.review.store import Store
 from reason2decide.serve.served_model import ServedModel
@@ -114,7 +114,7 @@ def load_queue(store: Store, path: Path, model: ServedModel, wanted: int) -> Non
     new = total = 0
     cases = ((record.id, record.text) for record in records)
     while part := list(islice(cases, ROWS_TOGETHER)):
-        new += add_cases(store, part, source="queue", wanted=wanted)
+        new += add_cases(store, part, source=QUEUE, wanted=wanted)
         total += len(part)
     for error in bad[:SHOWN_BAD_ROWS]:
         warn(f"left out of the queue: {error}")

@@ -1,9 +1,9 @@
 """Cases to review, and which one a reviewer gets next.
 
 A case is taken for one of the reasons of `settings.ORDERS`, drawn by their shares; the reason and its share are kept
-with the answer. "random" goes through all cases in an order drawn once (`draw`, a hash of the case's id). The cases
-that were answered, for whatever reason, from the beginning of that order to the first without an answer are a simple
-random sample of all cases: estimates are made of them.
+with the answer. "random" goes through the queue in an order drawn once (`draw`, a hash of the case's id). The cases
+that were settled, for whatever reason they were taken, from the beginning of that order to the first that is not are a
+simple random sample of the queue: estimates are made of them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from reason2decide.review.store import Store, now
 # A case waits for the model, is open, was reviewed by as many as wanted, is disputed among them, or was settled.
 WAITING, OPEN, REVIEWED, DISPUTED, ADJUDICATED = "waiting", "open", "reviewed", "disputed", "adjudicated"
 UNREADABLE = "unreadable"  # a text that the model cannot read
+QUEUE, PASTED = "queue", "pasted"  # where a case comes from
 # SQL of each reason: which cases, and in which order.
 _WANTED: Mapping[str, tuple[str, str]] = {
     "uncertain": ("1", "c.confidence"),
@@ -142,12 +143,12 @@ def keep_prediction(
             )
 
 
-def without_prediction(store: Store, model_hash: str, count: int) -> list[tuple[int, str]]:
-    """Cases (id, text) of which a model has said nothing yet, oldest first."""
+def without_prediction(store: Store, model_hash: str, count: int, *, after: int = 0) -> list[tuple[int, str]]:
+    """Cases (id, text) of which a model has said nothing yet, oldest first, from those after an id on."""
     rows = store.rows(
         "SELECT c.id, c.text FROM cases c LEFT JOIN predictions p ON p.case_id = c.id AND p.model_hash = ? "
-        f"WHERE p.id IS NULL AND c.state != '{UNREADABLE}' ORDER BY c.id LIMIT ?",
-        (model_hash, count),
+        f"WHERE p.id IS NULL AND c.state != '{UNREADABLE}' AND c.id > ? ORDER BY c.id LIMIT ?",
+        (model_hash, after, count),
     )
     return [(row["id"], row["text"]) for row in rows]
 
@@ -201,7 +202,7 @@ def next_case(store: Store, reviewer: int, settings: ReviewSettings) -> Claim | 
         for order in reasons_to_take(settings.shares, drawn("order", reviewer, answered)):
             condition, by = _WANTED[order]
             found = database.execute(
-                f"SELECT c.id FROM cases c WHERE c.state = '{OPEN}' AND {condition} "
+                f"SELECT c.id FROM cases c WHERE c.state = '{OPEN}' AND c.source = '{QUEUE}' AND {condition} "
                 "AND NOT EXISTS (SELECT 1 FROM answers a WHERE a.case_id = c.id AND a.reviewer = :reviewer "
                 "AND a.undone IS NULL) AND c.reviews + (SELECT count(*) FROM claims k WHERE k.case_id = c.id "
                 f"AND k.reviewer != :reviewer) < c.wanted ORDER BY {by} LIMIT 1",
@@ -244,11 +245,14 @@ def reasons_to_take(shares: Mapping[str, float], place: float) -> list[str]:
     return wanted
 
 
-def random_sample(store: Store) -> int:
-    """Number of cases in the random sample: those before the first, in the order drawn, that has no final label yet."""
-    first = store.row(f"SELECT min(draw) AS draw FROM cases WHERE state NOT IN ('{REVIEWED}', '{ADJUDICATED}')")
-    if first is None or first["draw"] is None:
-        (row,) = store.rows("SELECT count(*) AS n FROM cases")
-    else:
-        (row,) = store.rows("SELECT count(*) AS n FROM cases WHERE draw < ?", (first["draw"],))
-    return int(row["n"])
+def random_sample(store: Store) -> list[int]:
+    """Ids of the random sample: the queue's cases in the order drawn, before the first that has no final label yet.
+
+    Cases that the model cannot read, and pasted notes, are not among those that an estimate is about.
+    """
+    population = f"source = '{QUEUE}' AND state != '{UNREADABLE}'"
+    rows = store.rows(
+        f"SELECT id FROM cases WHERE {population} AND draw < coalesce((SELECT min(draw) FROM cases "
+        f"WHERE {population} AND state NOT IN ('{REVIEWED}', '{ADJUDICATED}')), 2) ORDER BY draw"
+    )
+    return [row["id"] for row in rows]

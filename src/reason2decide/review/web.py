@@ -32,6 +32,7 @@ HEADERS = {
     "Cache-Control": "no-store",  # notes do not stay in a browser's cache
 }
 Form = dict[str, str]
+TYPED = ("rationale", "reason", "comment", "text")  # fields in which people write
 LARGEST_ID = 2**63 - 1  # of SQLite
 
 
@@ -176,7 +177,14 @@ class Web:
             message = t("not_saved", why=str(error))
             if kept:
                 return self.page(
-                    request, "kept.html", None, status=503, messages=[message], kept=kept, to=request.url.path
+                    request,
+                    "kept.html",
+                    None,
+                    status=503,
+                    messages=[message],
+                    typed=TYPED,
+                    kept=kept,
+                    to=request.url.path,
                 )
             return self.page(request, "message.html", None, status=503, messages=[message])
         assert isinstance(error, Refusal)
@@ -184,6 +192,11 @@ class Web:
         with contextlib.suppress(Reason2DecideError):
             session = self.session(request)
         message = t(error.key, **error.values)
+        if any(kept.get(name) for name in TYPED):
+            place = request.url.path
+            return self.page(
+                request, "kept.html", session, status=error.status, messages=[message], typed=TYPED, kept=kept, to=place
+            )
         return self.page(request, "message.html", session, status=error.status, messages=[message])
 
     def sign_in_page(

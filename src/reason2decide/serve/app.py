@@ -114,7 +114,7 @@ def create_app(
     app.include_router(endpoints.router(models, batcher, authenticator, audit, settings))
     app.include_router(cds_hooks.router(models, batcher, authenticator, audit, settings, extension))
     if extension is not None:
-        app.include_router(extension.router(models, batcher, settings, audit))
+        app.include_router(extension.router(batcher, settings, audit))
     return app
 
 

@@ -18,6 +18,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from reason2decide.errors import ConfigError
 from reason2decide.serve.cards import Card, card_of, override_reasons, plain
+from reason2decide.serve.extension import CardFeedback
 from reason2decide.serve.fhir import FhirText, text_of, unread_of
 from reason2decide.serve.recording import documented_security, note, recorded_route
 from reason2decide.serve.wire import Refused, at_most
@@ -39,7 +40,6 @@ PREFETCH = {
     "communications": "Communication?encounter={{context.encounterId}}&_sort=-sent&_count=5",
     "observations": "Observation?encounter={{context.encounterId}}&_sort=-date&_count=20",
 }
-MOST_COMMENT = 20_000  # ours: characters of a user's comment
 MOST_FEEDBACK = 100  # ours: items per request
 _ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"description": "No valid token"},
@@ -122,7 +122,7 @@ class OverrideReason(BaseModel):
     """Why a card was overridden. The user's comment goes to the store of reviews only, never to the audit record."""
 
     reason: GivenCoding | None = None
-    userComment: Annotated[str, Field(max_length=MOST_COMMENT)] | None = None
+    userComment: str | None = None
 
 
 class Feedback(BaseModel):
@@ -257,13 +257,11 @@ def router(
                     "outcome_at": item.outcomeTimestamp.isoformat(),
                 }
                 if extension is not None:
-                    await asyncio.to_thread(
-                        extension.keep_card_feedback,
-                        **outcome,
-                        reason_system=reason.system if reason else None,
-                        reason_code=reason.code if reason else None,
-                        comment=given_reason.userComment,
+                    code = (reason.system, reason.code) if reason else (None, None)
+                    whole = CardFeedback(
+                        **outcome, reason_system=code[0], reason_code=code[1], comment=given_reason.userComment
                     )
+                    await asyncio.to_thread(extension.keep_card_feedback, whole)
                 if audit is not None:
                     listed = _listed_code(reason, model.labels) if reason else {}
                     rows.append(audit.written(audit.feedback(**outcome, **listed)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -10,8 +10,21 @@ if TYPE_CHECKING:
 
     from reason2decide.serve.audit import AuditLog
     from reason2decide.serve.batching import Batcher
-    from reason2decide.serve.served_model import ServedModel
     from reason2decide.serve.settings import ServeSettings
+
+
+@dataclass(frozen=True)
+class CardFeedback:
+    """What became of a card, with all that the caller said of it: codes of its own, and free text."""
+
+    caller: str
+    service: str
+    card: str
+    outcome: str
+    outcome_at: str
+    reason_system: str | None = None
+    reason_code: str | None = None
+    comment: str | None = None
 
 
 class Extension(Protocol):
@@ -23,9 +36,7 @@ class Extension(Protocol):
 
     prefix: str
 
-    def router(
-        self, models: Sequence[ServedModel], batcher: Batcher, settings: ServeSettings, audit: AuditLog | None
-    ) -> APIRouter:
+    def router(self, batcher: Batcher, settings: ServeSettings, audit: AuditLog | None) -> APIRouter:
         """Their routes."""
 
     async def run(self) -> None:
@@ -34,16 +45,9 @@ class Extension(Protocol):
     def close(self) -> None:
         """Let go of files."""
 
-    def keep_card_feedback(
-        self,
-        *,
-        caller: str,
-        service: str,
-        card: str,
-        outcome: str,
-        outcome_at: str,
-        reason_system: str | None,
-        reason_code: str | None,
-        comment: str | None,
-    ) -> None:
-        """Keep what became of a CDS Hooks card, free text included; on the disk when this returns."""
+    def keep_card_feedback(self, feedback: CardFeedback) -> None:
+        """Keep what became of a CDS Hooks card; on the disk when this returns.
+
+        Raises:
+            AuditUnavailable: it cannot be kept now.
+        """
