@@ -274,3 +274,6 @@ def test_commands_say_what_is_wrong(forks: Forks, tmp_path: Path) -> None:
         assert code == 2 and "has no answers yet: serve a model with --review" in said
     assert feedback("backup", file, tmp_path / "copy")[0] == 0
     assert feedback("backup", file, tmp_path / "copy")[0] == 2
+    code, said = feedback("backup", file, file / "copy")
+    assert code == 2 and "cannot" in said and "Traceback" not in said
+    assert sorted(path.name for path in tmp_path.iterdir() if "copy" in path.name) == ["copy"]

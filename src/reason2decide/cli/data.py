@@ -35,6 +35,12 @@ Split = Annotated[
     str | None, typer.Option("--split", help="Shares of train, validation and test; default: 0.8,0.1,0.1.")
 ]
 
+Labels = Annotated[
+    str | None, typer.Option("--labels", metavar="L1,L2,...", help="Labels in order; default: those found, sorted.")
+]
+Ordinal = Annotated[bool, typer.Option("--ordinal", help="Treat --labels as ordered levels.")]
+Urgent = Annotated[str | None, typer.Option("--urgent", metavar="first|last", help="Most urgent end of --labels.")]
+
 
 @import_app.command("table")
 def import_table_command(
@@ -77,13 +83,9 @@ def import_table_command(
         bool,
         typer.Option("--choices-in-text", help="Take the choices out of the text: 'A. ...', '1- ...' or '(a) ...'."),
     ] = False,
-    labels: Annotated[
-        str | None, typer.Option("--labels", metavar="L1,L2,...", help="Labels in order; default: those found, sorted.")
-    ] = None,
-    ordinal: Annotated[bool, typer.Option("--ordinal", help="Treat --labels as ordered levels.")] = False,
-    urgent: Annotated[
-        str | None, typer.Option("--urgent", metavar="first|last", help="Most urgent end of --labels.")
-    ] = None,
+    labels: Labels = None,
+    ordinal: Ordinal = False,
+    urgent: Urgent = None,
     meta: Annotated[
         str | None, typer.Option("--meta", metavar="COL[,COL...]", help="Other columns to keep with each record.")
     ] = None,
@@ -181,13 +183,9 @@ def import_pubmedqa_command(
 def import_label_studio_command(
     file: Annotated[Path, typer.Argument(metavar="IN", help="JSON export of a Label Studio project.")],
     out: Out,
-    labels: Annotated[
-        str | None, typer.Option("--labels", metavar="L1,L2,...", help="Labels in order; default: those found, sorted.")
-    ] = None,
-    ordinal: Annotated[bool, typer.Option("--ordinal", help="Treat --labels as ordered levels.")] = False,
-    urgent: Annotated[
-        str | None, typer.Option("--urgent", metavar="first|last", help="Most urgent end of --labels.")
-    ] = None,
+    labels: Labels = None,
+    ordinal: Ordinal = False,
+    urgent: Urgent = None,
     split: Split = None,
     seed: Seed = 0,
     name: Name = None,

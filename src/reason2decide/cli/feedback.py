@@ -93,8 +93,6 @@ def summary_command(store: StoreFile) -> None:
 @feedback_app.command("backup")
 def backup_command(store: StoreFile, target: Annotated[Path, typer.Argument(help="New file.")]) -> None:
     """Copy a store while a server uses it."""
-    if target.exists():
-        raise UserError(f"{target} exists; give a new file")
     with _opened(store) as opened:
         opened.backup(target)
     say(f"{target}: a copy of {store}")

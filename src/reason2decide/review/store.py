@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.errors import Reason2DecideError, UserError
+from reason2decide.files import new_file
 
 Row = dict[str, Any]  # column -> value
 
@@ -169,9 +170,17 @@ class Store:
         return sqlite3.connect(self.path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None)
 
     def backup(self, target: Path) -> None:
-        """Copy the store, as it is at one moment, to a new file."""
-        with self._lock, contextlib.closing(sqlite3.connect(target)) as copy:
-            self._writer.backup(copy)
+        """Copy the store, as it is at one moment, to a new file; nothing is left of a copy that fails.
+
+        Raises:
+            OutputError: the file exists.
+            StoreError: it cannot be written.
+        """
+        try:
+            with new_file(target) as path, self._lock, contextlib.closing(sqlite3.connect(path)) as copy:
+                self._writer.backup(copy)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{target} cannot be written: {error}; give another file") from None
 
     def close(self) -> None:
         """Close the file."""
