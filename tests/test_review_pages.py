@@ -219,7 +219,7 @@ def test_ids_that_are_none(value: str, site: Site, nina: Person) -> None:
     page = nina.get("/case/1")
     kept = nina.answer(page, action="skip", prediction=value, replaces=value)
     assert kept.status_code == 200 and site.answers()[0]["action"] == "skip"
-    assert nina.get(f"/history?before={'9' * 30}").status_code in (200, 422)
+    assert nina.get(f"/history?before={'9' * 30}").status_code == 200
     if value != "2":
         assert nina.get(f"/case/{value}").status_code == 404
 

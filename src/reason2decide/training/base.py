@@ -67,10 +67,10 @@ def blank_copy(model: Any) -> Any:
     return blank
 
 
-def load_weights(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
-    """Load weights that contain tied ones once and frozen ones not, as `processes.whole_weights` returns them."""
+def load_weights(model: Any, weights: Mapping[str, torch.Tensor], *, trained_only: bool = False) -> None:
+    """Load weights that contain tied ones once, as `processes.whole_weights` returns them."""
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    parameters = {name for name, own in model.named_parameters() if own.requires_grad}
+    parameters = {name for name, own in model.named_parameters() if own.requires_grad or not trained_only}
     assert not unexpected and parameters.isdisjoint(missing), f"weights of another model: {unexpected} {missing}"
 
 

@@ -157,12 +157,13 @@ class WholeCopy:
         return self.model
 
 
-def whole_weights(model: Any) -> dict[str, Tensor]:
+def whole_weights(model: Any, *, trained_only: bool = False) -> dict[str, Tensor]:
     """Name -> weights on the CPU, tied ones once; of a sharded model in the main process only, but all call it.
 
-    Of a model with frozen weights only those that are trained.
+    Args:
+        trained_only: leave out frozen weights; for models that are not sharded.
     """
-    if not all(parameter.requires_grad for parameter in model.parameters()):
+    if trained_only:
         return {name: own.detach().cpu().contiguous() for name, own in model.named_parameters() if own.requires_grad}
     names = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
     state: dict[str, Any] = get_model_state_dict(model, options=_WHOLE)

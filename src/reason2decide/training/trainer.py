@@ -129,7 +129,7 @@ class StageTrainer:
         self.limit = batch_limit(config, stage, train)
         self.plan = plan
         if checkpoint is not None:
-            load_weights(model, checkpoint.tensors(MODEL))
+            load_weights(model, checkpoint.tensors(MODEL), trained_only=self._adapters_only)
         self.model, scorer = self._placed(model)
         if config.gradient_checkpointing:
             again = {"context_fn": dropout_contexts} if self.device.type == "cpu" else {}
@@ -152,6 +152,11 @@ class StageTrainer:
             self._restore(checkpoint)
 
     # ---- preparation
+
+    @property
+    def _adapters_only(self) -> bool:
+        """Whether checkpoints hold adapters alone; the weights beside them are the base's."""
+        return self.config.lora is not None
 
     @property
     def _sharded(self) -> bool:
@@ -346,7 +351,7 @@ class StageTrainer:
         value, sign = metrics[self.selection], -1 if self.selection == "rationale_loss" else 1
         if self.best_value is None or sign * value > sign * self.best_value:
             self.best_value, self.best_step, self.worse_in_a_row = value, self.step, 0
-            weights = whole_weights(self.model)
+            weights = whole_weights(self.model, trained_only=self._adapters_only)
             if self.processes.is_main:
                 with new_file(self.best_weights, force=True) as file:
                     save_file(weights, file)
@@ -359,7 +364,8 @@ class StageTrainer:
         self._write_rows()
         if self._last_checkpoint == self.step:
             return None
-        model, optimizer = whole_weights(self.model), whole_optimizer_state(self.model, self.optimizer)
+        model = whole_weights(self.model, trained_only=self._adapters_only)
+        optimizer = whole_optimizer_state(self.model, self.optimizer)
         path = None
         if self.processes.is_main:
             state = CheckpointState(
@@ -399,8 +405,8 @@ class StageTrainer:
 
     def _best_model(self) -> Any:
         self.processes.wait()  # until the main process has written the weights
-        model = self.model if self.config.lora else blank_copy(self.model)
-        load_weights(model, load_file(self.best_weights))
+        model = self.model if self._adapters_only else blank_copy(self.model)
+        load_weights(model, load_file(self.best_weights), trained_only=self._adapters_only)
         return model
 
     @property
