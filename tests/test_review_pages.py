@@ -162,6 +162,24 @@ def test_a_session_that_ended_in_mid_edit_loses_nothing(site: Site, nina: Person
     assert saved.status_code == 200 and site.answers()[0]["rationale"] == 'A "long" edit\n& more'
 
 
+def test_a_session_that_ended_loses_no_pasted_note_and_no_way_back(site: Site, nina: Person) -> None:
+    csrf = form_csrf(nina.get().text)
+
+    def back(path: str, **fields: str) -> Any:
+        with site.store.transaction() as database:
+            database.execute("DELETE FROM sessions")
+        ended = nina.post(path, {"csrf": csrf, **fields})
+        assert ended.status_code == 401
+        held = dict(re.findall(r'name="(to|kept)" value="([^"]*)"', ended.text))
+        held = {name: html.unescape(value) for name, value in held.items()}
+        return nina.post("/sign-in", held | {"name": "nina", "password": PASSWORD})
+
+    assert "a whole note</textarea>" in back("/paste", text="a whole note").text
+    for path in ("/undo", "/sign-out"):
+        assert "Paste a note" in back(path).text
+    assert site.answers() == []
+
+
 def test_a_locked_store_loses_nothing(site: Site, nina: Person) -> None:
     page = nina.get("/case/1")
     site.store._writer.execute("PRAGMA busy_timeout = 50")

@@ -71,6 +71,9 @@ def test_a_proxy_names_the_reviewer(tmp_path: Path) -> None:
         assert done.status_code == 200 and site.answers()[0]["action"] == "skip"
         assert proxy.get("/review", headers={"X-Remote-User": "mallory"}).status_code == 403
         assert proxy.get("/review").status_code == 403
+        unnamed = proxy.post("/review/case/1", data=form_fields(page) | {"comment": "worth keeping"})
+        assert unnamed.status_code == 403 and "worth keeping</textarea>" in unnamed.text
+        assert message(unnamed) == "The proxy in front of this page did not say who you are."
         twice = [("X-Remote-User", "nina"), ("X-Remote-User", "ada")]
         assert proxy.get("/review", headers=twice).status_code == 403
         assert proxy.post("/review/sign-in", data={"name": "nina", "password": PASSWORD}).status_code == 401

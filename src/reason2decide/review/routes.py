@@ -29,6 +29,7 @@ from reason2decide.review.settings import LANGUAGES, PREFIX, ReviewSettings
 from reason2decide.review.store import Store, StoreUnavailable, now
 from reason2decide.review.texts import Texts
 from reason2decide.review.web import (
+    COLUMN,
     COOKIE,
     LANGUAGE_COOKIE,
     LARGEST_ID,
@@ -39,6 +40,7 @@ from reason2decide.review.web import (
     Web,
     form_of,
     held_fields,
+    id_of,
     to,
 )
 from reason2decide.serve.audit import AuditUnavailable
@@ -103,8 +105,13 @@ def review_routes(site: Site) -> APIRouter:
             messages=messages,
             counts=site.counts(),
             columns=columns,
+            prefix_of_columns=COLUMN,
             pasted=pasted,
         )
+
+    def note_of(form: Form) -> dict[str, str]:
+        """What a form has of a note: its columns, or its text."""
+        return {name: form.get(f"{COLUMN}{name}", "") for name in columns} or {"text": form.get("text", "")}
 
     @api.get("")
     def home(request: Request, session: Session = who, said: str = "") -> HTMLResponse:
@@ -144,13 +151,17 @@ def review_routes(site: Site) -> APIRouter:
             web.failures.allows(address)
             return web.sign_in_page(request, path, kept=kept, status=401, messages=[t("wrong_password")])
         token = web.accounts.begin(reviewer)
-        response: Response = to(path.removeprefix(PREFIX) if path.startswith(f"{PREFIX}/") else "")
-        last = path.rsplit("/", 1)[-1]
         session = web.accounts.session(token)
-        if kept and session is not None and last.isdigit():  # shown again, and not sent before it was looked at
-            response = page.show(request, session, page.view(session, int(last), kept), form=kept)
-        elif kept and session is not None and "text" in kept:
-            response = home_page(request, session, pasted=kept)
+        assert session is not None
+        place = path.removeprefix(PREFIX) if path.startswith(f"{PREFIX}/") else ""
+        case_id = id_of(place.removeprefix("/case/"))
+        response: Response
+        if kept and case_id is not None:  # shown again, and not sent before it was looked at
+            response = page.show(request, session, page.view(session, case_id, kept), form=kept)
+        elif kept and place == "/paste":
+            response = home_page(request, session, pasted=note_of(kept))
+        else:
+            response = to("" if kept else place)
         web.signed_in(response, token)
         return response
 
@@ -228,13 +239,13 @@ def review_routes(site: Site) -> APIRouter:
     async def paste(request: Request, session: Session = who, form: Form = sent) -> Response:
         web.require_own_form(session, form)
         t = web.texts(request)
-        given = {name: form.get(f"column:{name}", "") for name in columns} if columns else form
+        given = note_of(form)
 
         async def again(status: int, message: str) -> Response:
             return await run_in_threadpool(home_page, request, session, status, [message], given)
 
         try:
-            text = text_of(model.recipe, dict(given) if columns else form.get("text", ""), site.longest_note)
+            text = text_of(model.recipe, given if columns else given["text"], site.longest_note)
         except TooManyCharacters as error:
             return await again(413, str(error))
         except Refused as error:

@@ -32,6 +32,7 @@ HEADERS = {
     "Cache-Control": "no-store",  # notes do not stay in a browser's cache
 }
 Form = dict[str, str]
+COLUMN = "column:"  # before the name of a column that a pasted note is made of
 TYPED = ("rationale", "reason", "comment", "text")  # fields in which people write
 LARGEST_ID = 2**63 - 1  # of SQLite
 
@@ -165,39 +166,36 @@ class Web:
         """The page for what went wrong; what a form held is on it, so that nothing typed is lost."""
         t = self.texts(request)
         kept = {name: value for name, value in (form or {}).items() if name != "password"}
-        if isinstance(error, NotSignedIn):
-            if request.method == "GET":
-                to = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-                if self.passwords:
-                    return self.sign_in_page(request, to)
-                return self.sign_in_page(request, to, status=403, messages=[t("not_named")])
-            messages = [t("session_ended")]
-            return self.sign_in_page(request, request.url.path, kept=kept, status=401, messages=messages)
-        if isinstance(error, StoreUnavailable):
-            message = t("not_saved", why=str(error))
-            if kept:
-                return self.page(
-                    request,
-                    "kept.html",
-                    None,
-                    status=503,
-                    messages=[message],
-                    typed=TYPED,
-                    kept=kept,
-                    to=request.url.path,
-                )
-            return self.page(request, "message.html", None, status=503, messages=[message])
-        assert isinstance(error, Refusal)
         session = None
-        with contextlib.suppress(Reason2DecideError):
-            session = self.session(request)
-        message = t(error.key, **error.values)
-        if any(kept.get(name) for name in TYPED):
-            place = request.url.path
+        if isinstance(error, NotSignedIn) and self.passwords:
+            return self._sign_in_again(request, kept)
+        if isinstance(error, NotSignedIn):
+            status, message = 403, t("not_named")
+        elif isinstance(error, StoreUnavailable):
+            status, message = 503, t("not_saved", why=str(error))
+        else:
+            assert isinstance(error, Refusal)
+            status, message = error.status, t(error.key, **error.values)
+            with contextlib.suppress(Reason2DecideError):
+                session = self.session(request)
+        if any(value for name, value in kept.items() if name in (*TYPED, "label") or name.startswith(COLUMN)):
             return self.page(
-                request, "kept.html", session, status=error.status, messages=[message], typed=TYPED, kept=kept, to=place
+                request,
+                "kept.html",
+                session,
+                typed=TYPED,
+                kept=kept,
+                to=request.url.path,
+                status=status,
+                messages=[message],
             )
-        return self.page(request, "message.html", session, status=error.status, messages=[message])
+        return self.page(request, "message.html", session, status=status, messages=[message])
+
+    def _sign_in_again(self, request: Request, kept: Form) -> HTMLResponse:
+        path, query = request.url.path, request.url.query
+        if request.method == "GET":
+            return self.sign_in_page(request, f"{path}?{query}" if query else path)
+        return self.sign_in_page(request, path, kept=kept, status=401, messages=[self.texts(request)("session_ended")])
 
     def sign_in_page(
         self,
