@@ -22,6 +22,7 @@ ROOMS = (
     "method",
     "data",
     "model",
+    "batch",
     "serve",
     "evaluation",
     "report",

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from reason2decide.cli import evidence, judge, llm, models, serve
+from reason2decide.cli import evidence, judge, llm, models, predict, serve
 from reason2decide.cli.data import data_app
 from reason2decide.cli.feedback import feedback_app
 from reason2decide.console import set_quiet, stderr, visible
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(feedback_app, name="feedback")
 models.register(app)
+predict.register(app)
 evidence.register(app)
 llm.register(app)
 judge.register(app)

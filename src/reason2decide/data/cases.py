@@ -9,10 +9,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from reason2decide.data.recipe import InputRecipe, Row, listed
+from reason2decide.data.predictions import Undecided
+from reason2decide.data.recipe import InputRecipe, Row, is_null, listed
 from reason2decide.data.records import Record, record_from_json
 from reason2decide.data.sources import bioasq, pubmedqa
-from reason2decide.data.sources.rows import JsonTable, OnBad, Place, json_lines, open_table
+from reason2decide.data.sources.rows import BadRow, JsonTable, OnBad, Place, json_lines, open_table
 from reason2decide.errors import DataError, UserError
 
 STANDARD_INPUT = Path("-")
@@ -135,6 +136,43 @@ class Cases:
             seen.add(record.id)
             yield record
 
+    def outcomes(self, name: str) -> Iterator[Record | Undecided]:
+        """Each row in order, bad ones as what is wrong with them; ids may repeat.
+
+        Args:
+            name: of the file, before the number of a row that has no id.
+
+        Raises:
+            DataError, UserError: as `records`.
+        """
+        bad: list[DataError] = []
+        for place, row in self._rows(bad.append):
+            yield from self._told_of(bad, name)
+            yield self.outcome(row, place, f"{name}:{place.number}")
+        yield from self._told_of(bad, name)
+
+    def outcome(self, row: Row, place: Place, own_id: str) -> Record | Undecided:
+        """A row as a record, or what is wrong with it; `own_id` is for a row without an id."""
+        try:
+            return self._case(row, place, own_id)
+        except DataError as error:
+            found = row.get(self.id_column)
+            id = own_id if is_null(found) or not str(found).strip() else str(found).strip()
+            return Undecided(id, str(error).removeprefix(f"{place}: "))
+
+    @staticmethod
+    def _told_of(bad: list[DataError], name: str) -> Iterator[Undecided]:
+        """Empty the list of rows that could not be read."""
+        for error in bad:
+            assert isinstance(error, BadRow)
+            yield Undecided(f"{name}:{error.place.number}", error.problem)
+        bad.clear()
+
+    @property
+    def id_column(self) -> str:
+        """The column that ids are read from."""
+        return self.id or (self.recipe and self.recipe.id) or "id"
+
     def _rows(self, on_bad: OnBad) -> Iterator[tuple[Place, Row]]:
         if self.path == STANDARD_INPUT:
             return self._lines(sys.stdin, on_bad)
@@ -173,11 +211,11 @@ class Cases:
                 if line.strip():
                     yield Place(f"standard input, line {number}", number), {column: line.strip()}
 
-    def _case(self, row: Row, place: Place) -> Record:
+    def _case(self, row: Row, place: Place, id: str | None = None) -> Record:
         if self.text:
             names = dict(zip(self.text, self._columns, strict=True))
             others = {name: value for name, value in row.items() if name not in (*self._columns, *names)}
             row = others | {name: row[given] for given, name in names.items() if given in row}
         if self.id is not None:
             row = {**row, (self.recipe and self.recipe.id) or "id": row.get(self.id)}
-        return case_of(self.recipe, row, str(place), str(place.number))
+        return case_of(self.recipe, row, str(place), id or str(place.number))

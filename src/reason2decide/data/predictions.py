@@ -41,6 +41,14 @@ class Prediction:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """A row without a decision, and why; the reason holds nothing of its text."""
+
+    id: str
+    reason: str
+
+
 _KEYS = {key.name for key in fields(Prediction)}
 
 
@@ -73,8 +81,13 @@ def read_predictions(path: Path) -> list[Prediction]:
                 isinstance(value.get(key), str) for key in ("id", "predicted_label")
             ):
                 raise DataError(f"{path}, line {number}: expected an object with the strings id and predicted_label")
-            known = {key: value[key] for key in _KEYS & value.keys()}
-            if known.get("prediction_set") is not None:
-                known["prediction_set"] = tuple(known["prediction_set"])
-            predictions.append(Prediction(**known))
+            predictions.append(prediction_of(value))
     return predictions
+
+
+def prediction_of(value: Mapping[str, Any]) -> Prediction:
+    """A prediction from a JSON object that has at least its id and label; other keys are left out."""
+    known = {key: value[key] for key in _KEYS & value.keys()}
+    if known.get("prediction_set") is not None:
+        known["prediction_set"] = tuple(known["prediction_set"])
+    return Prediction(**known)

@@ -98,8 +98,9 @@ class InputRecipe:
         if not isinstance(found, dict) or not all(
             choice is None or isinstance(choice, str) for choice in found.values()
         ):
+            kind = type(row.get(self.choices)).__name__
             raise DataError(
-                f"{where}: the choices in {self.choices!r} are {str(row.get(self.choices))[:60]!r}; expected a list of "
+                f"{where}: the choices in {self.choices!r} cannot be read from this {kind}; expected a list of "
                 'strings, as ["a", "b"] or a|b, or an object, as {"A": "a", "B": "b"}'
             )
         return text, {str(mark): choice.strip() for mark, choice in found.items() if choice and choice.strip()}

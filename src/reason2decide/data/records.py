@@ -176,7 +176,10 @@ def _labels_problem(labels: Sequence[str]) -> str | None:
 
 
 def _kind(value: object) -> str:
-    return "nothing" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
+    """What a value is, for messages; of texts and collections not their content, which may be health text."""
+    if value is None:
+        return "nothing"
+    return f"{type(value).__name__} {value}" if isinstance(value, (bool, int, float)) else type(value).__name__
 
 
 class JsonlRecords(Sequence[Record]):

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from reason2decide.data.predictions import Prediction
+from reason2decide.data.predictions import Prediction, Undecided
 from reason2decide.data.records import Record
 from reason2decide.errors import BundleError, DataError
 from reason2decide.method.prompts import body
@@ -89,8 +89,12 @@ class Predictor:
         *,
         error_rate: float = ERROR_RATE,
         miscoverage: float = MISCOVERAGE,
+        threads: int = 0,
     ) -> Predictor:
         """Load a bundle onto torch, or an export onto the engine it was made for, and let it decide once.
+
+        Args:
+            threads: processor threads of a forward pass; 0: as many as the engine takes by itself.
 
         Raises:
             BundleError, MissingExtraError: as `bundle.bundle_from` and `bundle.export_from`; or the model's answers are
@@ -103,12 +107,12 @@ class Predictor:
             if manifest.engine is not None:
                 from reason2decide.model.engines.onnx import OnnxEngine
 
-                bundle, engine = export_from(path, manifest, copy), OnnxEngine(copy / "model")
+                bundle, engine = export_from(path, manifest, copy), OnnxEngine(copy / "model", threads)
             else:
                 bundle = bundle_from(path, manifest, copy)
                 from reason2decide.model.engines.torch import TorchEngine
 
-                engine = TorchEngine(bundle.model, bundle.encoder.tokenizer)
+                engine = TorchEngine(bundle.model, bundle.encoder.tokenizer, threads)
         predictor = cls(bundle, engine, reading, reasons, error_rate=error_rate, miscoverage=miscoverage)
         predictor.try_once()
         return predictor
@@ -165,6 +169,17 @@ class Predictor:
             DataError: a record has no choices, two of its labels look the same to the tokenizer, or its text cannot be
                 read, or is too long where such texts are refused.
         """
+        for found in self.outcomes(records, read_ahead=read_ahead):
+            if isinstance(found, Prediction):
+                yield found
+                continue
+            error = DataError(f"record {found.id!r}: {found.reason}")
+            if on_bad is None:
+                raise error
+            on_bad(error)
+
+    def outcomes(self, records: Iterable[Record], *, read_ahead: int = READ_AHEAD) -> Iterator[Prediction | Undecided]:
+        """As `predict`, with a record that cannot be decided on in its place and not left out."""
         stream = iter(records)
         while ahead := list(islice(stream, read_ahead)):
             tokens = self._text_ids(ahead)
@@ -173,13 +188,7 @@ class Predictor:
                 return self._predicted([ahead[row] for row in rows], [tokens[row] for row in rows])  # noqa: B023
 
             for record, found in zip(ahead, in_batches(list(map(len, tokens)), both), strict=True):
-                if isinstance(found, Prediction):
-                    yield found
-                    continue
-                error = DataError(f"record {record.id!r}: {found}")
-                if on_bad is None:
-                    raise error
-                on_bad(error)
+                yield found if isinstance(found, Prediction) else Undecided(record.id, str(found))
 
     def _predicted(self, records: Sequence[Record], tokens: Sequence[list[int]]) -> list[Prediction | DataError]:
         """Decide and explain a batch, so that an engine that read a text to decide has it still to explain."""

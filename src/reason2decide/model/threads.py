@@ -13,10 +13,12 @@ SMALL = 20_000_000  # ours: parameters under which a second thread waits more th
 
 def threads_for(parameters: int) -> int:
     """Threads for a model of this many parameters on this machine: one for a small one, else one per core."""
-    if parameters < SMALL:
-        return 1
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    return len(cores)
+    return 1 if parameters < SMALL else cores()
+
+
+def cores() -> int:
+    """Cores of this machine that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def limit_threads(parameters: int) -> None:

@@ -81,8 +81,10 @@ def evaluate_bundle(
     require_absent(out, RESULTS, force=force)
     dataset = opened(dataset_path, settings)
     reading = ReadingSettings(settings.long_texts, settings.input_tokens)
-    rates = {"error_rate": settings.error_rate, "miscoverage": settings.miscoverage}
-    decided = decide_split(Predictor.load(bundle, reading, settings.reasons, **rates), dataset, settings, card_answers)
+    predictor = Predictor.load(
+        bundle, reading, settings.reasons, error_rate=settings.error_rate, miscoverage=settings.miscoverage
+    )
+    decided = decide_split(predictor, dataset, settings, card_answers)
     return _measure_into(out, decided, dataset, force=force)
 
 

@@ -22,7 +22,8 @@ Row = dict[str, Any]
 OnBad = Callable[[DataError], None]
 ROWS_PER_BATCH = 1024  # ours: large enough for Parquet to be fast, small enough for memory
 DELIMITERS = ",;\t|"  # ours: those that a header is tried with
-FORMATS = ".csv, .tsv, .json, .jsonl or .parquet"
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+FORMATS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 
 
 class Place(NamedTuple):
@@ -33,6 +34,14 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         return self.words
+
+
+class BadRow(DataError):
+    """A row that cannot be used: where it stands, and what is wrong with it."""
+
+    def __init__(self, place: Place, problem: str) -> None:
+        super().__init__(f"{place}: {problem}")
+        self.place, self.problem = place, problem
 
 
 def stop(error: DataError) -> None:
@@ -131,9 +140,10 @@ class CsvTable:
                         cells.pop()
                     if len(cells) != len(header):
                         on_bad(
-                            DataError(
-                                f"{place}: {len(cells)} cells, but the header has {len(header)}; "
-                                "quote the cells that contain the delimiter"
+                            BadRow(
+                                place,
+                                f"{len(cells)} cells, but the header has {len(header)}; "
+                                "quote the cells that contain the delimiter",
                             )
                         )
                         continue
@@ -213,7 +223,7 @@ def json_lines(lines: Iterable[str], name: str, on_bad: OnBad) -> Iterator[tuple
         try:
             value = parse_json(line.removeprefix("\ufeff"))
         except Malformed as error:
-            on_bad(DataError(f"{place}: {error}; expected one object per line"))
+            on_bad(BadRow(place, f"{error}; expected one object per line"))
         else:
             yield from _object(value, place, on_bad)
 
@@ -222,7 +232,7 @@ def _object(value: object, place: Place, on_bad: OnBad) -> Iterator[tuple[Place,
     if isinstance(value, dict):
         yield place, value
     else:
-        on_bad(DataError(f"{place}: expected a JSON object, got {type(value).__name__}"))
+        on_bad(BadRow(place, f"expected a JSON object, got {type(value).__name__}"))
 
 
 @dataclass
@@ -238,21 +248,41 @@ class ParquetTable:
         file = self._open()
         wanted = [name for name in file.schema_arrow.names if name in columns]
         number = 0
-        for batch in file.iter_batches(batch_size=ROWS_PER_BATCH, columns=wanted):
+        for batch in self._batches(file, wanted):
             for row in batch.to_pylist():
                 number += 1
                 place = Place(f"{self.path}, row {number}", number)
                 try:
                     yield place, {name: _text_of_bytes(value) for name, value in row.items()}
                 except UnicodeDecodeError:
-                    on_bad(DataError(f"{place}: a binary value is not text in UTF-8; convert the file first"))
+                    on_bad(BadRow(place, "a binary value is not text in UTF-8; convert the file first"))
 
     def _open(self) -> Any:
         parquet = require("pyarrow.parquet", "parquet")
         try:
-            return parquet.ParquetFile(self.path)
-        except ValueError as error:  # pyarrow.ArrowInvalid is one
+            return parquet.ParquetFile(self.path if isinstance(self.path, Path) else self.path.open("rb"))
+        except (ValueError, OSError) as error:  # pyarrow.ArrowInvalid is a ValueError
+            if _of_storage(error):
+                raise
             raise DataError(f"{self.path} is not a Parquet file: {error}") from None
+
+    def _batches(self, file: Any, columns: list[str]) -> Iterator[Any]:
+        done = 0
+        try:
+            for batch in file.iter_batches(batch_size=ROWS_PER_BATCH, columns=columns):
+                yield batch
+                done += batch.num_rows
+        except (ValueError, OSError) as error:
+            if _of_storage(error):
+                raise
+            raise DataError(
+                f"{self.path} is damaged after row {done} of {file.metadata.num_rows} ({error}); write it again"
+            ) from None
+
+
+def _of_storage(error: Exception) -> bool:
+    """Whether an error is of the storage, rather than of what is stored, for which pyarrow has no number."""
+    return isinstance(error, OSError) and error.errno is not None
 
 
 def _text_of_bytes(value: Any) -> Any:

@@ -56,3 +56,6 @@ class Engine(Protocol):
 
     def stream(self, prompt: TokenPrompt, max_tokens: int) -> Iterator[int]:
         """The tokens of one greedy continuation as they are generated."""
+
+    def forget(self) -> None:
+        """Let go of what is kept of earlier texts, so that what follows cannot depend on them."""

@@ -171,7 +171,7 @@ class OnnxEngine:
             ) from None
 
     def forget(self) -> None:
-        """Let go of the texts and phrases that are kept."""
+        """As `Engine`: also of phrases that were written often."""
         self._last.clear()
         self._phrases = PhraseMemory()
 

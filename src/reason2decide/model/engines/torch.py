@@ -29,12 +29,18 @@ class TorchEngine:
     """Runs a model of transformers, in float32, on a GPU where there is one.
 
     What it read last is kept where tasks share their text, so that a text is read once to decide and to explain.
+
+    Args:
+        threads: processor threads of a forward pass; 0: by the model's size (`threads.limit_threads`).
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, threads: int = 0) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
-        limit_threads(model.num_parameters())
+        if threads:
+            torch.set_num_threads(threads)
+        else:
+            limit_threads(model.num_parameters())
         self.architecture = architecture_of(self.model, tokenizer.pad_token_id)
         self._special = special_ids(tokenizer)
         self._end = tokenizer.eos_token_id
@@ -63,7 +69,7 @@ class TorchEngine:
                 yield from (token for _, token in step if token not in self._special)
 
     def forget(self) -> None:
-        """Let go of the texts that are kept."""
+        """As `Engine`."""
         self._last = None
 
     def _begun(self, prompts: Sequence[TokenPrompt]) -> TorchRows:

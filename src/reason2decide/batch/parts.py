@@ -1,0 +1,132 @@
+"""Part files: the decided rows and the failed rows of a part, in Parquet or JSON lines.
+
+part-000000.parquet      a row for each decision, in the order of the input
+errors-000000.parquet    a row for each row without one: its id and the reason; absent where there is none
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from reason2decide.batch.settings import Format
+from reason2decide.batch.storage import write_whole
+from reason2decide.data.predictions import Prediction, Undecided, prediction_of
+from reason2decide.errors import require
+
+# The columns of decisions and their types, as Spark writes them. A label set may differ between rows: a map.
+TYPES = {key.name: "string" for key in fields(Prediction)} | {
+    "probabilities": "map<string,double>",
+    "deferred": "boolean",
+    "prediction_set": "array<string>",
+    "tokens": "int",
+    "tokens_read": "int",
+    "reason_support": "double",
+    "reason_supports": "boolean",
+}
+
+
+@dataclass(frozen=True)
+class PartFolder:
+    """The parts of a folder."""
+
+    folder: Path
+    format: Format
+
+    def decided_file(self, number: int) -> Path:
+        """The file of a part's decisions."""
+        return self.folder / f"part-{number:06}.{self.format}"
+
+    def failed_file(self, number: int) -> Path:
+        """The file of a part's failed rows."""
+        return self.folder / f"errors-{number:06}.{self.format}"
+
+    def write(self, number: int, outcomes: Sequence[Prediction | Undecided]) -> None:
+        """Write a part; it counts as done once its decisions are there, which come last."""
+        failed = [outcome for outcome in outcomes if isinstance(outcome, Undecided)]
+        path = self.failed_file(number)
+        if failed:
+            write_whole(path, _encoded_failures(failed, self.format))
+        elif path.exists():
+            path.unlink()
+        decided = (outcome for outcome in outcomes if isinstance(outcome, Prediction))
+        write_whole(self.decided_file(number), _encoded(decided, self.format))
+
+    def counts(self, number: int) -> tuple[int, int] | None:
+        """The rows of a part that are decided and failed; None if it is not there."""
+        decided, failed = self.decided_file(number), self.failed_file(number)
+        if not decided.exists():
+            return None
+        return _count(decided), _count(failed) if failed.exists() else 0
+
+    def read(self, number: int) -> Iterator[Prediction]:
+        """The decisions of a part."""
+        path = self.decided_file(number)
+        if self.format == "jsonl":
+            with path.open("rb") as stream:
+                yield from (prediction_of(json.loads(line)) for line in stream)
+            return
+        with path.open("rb") as stream:
+            for row in require("pyarrow.parquet", "parquet").read_table(stream).to_pylist():
+                pairs = row["probabilities"]
+                yield prediction_of({**row, "probabilities": None if pairs is None else dict(pairs)})
+
+
+def schema() -> Any:
+    """The Parquet schema of decisions."""
+    arrow = require("pyarrow", "parquet")
+    of = {
+        "string": arrow.string(),
+        "boolean": arrow.bool_(),
+        "int": arrow.int32(),
+        "double": arrow.float64(),
+        "array<string>": arrow.list_(arrow.string()),
+        "map<string,double>": arrow.map_(arrow.string(), arrow.float64()),
+    }
+    return arrow.schema([(name, of[kind]) for name, kind in TYPES.items()])
+
+
+def _encoded(predictions: Iterable[Prediction], format: Format) -> bytes:
+    if format == "jsonl":
+        return _json_lines(prediction.to_json() for prediction in predictions)
+    return _parquet([row_of(own) for own in predictions], schema())
+
+
+def row_of(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as a row of all columns."""
+    return {name: getattr(prediction, name) for name in TYPES}
+
+
+def _encoded_failures(failed: Iterable[Undecided], format: Format) -> bytes:
+    rows = [{"id": own.id, "reason": own.reason} for own in failed]
+    if format == "jsonl":
+        return _json_lines(rows)
+    arrow = require("pyarrow", "parquet")
+    return _parquet(rows, arrow.schema([("id", arrow.string()), ("reason", arrow.string())]))
+
+
+def _json_lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def _parquet(rows: list[dict[str, Any]], schema: Any) -> bytes:
+    arrow, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
+    buffer = io.BytesIO()
+    parquet.write_table(arrow.Table.from_pylist(rows, schema), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _count(path: Path) -> int:
+    """Number of rows of a part file; -1 of one that cannot be read."""
+    with path.open("rb") as stream:
+        if path.suffix == ".jsonl":
+            return sum(1 for _ in stream)
+        parquet = require("pyarrow.parquet", "parquet")
+        try:
+            return int(parquet.ParquetFile(stream).metadata.num_rows)
+        except ValueError:
+            return -1

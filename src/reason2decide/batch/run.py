@@ -1,0 +1,185 @@
+"""A batch from end to end: files in, parts out, each row once, and on where it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from reason2decide.batch.cluster import RayCluster
+from reason2decide.batch.crew import Crew, DecidedChunk, LostChunk
+from reason2decide.batch.decider import BatchWork
+from reason2decide.batch.input import BatchInput
+from reason2decide.batch.job import JOB_FILE, BatchJob, part_folder, read_job
+from reason2decide.batch.parts import PartFolder
+from reason2decide.batch.settings import STANDARD_BATCH, BatchSettings
+from reason2decide.batch.storage import Patience, alone_in, first_contact, place
+from reason2decide.batch.workers import Workers
+from reason2decide.console import ProgressBar, say
+from reason2decide.data.cases import Cases
+from reason2decide.errors import OutputError, Reason2DecideError, require
+from reason2decide.model.manifest import described_bundle
+from reason2decide.model.reading import WHAT_FITS, ReadingSettings
+from reason2decide.model.reasons import PLAIN, ReasonSettings
+from reason2decide.version import __version__
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part: its file, and its rows with and without a decision."""
+
+    file: str
+    decided: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Rows that went in, came out with a decision, and failed; and the parts they are in."""
+
+    rows: int
+    decided: int
+    failed: int
+    parts: Sequence[Part]
+
+
+def decide_batch(
+    bundle: Path,
+    given: str,
+    out: str,
+    settings: BatchSettings = STANDARD_BATCH,
+    reading: ReadingSettings = WHAT_FITS,
+    reasons: ReasonSettings = PLAIN,
+    *,
+    text: Sequence[str] = (),
+    id: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    force: bool = False,
+) -> Summary:
+    """Decide all cases of files into the parts of a folder; parts that are there are not computed again.
+
+    Args:
+        given: a file, a folder or a glob of files of cases, on a disk or, as a URL, on object storage.
+        out: the folder of parts, a path or a URL.
+        text, id, delimiter, encoding: as `Cases`.
+        force: begin anew, whatever parts the folder has.
+
+    Raises:
+        DataError: the input cannot be read, or is not what the folder's parts are of.
+        OutputError: the folder is something else, or of another model or other settings, or another run writes to it.
+        UserError: a storage or a cluster cannot be reached; a part was lost with its workers.
+    """
+    if settings.format == "parquet":
+        require("pyarrow", "parquet", "--format parquet (--format jsonl needs nothing)")
+    manifest = described_bundle(bundle)
+    folder, patience = place(out), Patience(settings.patience)
+    cases = Cases(Path(given), manifest.recipe, tuple(text), id, delimiter, encoding)
+    source = BatchInput(given, cases, patience)
+    first_contact(lambda: folder.mkdir(parents=True, exist_ok=True), out)
+    with alone_in(folder):
+        options = {
+            **asdict(reading),
+            **asdict(reasons),
+            **{"text": list(text), "id": id, "delimiter": delimiter, "encoding": encoding},
+            **{name: getattr(settings, name) for name in ("format", "rows_per_part", "duplicates")},
+        }
+        job = _begun(folder, settings, source, options, manifest.sha256, force=force)
+        parts = part_folder(folder, job)
+        done = _done(parts, job, settings.retry_failed)
+        if done:
+            say(f"{len(done)} of {len(job.parts)} parts are there already")
+        if len(done) < len(job.parts):
+            work = BatchWork(bundle, reading, reasons)
+            on_gpu = _gpus() if manifest.engine is None else 0
+            crew: Crew = (
+                RayCluster(work, settings.address, settings.workers, on_gpu > 0)
+                if settings.ray
+                else Workers(work, settings.workers, on_gpu)
+            )
+            _compute(crew, source, job, parts, done, patience)
+        return _checked(folder, job, parts)
+
+
+def _begun(
+    folder: Path, settings: BatchSettings, source: BatchInput, options: dict[str, Any], model: str, *, force: bool
+) -> BatchJob:
+    """The job of a folder: the one that has begun there and goes on, or a new one."""
+    job = read_job(folder)
+    if job is not None and settings.resumes and not force:
+        job.require_same(folder, __version__, model, options)
+        job.require_input(folder, source.fingerprints())
+        return job
+    own = {".lock", ".lease.json"}
+    present = [path for path in folder.iterdir() if path.name not in own]
+    if job is not None and not force:
+        parts = part_folder(folder, job)
+        done = sum(parts.decided_file(number).exists() for number in job.parts)
+        raise OutputError(
+            f"{folder} has {done} of {len(job.parts)} parts already; --resume goes on, --force begins anew"
+        )
+    if job is None and present:
+        raise OutputError(f"{folder} has files, but no {JOB_FILE} of parts; give an empty or a new folder")
+    job = BatchJob(__version__, model, options, source.read_through(settings.duplicates))
+    for path in present:
+        if path.name != JOB_FILE:
+            path.unlink()
+    job.write(folder)
+    return job
+
+
+def _done(parts: PartFolder, job: BatchJob, retry_failed: bool) -> set[int]:
+    """The parts that are whole, and to be left as they are."""
+    found = {number: parts.counts(number) for number in job.parts}
+    return {
+        number
+        for number, counts in found.items()
+        if counts is not None and sum(counts) == job.rows_of(number) and not (retry_failed and counts[1])
+    }
+
+
+def _compute(
+    crew: Crew, source: BatchInput, job: BatchJob, parts: PartFolder, done: set[int], patience: Patience
+) -> None:
+    lost: list[LostChunk] = []
+    before = sum(job.rows_of(number) for number in done)
+    with ProgressBar("deciding", job.rows, "rows", done=before) as bar, crew:
+        for chunk in crew.decide(source.chunks(job.files, job.size, done), bar.advance):
+            if isinstance(chunk, LostChunk):
+                lost.append(chunk)
+                continue
+            assert isinstance(chunk, DecidedChunk)
+            patience.insist(partial(parts.write, chunk.number, chunk.outcomes))
+    if lost:
+        first = min(lost, key=lambda chunk: chunk.number)
+        raise Reason2DecideError(
+            f"{len(lost)} of {len(job.parts)} parts could not be computed, the first is {first.number}: {first.why}; "
+            "--resume tries them again, with fewer --workers each has more memory"
+        )
+
+
+def _checked(folder: Path, job: BatchJob, parts: PartFolder) -> Summary:
+    """Count what is there, and write it down.
+
+    Raises:
+        OutputError: rows are missing or too many.
+    """
+    counted = []
+    for number in job.parts:
+        counts = parts.counts(number)
+        if counts is None or sum(counts) != job.rows_of(number):
+            raise OutputError(
+                f"{parts.decided_file(number)} was removed or changed while the others were written; --resume mends it"
+            )
+        counted.append(Part(parts.decided_file(number).name, *counts))
+    decided, failed = sum(part.decided for part in counted), sum(part.failed for part in counted)
+    summary = Summary(job.rows, decided, failed, counted)
+    job.write(folder, asdict(summary))
+    return summary
+
+
+def _gpus() -> int:
+    """GPUs of this machine that torch can use."""
+    return int(require("torch", "train").cuda.device_count())

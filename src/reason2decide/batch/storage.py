@@ -1,0 +1,276 @@
+"""Files by path or URL: on a disk, or on object storage through fsspec."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from reason2decide.console import say, warn
+from reason2decide.data.sources.rows import FORMATS, SUFFIXES
+from reason2decide.errors import DataError, MissingExtraError, OutputError, UserError
+from reason2decide.files import locked, means_full_disk
+
+T = TypeVar("T")
+# Protocol of a URL -> the package that reads it, and the extra that installs it.
+DRIVERS = {
+    "s3": ("s3fs", "s3"),
+    "s3a": ("s3fs", "s3"),
+    "gs": ("gcsfs", "gcs"),
+    "gcs": ("gcsfs", "gcs"),
+    "abfs": ("adlfs", "abfs"),
+    "abfss": ("adlfs", "abfs"),
+    "az": ("adlfs", "abfs"),
+    "hdfs": ("pyarrow", "hdfs"),
+}
+URL = re.compile(r"([a-z][a-z0-9+.-]+)://")
+MAGIC = re.compile(r"[*?\[]")
+FIRST_CONTACT = 30.0  # ours: seconds in which a storage must answer for the first time
+LEASE = 20.0  # ours: seconds after which a run that gives no sign on object storage counts as ended
+LIBRARIES = ("aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "requests", "urllib3")
+FORBIDDEN = ("NoCredentialsError", "PartialCredentialsError", "ClientAuthenticationError", "RefreshError")
+LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
+def place(path: str) -> Path:
+    """A path, or what behaves like one for a URL.
+
+    Raises:
+        MissingExtraError: the package for such URLs is not installed.
+        UserError: nobody knows such URLs.
+    """
+    found = URL.match(path)
+    if found is None or found[1] == "file":
+        return Path(path.removeprefix("file://"))
+    driver, extra = DRIVERS.get(found[1], ("fsspec", "s3"))
+    for module in ("upath", "fsspec", driver):
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtraError(module, extra, path)
+    from upath import UPath
+
+    try:
+        return UPath(path)  # type: ignore[return-value]
+    except (ValueError, ImportError) as error:
+        raise UserError(f"{path} cannot be opened: {error}; expected a path, or one of {_protocols()}") from None
+
+
+def _protocols() -> str:
+    return ", ".join(f"{name}://" for name in DRIVERS)
+
+
+def is_local(path: Path) -> bool:
+    """Whether a path is on a disk of this machine, or mounted like one."""
+    return isinstance(path, Path)
+
+
+def found_files(given: str) -> list[tuple[str, Path]]:
+    """The files that a path, a folder or a glob names, with their names below its fixed part, in order of these names.
+
+    Of a folder, all files of known formats at any depth, but hidden ones and those whose names begin with `_`.
+
+    Raises:
+        DataError: there is none.
+        UserError: the storage cannot be reached or read.
+    """
+    fixed, pattern = _divided(given)
+    root = place(fixed)
+
+    def look() -> list[tuple[str, Path]]:
+        if pattern:
+            found = [path for path in root.glob(pattern) if path.is_file()]
+        elif root.is_dir():
+            found = [path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+        else:
+            return [(root.name, root)] if root.exists() else []
+        named = ((path.relative_to(root).as_posix(), path) for path in found)
+        return sorted(named if pattern else ((name, path) for name, path in named if not _hidden(name)))
+
+    files = first_contact(look, given)
+    if not files:
+        if pattern:
+            raise DataError(f"{given} matches no file; check the pattern, and quote it so that the shell leaves it")
+        if first_contact(root.is_dir, given):
+            raise DataError(f"{given} holds no file to read; expected {FORMATS} files in it")
+        raise DataError(f"there is no file {given}; check the path")
+    return files
+
+
+def _divided(given: str) -> tuple[str, str]:
+    """The fixed part of a glob and its pattern, which is empty of a plain path."""
+    head = URL.match(given)
+    parts = given[head.end() :].split("/") if head else given.split("/")
+    fixed = next((index for index, part in enumerate(parts) if MAGIC.search(part)), None)
+    if fixed is None or (head is None and Path(given).exists()):
+        return given, ""
+    root = "/".join(parts[:fixed]) or ("/" if given.startswith("/") else ".")
+    return (head[0] if head else "") + root, "/".join(parts[fixed:])
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) for part in name.split("/"))
+
+
+def first_contact(call: Callable[[], T], path: object) -> T:
+    """`call()`, which asks a storage for the first time: what can be wrong with it is said, and within seconds.
+
+    Raises:
+        UserError: no answer within 30 seconds, no permission, or another failure.
+    """
+    answer: list[T] = []
+    failure: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            answer.append(call())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(FIRST_CONTACT)
+    if thread.is_alive():
+        raise UserError(f"{path} has not answered for {FIRST_CONTACT:.0f} s; check the address and the network")
+    if failure:
+        raise explained(failure[0], path)
+    return answer[0]
+
+
+def explained(error: BaseException, path: object) -> BaseException:
+    """A user's error for a failure of a storage; other errors as they are."""
+    if isinstance(error, PermissionError) or type(error).__name__ in FORBIDDEN:
+        return UserError(
+            f"no permission for {path} ({_line(error)}): the credentials that are found here may not list, read or "
+            "write there; ask for that right, or give others as the storage's own tools take them"
+        )
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"there is no {path} ({_line(error)}); check its name")
+    return UserError(f"{path} cannot be reached ({_line(error)}); check the address") if passing(error) else error
+
+
+def passing(error: BaseException) -> bool:
+    """Whether an error is of the storage and may pass, so that another try is worth it."""
+    if isinstance(error, LASTING) or means_full_disk(error) or type(error).__name__ in FORBIDDEN:
+        return False
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in LIBRARIES
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+class Patience:
+    """Waits between tries while a storage fails, a second at first and longer each time.
+
+    Args:
+        seconds: how long it may fail before the error is raised.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.renew()
+
+    def renew(self) -> None:
+        """The storage has answered: the next failure is a first one."""
+        self._waited, self._pause = 0.0, 1.0
+
+    def wait(self, error: Exception) -> None:
+        """Wait before another try, or raise `error` if it will not pass, or has not for too long."""
+        if not passing(error) or self._waited >= self._seconds:
+            raise error
+        pause = min(self._pause, self._seconds - self._waited)
+        warn(f"the storage failed ({_line(error)}); trying again in {pause:.0f} s")
+        time.sleep(pause)
+        self._waited, self._pause = self._waited + pause, min(2 * self._pause, 30)
+
+    def insist(self, call: Callable[[], T]) -> T:
+        """`call()`, again and again while the storage fails."""
+        while True:
+            try:
+                answer = call()
+            except Exception as error:
+                self.wait(error)
+            else:
+                self.renew()
+                return answer
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file aside, flush it to the disk and rename it: it appears complete, or not at all."""
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        with aside.open("wb") as stream:
+            stream.write(content)
+            if is_local(path):
+                stream.flush()
+                os.fsync(stream.fileno())
+        if is_local(path):
+            aside.replace(path)
+        else:
+            remote: Any = path
+            remote.fs.mv(remote.with_name(aside.name).path, remote.path)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            aside.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder for this run; it is released however the process ends.
+
+    Raises:
+        OutputError: another run holds it.
+    """
+    problem = f"another run writes into {folder}; wait for its end, or give another --out"
+    if is_local(folder):
+        with locked(folder / ".lock", problem):
+            yield
+        return
+    with _lease(folder / ".lease.json", problem):
+        yield
+
+
+@contextlib.contextmanager
+def _lease(path: Path, problem: str) -> Iterator[None]:
+    """Hold a file that is written anew every few seconds: one that no longer changes is of a run that has ended."""
+    owner = {"host": socket.gethostname(), "process": os.getpid(), "run": uuid.uuid4().hex}
+    beat = 0
+
+    def renew() -> None:
+        nonlocal beat
+        beat += 1
+        path.write_text(json.dumps({**owner, "beat": beat}))
+
+    if path.exists():
+        before = path.read_text()
+        held = json.loads(before)
+        say(f"{path} is of {held['host']}; waiting {LEASE:.0f} s to see whether that run still lives")
+        time.sleep(LEASE)
+        if path.exists() and path.read_text() != before:
+            raise OutputError(f"{problem} (process {held['process']} on {held['host']})")
+    renew()
+    ended = threading.Event()
+
+    def keep() -> None:
+        while not ended.wait(LEASE / 4):
+            with contextlib.suppress(Exception):  # the storage may fail for a time
+                renew()
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        with contextlib.suppress(Exception):
+            path.unlink()
