@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -18,6 +19,28 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# What commands import when they run; named, since an import that nobody seems to use is removed by tools.
+PRELOADED = (
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "onnxruntime",
+    "pandas",
+    "pyarrow.parquet",
+    "reason2decide.cli",
+    "reason2decide.evaluation.measure",
+    "reason2decide.export.bundle",
+    "reason2decide.report.evaluation_page",
+    "reason2decide.training.run",
+    "reason2decide.workflows.compare",
+    "reason2decide.workflows.evaluate",
+    "sacrebleu",
+    "sklearn.feature_extraction.text",
+    "sklearn.linear_model",
+    "torch.optim",
+    "transformers.models.t5.modeling_t5",
+    "transformers.models.t5.tokenization_t5",
+)
 
 
 @dataclass(frozen=True)
@@ -130,7 +153,8 @@ def _child(call: dict[str, Any], stdin: int, stdout: int, stderr: int) -> None:
 
 
 def _serve() -> None:
-
+    for module in PRELOADED:
+        importlib.import_module(module)
     for line in sys.stdin:
         call = json.loads(line)
         with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
