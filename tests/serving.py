@@ -56,13 +56,18 @@ def rationales(model: ServedModel, texts: Sequence[str], labels: Sequence[str]) 
     return [reason.text for reason in model.explain(texts, labels)]
 
 
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind((host, 0))
+        return int(free.getsockname()[1])
+
+
 class Server:
     """`r2d serve` in a process of its own."""
 
     def __init__(self, *arguments: object, host: str = "127.0.0.1", threads: int | None = 1) -> None:
-        with socket.socket() as free:
-            free.bind((host, 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port(host)
         self.host = host
         command = [sys.executable, "-m", "reason2decide", "serve", *map(str, arguments), "--port", str(self.port)]
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115

@@ -115,7 +115,7 @@ def test_a_part_that_ends_each_of_its_workers_is_told_and_the_rest_is_done(
 ) -> None:
     cases, out = quiet_run
     settings = BatchSettings(rows_per_part=300, workers=1, resume=True)
-    killed = []
+    killed: list[int | None] = []
     advance = ProgressBar.advance
 
     def killing(bar: ProgressBar, count: int = 1, note: str = "") -> None:

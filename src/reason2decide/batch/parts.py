@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from reason2decide.batch.storage import write_whole
 from reason2decide.data.predictions import Prediction, Undecided, prediction_of
 from reason2decide.errors import require
 
+READERS = 16  # ours: part files counted at a time
 # The columns of decisions and their types, as Spark writes them. A label set may differ between rows: a map.
 TYPES = {key.name: "string" for key in fields(Prediction)} | {
     "probabilities": "map<string,double>",
@@ -45,23 +47,33 @@ class PartFolder:
         """The file of a part's failed rows."""
         return self.folder / f"errors-{number:06}.{self.format}"
 
-    def write(self, number: int, outcomes: Sequence[Prediction | Undecided]) -> None:
-        """Write a part; it counts as done once its decisions are there, which come last."""
+    def write(self, number: int, outcomes: Sequence[Prediction | Undecided]) -> tuple[int, int]:
+        """Write a part, which counts as done once its decisions are there, which come last; its rows as `counts`."""
         failed = [outcome for outcome in outcomes if isinstance(outcome, Undecided)]
         path = self.failed_file(number)
         if failed:
             write_whole(path, _encoded_failures(failed, self.format))
         elif path.exists():
             path.unlink()
-        decided = (outcome for outcome in outcomes if isinstance(outcome, Prediction))
+        decided = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
         write_whole(self.decided_file(number), _encoded(decided, self.format))
+        return len(decided), len(failed)
 
-    def counts(self, number: int) -> tuple[int, int] | None:
-        """The rows of a part that are decided and failed; None if it is not there."""
-        decided, failed = self.decided_file(number), self.failed_file(number)
-        if not decided.exists():
-            return None
-        return _count(decided), _count(failed) if failed.exists() else 0
+    def there(self) -> set[str]:
+        """The names of the files in the folder."""
+        return {path.name for path in self.folder.iterdir()}
+
+    def counts(self, numbers: Iterable[int]) -> dict[int, tuple[int, int]]:
+        """The rows of each part that is there: with and without a decision; -1 of a file that cannot be read."""
+        there = self.there()
+
+        def count(number: int) -> tuple[int, int]:
+            failed = self.failed_file(number)
+            return _count(self.decided_file(number)), _count(failed) if failed.name in there else 0
+
+        found = [number for number in numbers if self.decided_file(number).name in there]
+        with ThreadPoolExecutor(READERS) as pool:  # on object storage each file is waited for
+            return dict(zip(found, pool.map(count, found), strict=True))
 
     def read(self, number: int) -> Iterator[Prediction]:
         """The decisions of a part."""
@@ -128,5 +140,7 @@ def _count(path: Path) -> int:
         parquet = require("pyarrow.parquet", "parquet")
         try:
             return int(parquet.ParquetFile(stream).metadata.num_rows)
-        except ValueError:
+        except (ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             return -1

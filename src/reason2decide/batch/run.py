@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -99,8 +99,8 @@ def decide_batch(
                 if settings.ray
                 else Workers(work, settings.workers, on_gpu)
             )
-            _compute(crew, source, job, parts, done, patience)
-        return _checked(folder, job, parts)
+            done |= _computed(crew, source, job, parts, done, patience)
+        return _checked(folder, job, parts, done)
 
 
 def _begun(
@@ -115,8 +115,7 @@ def _begun(
     own = {".lock", ".lease.json"}
     present = [path for path in folder.iterdir() if path.name not in own]
     if job is not None and not force:
-        parts = part_folder(folder, job)
-        done = sum(parts.decided_file(number).exists() for number in job.parts)
+        done = len(_done(part_folder(folder, job), job))
         raise OutputError(
             f"{folder} has {done} of {len(job.parts)} parts already; --resume goes on, --force begins anew"
         )
@@ -130,20 +129,25 @@ def _begun(
     return job
 
 
-def _done(parts: PartFolder, job: BatchJob, retry_failed: bool) -> set[int]:
-    """The parts that are whole, and to be left as they are."""
-    found = {number: parts.counts(number) for number in job.parts}
+def _done(parts: PartFolder, job: BatchJob, retry_failed: bool = False) -> dict[int, tuple[int, int]]:
+    """The rows with and without a decision of the parts that are whole, and to be left as they are."""
     return {
-        number
-        for number, counts in found.items()
-        if counts is not None and sum(counts) == job.rows_of(number) and not (retry_failed and counts[1])
+        number: counts
+        for number, counts in parts.counts(job.parts).items()
+        if min(counts) >= 0 and sum(counts) == job.rows_of(number) and not (retry_failed and counts[1])
     }
 
 
-def _compute(
-    crew: Crew, source: BatchInput, job: BatchJob, parts: PartFolder, done: set[int], patience: Patience
-) -> None:
+def _computed(
+    crew: Crew, source: BatchInput, job: BatchJob, parts: PartFolder, done: Collection[int], patience: Patience
+) -> dict[int, tuple[int, int]]:
+    """Compute and write the parts that are not done; their rows with and without a decision.
+
+    Raises:
+        Reason2DecideError: a part was lost with its workers; all others are there.
+    """
     lost: list[LostChunk] = []
+    written = {}
     before = sum(job.rows_of(number) for number in done)
     with ProgressBar("deciding", job.rows, "rows", done=before) as bar, crew:
         for chunk in crew.decide(source.chunks(job.files, job.size, done), bar.advance):
@@ -151,29 +155,29 @@ def _compute(
                 lost.append(chunk)
                 continue
             assert isinstance(chunk, DecidedChunk)
-            patience.insist(partial(parts.write, chunk.number, chunk.outcomes))
+            written[chunk.number] = patience.insist(partial(parts.write, chunk.number, chunk.outcomes))
     if lost:
         first = min(lost, key=lambda chunk: chunk.number)
         raise Reason2DecideError(
             f"{len(lost)} of {len(job.parts)} parts could not be computed, the first is {first.number}: {first.why}; "
             "--resume tries them again, with fewer --workers each has more memory"
         )
+    return written
 
 
-def _checked(folder: Path, job: BatchJob, parts: PartFolder) -> Summary:
-    """Count what is there, and write it down.
+def _checked(folder: Path, job: BatchJob, parts: PartFolder, done: Mapping[int, tuple[int, int]]) -> Summary:
+    """Check that every row of the input is in a part that is there, and write down how many rows went where.
 
     Raises:
-        OutputError: rows are missing or too many.
+        OutputError: a part was removed.
     """
-    counted = []
+    there = parts.there()
     for number in job.parts:
-        counts = parts.counts(number)
-        if counts is None or sum(counts) != job.rows_of(number):
+        if parts.decided_file(number).name not in there or sum(done[number]) != job.rows_of(number):
             raise OutputError(
-                f"{parts.decided_file(number)} was removed or changed while the others were written; --resume mends it"
+                f"{parts.decided_file(number)} was removed while the others were written; --resume computes it again"
             )
-        counted.append(Part(parts.decided_file(number).name, *counts))
+    counted = [Part(parts.decided_file(number).name, *done[number]) for number in job.parts]
     decided, failed = sum(part.decided for part in counted), sum(part.failed for part in counted)
     summary = Summary(job.rows, decided, failed, counted)
     job.write(folder, asdict(summary))

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from reason2decide.console import say, warn
 from reason2decide.data.sources.rows import FORMATS, SUFFIXES
@@ -58,7 +58,8 @@ def place(path: str) -> Path:
     from upath import UPath
 
     try:
-        return UPath(path)  # type: ignore[return-value]
+        found_path: Any = UPath(path)  # has the methods of a Path
+        return cast(Path, found_path)
     except (ValueError, ImportError) as error:
         raise UserError(f"{path} cannot be opened: {error}; expected a path, or one of {_protocols()}") from None
 
@@ -239,6 +240,15 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
+def _fresh(path: Any) -> bytes | None:
+    """What a file on object storage holds at this moment, whatever was read before; None if there is none."""
+    path.fs.invalidate_cache(path.parent.path)
+    try:
+        return bytes(path.fs.cat_file(path.path))
+    except FileNotFoundError:
+        return None
+
+
 @contextlib.contextmanager
 def _lease(path: Path, problem: str) -> Iterator[None]:
     """Hold a file that is written anew every few seconds: one that no longer changes is of a run that has ended."""
@@ -250,13 +260,12 @@ def _lease(path: Path, problem: str) -> Iterator[None]:
         beat += 1
         path.write_text(json.dumps({**owner, "beat": beat}))
 
-    if path.exists():
-        before = path.read_text()
-        held = json.loads(before)
-        say(f"{path} is of {held['host']}; waiting {LEASE:.0f} s to see whether that run still lives")
+    before = _fresh(path)
+    if before is not None:
+        say(f"{path} is of another run; waiting {LEASE:.0f} s to see whether that still lives")
         time.sleep(LEASE)
-        if path.exists() and path.read_text() != before:
-            raise OutputError(f"{problem} (process {held['process']} on {held['host']})")
+        if _fresh(path) not in (None, before):
+            raise OutputError(f"{problem} ({before.decode('utf-8', 'replace')})")
     renew()
     ended = threading.Event()
 
