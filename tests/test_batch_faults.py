@@ -42,7 +42,11 @@ def started(cases: Path, out: Path, *options: str) -> Iterator[subprocess.Popen[
     """`r2d predict` in a process group of its own."""
     command = [sys.executable, "-m", "reason2decide", "predict", exported(), cases, "--out", out, "--resume"]
     process = subprocess.Popen(
-        [*map(str, command), *SIZE, *options], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*map(str, command), *SIZE, *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # however the tests were started
     )
     try:
         yield process
@@ -154,8 +158,8 @@ def test_ctrl_c_leaves_whole_parts_and_says_how_to_go_on(quiet_run: tuple[Path, 
 
 def test_a_full_disk_is_said_and_nothing_is_half_written(quiet_run: tuple[Path, Path], tmp_path: Path) -> None:
     cases, out = quiet_run
-    with started(cases, tmp_path / "out") as process:
-        wait_for(lambda: workers_of(process), process)
+    with started(cases, tmp_path / "out", "--workers", "1") as process:
+        wait_for(lambda: workers_of(process), process)  # the limit is of the process that writes, not of this one
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2000, 2000))  # less than a part has
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2, stderr

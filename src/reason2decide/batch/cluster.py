@@ -7,6 +7,7 @@ may begin here and end on one machine, or the other way round.
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from reason2decide.files import new_folder
 from reason2decide.model.manifest import MANIFEST, described_bundle
 from reason2decide.version import __version__
 
+CONNECT_SECONDS = 5.0  # ours
 Answer = Sequence[Outcome] | Reason2DecideError | str
 
 
@@ -49,8 +51,9 @@ class RayCluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._ray = require("ray", "ray")
         try:
+            self._require_listener()
             self._ray.init(self.address, include_dashboard=False, log_to_driver=False, logging_level="error")
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             where = self.address or "this machine"
             raise UserError(
                 f"no Ray cluster at {where} ({str(error).splitlines()[0]}); start one with `ray start`"
@@ -63,6 +66,12 @@ class RayCluster:
         resources = {"num_gpus": 1} if self.on_gpu else {"num_cpus": self.work.threads}
         self._task = self._ray.remote(max_retries=TRIES - 1, **resources)(_on_node)
         return self
+
+    def _require_listener(self) -> None:
+        """Raise `OSError` if nobody listens at the address: Ray would try for minutes."""
+        host, _, port = (self.address or "").removeprefix("ray://").rpartition(":")
+        if host and port.isdigit():
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
 
     def __exit__(self, *error: object) -> None:
         if self._ray is not None and self._ray.is_initialized():
