@@ -271,6 +271,7 @@ def test_a_frame_is_decided_row_by_row() -> None:
     found = decider(frame)
     assert list(found["id"]) == list(frame["id"])
     assert list(found["error"].isna()) == [True, True, False, True, True]
+    assert all(found.loc[2, name] is None for name in ("predicted_label", "probabilities", "deferred", "tokens"))
     (alone,) = Predictor.load(exported()).predict([record_of(rows(4, 5)[0])])
     assert found["predicted_label"][4] == alone.predicted_label
     assert found["rationale"][4] == alone.rationale

@@ -85,7 +85,7 @@ class Decider:
         rows = frame.to_dict("records")
         given = [self._cases.outcome(row, Place(f"row {number}", number), "") for number, row in enumerate(rows, 1)]
         decided = [_row(outcome) for outcome in self.outcomes(given)]
-        return require("pandas", "pandas").DataFrame(decided, columns=[*TYPES, "error"])
+        return require("pandas", "pandas").DataFrame(decided, columns=[*TYPES, "error"], dtype=object)
 
     def outcomes(
         self, given: Sequence[Record | Undecided], on_progress: Callable[[int], None] = lambda rows: None
@@ -114,6 +114,6 @@ PROGRESS = 32  # ours: cases after which a worker tells how far it is
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
-    if isinstance(outcome, Undecided):
-        return {"id": outcome.id, "error": outcome.reason}
-    return row_of(outcome)
+    if isinstance(outcome, Undecided):  # None rather than NaN, which Spark takes for a value
+        return {**dict.fromkeys(TYPES), "id": outcome.id, "error": outcome.reason}
+    return {**row_of(outcome), "error": None}

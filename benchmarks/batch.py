@@ -1,0 +1,152 @@
+"""How fast and how large batches are: workers against the engine's own loop, reading, and memory by number of rows.
+
+    python benchmarks/batch.py speed EXPORT DATASET [--rows 200] [--repeats 5]
+    python benchmarks/batch.py read [--rows 10000 100000 1000000]
+    python benchmarks/batch.py memory EXPORT [--rows 1000 10000]
+
+`speed` alternates, in one run: the predictor's own loop with one and two threads, one worker with as many, two workers
+with one thread each. Workers are timed once their models are loaded. `read` is what happens before the first decision:
+every row parsed, ids compared, files hashed. `memory` decides short texts and prints the peaks of this process and of
+its workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from reason2decide.batch.decider import BatchWork, Decider
+from reason2decide.batch.input import BatchInput, Chunk
+from reason2decide.batch.storage import Patience
+from reason2decide.batch.workers import Workers
+from reason2decide.data.cases import Cases
+from reason2decide.data.records import Record
+
+PART = 25
+
+
+def speed(export: Path, dataset: Path, rows: int, repeats: int) -> None:
+    """Print the rows a second of each way, and their ratios within a repeat."""
+    lines = (dataset / "test.jsonl").read_text("utf-8").splitlines()[:rows]
+    records = [Record(row["id"], row["text"]) for row in map(json.loads, lines)]
+    chunks = [Chunk(index // PART, records[index : index + PART]) for index in range(0, len(records), PART)]
+    loops = {threads: Decider(export, threads=threads) for threads in (1, 2)}
+
+    def loop(threads: int) -> None:
+        for chunk in chunks:
+            loops[threads].outcomes(chunk.rows)
+
+    def crew(workers: Workers) -> None:
+        for _ in workers.decide(iter(chunks), lambda count: None):
+            pass
+
+    ways: dict[str, Callable[[], None]] = {
+        "own loop, one thread": lambda: loop(1),
+        "own loop, two threads": lambda: loop(2),
+    }
+    with Workers(BatchWork(export), 1) as one, Workers(BatchWork(export), 2) as two:
+        ways["one worker, two threads"] = lambda: crew(one)
+        ways["two workers, one thread each"] = lambda: crew(two)
+        with _one_thread(export) as single:
+            ways["one worker, one thread"] = lambda: crew(single)
+            found: dict[str, list[float]] = {name: [] for name in ways}
+            for repeat in range(repeats + 1):  # the first one warms up
+                for name, way in ways.items():
+                    started = time.perf_counter()
+                    way()
+                    if repeat:
+                        found[name].append(len(records) / (time.perf_counter() - started))
+    for name, rates in found.items():
+        print(f"{name}: {statistics.median(rates):.1f} rows/s ({min(rates):.1f} to {max(rates):.1f})")
+    for over, under in (
+        ("two workers, one thread each", "one worker, one thread"),
+        ("two workers, one thread each", "one worker, two threads"),
+        ("one worker, one thread", "own loop, one thread"),
+        ("one worker, two threads", "own loop, two threads"),
+    ):
+        ratios = [first / second for first, second in zip(found[over], found[under], strict=True)]
+        print(f"{over} / {under}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def _one_thread(export: Path) -> Workers:
+    """One worker that leaves the second core alone."""
+
+    class Single(Workers):
+        def __enter__(self) -> Workers:
+            self.count = 1
+            self._crew = [self._started(0)]
+            return self
+
+    return Single(BatchWork(export, threads=1))
+
+
+def write_rows(path: Path, rows: int) -> None:
+    """A file of short cases."""
+    with path.open("w") as stream:
+        for index in range(rows):
+            text = f"{index % 90} yo with a cough for {index % 9} days, no fever, no chest pain, asks what to do"
+            stream.write(json.dumps({"id": f"call-{index}", "text": text}) + "\n")
+
+
+def read(rows: int) -> None:
+    """Print the seconds and the peak memory of reading through a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cases.jsonl"
+        write_rows(path, rows)
+        started = time.perf_counter()
+        BatchInput(str(path), Cases(path), Patience(0)).read_through("refuse")
+        seconds = time.perf_counter() - started
+    print(f"{rows} rows: {seconds:.1f} s, {rows / seconds:.0f} rows/s, peak {_peak(resource.RUSAGE_SELF)} MB")
+
+
+def memory(export: Path, rows: int) -> None:
+    """Print the peak memory of a batch, in this process and in the largest of its workers."""
+    from reason2decide.batch.run import decide_batch
+    from reason2decide.batch.settings import BatchSettings
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cases.jsonl"
+        write_rows(path, rows)
+        started = time.perf_counter()
+        decide_batch(export, str(path), f"{folder}/out", BatchSettings(rows_per_part=200))
+        seconds = time.perf_counter() - started
+    print(
+        f"{rows} rows: {seconds:.0f} s, peak {_peak(resource.RUSAGE_SELF)} MB here, "
+        f"{_peak(resource.RUSAGE_CHILDREN)} MB in a worker"
+    )
+
+
+def _peak(who: int) -> int:
+    return resource.getrusage(who).ru_maxrss // 1024
+
+
+def main() -> None:
+    """Each number of rows is measured in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "read", "memory"))
+    parser.add_argument("paths", nargs="*", type=Path)
+    parser.add_argument("--rows", type=int, nargs="+", default=[])
+    parser.add_argument("--repeats", type=int, default=5)
+    given = parser.parse_args()
+    if given.what == "speed":
+        speed(*given.paths, rows=(given.rows or [200])[0], repeats=given.repeats)
+        return
+    rows = given.rows or ([10_000, 100_000, 1_000_000] if given.what == "read" else [1_000, 10_000])
+    if len(rows) == 1:
+        read(rows[0]) if given.what == "read" else memory(given.paths[0], rows[0])
+        return
+    for number in rows:
+        command = [sys.executable, __file__, given.what, *map(str, given.paths), "--rows", str(number)]
+        subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()
