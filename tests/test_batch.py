@@ -196,8 +196,12 @@ def test_another_model_setting_or_input_is_refused(forks: Forks, begun: tuple[Pa
     (cases / "b.jsonl").unlink()
     assert "lacks 'b.jsonl'" in refused(forks, exported(), cases, *again)
     assert bytes_of(out) == before
+    (out / "notes.txt").write_text("mine")
     assert forks.run("predict", exported(), cases, "--out", out, "--force").returncode == 0
     assert len(predictions(out)) == 5
+    assert (out / "notes.txt").read_text() == "mine"
+    assert "lies in the input" in refused(forks, exported(), cases, "--out", cases / "out")
+    assert not (cases / "out").exists()
 
 
 def test_a_folder_of_something_else_is_left_alone(forks: Forks, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from reason2decide.batch.storage import write_whole
 from reason2decide.data.predictions import Prediction, Undecided, prediction_of
 from reason2decide.errors import require
 
+PARTS = ("part-", "errors-")  # what the names of part files begin with
 READERS = 16  # ours: part files counted at a time
 # The columns of decisions and their types, as Spark writes them. A label set may differ between rows: a map.
 TYPES = {key.name: "string" for key in fields(Prediction)} | {
@@ -41,11 +42,11 @@ class PartFolder:
 
     def decided_file(self, number: int) -> Path:
         """The file of a part's decisions."""
-        return self.folder / f"part-{number:06}.{self.format}"
+        return self.folder / f"{PARTS[0]}{number:06}.{self.format}"
 
     def failed_file(self, number: int) -> Path:
         """The file of a part's failed rows."""
-        return self.folder / f"errors-{number:06}.{self.format}"
+        return self.folder / f"{PARTS[1]}{number:06}.{self.format}"
 
     def write(self, number: int, outcomes: Sequence[Prediction | Undecided]) -> tuple[int, int]:
         """Write a part, which counts as done once its decisions are there, which come last; its rows as `counts`."""

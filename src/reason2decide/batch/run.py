@@ -13,9 +13,9 @@ from reason2decide.batch.crew import Crew, DecidedChunk, LostChunk
 from reason2decide.batch.decider import BatchWork
 from reason2decide.batch.input import BatchInput
 from reason2decide.batch.job import JOB_FILE, BatchJob, part_folder, read_job
-from reason2decide.batch.parts import PartFolder
+from reason2decide.batch.parts import PARTS, PartFolder
 from reason2decide.batch.settings import STANDARD_BATCH, BatchSettings
-from reason2decide.batch.storage import Patience, alone_in, first_contact, place
+from reason2decide.batch.storage import LOCKS, Patience, alone_in, first_contact, place
 from reason2decide.batch.workers import Workers
 from reason2decide.console import ProgressBar, say
 from reason2decide.data.cases import Cases
@@ -76,6 +76,8 @@ def decide_batch(
         require("pyarrow", "parquet", "--format parquet (--format jsonl needs nothing)")
     manifest = described_bundle(bundle)
     folder, patience = place(out), Patience(settings.patience)
+    if f"{folder}/".startswith(f"{place(given)}/"):
+        raise OutputError(f"the output {out} lies in the input {given}, and would be read as cases; give another --out")
     cases = Cases(Path(given), manifest.recipe, tuple(text), id, delimiter, encoding)
     source = BatchInput(given, cases, patience)
     first_contact(lambda: folder.mkdir(parents=True, exist_ok=True), out)
@@ -112,8 +114,7 @@ def _begun(
         job.require_same(folder, __version__, model, options)
         job.require_input(folder, source.fingerprints())
         return job
-    own = {".lock", ".lease.json"}
-    present = [path for path in folder.iterdir() if path.name not in own]
+    present = [path for path in folder.iterdir() if path.name not in LOCKS]
     if job is not None and not force:
         done = len(_done(part_folder(folder, job), job))
         raise OutputError(
@@ -123,7 +124,7 @@ def _begun(
         raise OutputError(f"{folder} has files, but no {JOB_FILE} of parts; give an empty or a new folder")
     job = BatchJob(__version__, model, options, source.read_through(settings.duplicates))
     for path in present:
-        if path.name != JOB_FILE:
+        if path.name.lstrip(".").startswith(PARTS):  # whatever else somebody put there stays
             path.unlink()
     job.write(folder)
     return job

@@ -36,6 +36,7 @@ URL = re.compile(r"([a-z][a-z0-9+.-]+)://")
 MAGIC = re.compile(r"[*?\[]")
 FIRST_CONTACT = 30.0  # ours: seconds in which a storage must answer for the first time
 LEASE = 20.0  # ours: seconds after which a run that gives no sign on object storage counts as ended
+LOCKS = (".lock", ".lease.json")  # files that hold a folder: on a disk, on object storage
 LIBRARIES = ("aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "requests", "urllib3")
 FORBIDDEN = ("NoCredentialsError", "PartialCredentialsError", "ClientAuthenticationError", "RefreshError")
 LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
@@ -233,10 +234,10 @@ def alone_in(folder: Path) -> Iterator[None]:
     """
     problem = f"another run writes into {folder}; wait for its end, or give another --out"
     if is_local(folder):
-        with locked(folder / ".lock", problem):
+        with locked(folder / LOCKS[0], problem):
             yield
         return
-    with _lease(folder / ".lease.json", problem):
+    with _lease(folder / LOCKS[1], problem):
         yield
 
 
