@@ -22,7 +22,7 @@ from reason2decide.batch.input import BatchInput, InputFile
 from reason2decide.batch.run import decide_batch
 from reason2decide.batch.settings import BatchSettings
 from reason2decide.batch.storage import Patience
-from reason2decide.batch.workers import PROCESS, workers_for
+from reason2decide.batch.workers import PROCESS, visible_gpu, workers_for
 from reason2decide.data.cases import Cases
 from reason2decide.data.predictions import Undecided
 from reason2decide.data.records import Record
@@ -153,6 +153,32 @@ def test_failed_rows_are_tried_again_when_asked(forks: Forks, tmp_path: Path) ->
     assert first.stat().st_mtime_ns != stamps[0]
     assert second.stat().st_mtime_ns == stamps[1]
     assert [row["id"] for row in failures(tmp_path / "out")] == ["2"]
+
+
+def test_a_run_that_was_killed_before_its_first_manifest_begins_again(forks: Forks, tmp_path: Path) -> None:
+    (tmp_path / "cases.csv").write_text("id,text\n1,cough\n")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".manifest.json.partial").write_text("{")
+    command = ("predict", exported(), tmp_path / "cases.csv", "--out", tmp_path / "out", "--resume")
+    assert forks.run(*command).returncode == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "manifest.json", "part-000000.parquet"}
+
+
+def test_what_a_person_should_know_is_counted(forks: Forks, tmp_path: Path) -> None:
+    words = "cough and rash " * 400
+    (tmp_path / "cases.csv").write_text(f"id,text\n1,cough\n2,{words}\n3,\n")
+    done = forks.run("predict", exported(), tmp_path / "cases.csv", "--out", tmp_path / "out")
+    found = predictions(tmp_path / "out")
+    deferred, unsupported = (
+        sum(bool(value) for value in values)
+        for values in (
+            [own.deferred for own in found],
+            [own.reason_supports is False for own in found],
+        )
+    )
+    assert f"of 2 decisions made now {deferred} are left to a person" in done.stderr
+    assert "1 read only a part of their text" in done.stderr
+    assert f"{unsupported} have a reason that does not support them" in done.stderr
 
 
 # ---- What does not fit
@@ -323,6 +349,11 @@ def test_outcomes_of_bad_rows_stay_in_their_place() -> None:
     given_rows: list[Any] = [Undecided("x", "bad"), *map(record_of, rows(0, 2)), Undecided("y", "bad")]
     found = Decider(exported()).outcomes(given_rows)
     assert [outcome.id for outcome in found] == ["x", "case-0", "case-1", "y"]
+
+
+def test_a_worker_takes_a_gpu_that_the_user_left_visible() -> None:
+    assert [visible_gpu(index, None) for index in (0, 1)] == ["0", "1"]
+    assert [visible_gpu(index, "2, GPU-5e") for index in (0, 1)] == ["2", "GPU-5e"]
 
 
 def test_workers_follow_from_cores_and_memory() -> None:

@@ -101,7 +101,7 @@ def test_storage_that_cannot_be_used_is_named(forks: Forks, cases: Path, tmp_pat
     assert "there is no file s3://ward/absent.csv" in refused(forks, "s3://ward/absent.csv", tmp_path, s3.environment)
     assert "there is no" in refused(forks, "s3://absent/cases", tmp_path, s3.environment)
     assert "reason2decide[gcs]" in refused(forks, "gs://ward/cases", tmp_path, {})
-    assert "expected a path, or one of s3://" in refused(forks, "nothing://ward/cases", tmp_path, {})
+    assert "a URL that begins with one of s3://" in refused(forks, "nothing://ward/cases", tmp_path, {})
     nobody = {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}
     assert "cannot be reached" in refused(forks, "s3://ward/cases", tmp_path, nobody)
     assert "cannot be reached" in refused(forks, cases, "s3://ward/out3", nobody)

@@ -35,13 +35,15 @@ class RayCluster:
 
     Args:
         address: of the cluster, or `auto`; None: a cluster of this machine alone, which ends with the run.
-        count: tasks at a time; 0: as many as the cluster has cores, or GPUs where the model uses them.
+        count: tasks at a time; 0: as many as the cluster has cores, or GPUs where the model can use them.
+        uses_gpus: whether the model's engine can.
     """
 
     work: BatchWork
     address: str | None = None
     count: int = 0
-    on_gpu: bool = False
+    uses_gpus: bool = False
+    _on_gpu: bool = False
     _ray: Any = None
     _model: Any = None
     _sha256: str = field(default="", init=False)
@@ -63,7 +65,8 @@ class RayCluster:
         # Wrapped in a list, a reference is fetched only where it is asked for.
         content = {name: (self.work.bundle / name).read_bytes() for name in (MANIFEST, *manifest.files)}
         self._model = [self._ray.put(content)]
-        resources = {"num_gpus": 1} if self.on_gpu else {"num_cpus": self.work.threads}
+        self._on_gpu = self.uses_gpus and self._ray.cluster_resources().get("GPU", 0) > 0
+        resources = {"num_gpus": 1} if self._on_gpu else {"num_cpus": self.work.threads}
         self._task = self._ray.remote(max_retries=TRIES - 1, **resources)(_on_node)
         return self
 
@@ -109,9 +112,9 @@ class RayCluster:
             return f"its worker ended {TRIES} times ({type(error).__name__})"
 
     def _room(self) -> int:
-        """Tasks to have with the cluster: as many again wait as are computed, so that none of its cores does."""
+        """Tasks in flight: twice as many as the cluster computes at a time, so that none of its cores waits."""
         resources = self._ray.cluster_resources()
-        slots = resources.get("GPU", 0) if self.on_gpu else resources.get("CPU", 0) // self.work.threads
+        slots = resources.get("GPU", 0) if self._on_gpu else resources.get("CPU", 0) // self.work.threads
         return self.count or 2 * max(1, int(slots))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 
@@ -52,13 +52,14 @@ class BatchInput:
     cases: Cases
     patience: Patience
 
+    @cached_property
     def files(self) -> list[tuple[str, Path]]:
         """Names and paths; raises as `found_files`."""
         return found_files(self.given)
 
     def fingerprints(self) -> dict[str, str]:
         """The SHA-256 of each file by name."""
-        return {name: self.patience.insist(partial(_sha256, path)) for name, path in self.files()}
+        return {name: self.patience.insist(partial(_sha256, path)) for name, path in self.files}
 
     def read_through(self, duplicates: Duplicates) -> list[InputFile]:
         """Read everything once, so that what cannot be read is refused before anything is decided.
@@ -71,7 +72,7 @@ class BatchInput:
         cases = 0
         with ProgressBar("reading", None, "rows") as bar, RepeatedIds() as ids:
             row = 0
-            for name, path in self.files():
+            for name, path in self.files:
                 first = row
                 for outcome in self._outcomes(name, path):
                     cases += isinstance(outcome, Record)
@@ -101,7 +102,7 @@ class BatchInput:
         Raises:
             DataError: a file has changed since.
         """
-        paths = dict(self.files())
+        paths = dict(self.files)
         rows: list[Record | Undecided] = []
         row = 0
         total = sum(file.rows for file in files)

@@ -10,15 +10,16 @@ from typing import Any
 
 from reason2decide.batch.cluster import RayCluster
 from reason2decide.batch.crew import Crew, DecidedChunk, LostChunk
-from reason2decide.batch.decider import BatchWork
+from reason2decide.batch.decider import BatchWork, Outcome
 from reason2decide.batch.input import BatchInput
 from reason2decide.batch.job import JOB_FILE, BatchJob, part_folder, read_job
 from reason2decide.batch.parts import PARTS, PartFolder
 from reason2decide.batch.settings import STANDARD_BATCH, BatchSettings
-from reason2decide.batch.storage import LOCKS, Patience, alone_in, first_contact, place
+from reason2decide.batch.storage import LOCKS, Patience, alone_in, first_contact, partial_name, place
 from reason2decide.batch.workers import Workers
-from reason2decide.console import ProgressBar, say
+from reason2decide.console import ProgressBar, say, warn
 from reason2decide.data.cases import Cases
+from reason2decide.data.predictions import Prediction
 from reason2decide.errors import OutputError, Reason2DecideError, require
 from reason2decide.model.manifest import described_bundle
 from reason2decide.model.reading import WHAT_FITS, ReadingSettings
@@ -43,6 +44,32 @@ class Summary:
     decided: int
     failed: int
     parts: Sequence[Part]
+
+
+@dataclass
+class Caution:
+    """What a person should know before relying on the decisions of a run."""
+
+    decided: int = 0
+    deferred: int = 0
+    cut: int = 0
+    unsupported: int = 0
+
+    def count(self, outcomes: Sequence[Outcome]) -> None:
+        """Add outcomes."""
+        for own in outcomes:
+            if isinstance(own, Prediction):
+                self.decided += 1
+                self.deferred += bool(own.deferred)
+                self.cut += own.tokens is not None and own.tokens_read != own.tokens
+                self.unsupported += own.reason_supports is False
+
+    def __str__(self) -> str:
+        return (
+            f"of {self.decided} decisions made now {self.deferred} are left to a person (deferred), {self.cut} read "
+            f"only a part of their text (tokens_read below tokens), {self.unsupported} have a reason that does not "
+            "support them (reason_supports: false)"
+        )
 
 
 def decide_batch(
@@ -95,11 +122,11 @@ def decide_batch(
             say(f"{len(done)} of {len(job.parts)} parts are there already")
         if len(done) < len(job.parts):
             work = BatchWork(bundle, reading, reasons)
-            on_gpu = _gpus() if manifest.engine is None else 0
+            uses_gpus = manifest.engine is None  # an export runs on processors
             crew: Crew = (
-                RayCluster(work, settings.address, settings.workers, on_gpu > 0)
+                RayCluster(work, settings.address, settings.workers, uses_gpus)
                 if settings.ray
-                else Workers(work, settings.workers, on_gpu)
+                else Workers(work, settings.workers, _gpus() if uses_gpus else 0)
             )
             done |= _computed(crew, source, job, parts, done, patience)
         return _checked(folder, job, parts, done)
@@ -114,7 +141,8 @@ def _begun(
         job.require_same(folder, __version__, model, options)
         job.require_input(folder, source.fingerprints())
         return job
-    present = [path for path in folder.iterdir() if path.name not in LOCKS]
+    # A run that was killed while it wrote its first manifest has left half of it.
+    present = [path for path in folder.iterdir() if path.name not in (*LOCKS, partial_name(JOB_FILE))]
     if job is not None and not force:
         done = len(_done(part_folder(folder, job), job))
         raise OutputError(
@@ -149,6 +177,7 @@ def _computed(
     """
     lost: list[LostChunk] = []
     written = {}
+    caution = Caution()
     before = sum(job.rows_of(number) for number in done)
     with ProgressBar("deciding", job.rows, "rows", done=before) as bar, crew:
         for chunk in crew.decide(source.chunks(job.files, job.size, done), bar.advance):
@@ -157,6 +186,9 @@ def _computed(
                 continue
             assert isinstance(chunk, DecidedChunk)
             written[chunk.number] = patience.insist(partial(parts.write, chunk.number, chunk.outcomes))
+            caution.count(chunk.outcomes)
+    if caution.deferred or caution.cut or caution.unsupported:
+        warn(str(caution))
     if lost:
         first = min(lost, key=lambda chunk: chunk.number)
         raise Reason2DecideError(

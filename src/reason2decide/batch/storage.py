@@ -47,26 +47,21 @@ def place(path: str) -> Path:
 
     Raises:
         MissingExtraError: the package for such URLs is not installed.
-        UserError: nobody knows such URLs.
+        UserError: such URLs are not read.
     """
     found = URL.match(path)
     if found is None or found[1] == "file":
         return Path(path.removeprefix("file://"))
-    driver, extra = DRIVERS.get(found[1], ("fsspec", "s3"))
+    if found[1] not in DRIVERS:
+        protocols = ", ".join(f"{name}://" for name in DRIVERS)
+        raise UserError(f"{path} cannot be opened; expected a path, or a URL that begins with one of {protocols}")
+    driver, extra = DRIVERS[found[1]]
     for module in ("upath", "fsspec", driver):
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError(module, extra, path)
     from upath import UPath
 
-    try:
-        found_path: Any = UPath(path)  # has the methods of a Path
-        return cast(Path, found_path)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"{path} cannot be opened: {error}; expected a path, or one of {_protocols()}") from None
-
-
-def _protocols() -> str:
-    return ", ".join(f"{name}://" for name in DRIVERS)
+    return cast(Path, UPath(path))  # has the methods of a Path
 
 
 def is_local(path: Path) -> bool:
@@ -205,9 +200,14 @@ class Patience:
                 return answer
 
 
+def partial_name(name: str) -> str:
+    """The name of a file that is being written."""
+    return f".{name}.partial"
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file aside, flush it to the disk and rename it: it appears complete, or not at all."""
-    aside = path.with_name(f".{path.name}.partial")
+    aside = path.with_name(partial_name(path.name))
     try:
         with aside.open("wb") as stream:
             stream.write(content)

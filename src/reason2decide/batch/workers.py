@@ -177,7 +177,7 @@ def _serve(pipe: Connection, work: BatchWork, gpu: int | None) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = str(work.threads)
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpu(gpu, os.environ.get("CUDA_VISIBLE_DEVICES"))
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             decider = Decider.of(work)
@@ -187,6 +187,11 @@ def _serve(pipe: Connection, work: BatchWork, gpu: int | None) -> None:
         pipe.send(None)
         while True:
             pipe.send(answer(decider, pipe.recv(), pipe.send))
+
+
+def visible_gpu(index: int, visible: str | None) -> str:
+    """The name of the GPU at an index among those that the user left visible."""
+    return visible.split(",")[index].strip() if visible else str(index)
 
 
 def _end_with_parent() -> None:

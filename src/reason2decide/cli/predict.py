@@ -10,7 +10,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from reason2decide.batch.settings import BatchSettings
+from reason2decide.batch.settings import STANDARD_BATCH, BatchSettings
 from reason2decide.cli.models import Bundle, Force
 from reason2decide.cli.options import comma_separated, with_options
 from reason2decide.console import say, visible_json, warn
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 
 @dataclass(frozen=True)
-class ReadAs:
+class CaseColumns:
     """How the cases' file is read, where that is not as in the import."""
 
     text: tuple[str, ...]
@@ -57,7 +57,7 @@ def predict_command(
     ] = STANDARD,
     text: Annotated[
         str | None,
-        typer.Option(metavar="COL[,COL...]", help="ReadAs of the text; default: those that the model was trained on."),
+        typer.Option(metavar="COL[,COL...]", help="Columns of the text; default: those that the model was trained on."),
     ] = None,
     id_: Annotated[
         str | None,
@@ -79,7 +79,7 @@ def predict_command(
 ) -> None:
     """Decide and explain: a label, its probabilities and a rationale for each case, in their order."""
     reading = ReadingSettings(long_texts, input_tokens)
-    columns = ReadAs(comma_separated(text), id_, delimiter, encoding)
+    columns = CaseColumns(comma_separated(text), id_, delimiter, encoding)
     if not _is_file(out):
         if strict:
             raise ConfigError("--strict is for a single file; with parts, bad rows are kept apart in errors-* files")
@@ -87,7 +87,7 @@ def predict_command(
             raise ConfigError("standard input can be read only once; give a file, a folder or a URL of cases for parts")
         _into_parts(bundle, cases, out, columns, reading, reasons, batch, force=force)
         return
-    if batch != BatchSettings():
+    if batch != STANDARD_BATCH:
         raise ConfigError(
             "--resume, --workers, --ray and what else is of parts need a folder of parts; give its name as --out"
         )
@@ -106,7 +106,7 @@ def _into_parts(
     bundle: Path,
     cases: str,
     out: str,
-    columns: ReadAs,
+    columns: CaseColumns,
     reading: ReadingSettings,
     reasons: ReasonSettings,
     settings: BatchSettings,
@@ -143,7 +143,7 @@ def _into_file(
     bundle: Path,
     cases: Path,
     out: Path,
-    columns: ReadAs,
+    columns: CaseColumns,
     reading: ReadingSettings,
     reasons: ReasonSettings,
     *,

@@ -314,7 +314,8 @@ def _decoding(path: Path, encoding: str) -> Iterator[None]:
         byte = error.object[error.start]
         raise DataError(
             f"{path} is not {encoding.removesuffix('-sig')}: it contains the byte 0x{byte:02x} ({error.reason}); "
-            "give its encoding (--encoding), such as cp1252 or utf-16, or convert it to UTF-8"
+            "give its encoding (--encoding), such as cp1252 (Western), cp1254 (Turkish) or utf-16, "
+            "or convert it to UTF-8"
         ) from None
     except UnicodeError as error:
         raise DataError(
