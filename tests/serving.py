@@ -13,11 +13,12 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from starlette.testclient import TestClient
 from toy import LABELS, record, run
 
 from reason2decide.data.records import DatasetInfo, LabelSet, Record, write_dataset
@@ -61,6 +62,20 @@ def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket() as free:
         free.bind((host, 0))
         return int(free.getsockname()[1])
+
+
+def post(client: TestClient, path: str, body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Any:
+    response = client.post(path, json=body, headers=headers)
+    assert response.status_code == status, response.text
+    return response.json()
+
+
+def decisions(*questions: dict[str, Any], model: str = "triage", **more: Any) -> dict[str, Any]:
+    return {"model": model, "input": TEXT, "questions": list(questions), **more}
+
+
+def choices() -> dict[str, Any]:
+    return {"type": "choice", "choices": [{"value": label} for label in TRIAGE.values]}
 
 
 class Server:

@@ -3,9 +3,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,26 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from serving import CHOICE, SCREENING, TEXT, TRIAGE, decided, rationales, systemone, train_bundle, triage_bundle
+from serving import (
+    CHOICE,
+    SCREENING,
+    TEXT,
+    TRIAGE,
+    choices,
+    decided,
+    decisions,
+    post,
+    rationales,
+    systemone,
+    train_bundle,
+    triage_bundle,
+)
 from starlette.testclient import TestClient
 
-from reason2decide.errors import ConfigError, DataError
+from reason2decide.errors import DataError
 from reason2decide.model.decision import Decision
 from reason2decide.model.reasons import Reason
 from reason2decide.serve.app import create_app
-from reason2decide.serve.audit import AuditLog
-from reason2decide.serve.auth import Authenticator, new_token
 from reason2decide.serve.served_model import ServedModel
 from reason2decide.serve.settings import ServeSettings
 
@@ -79,16 +89,6 @@ def app(models: list[ServedModel]) -> FastAPI:
 def client(app: FastAPI) -> Iterator[TestClient]:
     with TestClient(app, base_url="http://localhost") as client:
         yield client
-
-
-def post(client: TestClient, path: str, body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Any:
-    response = client.post(path, json=body, headers=headers)
-    assert response.status_code == status, response.text
-    return response.json()
-
-
-def decisions(*questions: dict[str, Any], model: str = "triage", **more: Any) -> dict[str, Any]:
-    return {"model": model, "input": TEXT, "questions": list(questions), **more}
 
 
 def events(text: str) -> list[tuple[str, dict[str, Any]]]:
@@ -155,10 +155,6 @@ def test_the_rationale_and_more_on_request(client: TestClient, models: list[Serv
         assert reply["usage"]["output_tokens"] == sum(
             models[0].tokens(list({decision.label: own, AMBULANCE: other}.values()))
         )
-
-
-def choices() -> dict[str, Any]:
-    return {"type": "choice", "choices": [{"value": label} for label in TRIAGE.values]}
 
 
 def test_the_rationale_by_header(client: TestClient) -> None:
@@ -418,99 +414,6 @@ def test_metrics(client: TestClient) -> None:
     for name in ("r2d_requests_total", "r2d_request_seconds_bucket", "r2d_batch_calls_bucket", "r2d_queue_depth"):
         assert re.search(rf"^{name}\b", text, re.MULTILINE)
     assert 'route="/v1/systemone",status="200"' in text and 'kind="explain",model="triage"' in text
-
-
-# ---- Who may call
-
-
-@pytest.fixture(scope="module")
-def guarded(
-    models: list[ServedModel], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[TestClient, str, Path]]:
-    folder = tmp_path_factory.mktemp("guarded")
-    token, line = new_token("ward-3")
-    (folder / "tokens").write_text(line + "\n", "utf-8")
-    settings = ServeSettings(tokens=folder / "tokens", audit=folder / "audit.db")
-    audit = AuditLog(folder / "audit.db", 30)
-    app = create_app(models, settings, authenticator=Authenticator(settings, audit), audit=audit)
-    with TestClient(app, base_url="http://localhost") as client:
-        yield client, token, folder / "audit.db"
-
-
-def test_tokens(guarded: tuple[TestClient, str, Path]) -> None:
-    client, token, _ = guarded
-    known, unknown = {"Authorization": f"Bearer {token}"}, {"Authorization": "Bearer x"}
-    for path, body in (("/v1/systemone", systemone()), ("/v1/explain", {"model": "triage", "text": TEXT})):
-        assert client.post(path, json=body, headers=known).status_code == 200
-    for headers in ({}, unknown):
-        refused = client.post("/v1/decisions", json={"anything": 1}, headers=headers)
-        assert refused.status_code == 401 and refused.json()["error"]["message"] == "unauthorized"
-        assert refused.headers["www-authenticate"] == "Bearer"
-        for path in ("/v1/models", "/v1/models/triage", "/metrics"):
-            assert client.get(path, headers=headers).status_code == 401
-        assert client.get("/health/ready", headers=headers).status_code == 200
-    assert client.get("/metrics", headers=known).status_code == 200
-    document = client.get("/openapi.json").json()
-    assert document["paths"]["/v1/systemone"]["post"]["security"] == [{"HTTPBearer": []}]
-
-
-def test_every_request_is_recorded(models: list[ServedModel], bundle: Path, tmp_path: Path) -> None:
-    audit = AuditLog(tmp_path / "audit.db", 30)
-    expected = audit.input_hash(TEXT)
-    with TestClient(create_app(models, ServeSettings(), audit=audit), base_url="http://localhost") as client:
-        post(client, "/v1/systemone", systemone(questions={"a": CHOICE, "b": CHOICE}))
-        post(client, "/v1/decisions", decisions(choices()))
-        client.post("/v1/explain", json={"model": "triage", "text": TEXT, "label": HOME})
-        post(client, "/v1/systemone", systemone(questions={}), 422)
-    rows = sqlite3.connect(tmp_path / "audit.db").execute(
-        "SELECT caller, endpoint, model, model_hash, input_hash, label, confidence, status FROM requests"
-    )
-    decision = decided(models[0], TEXT)[0]
-    common = ("triage", models[0].hash, expected)
-    near = pytest.approx(decision.confidence, abs=1e-6)
-    assert rows.fetchall() == [
-        ("anonymous", "/v1/systemone", *common, decision.label, near, 200),
-        ("anonymous", "/v1/decisions", *common, decision.label, near, 200),
-        ("anonymous", "/v1/explain", *common, HOME, None, 200),
-        ("anonymous", "/v1/systemone", None, None, None, None, None, 422),
-    ]
-
-
-def test_pages_of_allowed_origins_may_call(client: TestClient) -> None:
-    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
-    allowed = client.options("/v1/systemone", headers={"Origin": "https://ehr.example.org", **asked})
-    assert allowed.status_code == 200 and allowed.headers["access-control-allow-origin"] == "https://ehr.example.org"
-    refused = client.options("/v1/systemone", headers={"Origin": "https://other.example.org", **asked})
-    assert "access-control-allow-origin" not in refused.headers
-    broken = client.post("/v1/systemone", content=b"{", headers={"Origin": "https://ehr.example.org"})
-    assert broken.headers["access-control-allow-origin"] == "https://ehr.example.org"  # so that it can be read
-
-
-def test_two_models_of_one_name(bundle: Path) -> None:
-    model = ServedModel("triage", bundle)
-    with pytest.raises(ConfigError, match="different names"):
-        create_app([model, model], ServeSettings())
-
-
-def test_settings_that_cannot_be() -> None:
-    with pytest.raises(ConfigError, match="max_queue"):
-        ServeSettings(max_queue=0)
-    with pytest.raises(ConfigError, match="port"):
-        ServeSettings(port=70_000)
-    with pytest.raises(ConfigError, match="expected a full URL"):
-        ServeSettings(source_url="h.example")
-
-
-@pytest.mark.parametrize(
-    ("host", "safe"), [("127.0.0.1", True), ("::1", True), ("127.1.2.3", True), ("0.0.0.0", False)]
-)
-def test_other_machines_need_authentication(host: str, safe: bool, tmp_path: Path) -> None:
-    if safe:
-        ServeSettings(host=host).require_safe_address()
-    else:
-        with pytest.raises(ConfigError, match="no authentication"):
-            ServeSettings(host=host).require_safe_address()
-    ServeSettings(host=host, tokens=tmp_path / "tokens").require_safe_address()
 
 
 # ---- The document
