@@ -164,6 +164,16 @@ def test_a_run_that_was_killed_before_its_first_manifest_begins_again(forks: For
     assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "manifest.json", "part-000000.parquet"}
 
 
+def test_a_folder_without_parts_is_begun_anew(forks: Forks, tmp_path: Path) -> None:
+    (tmp_path / "cases.csv").write_text("id,text\n1,cough\n")
+    command = ("predict", exported(), tmp_path / "cases.csv", "--out", tmp_path / "out")
+    assert forks.run(*command, "--ray", "--address", "127.0.0.1:1").returncode == 2  # nobody computes
+    assert (tmp_path / "out" / "manifest.json").exists()
+    done = forks.run(*command)
+    assert done.returncode == 0, done.stderr
+    assert "in 1 part\n" in done.stderr
+
+
 def test_what_a_person_should_know_is_counted(forks: Forks, tmp_path: Path) -> None:
     words = "cough and rash " * 400
     (tmp_path / "cases.csv").write_text(f"id,text\n1,cough\n2,{words}\n3,\n")

@@ -143,7 +143,7 @@ def _begun(
         return job
     # A run that was killed while it wrote its first manifest has left half of it.
     present = [path for path in folder.iterdir() if path.name not in (*LOCKS, partial_name(JOB_FILE))]
-    if job is not None and not force:
+    if job is not None and not force and any(path.name.startswith(PARTS) for path in present):
         done = len(_done(part_folder(folder, job), job))
         raise OutputError(
             f"{folder} has {done} of {len(job.parts)} parts already; --resume goes on, --force begins anew"

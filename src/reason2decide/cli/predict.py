@@ -132,11 +132,10 @@ def _into_parts(
     except KeyboardInterrupt:
         warn(f"the parts in {out} are whole; the same command with --resume goes on")
         raise
-    say(
-        f"{summary.rows} rows read = {summary.decided} decided + {summary.failed} failed, in {len(summary.parts)} parts"
-    )
+    parts = f"{len(summary.parts)} part{'s' * (len(summary.parts) > 1)}"
+    say(f"{summary.rows} rows read = {summary.decided} decided + {summary.failed} failed, in {parts}")
     if summary.failed:
-        warn(f"{summary.failed} rows have no decision: {out}/errors-* say why; --retry-failed tries them again")
+        warn(f"{out}/errors-* say why rows have no decision ({summary.failed}); --retry-failed tries them again")
 
 
 def _into_file(
