@@ -26,6 +26,7 @@ from reason2decide.evaluation.metrics.calibration import (
     LogLoss,
     SelectiveError,
     consistency_band,
+    level_sums,
     risk_coverage_curve,
 )
 from reason2decide.evaluation.metrics.decisions import Mcc, MicroF1, WeightedF1
@@ -205,7 +206,7 @@ def test_aurc_of_resamples_is_that_of_the_resampled_examples():
 
 
 def test_risk_coverage_curve_ends_in_the_error_rate():
-    curve = risk_coverage_curve(sure([0.9, 0.9, 0.6], [True, False, True]))
+    curve = risk_coverage_curve(level_sums(sure([0.9, 0.9, 0.6], [True, False, True])))
     assert curve == [
         {"confidence": pytest.approx(0.9), "coverage": pytest.approx(2 / 3), "risk": 0.5},
         {"confidence": pytest.approx(0.6), "coverage": 1.0, "risk": pytest.approx(1 / 3)},

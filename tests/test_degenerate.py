@@ -86,38 +86,40 @@ def test_baselines_stand_beside_the_system_with_paired_differences(dataset: Data
     assert [entry["name"] for entry in stored] == ["majority", "bag_of_words"]
 
 
-def examples(predictions: list[Prediction], gold: list[Record]) -> Examples:
-    return Examples(gold, predictions, LABELS, "human")
+def warned(predictions: list[Prediction], gold: list[Record]) -> tuple[str, ...]:
+    settings = Settings(rationale_source="human", resamples=1)
+    found = evaluate(predictions, gold, LABELS, Origin("d", "0", "test"), settings)
+    return warnings_on(found.results, found.examples)
 
 
 def test_a_label_that_is_never_decided_is_named() -> None:
     gold = records(100)
     said = [Prediction(r.id, "no" if r.label == "maybe" else str(r.label)) for r in gold]
-    assert warnings_on(examples(said, gold), {}, ()) == (
+    assert warned(said, gold) == (
         "'maybe' is the gold label of 25 records and is never decided",
     )
 
 
 def test_a_system_without_an_answer_has_no_label() -> None:
     gold = records(100)
-    assert warnings_on(examples([Prediction(r.id, "") for r in gold], gold), {}, ()) == (
+    assert warned([Prediction(r.id, "") for r in gold], gold) == (
         "none of the 100 records got a valid answer",
     )
     half = [Prediction(r.id, "yes" if i % 2 else "") for i, r in enumerate(gold)]
-    assert "all 100 records" not in str(warnings_on(examples(half, gold), {}, ()))
+    assert "all 100 records" not in str(warned(half, gold))
 
 
 @pytest.mark.parametrize("text", ["yes", "Yes.", "4", " 3 ", "...", "a"])
 def test_reasons_that_are_only_a_label_are_counted(text: str) -> None:
     gold = records(100)
     said = [Prediction(r.id, str(r.label), None, text if i < 3 else f"{i} because") for i, r in enumerate(gold)]
-    assert "3 of 100 reasons are only a label, or have no word" in warnings_on(examples(said, gold), {}, ())
+    assert "3 of 100 reasons are only a label, or have no word" in warned(said, gold)
 
 
 def test_reasons_as_like_as_the_gold_ones_are_no_sign() -> None:
     gold = [replace(record, rationales={"human": f"Because {record.label}."}) for record in records(100)]
     said = [Prediction(r.id, str(r.label), None, r.rationales["human"]) for r in gold]
-    assert warnings_on(examples(said, gold), {}, ()) == ()
+    assert warned(said, gold) == ()
 
 
 def test_own_choices_have_no_baseline_and_say_so(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_las_with_one_group_is_its_mean(reads, note):
         simulated("home", "home", "clinic", "home", reads), simulated("home", "home", "home", "home", reads)
     )
     assert value(Las(), found) == 1 / 2
-    assert Las().statistics(found).notes == (
+    assert Las().remarks(Las().statistics(found).total(), found.labels) == (
         f"{note} gives its label away, so the value is the mean of that group alone",
     )
 

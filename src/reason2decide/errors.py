@@ -93,3 +93,7 @@ def require(module: str, extra: str, needed_by: str = "this") -> ModuleType:
 
 class NotComputed(Reason2DecideError):
     """A metric has no value on these examples; the message is the reason, shown in the results."""
+
+
+class NothingToCount(NotComputed):
+    """None of these examples counts for a metric; others may."""

@@ -106,6 +106,15 @@ def read_job(folder: Path) -> BatchJob | None:
         raise OutputError(f"{path} is not the manifest of a folder of parts; give another --out") from None
 
 
+def whole_parts(parts: PartFolder, job: BatchJob, retry_failed: bool = False) -> dict[int, tuple[int, int]]:
+    """The rows with and without a decision of the parts that are whole, and to be left as they are."""
+    return {
+        number: counts
+        for number, counts in parts.counts(job.parts).items()
+        if min(counts) >= 0 and sum(counts) == job.rows_of(number) and not (retry_failed and counts[1])
+    }
+
+
 def part_folder(folder: Path, job: BatchJob) -> PartFolder:
     """The parts of a job."""
     return PartFolder(folder, job.settings["format"])

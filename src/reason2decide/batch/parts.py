@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 from reason2decide.batch.settings import Format
 from reason2decide.batch.storage import write_whole
 from reason2decide.data.predictions import Prediction, Undecided, prediction_of
-from reason2decide.errors import require
+from reason2decide.errors import DataError, require
 
 PARTS = ("part-", "errors-")  # what the names of part files begin with
 READERS = 16  # ours: part files counted at a time
@@ -76,17 +76,36 @@ class PartFolder:
         with ThreadPoolExecutor(READERS) as pool:  # on object storage each file is waited for
             return dict(zip(found, pool.map(count, found), strict=True))
 
-    def read(self, number: int) -> Iterator[Prediction]:
-        """The decisions of a part."""
-        path = self.decided_file(number)
-        if self.format == "jsonl":
-            with path.open("rb") as stream:
-                yield from (prediction_of(json.loads(line)) for line in stream)
-            return
+    def read(self, number: int) -> list[Prediction]:
+        """The decisions of a part.
+
+        Raises:
+            DataError: its file is damaged.
+        """
+        rows = self._rows(self.decided_file(number))
+        if self.format == "parquet":  # which has a map as a list of pairs
+            for row in rows:
+                row["probabilities"] = None if row["probabilities"] is None else dict(row["probabilities"])
+        return [prediction_of(row) for row in rows]
+
+    def read_failed(self, number: int) -> list[Undecided]:
+        """The rows of a part without a decision; raises as `read`."""
+        path = self.failed_file(number)
+        return [Undecided(**row) for row in self._rows(path)] if path.exists() else []
+
+    def _rows(self, path: Path) -> list[dict[str, Any]]:
         with path.open("rb") as stream:
-            for row in require("pyarrow.parquet", "parquet").read_table(stream).to_pylist():
-                pairs = row["probabilities"]
-                yield prediction_of({**row, "probabilities": None if pairs is None else dict(pairs)})
+            try:
+                if self.format == "jsonl":
+                    return [json.loads(line) for line in stream]
+                rows: list[dict[str, Any]] = require("pyarrow.parquet", "parquet").read_table(stream).to_pylist()
+                return rows
+            except (ValueError, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                raise DataError(
+                    f"{path} is damaged; remove it and `r2d predict ... --resume` computes it again"
+                ) from None
 
 
 def schema() -> Any:

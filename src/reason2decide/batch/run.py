@@ -12,7 +12,7 @@ from reason2decide.batch.cluster import RayCluster
 from reason2decide.batch.crew import Crew, DecidedChunk, LostChunk
 from reason2decide.batch.decider import BatchWork, Outcome
 from reason2decide.batch.input import BatchInput
-from reason2decide.batch.job import JOB_FILE, BatchJob, part_folder, read_job
+from reason2decide.batch.job import JOB_FILE, BatchJob, part_folder, read_job, whole_parts
 from reason2decide.batch.parts import PARTS, PartFolder
 from reason2decide.batch.settings import STANDARD_BATCH, BatchSettings
 from reason2decide.batch.storage import LOCKS, Patience, alone_in, first_contact, partial_name, place
@@ -117,7 +117,7 @@ def decide_batch(
         }
         job = _begun(folder, settings, source, options, manifest.sha256, force=force)
         parts = part_folder(folder, job)
-        done = _done(parts, job, settings.retry_failed)
+        done = whole_parts(parts, job, settings.retry_failed)
         if done:
             say(f"{len(done)} of {len(job.parts)} parts are there already")
         if len(done) < len(job.parts):
@@ -144,7 +144,7 @@ def _begun(
     # A run that was killed while it wrote its first manifest has left half of it.
     present = [path for path in folder.iterdir() if path.name not in (*LOCKS, partial_name(JOB_FILE))]
     if job is not None and not force and any(path.name.startswith(PARTS) for path in present):
-        done = len(_done(part_folder(folder, job), job))
+        done = len(whole_parts(part_folder(folder, job), job))
         raise OutputError(
             f"{folder} has {done} of {len(job.parts)} parts already; --resume goes on, --force begins anew"
         )
@@ -156,15 +156,6 @@ def _begun(
             path.unlink()
     job.write(folder)
     return job
-
-
-def _done(parts: PartFolder, job: BatchJob, retry_failed: bool = False) -> dict[int, tuple[int, int]]:
-    """The rows with and without a decision of the parts that are whole, and to be left as they are."""
-    return {
-        number: counts
-        for number, counts in parts.counts(job.parts).items()
-        if min(counts) >= 0 and sum(counts) == job.rows_of(number) and not (retry_failed and counts[1])
-    }
 
 
 def _computed(

@@ -37,18 +37,27 @@ def _from_file(context: typer.Context, path: Path | None) -> Path | None:
 @with_options("settings", Settings)
 def evaluate_command(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="[BUNDLE] DATASET", help="A bundle (or --predictions), and a dataset.")
+        list[Path],
+        typer.Argument(metavar="[BUNDLE] DATASET", help="A bundle (or --predictions, or --parts), and a dataset."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for results.json, report.html and the rest.")],
     settings: Settings,
     predictions: Annotated[
         Path | None, typer.Option(help="Measure this predictions.jsonl, from any system, instead of a bundle.")
     ] = None,
+    parts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Measure the parts that `r2d predict --out FOLDER` wrote, of any number of rows; with the bundle that "
+            "decided, if at hand, for its calibration.",
+        ),
+    ] = None,
     validation_predictions: Annotated[
         Path | None,
         typer.Option(help="With --predictions: the same system's predictions on validation, for calibration."),
     ] = None,
-    system: Annotated[str | None, typer.Option(help="With --predictions: name of the system.")] = None,
+    system: Annotated[str | None, typer.Option(help="With --predictions or --parts: name of the system.")] = None,
     card_answers: Annotated[
         Path | None, typer.Option(help="With a bundle: TOML file of what the model card cannot know by itself.")
     ] = None,
@@ -65,17 +74,19 @@ def evaluate_command(
     force: Force = False,
 ) -> None:
     """Measure a bundle, or any system's predictions, on a split: metrics with 95 % intervals, and a report."""
-    wanted = 1 if predictions is not None else 2
-    if len(paths) != wanted:
-        expected = "DATASET and --predictions FILE" if wanted == 1 else "BUNDLE DATASET, or --predictions FILE DATASET"
-        raise ConfigError(f"{len(paths)} paths were given ({', '.join(map(str, paths))}); expected {expected}")
-    if predictions is None and (validation_predictions is not None or system is not None):
-        raise ConfigError("--validation-predictions and --system go with --predictions; a bundle has its own")
+    _require_fitting(paths, predictions, parts, validation_predictions, system)
     require("matplotlib", "report")
     from reason2decide.report.source_attributes import read_answers
     from reason2decide.workflows.evaluate import evaluate_bundle, evaluate_file
+    from reason2decide.workflows.evaluate_parts import evaluate_parts
 
-    if predictions is not None:
+    answers = read_answers(card_answers) if card_answers is not None else {}
+    if parts is not None:
+        bundle = paths[0] if len(paths) == 2 else None
+        results = evaluate_parts(
+            parts, paths[-1], out, settings, bundle=bundle, system=system, card_answers=answers, force=force
+        )
+    elif predictions is not None:
         results = evaluate_file(
             predictions,
             paths[0],
@@ -86,9 +97,28 @@ def evaluate_command(
             force=force,
         )
     else:
-        answers = read_answers(card_answers) if card_answers is not None else {}
         results = evaluate_bundle(paths[0], paths[1], out, settings, card_answers=answers, force=force)
     print_results(results)
+
+
+def _require_fitting(
+    paths: list[Path], predictions: Path | None, parts: str | None, validation: Path | None, system: str | None
+) -> None:
+    """Raise `ConfigError` if the paths and options of `r2d evaluate` do not go together."""
+    if predictions is not None and parts is not None:
+        raise ConfigError("--predictions and --parts are two forms of decisions; give one of them")
+    wanted = (1,) if predictions is not None else (1, 2) if parts is not None else (2,)
+    if len(paths) not in wanted:
+        expected = {
+            (1,): "DATASET and --predictions FILE",
+            (1, 2): "[BUNDLE] DATASET and --parts FOLDER",
+            (2,): "BUNDLE DATASET, or DATASET with --predictions FILE or --parts FOLDER",
+        }[wanted]
+        raise ConfigError(f"{len(paths)} paths were given ({', '.join(map(str, paths))}); expected {expected}")
+    if predictions is None and validation is not None:
+        raise ConfigError("--validation-predictions goes with --predictions; a bundle has its own calibration")
+    if predictions is None and parts is None and system is not None:
+        raise ConfigError("--system goes with --predictions or --parts; a bundle has its own name")
 
 
 def compare_command(

@@ -15,10 +15,11 @@ from reason2decide.data.sampling import some
 from reason2decide.data.words import WORD
 from reason2decide.errors import MissingExtraError, NotComputed
 from reason2decide.evaluation.comparison import System, differences
-from reason2decide.evaluation.measure import Evaluation, statistics_of, values_of
+from reason2decide.evaluation.measure import Evaluation, values_of
 from reason2decide.evaluation.metrics import METRICS
 from reason2decide.evaluation.results import Baseline, PairedDifference
 from reason2decide.evaluation.settings import Settings
+from reason2decide.evaluation.tally import statistics_of
 from reason2decide.model.phrase_reader import PhraseReader
 from reason2decide.model.reason_reader import require_common_labels
 
@@ -40,7 +41,7 @@ def beside(evaluation: Evaluation, train: Iterable[Record], settings: Settings) 
             found.append(Baseline(name, reason=str(reason)))
             continue
         own = replace(examples, predictions=predictions, probes=None, rationale_source=None)
-        statistics = statistics_of(metrics, own)
+        statistics, _ = statistics_of(metrics, own)
         values = values_of(
             [metric for metric in metrics if metric.name in statistics], statistics, evaluation.group_of, settings
         )

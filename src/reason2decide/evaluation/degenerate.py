@@ -5,41 +5,40 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from reason2decide.data.predictions import NO_ANSWER
+import numpy as np
+
 from reason2decide.data.sources.choices import plain
 from reason2decide.data.words import units
 from reason2decide.evaluation.baselines import COMPARED, TITLES
 from reason2decide.evaluation.metrics import METRICS
 from reason2decide.evaluation.metrics.base import Examples
-from reason2decide.evaluation.results import Baseline, MetricValue
+from reason2decide.evaluation.results import Baseline, MetricValue, Results
 
 FEW = 20  # ours: records or reasons of which repetition says something
 EMPTY = 0.01  # ours: share of reasons that may give none
 REPEATED = 0.1  # ours: share of all reasons that one of them may have
 
 
-def warnings_on(
-    examples: Examples, metrics: Mapping[str, MetricValue], baselines: Sequence[Baseline]
-) -> tuple[str, ...]:
-    """What a reader must know before any figure."""
-    return (*_on_labels(examples), *_on_reasons(examples), *_on_baselines(metrics, baselines))
+def warnings_on(results: Results, examples: Examples) -> tuple[str, ...]:
+    """What a reader must know before any figure; `examples` are those of the results, or a sample of them."""
+    return (*_on_labels(results), *_on_reasons(examples), *_on_baselines(results.metrics, results.baselines))
 
 
-def _on_labels(examples: Examples) -> Iterator[str]:
-    if examples.labels.is_open:
+def _on_labels(results: Results) -> Iterator[str]:
+    if not results.confusion_labels:
         return
-    answers = [prediction.predicted_label for prediction in examples.predictions]
-    decided = Counter(label for label in answers if label != NO_ANSWER)
-    if not decided:
-        yield f"none of the {len(examples)} records got a valid answer"
+    matrix = np.array(results.confusion_matrix)
+    gold, decided, unanswered = matrix.sum(1) + results.unanswered, matrix.sum(0), sum(results.unanswered)
+    count = int(gold.sum())
+    if not decided.any():
+        yield f"none of the {count} records got a valid answer"
         return
-    gold = Counter(str(record.label) for record in examples.records)
-    if len(decided) == 1 and decided.total() == len(examples) and len(gold) > 1:
-        yield f"all {len(examples)} records get the label {next(iter(decided))!r}, whatever their text"
+    if np.count_nonzero(decided) == 1 and not unanswered and np.count_nonzero(gold) > 1:
+        yield f"all {count} records get the label {results.confusion_labels[decided.argmax()]!r}, whatever their text"
         return
-    for label, count in gold.items():
-        if count >= FEW and not decided[label]:
-            yield f"{label!r} is the gold label of {count} records and is never decided"
+    for label, of_gold, of_decided in zip(results.confusion_labels, gold.tolist(), decided, strict=True):
+        if of_gold >= FEW and not of_decided:
+            yield f"{label!r} is the gold label of {of_gold} records and is never decided"
 
 
 def _on_reasons(examples: Examples) -> Iterator[str]:

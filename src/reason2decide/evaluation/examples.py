@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from reason2decide.errors import DataError
 from reason2decide.evaluation.metrics.base import Examples, Integers
 from reason2decide.evaluation.probes import Probe
 
+SHOWN = 3  # ours: ids that a message names
 SUM_TOLERANCE = 1e-3  # ours: lets probabilities that were rounded in a file still sum to one
 
 
@@ -33,19 +35,10 @@ def align(
     records = tuple(records)
     if not records:
         raise DataError(f"the split {split!r} has no records to evaluate on")
-    wanted = {record.id for record in records}
+    mismatch = Mismatch()
+    mismatch.add([record.id for record in records], [prediction.id for prediction in predictions])
+    mismatch.refuse(split)
     by_id = {prediction.id: prediction for prediction in predictions}
-    complaints = [
-        _complaint(_repeated(record.id for record in records), "record ids occur more than once"),
-        _complaint(_repeated(prediction.id for prediction in predictions), "ids are predicted more than once"),
-        _complaint([record.id for record in records if record.id not in by_id], "records have no prediction"),
-        _complaint([id_ for id_ in by_id if id_ not in wanted], "predictions match no record"),
-    ]
-    if any(complaints):
-        raise DataError(
-            f"the predictions do not match the {len(records)} records of the split {split!r}: "
-            f"{'; '.join(filter(None, complaints))}. Give one prediction for each record of this split"
-        )
     aligned = tuple(by_id[record.id] for record in records)
     for record, prediction in zip(records, aligned, strict=True):
         require_label(record, labels)
@@ -58,19 +51,38 @@ def align(
     )
 
 
-def _repeated(ids: Iterable[str]) -> list[str]:
-    seen: set[str] = set()
-    repeated: dict[str, None] = {}
-    for id_ in ids:
-        if id_ in seen:
-            repeated[id_] = None
-        seen.add(id_)
-    return list(repeated)
+class Mismatch:
+    """How the ids of records and predictions differ; ids are added all at once, or with all that are equal together."""
 
+    def __init__(self) -> None:
+        self._records = 0
+        self._found: dict[str, tuple[int, list[str]]] = {}  # by complaint, the number of ids and the first of them
 
-def _complaint(ids: Sequence[str], what: str) -> str:
-    shown = ", ".join(repr(id_) for id_ in ids[:3]) + (", ..." if len(ids) > 3 else "")
-    return f"{len(ids)} {what} ({shown})" if ids else ""
+    def add(self, of_records: Sequence[str], of_predictions: Sequence[str]) -> None:
+        """Compare ids."""
+        self._records += len(of_records)
+        records, predictions = Counter(of_records), Counter(of_predictions)
+        for complaint, ids in (
+            ("record ids occur more than once", [id_ for id_, count in records.items() if count > 1]),
+            ("ids are predicted more than once", [id_ for id_, count in predictions.items() if count > 1]),
+            ("records have no prediction", [id_ for id_ in of_records if id_ not in predictions]),
+            ("predictions match no record", [id_ for id_ in predictions if id_ not in records]),
+        ):
+            if ids:
+                count, first = self._found.get(complaint, (0, []))
+                self._found[complaint] = count + len(ids), [*first, *ids[:SHOWN]][:SHOWN]
+
+    def refuse(self, split: str) -> None:
+        """Raise `DataError` if anything differs."""
+        complaints = [
+            f"{count} {complaint} ({', '.join(map(repr, first))}{', ...' if count > len(first) else ''})"
+            for complaint, (count, first) in self._found.items()
+        ]
+        if complaints:
+            raise DataError(
+                f"the predictions do not match the {self._records} records of the split {split!r}: "
+                f"{'; '.join(complaints)}. Give one prediction for each record of this split"
+            )
 
 
 def _require_scorable(prediction: Prediction, choices: Sequence[str]) -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
-from reason2decide.errors import NotComputed
-from reason2decide.evaluation.examples import align, group_indices
+from reason2decide.evaluation.examples import align
 from reason2decide.evaluation.metrics import (
     METRICS,
     BertScore,
@@ -24,7 +20,6 @@ from reason2decide.evaluation.metrics import (
     Metric,
     SelectiveError,
     SufficientStatistics,
-    confusion_matrix,
     per_label_scores,
     reliability_curve,
     risk_coverage_curve,
@@ -35,12 +30,12 @@ from reason2decide.evaluation.metrics.ordinal import read_costs
 from reason2decide.evaluation.probes import Probe
 from reason2decide.evaluation.results import CalibrationResults, MetricValue, Results, Slice
 from reason2decide.evaluation.settings import DEFAULT_SETTINGS, Settings
-from reason2decide.evaluation.slices import Column, slice_records
+from reason2decide.evaluation.slices import Column, Slicing
 from reason2decide.evaluation.statistics import LEVEL, bootstrap_all, interval
-from reason2decide.model.calibration import Calibration, rescaled
+from reason2decide.evaluation.tally import CONFUSION, SliceTally, Tally, tally_of
+from reason2decide.model.calibration import Calibration
 from reason2decide.version import __version__
 
-CALIBRATED = ("log_loss", "brier", "calibration_error", "ece")  # the metrics that a temperature changes
 # Ours: intervals of fewer records, or groups of like ones, held in as few as 74 of 100 simulations (docs/results.md).
 FEW_UNITS = 50
 LEAST_SLICE = 10  # ours: smaller slices are left out of the largest gap, which they would almost always determine
@@ -58,10 +53,11 @@ class Origin:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`results` and what they were computed from."""
+    """`results` and what they were computed from: `count` examples, or a sample of them where they are too many."""
 
     results: Results
     examples: Examples
+    count: int
     statistics: Mapping[str, SufficientStatistics]
     group_of: Integers | None
 
@@ -137,71 +133,66 @@ def evaluate(
         DataError: as `examples.align`, or a slice's column does not exist.
     """
     examples = align(predictions, records, labels, settings.rationale_source, origin.split, probes)
-    columns = [Column.parse(text) for text in settings.slices]
-    chosen = {column.name: slice_records(examples.records, column) for column in columns}  # fails before computing
-    group_of, notes = group_indices(examples.records), Notes()
+    slicings = [Slicing.fit(examples.records, Column.parse(text)) for text in settings.slices]  # fails before computing
     metrics = signed(metrics_of(settings, labels, calibration), probes)
-    statistics = statistics_of(metrics, examples, notes)
-    computed = [metric for metric in metrics if metric.name in statistics]
-    values = values_of(computed, statistics, group_of, settings, notes)
-    everything = {metric.name: values.get(metric.name, MetricValue(None, None, None, 0)) for metric in metrics}
-    slices = {
-        name: tuple(
-            _slice(value, mask, computed, statistics, group_of, settings, _absent(examples, mask))
-            for value, mask in masks.items()
-        )
-        for name, masks in chosen.items()
-    }
-    try:
-        matrix = confusion_matrix(examples)
-        confusion: dict[str, Any] = {
-            "confusion_labels": labels.values,
-            "per_label": per_label_scores(matrix, labels.values),
-            "confusion_matrix": tuple(tuple(int(count) for count in row[:-1]) for row in matrix),
-            "unanswered": tuple(int(row[-1]) for row in matrix),
-        }
-    except NotComputed as reason:
-        confusion = {"confusion_labels": (), "per_label": {}, "confusion_matrix": (), "unanswered": ()}
-        notes.add("per_label", f"not computed: {reason}")
-        notes.add("confusion", f"not computed: {reason}")
-    units = len(examples) if group_of is None else len(np.unique(group_of))
-    if units < FEW_UNITS:
-        what = "records" if group_of is None else "groups of records"
+    tally = tally_of(examples, metrics, slicings, calibration)
+    results = results_of(tally, metrics, labels, origin, settings, calibration=calibration, probes=probes or ())
+    return Evaluation(results, examples, len(examples), tally.statistics, tally.group_of)
+
+
+def results_of(
+    tally: Tally,
+    metrics: Sequence[Metric],
+    labels: LabelSet,
+    origin: Origin,
+    settings: Settings,
+    *,
+    calibration: Calibration | None = None,
+    probes: Sequence[Probe] = (),
+) -> Results:
+    """Every value with its interval, from the sums over the examples."""
+    notes = Notes()
+    computed = [metric for metric in metrics if metric.name in tally.statistics]
+    for metric in metrics:
+        counts = tally.statistics.get(metric.name)
+        if counts is None:
+            notes.add(metric.name, f"not computed: {tally.undefined[metric.name]}")
+            continue
+        for note in (*counts.notes, *metric.remarks(counts.total(), labels)):
+            notes.add(metric.name, note)
+    values = values_of(computed, tally.statistics, tally.group_of, settings, notes)
+    matrix = tally.confusion
+    if matrix is None:
+        for name in ("per_label", CONFUSION):
+            notes.add(name, f"not computed: {tally.undefined[CONFUSION]}")
+    if tally.units < FEW_UNITS:
+        what = f"{tally.unit}s" if tally.unit == "record" else "groups of records"
         notes.add(
-            "intervals", f"they rest on {units} {what}, which is few: they are too narrow more often than they say"
+            "intervals",
+            f"they rest on {tally.units} {what}, which is few: they are too narrow more often than they say",
         )
-    results = Results(
+    slices = {
+        column: tuple(_slice(value, part, computed, tally.group_of, settings, labels) for value, part in parts.items())
+        for column, parts in tally.slices.items()
+    }
+    return Results(
         system=origin.system,
-        metrics=everything,
-        **confusion,
-        signature=signature(origin, settings, metrics, by_group=group_of is not None, probes=probes or ()),
+        metrics={metric.name: values.get(metric.name, MetricValue(None, None, None, 0)) for metric in metrics},
+        per_label={} if matrix is None else per_label_scores(matrix, labels.values),
+        confusion_labels=() if matrix is None else labels.values,
+        confusion_matrix=() if matrix is None else tuple(tuple(int(count) for count in row[:-1]) for row in matrix),
+        unanswered=() if matrix is None else tuple(int(row[-1]) for row in matrix),
+        signature=signature(origin, settings, metrics, unit=tally.unit, probes=probes),
         dataset=origin.dataset,
         dataset_sha256=origin.sha256,
         split=origin.split,
-        calibration=_calibration_results(calibration, settings, examples, metrics),
-        reliability=_curve(reliability_curve, examples),
-        risk_coverage=_curve(risk_coverage_curve, examples),
+        calibration=_calibration_results(calibration, settings, tally, metrics),
+        reliability=() if tally.reliability is None else tuple(reliability_curve(tally.reliability)),
+        risk_coverage=() if tally.levels is None else tuple(risk_coverage_curve(tally.levels)),
         slices=slices,
         gaps={name: _gaps(parts, computed) for name, parts in slices.items()},
         notes=notes.lines(),
     )
-    return Evaluation(results, examples, statistics, group_of)
-
-
-def statistics_of(
-    metrics: Sequence[Metric], examples: Examples, notes: Notes | None = None
-) -> dict[str, SufficientStatistics]:
-    """The statistics of every metric that is defined on these examples; `notes` gets why others are not."""
-    found, notes = {}, notes or Notes()
-    for metric in metrics:
-        try:
-            found[metric.name] = metric.statistics(examples)
-        except NotComputed as reason:
-            notes.add(metric.name, f"not computed: {reason}")
-            continue
-        for note in found[metric.name].notes:
-            notes.add(metric.name, note)
-    return found
 
 
 def values_of(
@@ -215,7 +206,7 @@ def values_of(
     values = {}
     for metric in metrics:
         counts = statistics[metric.name]
-        values[metric.name] = MetricValue(float(metric.aggregate(counts.total())), None, None, len(counts))
+        values[metric.name] = MetricValue(float(metric.aggregate(counts.total())), None, None, counts.counted)
     surveyed = [metric for metric in metrics if metric.has_interval]
     drawn = [(statistics[metric.name], metric.resampled(statistics[metric.name].total())) for metric in surveyed]
     resampled = bootstrap_all(drawn, group_of=group_of, resamples=settings.resamples, seed=settings.seed)
@@ -229,22 +220,17 @@ def values_of(
 
 def _slice(
     value: str,
-    mask: NDArray[np.bool_],
+    part: SliceTally,
     metrics: Sequence[Metric],
-    statistics: Mapping[str, SufficientStatistics],
     group_of: Integers | None,
     settings: Settings,
-    absent: tuple[str, ...],
+    labels: LabelSet,
 ) -> Slice:
-    parts = {name: counts.subset(mask) for name, counts in statistics.items()}
-    counted = [metric.within(parts[metric.name]) for metric in metrics if len(parts[metric.name])]
-    return Slice(value, int(mask.sum()), values_of(counted, parts, group_of, settings), absent)
-
-
-def _absent(examples: Examples, mask: NDArray[np.bool_]) -> tuple[str, ...]:
-    """The declared labels that are gold nowhere in a part of the examples; none for an open label set."""
-    gold = {examples.records[i].label for i in np.flatnonzero(mask).tolist()}
-    return tuple(label for label in examples.labels.values if label not in gold)
+    counted = [
+        metric.within(part.statistics[metric.name]) for metric in metrics if len(part.statistics.get(metric.name, ()))
+    ]
+    absent = tuple(label for label in labels.values if label not in part.gold)  # none for an open label set
+    return Slice(value, part.count, values_of(counted, part.statistics, group_of, settings), absent)
 
 
 def _gaps(slices: Sequence[Slice], metrics: Sequence[Metric]) -> dict[str, dict[str, Any]]:
@@ -263,34 +249,15 @@ def _gaps(slices: Sequence[Slice], metrics: Sequence[Metric]) -> dict[str, dict[
     return gaps
 
 
-def _curve(curve: Callable[[Examples], list[dict[str, float]]], examples: Examples) -> tuple[Mapping[str, float], ...]:
-    try:
-        return tuple(curve(examples))
-    except NotComputed:
-        return ()
-
-
 def _calibration_results(
-    calibration: Calibration | None, settings: Settings, examples: Examples, metrics: Sequence[Metric]
+    calibration: Calibration | None, settings: Settings, tally: Tally, metrics: Sequence[Metric]
 ) -> CalibrationResults | None:
     if calibration is None:
         return None
-    raw = [
-        replace(prediction, probabilities=rescaled(prediction.probabilities, 1 / calibration.temperature))
-        if prediction.probabilities is not None
-        else prediction
-        for prediction in examples.predictions
-    ]
-    before, unscaled = {}, replace(examples, predictions=raw)
-    for metric in metrics:
-        if metric.name in CALIBRATED:
-            try:
-                before[metric.name] = float(metric.aggregate(metric.statistics(unscaled).total()))
-            except NotComputed:
-                continue
+    by_name = {metric.name: metric for metric in metrics}
     return CalibrationResults(
         calibration.temperature,
-        before,
+        {name: float(by_name[name].aggregate(total)) for name, total in tally.unscaled.items()},
         settings.error_rate,
         calibration.threshold(settings.error_rate),
         settings.miscoverage,
@@ -299,7 +266,7 @@ def _calibration_results(
 
 
 def signature(
-    origin: Origin, settings: Settings, metrics: Sequence[Metric], *, by_group: bool, probes: Sequence[Probe]
+    origin: Origin, settings: Settings, metrics: Sequence[Metric], *, unit: str, probes: Sequence[Probe]
 ) -> str:
     """Everything a value depends on besides the predictions, as `key:value` parts joined by `|`."""
     parts = [
@@ -308,7 +275,7 @@ def signature(
         f"split:{origin.split}",
         f"source:{settings.rationale_source or 'none'}",
         f"ci:{settings.interval}-bootstrap-{100 * LEVEL:.0f}",
-        f"unit:{'group' if by_group else 'record'}",
+        f"unit:{unit}",
         f"resamples:{settings.resamples}",
         f"seed:{settings.seed}",
         # The targets, not the thresholds that a system's own validation then gives.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -20,6 +21,7 @@ LENGTH = "length"  # words of the text: a column that every dataset has
 MAX_VALUES = 20  # ours: for a column of words; the rarer values are merged
 BANDS = 4  # ours: for a column of numbers, of about equal size
 FEW_NUMBERS = 10  # ours: up to this many different numbers are values, not a scale
+MAX_COUNTED = 100_000  # ours: different values that are counted, about 20 MB
 OTHER, MISSING = "other", "not given"
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
@@ -49,69 +51,158 @@ class Column:
             raise DataError(f"--slice {text!r}: the edges {edges} must increase")
         return cls(name, values)
 
+    def value_of(self, record: Record) -> Any:
+        """The record's value, None if it has none.
+
+        Raises:
+            DataError: it is a list or an object.
+        """
+        value = len(record.text.split()) if self.name == LENGTH else record.meta.get(self.name)
+        if isinstance(value, list | dict):
+            raise DataError(
+                f"the column {self.name!r} contains lists or objects; slice by a column of words or numbers"
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """How the values of a column are divided.
+
+    Args:
+        names: of the slices, in order.
+        edges: of the bands of numbers; empty for words.
+        numeric: whether texts are read as numbers.
+    """
+
+    column: Column
+    names: tuple[str, ...]
+    edges: tuple[float, ...]
+    numeric: bool
+
+    @classmethod
+    def fit(cls, records: Iterable[Record], column: Column) -> Slicing:
+        """Divide a column by all of its values, which are counted, not kept.
+
+        Raises:
+            DataError: no record has the column, it contains lists or objects, edges were given for words, or there are
+                more different values than are counted.
+        """
+        counts: Counter[tuple[bool, Any]] = Counter()  # True and 1 are equal, and not the same value
+        known = {LENGTH}
+        for record in records:
+            known |= record.meta.keys()
+            value = column.value_of(record)
+            counts[isinstance(value, bool), _within(column.edges, value)] += 1
+            if len(counts) > MAX_COUNTED:
+                raise DataError(
+                    f"the column {column.name!r} has more than {MAX_COUNTED} different values; slice by one with "
+                    f"fewer, or give edges of bands of numbers, as in --slice {column.name}:10,20"
+                )
+        given = [value for _, value in counts if value is not None]
+        if not given:
+            raise DataError(
+                f"no record has a column {column.name!r} to slice by; choose from {', '.join(sorted(known))}"
+            )
+        as_numbers = _all_numbers(given)
+        of_value: Counter[tuple[bool, Any]] = Counter()
+        for (is_bool, value), count in counts.items():
+            of_value[is_bool, _number(value) if as_numbers else value] += count
+        missing = of_value.pop((False, None), 0)
+        numeric = all(isinstance(value, int | float) and not is_bool for is_bool, value in of_value)
+        if column.edges and not numeric:
+            raise DataError(f"the column {column.name!r} contains words, so it has no bands; leave out the edges")
+        if numeric and (column.edges or len(of_value) > FEW_NUMBERS):
+            edges = column.edges or _quantiles({value: count for (_, value), count in of_value.items()})
+            present = {_band(edges, value) for _, value in of_value}
+            names = [name for i, name in enumerate(_band_names(edges)) if i in present]
+            return cls(column, (*names, MISSING) if missing else tuple(names), edges, as_numbers)
+        named: Counter[str] = Counter()
+        for (_, value), count in of_value.items():
+            named[_name(value)] += count
+        if missing:
+            named[MISSING] += missing
+        names = [name for name, _ in named.most_common(MAX_VALUES)]
+        if len(named) > MAX_VALUES:
+            names = [*(name for name in names if name != OTHER), OTHER]
+        return cls(column, tuple(sorted(names, key=_order)), (), as_numbers)
+
+    def masks(self, records: Sequence[Record]) -> dict[str, NDArray[np.bool_]]:
+        """For each slice the records in it, as (n,) booleans; every record is in exactly one."""
+        found = np.array([self.name_of(record) for record in records], object)
+        return {name: found == name for name in self.names}
+
+    def name_of(self, record: Record) -> str:
+        """The slice of a record; of a value that nothing was fitted on, the merged one or its own."""
+        value = self.column.value_of(record)
+        value = _number(value) if self.numeric else value
+        if value is None:
+            return MISSING
+        if self.edges:
+            return _band_names(self.edges)[_band(self.edges, value)]
+        name = _name(value)
+        return OTHER if OTHER in self.names and name not in self.names else name
+
 
 def slice_records(records: Sequence[Record], column: Column) -> dict[str, NDArray[np.bool_]]:
     """For each value or band of numbers, the records that have it as (n,) booleans; every record is in exactly one.
 
     Raises:
-        DataError: no record has the column, it contains lists or objects, or edges were given for words.
+        DataError: as `Slicing.fit`.
     """
-    values = [len(r.text.split()) if column.name == LENGTH else r.meta.get(column.name) for r in records]
-    values = _as_numbers(values)
-    given = [value for value in values if value is not None]
-    if not given:
-        known = sorted({key for record in records for key in record.meta} | {LENGTH})
-        raise DataError(f"no record has a column {column.name!r} to slice by; choose from {', '.join(known)}")
-    if any(isinstance(value, list | dict) for value in given):
-        raise DataError(f"the column {column.name!r} contains lists or objects; slice by a column of words or numbers")
-    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in given)
-    if column.edges and not numeric:
-        raise DataError(f"the column {column.name!r} contains words, so it has no bands; leave out the edges")
-    if numeric and (column.edges or len(set(given)) > FEW_NUMBERS):
-        return _bands(values, column.edges or _quantiles(given))
-    names = [MISSING if value is None else _name(value) for value in values]
-    common = [name for name, _ in Counter(names).most_common(MAX_VALUES)]
-    if len(set(names)) > MAX_VALUES:
-        names = [name if name in common else OTHER for name in names]
-    order = sorted(set(names), key=lambda name: (name in (OTHER, MISSING), _natural(name)))
-    found = np.array(names)
-    return {name: found == name for name in order}
+    return Slicing.fit(records, column).masks(records)
 
 
-def _as_numbers(values: Sequence[Any]) -> list[Any]:
-    """The values of a column of a CSV file, which are all text: numbers if every one of them is, empty ones missing."""
+def _within(edges: Sequence[float], value: Any) -> Any:
+    """A number as one that stands for its band, so that numbers of given bands need not be counted one by one."""
+    number = _number(value) if isinstance(value, str) else value
+    if not edges or isinstance(number, bool) or not isinstance(number, int | float):
+        return value
+    band = _band(edges, number)
+    return edges[band - 1] if band else math.nextafter(edges[0], -math.inf)
+
+
+def _all_numbers(values: Sequence[Any]) -> bool:
+    """Whether texts are numbers, as those of a CSV file: there are some, and each is a number or blank."""
     texts = [value for value in values if isinstance(value, str)]
-    if not texts or any(value.strip() and not NUMBER.fullmatch(value.strip()) for value in texts):
-        return list(values)
-    return [(float(value) if value.strip() else None) if isinstance(value, str) else value for value in values]
+    return bool(texts) and all(not text.strip() or NUMBER.fullmatch(text.strip()) for text in texts)
 
 
-def _quantiles(values: Sequence[float]) -> tuple[float, ...]:
-    edges = np.quantile(values, np.arange(1, BANDS) / BANDS, method="higher")
-    least = min(values)
+def _number(value: Any) -> Any:
+    """A text that is a number as that number, a blank one as None; all else as it is."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    return (float(text) if NUMBER.fullmatch(text) else value) if text else None
+
+
+def _quantiles(counts: Mapping[float, int]) -> tuple[float, ...]:
+    """Edges of bands of about equal size, each one a value that occurs."""
+    values = np.array(sorted(counts))
+    cumulated = np.cumsum([counts[value] for value in values.tolist()])
+    ranks = np.ceil(np.arange(1, BANDS) / BANDS * (cumulated[-1] - 1))
+    edges = values[np.searchsorted(cumulated, ranks, side="right")]
     # If most records have the lowest value, it gets its own band.
-    return tuple(sorted({float(edge) for edge in edges if edge > least})) or (min(v for v in values if v > least),)
+    return tuple(sorted({float(edge) for edge in edges if edge > values[0]})) or (float(values[1]),)
 
 
-def _bands(values: Sequence[Any], edges: Sequence[float]) -> dict[str, NDArray[np.bool_]]:
-    numbers = np.array([np.nan if value is None else float(value) for value in values])
-    bounds = [-np.inf, *edges, np.inf]
-    names = [f"under {edges[0]:g}", *(f"{a:g} to under {b:g}" for a, b in pairwise(edges))]
-    names.append(f"{edges[-1]:g} and over")
-    found = {
-        name: (numbers >= low) & (numbers < high)
-        for name, low, high in zip(names, bounds[:-1], bounds[1:], strict=True)
-    }
-    if np.isnan(numbers).any():
-        found[MISSING] = np.isnan(numbers)
-    return {name: chosen for name, chosen in found.items() if chosen.any()}
+def _band(edges: Sequence[float], value: float) -> int:
+    """The band of a number: 0 below the first edge."""
+    return bisect_right(edges, value)
+
+
+def _band_names(edges: Sequence[float]) -> list[str]:
+    between = [f"{low:g} to under {high:g}" for low, high in pairwise(edges)]
+    return [f"under {edges[0]:g}", *between, f"{edges[-1]:g} and over"]
 
 
 def _name(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _natural(name: str) -> list[tuple[int, float, str]]:
-    """A key that sorts "2" before "10"."""
+def _order(name: str) -> tuple[bool, list[tuple[int, float, str]]]:
+    """A key that sorts "2" before "10", and what is merged or missing last."""
     parts = re.split(r"(\d+)", name)
-    return [(0, float(part), "") if part.isdigit() else (1, 0.0, part) for part in parts if part]
+    return name in (OTHER, MISSING), [
+        (0, float(part), "") if part.isdigit() else (1, 0.0, part) for part in parts if part
+    ]

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.errors import BundleError, require
+from reason2decide.files import sha256_file
 from reason2decide.model.calibration import Calibration
 from reason2decide.model.hub import first_line, silence_transformers
-from reason2decide.model.manifest import Manifest, verified_copy
+from reason2decide.model.manifest import Manifest, altered, verified_copy
 from reason2decide.model.prompt_encoder import PromptEncoder
 from reason2decide.model.reason_reader import FILE as READER
 from reason2decide.model.reason_reader import ReasonReader
@@ -109,6 +110,17 @@ def export_from(path: Path, manifest: Manifest, copy: Path) -> Bundle:
 
     encoder = PromptEncoder(PlainTokenizer(copy / "model"), manifest.lengths, manifest.prompt_form)
     return Bundle(path, manifest, _calibration(copy), encoder, _reader(path, copy))
+
+
+def read_calibration(path: Path, manifest: Manifest) -> Calibration:
+    """The calibration of a bundle or an export, without its model.
+
+    Raises:
+        BundleError: the file was altered.
+    """
+    if sha256_file(path / CALIBRATION) != manifest.files[CALIBRATION]:
+        raise altered(path / CALIBRATION)
+    return _calibration(path)
 
 
 def _calibration(path: Path) -> Calibration:

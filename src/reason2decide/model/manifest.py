@@ -99,7 +99,7 @@ def read_manifest(path: Path) -> Manifest:
     manifest = _parsed(path)
     for name, digest in manifest.files.items():
         if sha256_file(path / name) != digest:
-            raise _altered(path / name)
+            raise altered(path / name)
     return manifest
 
 
@@ -131,7 +131,7 @@ def verified_copy(path: Path) -> Iterator[tuple[Manifest, Path]]:
                     "TMPDIR names the folder for such copies"
                 ) from None
             if found != digest:
-                raise _altered(path / name)
+                raise altered(path / name)
         yield manifest, copy
 
 
@@ -197,5 +197,6 @@ def _require_exactly(path: Path, listed: Mapping[str, str]) -> None:
         )
 
 
-def _altered(file: Path) -> BundleError:
+def altered(file: Path) -> BundleError:
+    """The error for a file that is not the one its bundle was saved with."""
     return BundleError(f"{file} was altered after the bundle was saved (its SHA-256 differs); copy it again")

@@ -71,7 +71,7 @@ def render_report(
         description=description,
         results=results,
         source=examples.rationale_source,
-        count=len(examples),
+        count=evaluation.count,
         headline=headline(results),
         groups=grouped(results),
         baselines=baseline_rows(results),

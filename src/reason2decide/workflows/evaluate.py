@@ -32,7 +32,7 @@ from reason2decide.evaluation.results import (
     save_statistics,
 )
 from reason2decide.evaluation.settings import DEFAULT_SETTINGS, Settings
-from reason2decide.evaluation.slices import Column, slice_records
+from reason2decide.evaluation.slices import Column, Slicing
 from reason2decide.files import new_folder, require_absent
 from reason2decide.model.bundle import read_training_log
 from reason2decide.model.calibration import Calibration, label_distribution, log_probabilities
@@ -45,7 +45,10 @@ from reason2decide.report.model_card import model_card
 
 @dataclass(frozen=True)
 class Decisions:
-    """A system's decisions on one split, and what is known of the system."""
+    """A system's decisions on one split, and what is known of the system.
+
+    Where they are `in_parts`, which is where they stay, there are no predictions here.
+    """
 
     system: str
     predictions: Sequence[Prediction]
@@ -56,6 +59,7 @@ class Decisions:
     manifest: Manifest | None = None
     card_answers: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    in_parts: bool = False
 
 
 def evaluate_bundle(
@@ -97,9 +101,8 @@ def decide_split(
         DataError: the dataset's labels are not the model's.
     """
     records, manifest = dataset.split(settings.split), predictor.bundle.manifest
-    _require_same_labels(manifest, dataset)
-    if settings.rationale_source is None and manifest.rationale_source in dataset.info.rationale_sources:
-        settings = replace(settings, rationale_source=manifest.rationale_source)
+    require_same_labels(manifest, dataset)
+    settings = with_source_of(settings, manifest, dataset)
     predictions = list(track(predictor.predict(records), f"deciding {settings.split}", len(records)))
     if predictor.cut_texts.cut:
         warn(f"{predictor.cut_texts} texts are longer than the model reads ({predictor.longest_prompt} tokens)")
@@ -130,7 +133,7 @@ def decide_split(
             verdicts=verdicts,
         )
     return Decisions(
-        f"{manifest.method} ({manifest.base})",
+        system_of(manifest),
         predictions,
         settings,
         predictor.bundle.calibration,
@@ -180,9 +183,7 @@ def decided_elsewhere(
     probes: Sequence[Probe] | None = None,
 ) -> Decisions:
     """Any system's predictions, calibrated if there are some on validation; as `evaluate_predictions`."""
-    sources = dataset.info.rationale_sources
-    if settings.rationale_source is None and len(sources) == 1:
-        settings = replace(settings, rationale_source=sources[0])
+    settings = with_single_source(settings, dataset)
     calibration = None
     if validation is not None:
         calibration = fit_calibration(validation, dataset)
@@ -263,7 +264,7 @@ def opened(path: Path, settings: Settings) -> DatasetFolder:
     if settings.slices:
         records = dataset.split(settings.split)
         for text in settings.slices:
-            slice_records(records, Column.parse(text))
+            Slicing.fit(records, Column.parse(text))
     return dataset
 
 
@@ -275,9 +276,10 @@ def measure(decided: Decisions, dataset: DatasetFolder) -> Evaluation:
     """
     split = decided.settings.split
     records = dataset.split(split)
+    predictions = decided.predictions
     probes, unasked = _with_simulators(decided, dataset, records)
     evaluation = evaluate(
-        decided.predictions,
+        predictions,
         records,
         dataset.info.labels,
         Origin(dataset.info.name, dataset.hashes[split], split, decided.system),
@@ -285,25 +287,33 @@ def measure(decided: Decisions, dataset: DatasetFolder) -> Evaluation:
         calibration=decided.calibration,
         probes=probes,
     )
-    cut = sum((prediction.tokens_read or 0) < (prediction.tokens or 0) for prediction in decided.predictions)
-    checked = [p.reason_supports for p in decided.predictions if p.reason_supports is not None]
-    counted = {
-        f"{cut} of {len(records)} texts are longer than the model reads, and their rest was not read": cut,
-        f"{checked.count(False)} of {len(checked)} reasons do not support the decision they are given for": (
-            checked.count(False)
-        ),
-    }
+    cut = sum((prediction.tokens_read or 0) < (prediction.tokens or 0) for prediction in predictions)
+    checked = [p.reason_supports for p in predictions if p.reason_supports is not None]
     baselines: tuple[Baseline, ...] = ()
     if "train" in dataset.hashes:
         say("fitting baselines on the training split")
         baselines = beside(evaluation, dataset.split("train"), decided.settings)
     results = replace(
         evaluation.results,
-        notes=(*told(counted), *decided.notes, *evaluation.results.notes, *unasked),
+        notes=(
+            *reading_notes(cut, len(records), checked.count(False), len(checked)),
+            *decided.notes,
+            *evaluation.results.notes,
+            *unasked,
+        ),
         baselines=baselines,
-        warnings=warnings_on(evaluation.examples, evaluation.results.metrics, baselines),
     )
-    return replace(evaluation, results=results)
+    return replace(evaluation, results=replace(results, warnings=warnings_on(results, evaluation.examples)))
+
+
+def reading_notes(cut: int, texts: int, unsupported: int, checked: int) -> tuple[str, ...]:
+    """What a reader must know of how the model read its texts, and of its reasons."""
+    return told(
+        {
+            f"{cut} of {texts} texts are longer than the model reads, and their rest was not read": cut,
+            f"{unsupported} of {checked} reasons do not support the decision they are given for": unsupported,
+        }
+    )
 
 
 def write_results(out: Path, evaluation: Evaluation, decided: Decisions, *, force: bool = False) -> None:
@@ -314,7 +324,8 @@ def write_results(out: Path, evaluation: Evaluation, decided: Decisions, *, forc
     """
     results = evaluation.results
     with new_folder(out, RESULTS, force=force) as folder:
-        write_predictions(folder / PREDICTIONS, decided.predictions)
+        if not decided.in_parts:
+            write_predictions(folder / PREDICTIONS, decided.predictions)
         if decided.probes is not None:
             write_probes(folder / PROBES, decided.probes)
         (folder / RESULTS).write_text(json.dumps(results.to_json(), indent=2, ensure_ascii=False), "utf-8")
@@ -336,7 +347,8 @@ def _report(folder: Path, evaluation: Evaluation, decided: Decisions) -> None:
     html = render_report(
         evaluation,
         training_log=decided.training_log,
-        columns=[Column.parse(text) for text in decided.settings.slices],
+        # A sample may lack the values of a column.
+        columns=[] if decided.in_parts else [Column.parse(text) for text in decided.settings.slices],
         title=f"{decided.manifest.method if decided.manifest else decided.system} on {results.dataset}",
         description=_description(decided.manifest) if decided.manifest else {"System": decided.system},
     )
@@ -351,12 +363,9 @@ def _with_simulators(
     source = decided.settings.rationale_source
     if source is None or all(prediction.rationale is None for prediction in decided.predictions):
         return decided.probes, ()
-    if "train" not in dataset.hashes:
-        return decided.probes, ("simulators: not asked: the dataset has no training split",)
     try:
-        say(f"training simulators on the {source} rationales of the training split")
-        simulators = Simulators.fit(dataset.split("train"), dataset.info.labels, source)
-    except (NotComputed, UserError) as reason:
+        simulators = fit_simulators(dataset, source)
+    except NotComputed as reason:
         return decided.probes, (f"simulators: not asked: {reason}",)
     by_id = {prediction.id: prediction for prediction in decided.predictions}
     predictions = [by_id[record.id] for record in records if record.id in by_id]
@@ -364,6 +373,21 @@ def _with_simulators(
     answered = [record for record in records if record.id in by_id]
     probes = [probe_of.get(record.id) or Probe(record.id) for record in answered]
     return probe_simulators(simulators, answered, predictions, probes), ()
+
+
+def fit_simulators(dataset: DatasetFolder, source: str) -> Simulators:
+    """Simulators that have learnt from the rationales of a dataset's training split.
+
+    Raises:
+        NotComputed: there is none, or nothing in it to learn from; or a package is not installed.
+    """
+    if "train" not in dataset.hashes:
+        raise NotComputed("the dataset has no training split")
+    say(f"training simulators on the {source} rationales of the training split")
+    try:
+        return Simulators.fit(dataset.split("train"), dataset.info.labels, source)
+    except UserError as reason:
+        raise NotComputed(str(reason)) from None
 
 
 def fit_verdicts(dataset: DatasetFolder, source: str | None) -> Verdicts | None:
@@ -383,7 +407,28 @@ def _parts_of(recipe: InputRecipe | None) -> str:
     return listed(recipe.text)
 
 
-def _require_same_labels(manifest: Manifest, dataset: DatasetFolder) -> None:
+def system_of(manifest: Manifest) -> str:
+    """The name of a model in results."""
+    return f"{manifest.method} ({manifest.base})"
+
+
+def with_source_of(settings: Settings, manifest: Manifest, dataset: DatasetFolder) -> Settings:
+    """The settings, with the source that the model was last trained on if none is named and the dataset has it."""
+    if settings.rationale_source is None and manifest.rationale_source in dataset.info.rationale_sources:
+        return replace(settings, rationale_source=manifest.rationale_source)
+    return settings
+
+
+def with_single_source(settings: Settings, dataset: DatasetFolder) -> Settings:
+    """The settings, with the dataset's source if none is named and it has a single one."""
+    sources = dataset.info.rationale_sources
+    if settings.rationale_source is None and len(sources) == 1:
+        return replace(settings, rationale_source=sources[0])
+    return settings
+
+
+def require_same_labels(manifest: Manifest, dataset: DatasetFolder) -> None:
+    """Raise `DataError` if a model decides between other labels than those of a dataset."""
     if manifest.labels.values != dataset.info.labels.values:
         raise DataError(
             f"the model decides between {list(manifest.labels.values)}, the dataset {dataset.path} between "

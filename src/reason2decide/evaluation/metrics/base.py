@@ -51,19 +51,26 @@ class SufficientStatistics:
 
     rows: (u, d); row_of: (n,) indices into rows; positions: (n,) positions of the counted examples in `Examples`.
     Label metrics have few distinct rows for any number of examples, which makes resampling them cheap.
-    `notes` say what was left out or counted specially.
+    `notes` say what was left out or counted specially. Where a row sums several examples (`pooling.py`), `examples` is
+    their number, and n and the positions are those of the sums.
     """
 
     rows: Floats
     row_of: Integers
     positions: Integers
     notes: tuple[str, ...] = ()
+    examples: int | None = None
 
     def __post_init__(self) -> None:
         assert self.rows.ndim == 2 and self.row_of.shape == self.positions.shape
 
     def __len__(self) -> int:
         return len(self.row_of)
+
+    @property
+    def counted(self) -> int:
+        """Number of examples counted."""
+        return len(self) if self.examples is None else self.examples
 
     def subset(self, chosen: NDArray[np.bool_]) -> SufficientStatistics:
         """The statistics of the chosen examples, perhaps none; `chosen` has a boolean for each of the N examples."""
@@ -93,7 +100,10 @@ class Metric(ABC):
     def statistics(self, examples: Examples) -> SufficientStatistics:
         """The statistics of the examples this metric counts, at least one.
 
+        The rows of an example must depend on it alone: statistics of parts of the examples are put together.
+
         Raises:
+            NothingToCount: none of these examples counts.
             NotComputed: the metric is not defined on these examples; the message is the reason.
         """
 
@@ -107,6 +117,14 @@ class Metric(ABC):
         A metric whose value is biased by the noise of the examples corrects for it here: a resample has it twice.
         """
         return self.aggregate
+
+    def remarks(self, total: Floats, labels: LabelSet) -> tuple[str, ...]:
+        """What a reader must know of the value, from the sum `total` (d,) over the examples; nothing by default."""
+        return ()
+
+    def settled(self) -> Metric:
+        """The metric with what it has settled by the examples that it has seen, which is then the same for others."""
+        return self
 
     def within(self, part: SufficientStatistics) -> Metric:
         """The metric for a part of the examples, such as a slice, in which some labels may not occur."""

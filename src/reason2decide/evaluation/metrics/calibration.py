@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from reason2decide.data.predictions import Prediction
-from reason2decide.errors import NotComputed
+from reason2decide.errors import NotComputed, NothingToCount
 from reason2decide.evaluation.metrics.base import Examples, Floats, Integers, Metric, SufficientStatistics, ratio
 from reason2decide.evaluation.metrics.rationales import told
 from reason2decide.model.calibration import LEAST_PROBABILITY, ROUNDING, prediction_set
@@ -15,6 +15,7 @@ from reason2decide.model.calibration import LEAST_PROBABILITY, ROUNDING, predict
 BINS = 15  # Guo et al. 2017
 BAND_DRAWS = 500  # ours
 CONFIDENCE_STEP = 0.005  # ours: confidences are ranked in such steps, which keeps the statistics of AURC additive
+LEVELS = round(1 / CONFIDENCE_STEP) + 1
 
 
 def with_probabilities(examples: Examples) -> tuple[Integers, tuple[str, ...]]:
@@ -26,7 +27,7 @@ def with_probabilities(examples: Examples) -> tuple[Integers, tuple[str, ...]]:
     given = [prediction.probabilities is not None for prediction in examples.predictions]
     positions = np.flatnonzero(given)
     if not len(positions):
-        raise NotComputed("no prediction has probabilities")
+        raise NothingToCount("no prediction has probabilities")
     left_out = len(examples) - len(positions)
     second = sum(not is_most_probable(examples.predictions[i]) for i in positions.tolist())
     notes = {
@@ -195,10 +196,8 @@ class Aurc(Metric):
         """Rows (2 x levels,) with a single 1: two columns per level of confidence, for right and wrong."""
         positions, notes = with_probabilities(examples)
         confidence, right = confidences(examples, positions)
-        levels = round(1 / CONFIDENCE_STEP) + 1
-        cells = np.rint(confidence / CONFIDENCE_STEP).astype(np.int64) * 2 + (right == 0)
-        seen, row_of = np.unique(cells, return_inverse=True)
-        rows = np.zeros((len(seen), 2 * levels))
+        seen, row_of = np.unique(_level_cells(confidence, right), return_inverse=True)
+        rows = np.zeros((len(seen), 2 * LEVELS))
         rows[np.arange(len(seen)), seen] = 1
         return SufficientStatistics(rows, row_of.reshape(-1), positions, notes)
 
@@ -238,7 +237,7 @@ class SelectiveError(_Mean):
         kept, right = _kept(self.threshold, examples, positions)
         decided = kept > 0
         if not decided.any():
-            raise NotComputed(f"all {len(kept)} cases are deferred, so no decision is left to be wrong")
+            raise NothingToCount("all cases are deferred, so no decision is left to be wrong")
         rows = np.stack((1 - right[decided], np.ones(decided.sum())), -1)
         return SufficientStatistics(rows, np.arange(len(rows)), positions[decided], notes)
 
@@ -333,40 +332,56 @@ def bin_of(confidence: Floats) -> Integers:
     return np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
 
 
-def reliability_curve(examples: Examples) -> list[dict[str, float]]:
-    """The mean confidence, accuracy and number of cases of each bin that has cases.
+def reliability_sums(examples: Examples) -> Floats:
+    """For each bin of confidence the number of cases, the sum of their confidences, and how many are right: (BINS, 3).
 
     Raises:
-        NotComputed: no prediction has probabilities.
+        NothingToCount: no prediction has probabilities.
     """
     positions, _ = with_probabilities(examples)
     confidence, right = confidences(examples, positions)
     bins = bin_of(confidence)
-    count = np.bincount(bins, minlength=BINS)
-    mean_confidence = ratio(np.bincount(bins, confidence, BINS), count)
-    accuracy = ratio(np.bincount(bins, right, BINS), count)
+    return np.stack([np.bincount(bins, weights, BINS) for weights in (None, confidence, right)], -1).astype(float)
+
+
+def reliability_curve(sums: Floats) -> list[dict[str, float]]:
+    """The mean confidence, accuracy and number of cases of each bin that has cases, from `reliability_sums`."""
     return [
-        {"confidence": float(mean_confidence[b]), "accuracy": float(accuracy[b]), "n": int(count[b])}
-        for b in range(BINS)
-        if count[b]
+        {"confidence": float(confidence / count), "accuracy": float(right / count), "n": int(count)}
+        for count, confidence, right in sums
+        if count
     ]
 
 
-def risk_coverage_curve(examples: Examples) -> list[dict[str, float]]:
-    """For each level of confidence, highest first: the share of cases at or above it, and their error rate.
+def level_sums(examples: Examples) -> Floats:
+    """For each level of confidence, lowest first, how many cases are right and how many wrong: (levels, 2).
 
     Raises:
-        NotComputed: no prediction has probabilities.
+        NothingToCount: no prediction has probabilities.
     """
     positions, _ = with_probabilities(examples)
     confidence, right = confidences(examples, positions)
-    levels, level_of = np.unique(-np.rint(confidence / CONFIDENCE_STEP), return_inverse=True)
-    kept = np.cumsum(np.bincount(level_of.reshape(-1)))
-    errors = np.cumsum(np.bincount(level_of.reshape(-1), 1 - right))
+    return np.bincount(_level_cells(confidence, right), minlength=2 * LEVELS).reshape(LEVELS, 2).astype(float)
+
+
+def risk_coverage_curve(sums: Floats) -> list[dict[str, float]]:
+    """For each level of confidence that has cases, highest first: the share of cases at or above it, and their errors.
+
+    Args:
+        sums: as `level_sums`.
+    """
+    kept, errors = np.cumsum(sums[::-1].sum(-1)), np.cumsum(sums[::-1, 1])
     return [
-        {"confidence": float(-level * CONFIDENCE_STEP), "coverage": float(k / kept[-1]), "risk": float(e / k)}
-        for level, k, e in zip(levels, kept, errors, strict=True)
+        {"confidence": float(level * CONFIDENCE_STEP), "coverage": float(k / kept[-1]), "risk": float(e / k)}
+        for level, k, e, cases in zip(range(LEVELS - 1, -1, -1), kept, errors, sums[::-1].sum(-1), strict=True)
+        if cases
     ]
+
+
+def _level_cells(confidence: Floats, right: Floats) -> Integers:
+    """Twice the level of each confidence, and one more for what is wrong, (n,)."""
+    cells: Integers = np.rint(confidence / CONFIDENCE_STEP).astype(np.int64) * 2 + (right == 0)
+    return cells
 
 
 def _gold_probabilities(examples: Examples, positions: Integers) -> Floats:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from reason2decide.data.words import STOP_WORDS, WORD, Span, sentences, stem
-from reason2decide.errors import NotComputed
+from reason2decide.errors import NothingToCount
 from reason2decide.evaluation.assertions import assertion_at
 from reason2decide.evaluation.metrics.base import Examples, SufficientStatistics
 from reason2decide.evaluation.metrics.rationales import Ratio, has_rationale, pooled, require_rationales, told
@@ -88,7 +88,7 @@ class CitedContradicted(Ratio):
                 rows.append((any(contradicts for _, contradicts in cited), 1))
                 positions.append(i)
         if not rows:
-            raise NotComputed("no rationale asserts a phrase of its note")
+            raise NothingToCount("no rationale asserts a phrase of its note")
         missing = sum(not has_rationale(prediction) for prediction in examples.predictions)
         wordless = len(examples) - len(rows) - missing
         notes = {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from reason2decide.data.predictions import NO_ANSWER
+from reason2decide.data.records import LabelSet
 from reason2decide.errors import NotComputed
 from reason2decide.evaluation.metrics.base import Examples, Floats, Integers, Metric, SufficientStatistics, ratio
 
@@ -146,26 +146,16 @@ class MacroF1(_OfLabelCounts):
     def __init__(self, labels: Integers | None = None) -> None:
         self.labels = labels
 
-    def statistics(self, examples: Examples) -> SufficientStatistics:
-        """As the other metrics of label counts, with a note on labels that seldom occur.
-
-        Raises:
-            NotComputed: as `label_indices`.
-        """
-        found = super().statistics(examples)
-        _, gold, predicted = np.split(found.total(), 3)
-        few = [
-            label
-            for label, count in zip(examples.labels.values, np.minimum(gold, predicted), strict=True)
-            if count < FEW
-        ]
+    def remarks(self, total: Floats, labels: LabelSet) -> tuple[str, ...]:
+        """Labels that seldom occur."""
+        _, gold, predicted = np.split(total, 3)
+        few = [label for label, count in zip(labels.values, np.minimum(gold, predicted), strict=True) if count < FEW]
         if not few:
-            return found
-        note = (
+            return ()
+        return (
             f"{len(few)} of {len(gold)} labels are gold or predicted fewer than {FEW} times ({', '.join(few[:3])}"
-            f"{', ...' if len(few) > 3 else ''}): the interval holds the true value in less than 95 of 100 samples"
+            f"{', ...' if len(few) > 3 else ''}): the interval holds the true value in less than 95 of 100 samples",
         )
-        return replace(found, notes=(*found.notes, note))
 
     def of_counts(self, hits: Floats, gold: Floats, predicted: Floats) -> Floats:
         """Each (..., K) -> (...)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from reason2decide.errors import NotComputed
+from reason2decide.errors import NothingToCount
 from reason2decide.evaluation.metrics.base import Examples, Metric, SufficientStatistics
 from reason2decide.evaluation.metrics.rationales import Ratio, pooled, probes_of, require_rationales, told
 from reason2decide.evaluation.probes import Probe
@@ -35,7 +35,7 @@ class JudgeScore(Ratio):
         scores = [probe.judged.get(self.criterion) for probe in probes_of(examples, NOBODY)]
         positions = [i for i, score in enumerate(scores) if score is not None]
         if not positions:
-            raise NotComputed(NOBODY)
+            raise NothingToCount(NOBODY)
         left_out = len(examples) - len(positions)
         notes = told({f"{left_out} of {len(examples)} records were not judged and are left out": left_out})
         return pooled([(score, 1.0) for score in scores if score is not None], positions, notes)

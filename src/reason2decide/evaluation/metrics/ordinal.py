@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason2decide.data.records import LabelSet
-from reason2decide.errors import DataError, NotComputed
+from reason2decide.errors import DataError, NotComputed, NothingToCount
 from reason2decide.evaluation.metrics.base import Examples, Floats, Integers, Metric, SufficientStatistics, ratio
 from reason2decide.evaluation.metrics.decisions import pooled_cells
 
@@ -35,7 +35,7 @@ class _OfAnswered(Metric):
         answered = predicted < len(examples.labels.values)
         positions = np.flatnonzero(answered[cell_of])
         if not len(positions):
-            raise NotComputed("no record got a valid answer")
+            raise NothingToCount("no record got a valid answer")
         left_out = len(cell_of) - len(positions)
         notes = (f"{left_out} of {len(cell_of)} records got no valid answer and are left out",) if left_out else ()
         row_of_cell = np.cumsum(answered) - 1

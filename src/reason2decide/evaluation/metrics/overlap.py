@@ -70,10 +70,18 @@ class Bleu(_Overlap):
     """
 
     name, title, worst, best = "bleu", "BLEU", 0.0, 100.0
-    tokenize = "13a"
+
+    def __init__(self, tokenize: str | None = None) -> None:
+        self.tokenize, self._settled = tokenize or "13a", tokenize is not None
+
+    def settled(self) -> Bleu:
+        """BLEU that cuts all texts as these."""
+        return Bleu(self.tokenize)
 
     def prepare(self, gold: Sequence[str]) -> None:
-        """Choose how texts are cut."""
+        """Choose how texts are cut, unless that is settled."""
+        if self._settled:
+            return
         joined = sum(len(run) for text in gold for run in UNSPACED.findall(text))
         letters = sum(len(word) for text in gold for word in WORD.findall(text))
         tokenize = "char" if 2 * joined > letters else "13a"

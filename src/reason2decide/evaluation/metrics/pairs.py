@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reason2decide.errors import NotComputed
+from reason2decide.errors import NotComputed, NothingToCount
 from reason2decide.evaluation.metrics.base import Examples, Integers
 
 
@@ -34,11 +34,11 @@ def rationale_pairs(examples: Examples) -> RationalePairs:
     if source is None:
         raise NotComputed("no rationale source was named to compare with")
     if all(prediction.rationale is None for prediction in examples.predictions):
-        raise NotComputed("no prediction has a rationale")
+        raise NothingToCount("no prediction has a rationale")
     texts = [record.rationales.get(source, "").strip() for record in examples.records]
     positions = np.array([i for i, text in enumerate(texts) if text], np.int64)
     if not len(positions):
-        raise NotComputed(f"no record has a gold rationale of source {source!r}")
+        raise NothingToCount(f"no record has a gold rationale of source {source!r}")
     predicted = tuple((examples.predictions[i].rationale or "").strip() for i in positions)
     notes = []
     if len(positions) < len(texts):

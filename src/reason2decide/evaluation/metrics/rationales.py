@@ -10,7 +10,7 @@ import numpy as np
 
 from reason2decide.data.predictions import NO_ANSWER, Prediction
 from reason2decide.data.records import Record
-from reason2decide.errors import NotComputed
+from reason2decide.errors import NotComputed, NothingToCount
 from reason2decide.evaluation.metrics.base import Examples, Floats, Integers, Metric, SufficientStatistics, ratio
 from reason2decide.evaluation.probes import Probe
 
@@ -44,7 +44,7 @@ def has_rationale(prediction: Prediction) -> bool:
 def require_rationales(examples: Examples) -> None:
     """Raise `NotComputed` if no prediction has a rationale."""
     if not any(map(has_rationale, examples.predictions)):
-        raise NotComputed("no prediction has a rationale")
+        raise NothingToCount("no prediction has a rationale")
 
 
 def probes_of(examples: Examples, whom: str) -> Sequence[Probe]:
@@ -94,7 +94,7 @@ class ReadOut(Ratio):
             positions.append(i)
             labels.add(wanted)
         if missing == len(rows):
-            raise NotComputed(self.whom)
+            raise NothingToCount(self.whom)
         require_several(labels, len(rows))
         return pooled(rows, positions, notes_on(len(examples), len(rows), missing, unanswered, "count as misses"))
 

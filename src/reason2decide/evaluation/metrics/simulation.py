@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from reason2decide.data.predictions import NO_ANSWER, Prediction
-from reason2decide.data.records import Record
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.data.verdicts import SIGNATURE as VERDICTS
-from reason2decide.errors import NotComputed
+from reason2decide.errors import NothingToCount
 from reason2decide.evaluation.metrics.base import Examples, Floats, Metric, SufficientStatistics, ratio
 from reason2decide.evaluation.metrics.rationales import (
     ReadOut,
@@ -147,7 +147,7 @@ class _Gain(Metric):
             rows.append((gain, 1, 0, 0) if leaks else (0, 0, gain, 1))
             positions.append(i)
         if missing == len(rows):
-            raise NotComputed(NOBODY)
+            raise NothingToCount(NOBODY)
         return pooled(rows, positions, notes_on(len(examples), len(rows), missing, unanswered, "add nothing"))
 
 
@@ -187,15 +187,13 @@ class Las(_Gain):
         """The predicted label."""
         return prediction.predicted_label
 
-    def statistics(self, examples: Examples) -> SufficientStatistics:
-        """As `_Gain.statistics`, with a note on an empty group."""
-        found = super().statistics(examples)
-        leaking, hiding = found.total()[[1, 3]]
+    def remarks(self, total: Floats, labels: LabelSet) -> tuple[str, ...]:
+        """An empty group."""
+        leaking, hiding = total[[1, 3]]
         if leaking and hiding:
-            return found
+            return ()
         note = "every rationale gives its label away" if leaking else "no rationale gives its label away"
-        notes = (*found.notes, f"{note}, so the value is the mean of that group alone")
-        return SufficientStatistics(found.rows, found.row_of, found.positions, notes)
+        return (f"{note}, so the value is the mean of that group alone",)
 
     def aggregate(self, sums: Floats) -> Floats:
         """(..., 4) -> (...)."""

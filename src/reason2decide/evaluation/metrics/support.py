@@ -8,7 +8,7 @@ supported if at least half of them occur in the stemmed text.
 from __future__ import annotations
 
 from reason2decide.data.words import STOP_WORDS, Span, sentences, stem, unit_spans, units
-from reason2decide.errors import NotComputed
+from reason2decide.errors import NothingToCount
 from reason2decide.evaluation.metrics.base import Examples, SufficientStatistics
 from reason2decide.evaluation.metrics.rationales import Ratio, has_rationale, pooled, require_rationales, told
 
@@ -76,7 +76,7 @@ class Support(Ratio):
                 rows.append((sum(supported for _, _, supported in judged), len(judged)))
                 positions.append(i)
         if not rows:
-            raise NotComputed("no predicted rationale has a sentence with a content word")
+            raise NothingToCount("no predicted rationale has a sentence with a content word")
         missing = sum(not has_rationale(prediction) for prediction in examples.predictions)
         wordless = len(examples) - len(rows) - missing
         notes = {

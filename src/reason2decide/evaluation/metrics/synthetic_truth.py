@@ -8,7 +8,7 @@ from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import Record
 from reason2decide.data.sources.synthetic_calls.rules import load_rules
 from reason2decide.data.sources.synthetic_calls.weighing import level_argued
-from reason2decide.errors import NotComputed
+from reason2decide.errors import NotComputed, NothingToCount
 from reason2decide.evaluation.citations import citations, deciding, has_facts, true_now
 from reason2decide.evaluation.metrics.base import Examples, SufficientStatistics
 from reason2decide.evaluation.metrics.rationales import Ratio, has_rationale, pooled, require_rationales, told
@@ -38,7 +38,7 @@ class _AgainstTheTruth(Ratio):
             if (row := self.row(record, prediction))[1]
         }
         if not counted:
-            raise NotComputed(f"all {len(examples)} {self.nothing}")
+            raise NothingToCount(f"all {self.nothing}")
         missing = sum(not has_rationale(prediction) for prediction in examples.predictions)
         left_out = len(examples) - len(counted)
         notes = {
