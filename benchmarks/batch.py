@@ -3,32 +3,43 @@
     python benchmarks/batch.py speed EXPORT DATASET [--rows 200] [--repeats 5]
     python benchmarks/batch.py read [--rows 10000 100000 1000000]
     python benchmarks/batch.py memory EXPORT [--rows 1000 10000]
+    python benchmarks/batch.py evaluate PARTS DATASET [--rows 10000 100000 1000000] [--labels-only]
 
 `speed` alternates, in one run: the predictor's own loop with one and two threads, one worker with as many, two workers
 with one thread each. Workers are timed once their models are loaded. `read` is what happens before the first decision:
 every row parsed, ids compared, files hashed. `memory` decides short texts and prints the peaks of this process and of
-its workers.
+its workers. `evaluate` repeats the decisions of PARTS, made of DATASET's test split, as often as asked for, and prints
+the time and the peak of measuring them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import tomli_w
+
+from reason2decide.batch.decided import DecidedFolder
 from reason2decide.batch.decider import BatchWork, Decider
-from reason2decide.batch.input import BatchInput, Chunk
+from reason2decide.batch.input import BatchInput, Chunk, InputFile
+from reason2decide.batch.job import part_folder
 from reason2decide.batch.storage import Patience
 from reason2decide.batch.workers import Workers
 from reason2decide.data.cases import Cases
-from reason2decide.data.records import Record
+from reason2decide.data.predictions import Prediction
+from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.files import sha256_file
 
 PART = 25
 
@@ -124,6 +135,57 @@ def memory(export: Path, rows: int) -> None:
     )
 
 
+def repeat(parts: Path, dataset: Path, rows: int, folder: Path, labels_only: bool) -> None:
+    """Write a dataset and a folder of parts of `rows` rows, repeating those given under new ids."""
+    decided = {own.id: own for own in DecidedFolder.open(str(parts)) if isinstance(own, Prediction)}
+    info = DatasetFolder.open(dataset).info
+    records = list(DatasetFolder.open(dataset).split("test"))
+
+    def again(index: int) -> str:
+        return f"{index}-{records[index % len(records)].id}"
+
+    data = folder / "data"
+    data.mkdir()
+    with (data / "test.jsonl").open("w") as stream:
+        for index in range(rows):
+            record = replace(records[index % len(records)], id=again(index))
+            stream.write(json.dumps(record.to_json()) + "\n")
+    toml = tomllib.loads((dataset / "dataset.toml").read_text())
+    toml["files"] = {"test": {"records": rows, "sha256": sha256_file(data / "test.jsonl")}}
+    (data / "dataset.toml").write_text(tomli_w.dumps(toml))
+    assert DatasetFolder.open(data).info == info
+    job = replace(DecidedFolder.open(str(parts)).job, files=[InputFile("test.jsonl", "0", rows)])
+    (folder / "parts").mkdir()
+    job.write(folder / "parts")
+    target = part_folder(folder / "parts", job)
+    for number in job.parts:
+        outcomes = [
+            replace(decided[records[index % len(records)].id], id=again(index))
+            for index in range(number * job.size, number * job.size + job.rows_of(number))
+        ]
+        target.write(number, [replace(own, rationale=None) for own in outcomes] if labels_only else outcomes)
+
+
+def evaluate(parts: Path, dataset: Path, rows: int, labels_only: bool, workers: int) -> None:
+    """Print the seconds and the peak memory of measuring repeated decisions."""
+    from reason2decide.evaluation.settings import Settings
+    from reason2decide.workflows.evaluate_parts import evaluate_parts
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        # In a process of its own, whose memory is not counted.
+        context = multiprocessing.get_context("spawn")
+        writer = context.Process(target=repeat, args=(parts, dataset, rows, folder, labels_only))
+        writer.start()
+        writer.join()
+        assert writer.exitcode == 0
+        started = time.perf_counter()
+        settings = Settings(slices=("age_years", "length"))
+        evaluate_parts(str(folder / "parts"), folder / "data", folder / "results", settings, workers=workers)
+        seconds = time.perf_counter() - started
+    print(f"{rows} rows: {seconds:.0f} s, {rows / seconds:.0f} rows/s, peak {_peak(resource.RUSAGE_SELF)} MB")
+
+
 def _peak(who: int) -> int:
     return resource.getrusage(who).ru_maxrss // 1024
 
@@ -131,20 +193,28 @@ def _peak(who: int) -> int:
 def main() -> None:
     """Each number of rows is measured in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "read", "memory"))
+    parser.add_argument("what", choices=("speed", "read", "memory", "evaluate"))
     parser.add_argument("paths", nargs="*", type=Path)
     parser.add_argument("--rows", type=int, nargs="+", default=[])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--labels-only", action="store_true")
+    parser.add_argument("--workers", type=int, default=1)
     given = parser.parse_args()
     if given.what == "speed":
         speed(*given.paths, rows=(given.rows or [200])[0], repeats=given.repeats)
         return
-    rows = given.rows or ([10_000, 100_000, 1_000_000] if given.what == "read" else [1_000, 10_000])
+    rows = given.rows or ([1_000, 10_000] if given.what == "memory" else [10_000, 100_000, 1_000_000])
     if len(rows) == 1:
-        read(rows[0]) if given.what == "read" else memory(given.paths[0], rows[0])
+        if given.what == "read":
+            read(rows[0])
+        elif given.what == "memory":
+            memory(given.paths[0], rows[0])
+        else:
+            evaluate(*given.paths, rows=rows[0], labels_only=given.labels_only, workers=given.workers)
         return
     for number in rows:
         command = [sys.executable, __file__, given.what, *map(str, given.paths), "--rows", str(number)]
+        command += ["--labels-only"] * given.labels_only + ["--workers", str(given.workers)]
         subprocess.run(command, check=True)
 
 

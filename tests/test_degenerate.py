@@ -14,7 +14,7 @@ from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
 from reason2decide.evaluation.baselines import bag_of_words, majority
 from reason2decide.evaluation.degenerate import warnings_on
-from reason2decide.evaluation.metrics.base import Examples
+from reason2decide.evaluation.measure import Origin, evaluate
 from reason2decide.evaluation.results import Results, read_results
 from reason2decide.evaluation.settings import Settings
 from reason2decide.workflows.evaluate import evaluate_predictions
@@ -95,16 +95,12 @@ def warned(predictions: list[Prediction], gold: list[Record]) -> tuple[str, ...]
 def test_a_label_that_is_never_decided_is_named() -> None:
     gold = records(100)
     said = [Prediction(r.id, "no" if r.label == "maybe" else str(r.label)) for r in gold]
-    assert warned(said, gold) == (
-        "'maybe' is the gold label of 25 records and is never decided",
-    )
+    assert warned(said, gold) == ("'maybe' is the gold label of 25 records and is never decided",)
 
 
 def test_a_system_without_an_answer_has_no_label() -> None:
     gold = records(100)
-    assert warned([Prediction(r.id, "") for r in gold], gold) == (
-        "none of the 100 records got a valid answer",
-    )
+    assert warned([Prediction(r.id, "") for r in gold], gold) == ("none of the 100 records got a valid answer",)
     half = [Prediction(r.id, "yes" if i % 2 else "") for i, r in enumerate(gold)]
     assert "all 100 records" not in str(warned(half, gold))
 

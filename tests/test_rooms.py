@@ -35,7 +35,15 @@ ROOMS = (
     "cli",
     "door",
 )
-GROUND = ("errors", "files", "console", "signals", "syntax", "version")  # modules of the package's own folder
+GROUND = (
+    "errors",
+    "files",
+    "console",
+    "parallel",
+    "signals",
+    "syntax",
+    "version",
+)  # modules of the package's own folder
 ONLY = {"serve": {"ground", "data", "model"}}  # HTTP serves what a model decides, and knows nothing else
 
 

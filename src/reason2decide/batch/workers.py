@@ -19,7 +19,7 @@ from reason2decide.batch.decider import BatchWork, Decider
 from reason2decide.batch.input import Chunk
 from reason2decide.console import warn
 from reason2decide.errors import Reason2DecideError
-from reason2decide.model.threads import cores
+from reason2decide.parallel import cores
 
 PROCESS = 500_000_000  # ours: bytes of a worker process without its model
 COPIES = 3  # ours: times that a model's file size is held in memory, with what the engine makes of it

@@ -53,6 +53,7 @@ def evaluate_command(
             "decided, if at hand, for its calibration.",
         ),
     ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="With --parts: processes that measure; 0: one per core.")] = 0,
     validation_predictions: Annotated[
         Path | None,
         typer.Option(help="With --predictions: the same system's predictions on validation, for calibration."),
@@ -84,7 +85,15 @@ def evaluate_command(
     if parts is not None:
         bundle = paths[0] if len(paths) == 2 else None
         results = evaluate_parts(
-            parts, paths[-1], out, settings, bundle=bundle, system=system, card_answers=answers, force=force
+            parts,
+            paths[-1],
+            out,
+            settings,
+            bundle=bundle,
+            system=system,
+            card_answers=answers,
+            workers=workers,
+            force=force,
         )
     elif predictions is not None:
         results = evaluate_file(

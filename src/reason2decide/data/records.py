@@ -194,6 +194,10 @@ class JsonlRecords(Sequence[Record]):
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs to open the same file: all but its mapping."""
+        return {name: value for name, value in self.__dict__.items() if name != "_bytes"}
+
     @cached_property
     def _bytes(self) -> mmap.mmap | bytes:
         with self.path.open("rb") as stream:

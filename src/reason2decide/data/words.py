@@ -83,6 +83,7 @@ SUFFIX = re.compile(r"(?<=\w{3})(?:ing|ed|es|(?<!s)s|e)$")
 Span = tuple[int, int]
 
 
+@lru_cache(maxsize=1 << 16)  # ours: words repeat
 def stem(word: str) -> str:
     """Lower-case a word and cut its ending: the first of -ing, -ed, -es, -s (not -ss), -e that leaves three letters.
 

@@ -19,7 +19,7 @@ from reason2decide.evaluation.measure import Evaluation, values_of
 from reason2decide.evaluation.metrics import METRICS
 from reason2decide.evaluation.results import Baseline, PairedDifference
 from reason2decide.evaluation.settings import Settings
-from reason2decide.evaluation.tally import statistics_of
+from reason2decide.evaluation.sums import statistics_of
 from reason2decide.model.phrase_reader import PhraseReader
 from reason2decide.model.reason_reader import require_common_labels
 

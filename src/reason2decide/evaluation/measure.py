@@ -32,7 +32,7 @@ from reason2decide.evaluation.results import CalibrationResults, MetricValue, Re
 from reason2decide.evaluation.settings import DEFAULT_SETTINGS, Settings
 from reason2decide.evaluation.slices import Column, Slicing
 from reason2decide.evaluation.statistics import LEVEL, bootstrap_all, interval
-from reason2decide.evaluation.tally import CONFUSION, SliceTally, Tally, tally_of
+from reason2decide.evaluation.sums import CONFUSION, SliceSums, Sums, sums_of
 from reason2decide.model.calibration import Calibration
 from reason2decide.version import __version__
 
@@ -135,13 +135,13 @@ def evaluate(
     examples = align(predictions, records, labels, settings.rationale_source, origin.split, probes)
     slicings = [Slicing.fit(examples.records, Column.parse(text)) for text in settings.slices]  # fails before computing
     metrics = signed(metrics_of(settings, labels, calibration), probes)
-    tally = tally_of(examples, metrics, slicings, calibration)
-    results = results_of(tally, metrics, labels, origin, settings, calibration=calibration, probes=probes or ())
-    return Evaluation(results, examples, len(examples), tally.statistics, tally.group_of)
+    sums = sums_of(examples, metrics, slicings, calibration)
+    results = results_of(sums, metrics, labels, origin, settings, calibration=calibration, probes=probes or ())
+    return Evaluation(results, examples, len(examples), sums.statistics, sums.group_of)
 
 
 def results_of(
-    tally: Tally,
+    sums: Sums,
     metrics: Sequence[Metric],
     labels: LabelSet,
     origin: Origin,
@@ -152,28 +152,28 @@ def results_of(
 ) -> Results:
     """Every value with its interval, from the sums over the examples."""
     notes = Notes()
-    computed = [metric for metric in metrics if metric.name in tally.statistics]
+    computed = [metric for metric in metrics if metric.name in sums.statistics]
     for metric in metrics:
-        counts = tally.statistics.get(metric.name)
+        counts = sums.statistics.get(metric.name)
         if counts is None:
-            notes.add(metric.name, f"not computed: {tally.undefined[metric.name]}")
+            notes.add(metric.name, f"not computed: {sums.undefined[metric.name]}")
             continue
         for note in (*counts.notes, *metric.remarks(counts.total(), labels)):
             notes.add(metric.name, note)
-    values = values_of(computed, tally.statistics, tally.group_of, settings, notes)
-    matrix = tally.confusion
+    values = values_of(computed, sums.statistics, sums.group_of, settings, notes)
+    matrix = sums.confusion
     if matrix is None:
         for name in ("per_label", CONFUSION):
-            notes.add(name, f"not computed: {tally.undefined[CONFUSION]}")
-    if tally.units < FEW_UNITS:
-        what = f"{tally.unit}s" if tally.unit == "record" else "groups of records"
+            notes.add(name, f"not computed: {sums.undefined[CONFUSION]}")
+    if sums.units < FEW_UNITS:
+        what = f"{sums.unit}s" if sums.unit == "record" else "groups of records"
         notes.add(
             "intervals",
-            f"they rest on {tally.units} {what}, which is few: they are too narrow more often than they say",
+            f"they rest on {sums.units} {what}, which is few: they are too narrow more often than they say",
         )
     slices = {
-        column: tuple(_slice(value, part, computed, tally.group_of, settings, labels) for value, part in parts.items())
-        for column, parts in tally.slices.items()
+        column: tuple(_slice(value, part, computed, sums.group_of, settings, labels) for value, part in parts.items())
+        for column, parts in sums.slices.items()
     }
     return Results(
         system=origin.system,
@@ -182,13 +182,13 @@ def results_of(
         confusion_labels=() if matrix is None else labels.values,
         confusion_matrix=() if matrix is None else tuple(tuple(int(count) for count in row[:-1]) for row in matrix),
         unanswered=() if matrix is None else tuple(int(row[-1]) for row in matrix),
-        signature=signature(origin, settings, metrics, unit=tally.unit, probes=probes),
+        signature=signature(origin, settings, metrics, unit=sums.unit, probes=probes),
         dataset=origin.dataset,
         dataset_sha256=origin.sha256,
         split=origin.split,
-        calibration=_calibration_results(calibration, settings, tally, metrics),
-        reliability=() if tally.reliability is None else tuple(reliability_curve(tally.reliability)),
-        risk_coverage=() if tally.levels is None else tuple(risk_coverage_curve(tally.levels)),
+        calibration=_calibration_results(calibration, settings, sums, metrics),
+        reliability=() if sums.reliability is None else tuple(reliability_curve(sums.reliability)),
+        risk_coverage=() if sums.levels is None else tuple(risk_coverage_curve(sums.levels)),
         slices=slices,
         gaps={name: _gaps(parts, computed) for name, parts in slices.items()},
         notes=notes.lines(),
@@ -220,7 +220,7 @@ def values_of(
 
 def _slice(
     value: str,
-    part: SliceTally,
+    part: SliceSums,
     metrics: Sequence[Metric],
     group_of: Integers | None,
     settings: Settings,
@@ -250,14 +250,14 @@ def _gaps(slices: Sequence[Slice], metrics: Sequence[Metric]) -> dict[str, dict[
 
 
 def _calibration_results(
-    calibration: Calibration | None, settings: Settings, tally: Tally, metrics: Sequence[Metric]
+    calibration: Calibration | None, settings: Settings, sums: Sums, metrics: Sequence[Metric]
 ) -> CalibrationResults | None:
     if calibration is None:
         return None
     by_name = {metric.name: metric for metric in metrics}
     return CalibrationResults(
         calibration.temperature,
-        {name: float(by_name[name].aggregate(total)) for name, total in tally.unscaled.items()},
+        {name: float(by_name[name].aggregate(total)) for name, total in sums.unscaled.items()},
         settings.error_rate,
         calibration.threshold(settings.error_rate),
         settings.miscoverage,

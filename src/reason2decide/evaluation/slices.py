@@ -82,50 +82,11 @@ class Slicing:
 
     @classmethod
     def fit(cls, records: Iterable[Record], column: Column) -> Slicing:
-        """Divide a column by all of its values, which are counted, not kept.
-
-        Raises:
-            DataError: no record has the column, it contains lists or objects, edges were given for words, or there are
-                more different values than are counted.
-        """
-        counts: Counter[tuple[bool, Any]] = Counter()  # True and 1 are equal, and not the same value
-        known = {LENGTH}
+        """Divide a column by the values of records; raises as `ColumnValues`."""
+        values = ColumnValues(column)
         for record in records:
-            known |= record.meta.keys()
-            value = column.value_of(record)
-            counts[isinstance(value, bool), _within(column.edges, value)] += 1
-            if len(counts) > MAX_COUNTED:
-                raise DataError(
-                    f"the column {column.name!r} has more than {MAX_COUNTED} different values; slice by one with "
-                    f"fewer, or give edges of bands of numbers, as in --slice {column.name}:10,20"
-                )
-        given = [value for _, value in counts if value is not None]
-        if not given:
-            raise DataError(
-                f"no record has a column {column.name!r} to slice by; choose from {', '.join(sorted(known))}"
-            )
-        as_numbers = _all_numbers(given)
-        of_value: Counter[tuple[bool, Any]] = Counter()
-        for (is_bool, value), count in counts.items():
-            of_value[is_bool, _number(value) if as_numbers else value] += count
-        missing = of_value.pop((False, None), 0)
-        numeric = all(isinstance(value, int | float) and not is_bool for is_bool, value in of_value)
-        if column.edges and not numeric:
-            raise DataError(f"the column {column.name!r} contains words, so it has no bands; leave out the edges")
-        if numeric and (column.edges or len(of_value) > FEW_NUMBERS):
-            edges = column.edges or _quantiles({value: count for (_, value), count in of_value.items()})
-            present = {_band(edges, value) for _, value in of_value}
-            names = [name for i, name in enumerate(_band_names(edges)) if i in present]
-            return cls(column, (*names, MISSING) if missing else tuple(names), edges, as_numbers)
-        named: Counter[str] = Counter()
-        for (_, value), count in of_value.items():
-            named[_name(value)] += count
-        if missing:
-            named[MISSING] += missing
-        names = [name for name, _ in named.most_common(MAX_VALUES)]
-        if len(named) > MAX_VALUES:
-            names = [*(name for name in names if name != OTHER), OTHER]
-        return cls(column, tuple(sorted(names, key=_order)), (), as_numbers)
+            values.add(record)
+        return values.slicing()
 
     def masks(self, records: Sequence[Record]) -> dict[str, NDArray[np.bool_]]:
         """For each slice the records in it, as (n,) booleans; every record is in exactly one."""
@@ -144,11 +105,66 @@ class Slicing:
         return OTHER if OTHER in self.names and name not in self.names else name
 
 
+class ColumnValues:
+    """Counts the values of a column, of any number of records, and divides them.
+
+    Raises:
+        DataError: on adding, a list or an object, or more different values than are counted; at the end, no record has
+            the column, or edges were given for words.
+    """
+
+    def __init__(self, column: Column) -> None:
+        self._column = column
+        self._counts: Counter[tuple[bool, Any]] = Counter()  # True and 1 are equal, and not the same value
+        self._known = {LENGTH}
+
+    def add(self, record: Record) -> None:
+        """Count the value of a record."""
+        self._known |= record.meta.keys()
+        value = self._column.value_of(record)
+        self._counts[isinstance(value, bool), _within(self._column.edges, value)] += 1
+        if len(self._counts) > MAX_COUNTED:
+            name = self._column.name
+            raise DataError(
+                f"the column {name!r} has more than {MAX_COUNTED} different values; slice by one with fewer, or give "
+                f"edges of bands of numbers, as in --slice {name}:10,20"
+            )
+
+    def slicing(self) -> Slicing:
+        """How the values are divided."""
+        column, given = self._column, [value for _, value in self._counts if value is not None]
+        if not given:
+            known = ", ".join(sorted(self._known))
+            raise DataError(f"no record has a column {column.name!r} to slice by; choose from {known}")
+        as_numbers = _all_numbers(given)
+        counts: Counter[tuple[bool, Any]] = Counter()
+        for (is_bool, value), count in self._counts.items():
+            counts[is_bool, _number(value) if as_numbers else value] += count
+        missing = counts.pop((False, None), 0)
+        numeric = all(isinstance(value, int | float) and not is_bool for is_bool, value in counts)
+        if column.edges and not numeric:
+            raise DataError(f"the column {column.name!r} contains words, so it has no bands; leave out the edges")
+        if numeric and (column.edges or len(counts) > FEW_NUMBERS):
+            edges = column.edges or _quantiles({value: count for (_, value), count in counts.items()})
+            present = {_band(edges, value) for _, value in counts}
+            names = [name for i, name in enumerate(_band_names(edges)) if i in present]
+            return Slicing(column, (*names, MISSING) if missing else tuple(names), edges, as_numbers)
+        named: Counter[str] = Counter()
+        for (_, value), count in counts.items():
+            named[_name(value)] += count
+        if missing:
+            named[MISSING] += missing
+        names = [name for name, _ in named.most_common(MAX_VALUES)]
+        if len(named) > MAX_VALUES:
+            names = [*(name for name in names if name != OTHER), OTHER]
+        return Slicing(column, tuple(sorted(names, key=_order)), (), as_numbers)
+
+
 def slice_records(records: Sequence[Record], column: Column) -> dict[str, NDArray[np.bool_]]:
     """For each value or band of numbers, the records that have it as (n,) booleans; every record is in exactly one.
 
     Raises:
-        DataError: as `Slicing.fit`.
+        DataError: as `ColumnValues`.
     """
     return Slicing.fit(records, column).masks(records)
 

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import os
 
+from reason2decide.parallel import cores
+
 SMALL = 20_000_000  # ours: parameters under which a second thread waits more than it computes (docs/results.md)
 
 
 def threads_for(parameters: int) -> int:
     """Threads for a model of this many parameters on this machine: one for a small one, else one per core."""
     return 1 if parameters < SMALL else cores()
-
-
-def cores() -> int:
-    """Cores of this machine that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def limit_threads(parameters: int) -> None:

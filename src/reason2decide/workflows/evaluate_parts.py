@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,17 +18,19 @@ from reason2decide.evaluation.asking import probe_simulators
 from reason2decide.evaluation.degenerate import warnings_on
 from reason2decide.evaluation.examples import Mismatch, align
 from reason2decide.evaluation.measure import Evaluation, Origin, metrics_of, results_of
-from reason2decide.evaluation.metrics import Examples
+from reason2decide.evaluation.metrics import Examples, Metric
 from reason2decide.evaluation.metrics.rationales import has_rationale, told
-from reason2decide.evaluation.pooling import UNITS, TallyPool
+from reason2decide.evaluation.pooling import UNITS, SumPool
 from reason2decide.evaluation.probes import Probe
 from reason2decide.evaluation.readers import Simulators
 from reason2decide.evaluation.results import RESULTS, Results
 from reason2decide.evaluation.settings import DEFAULT_SETTINGS, Settings
-from reason2decide.evaluation.slices import Column, Slicing
+from reason2decide.evaluation.slices import Column, ColumnValues, Slicing
 from reason2decide.files import require_absent
 from reason2decide.model.bundle import read_calibration, read_training_log
+from reason2decide.model.calibration import Calibration
 from reason2decide.model.manifest import Manifest, described_bundle
+from reason2decide.parallel import ordered
 from reason2decide.workflows.evaluate import (
     Decisions,
     fit_simulators,
@@ -53,6 +55,7 @@ def evaluate_parts(
     bundle: Path | None = None,
     system: str | None = None,
     card_answers: Mapping[str, str] = {},
+    workers: int = 1,
     force: bool = False,
 ) -> Results:
     """Measure the decisions of a folder of parts against the records of a split, and write the results folder `out`.
@@ -64,6 +67,7 @@ def evaluate_parts(
         parts: the folder, a path or a URL.
         bundle: the model that decided, for its calibration and its card; None: without either.
         system: its name; None: that of the bundle, else of the folder.
+        workers: processes that measure, as `parallel.ordered`; the results are the same.
 
     Raises:
         DataError: the parts are not complete, or do not fit the dataset, its split or the bundle.
@@ -92,7 +96,7 @@ def evaluate_parts(
         card_answers=card_answers,
         in_parts=True,
     )
-    evaluation = _measured(folder, decisions, dataset, records)
+    evaluation = _measured(folder, decisions, dataset, records, workers)
     write_results(out, evaluation, decisions, force=force)
     return evaluation.results
 
@@ -109,99 +113,153 @@ def _deciding(bundle: Path, folder: DecidedFolder, parts: str) -> Manifest:
     return manifest
 
 
-class _Readers:
-    """Simulators, which learn from the training split as soon as there is a rationale to read."""
+class _Reading:
+    """What is counted of the decisions beside the metrics."""
 
-    def __init__(self, dataset: DatasetFolder, source: str | None) -> None:
-        self._dataset, self._source = dataset, source
-        self._simulators: Simulators | None = None
-        self.notes: tuple[str, ...] = ()
+    def __init__(self) -> None:
+        self.failed = self.cut = self.checked = self.unsupported = 0
 
-    def probes(self, examples: Examples) -> Sequence[Probe] | None:
-        """What they read from the rationales of examples; None if they are not asked."""
-        if self._source is None or self.notes or not any(map(has_rationale, examples.predictions)):
-            return None
-        try:
-            self._simulators = self._simulators or fit_simulators(self._dataset, self._source)
-            blank = [Probe(record.id) for record in examples.records]
-            return probe_simulators(self._simulators, examples.records, examples.predictions, blank)
-        except NotComputed as reason:
-            self.notes = (f"simulators: not asked: {reason}",)
-            return None
+    def prediction(self, outcome: Prediction | Undecided) -> Prediction:
+        """A row as a prediction; one that failed has no answer."""
+        if isinstance(outcome, Undecided):
+            self.failed += 1
+            return Prediction(outcome.id, NO_ANSWER)
+        self.cut += (outcome.tokens_read or 0) < (outcome.tokens or 0)
+        self.checked += outcome.reason_supports is not None
+        self.unsupported += outcome.reason_supports is False
+        return outcome
+
+    def notes(self, records: int) -> tuple[str, ...]:
+        """What a reader must know of them."""
+        failed = {f"{self.failed} of {records} rows failed, and count as records without an answer": self.failed}
+        return *told(failed), *reading_notes(self.cut, records, self.unsupported, self.checked)
+
+
+@dataclass(frozen=True)
+class _Matched:
+    """The records of a split and their decisions, in buckets in which those of one id are together."""
+
+    records: JsonlRecords
+    gold: IdBuckets
+    decided: IdBuckets
+
+    @classmethod
+    def of(
+        cls,
+        records: JsonlRecords,
+        folder: DecidedFolder,
+        columns: Sequence[ColumnValues],
+        seen: _Reading,
+        temporary: Path,
+    ) -> _Matched:
+        """Read both through, once."""
+        rows = len(records) + folder.job.rows
+        count = max(1, -(-max(len(records), folder.job.rows) // AT_ONCE))
+        gold, decided = (IdBuckets(temporary / name, count) for name in ("gold", "decided"))
+        with ProgressBar("matching", rows, "rows") as bar:
+            for row, record in enumerate(records):
+                gold.add(record.id, json.dumps((row, record.id)))
+                for column in columns:
+                    column.add(record)
+                bar.advance(1)
+            for outcome in folder:
+                prediction = seen.prediction(outcome)
+                decided.add(prediction.id, json.dumps(prediction.to_json()))
+                bar.advance(1)
+        gold.flush()
+        decided.flush()
+        return cls(records, gold, decided)
+
+    def require_same_ids(self, split: str) -> None:
+        """Raise `DataError` unless each record has one decision."""
+        mismatch = Mismatch()
+        for bucket in range(self.gold.count):
+            mismatch.add(
+                [json.loads(line)[1] for line in self.gold.read(bucket)],
+                [json.loads(line)["id"] for line in self.decided.read(bucket)],
+            )
+        mismatch.refuse(split)
 
 
 @dataclass
-class _Seen:
-    """What is counted beside the metrics."""
+class _Measure:
+    """Measures a bucket.
 
-    failed: int = 0
-    cut: int = 0
-    checked: int = 0
-    unsupported: int = 0
+    Args:
+        unasked: why simulators read no rationales; None: they do, as soon as there is a rationale.
+    """
 
-    def count(self, prediction: Prediction) -> None:
-        self.cut += (prediction.tokens_read or 0) < (prediction.tokens or 0)
-        self.checked += prediction.reason_supports is not None
-        self.unsupported += prediction.reason_supports is False
+    matched: _Matched
+    dataset: DatasetFolder
+    settings: Settings
+    metrics: Sequence[Metric]
+    slicings: Sequence[Slicing]
+    calibration: Calibration | None
+    simulators: Simulators | None = None
+    unasked: str | None = None
+
+    def __call__(self, bucket: int) -> SumPool:
+        """The sums over its examples."""
+        pool = SumPool(self.metrics, self.slicings, self.calibration)
+        examples = self.examples(bucket)
+        if examples is not None:
+            pool.add(examples)
+        return pool
+
+    def examples(self, bucket: int) -> Examples | None:
+        """The examples of a bucket, None if it has none."""
+        records = [self.matched.records[json.loads(line)[0]] for line in self.matched.gold.read(bucket)]
+        if not records:
+            return None
+        predictions = [prediction_of(json.loads(line)) for line in self.matched.decided.read(bucket)]
+        source = self.settings.rationale_source
+        examples = align(predictions, records, self.dataset.info.labels, source, self.settings.split)
+        return replace(examples, probes=self._probes(examples, source))
+
+    def _probes(self, examples: Examples, source: str | None) -> Sequence[Probe] | None:
+        """What simulators read from the rationales; None if they are not asked."""
+        if source is None or self.unasked is not None or not any(map(has_rationale, examples.predictions)):
+            return None
+        try:
+            self.simulators = self.simulators or fit_simulators(self.dataset, source)
+            blank = [Probe(record.id) for record in examples.records]
+            return probe_simulators(self.simulators, examples.records, examples.predictions, blank)
+        except NotComputed as reason:
+            self.unasked = str(reason)
+            return None
 
 
-def _measured(folder: DecidedFolder, decisions: Decisions, dataset: DatasetFolder, records: JsonlRecords) -> Evaluation:
+def _measured(
+    folder: DecidedFolder, decisions: Decisions, dataset: DatasetFolder, records: JsonlRecords, workers: int
+) -> Evaluation:
     settings, labels, calibration = decisions.settings, dataset.info.labels, decisions.calibration
-    slicings = [Slicing.fit(records, Column.parse(text)) for text in settings.slices]
-    pool = TallyPool(metrics_of(settings, labels, calibration), slicings, calibration)
-    readers = _Readers(dataset, settings.rationale_source)
-    sample, seen = None, _Seen()
-    with ExitStack() as stack:
-        count = max(1, -(-max(len(records), folder.job.rows) // AT_ONCE))
-        gold, decided = (stack.enter_context(IdBuckets(count)) for _ in range(2))
-        with ProgressBar("matching", len(records) + folder.job.rows, "rows") as bar:
-            for row, record in enumerate(records):
-                gold.add(record.id, str(row))
-                bar.advance(1)
-            for outcome in folder:
-                prediction = _counted(outcome, seen)
-                decided.add(prediction.id, json.dumps(prediction.to_json()))
-                bar.advance(1)
-        mismatch = Mismatch()
-        for bucket in range(count):
-            mismatch.add(
-                [records[int(row)].id for row in gold.read(bucket)],
-                [json.loads(line)["id"] for line in decided.read(bucket)],
-            )
-        mismatch.refuse(settings.split)
+    columns, seen = [ColumnValues(Column.parse(text)) for text in settings.slices], _Reading()
+    with tempfile.TemporaryDirectory(prefix="reason2decide-") as temporary:
+        matched = _Matched.of(records, folder, columns, seen, Path(temporary))
+        matched.require_same_ids(settings.split)
+        slicings = [column.slicing() for column in columns]
+        measure = _Measure(matched, dataset, settings, metrics_of(settings, labels, calibration), slicings, calibration)
+        # The first examples settle what metrics choose by them, and are shown as cases.
+        buckets = iter(range(matched.gold.count))
+        sample = next(examples for bucket in buckets if (examples := measure.examples(bucket)) is not None)
+        pool = SumPool(measure.metrics, slicings, calibration)
         with ProgressBar("measuring", len(records), "rows") as bar:
-            for bucket in range(count):
-                of_gold = [records[int(row)] for row in gold.read(bucket)]
-                if not of_gold:
-                    continue
-                predictions = [prediction_of(json.loads(line)) for line in decided.read(bucket)]
-                examples = align(predictions, of_gold, labels, settings.rationale_source, settings.split)
-                examples = replace(examples, probes=readers.probes(examples))
-                pool.add(examples)
-                sample = sample or examples
-                bar.advance(len(examples))
-    assert sample is not None, "a split has records"
+            pool.add(sample)
+            bar.advance(pool.count)
+            for own in ordered(replace(measure, metrics=pool.metrics), buckets, workers):
+                pool.merge(own)
+                bar.advance(own.count)
     origin = Origin(dataset.info.name, dataset.hashes[settings.split], settings.split, decisions.system)
-    tally = pool.tally()
-    results = results_of(tally, pool.metrics, labels, origin, settings, calibration=calibration)
+    sums = pool.sums()
+    results = results_of(sums, pool.metrics, labels, origin, settings, calibration=calibration)
     notes = (
-        *told({f"{seen.failed} of {len(records)} rows failed, and count as records without an answer": seen.failed}),
-        *reading_notes(seen.cut, len(records), seen.unsupported, seen.checked),
+        *seen.notes(len(records)),
         f"intervals: {UNITS} random groups of records are resampled, not single ones",
         *results.notes,
-        *readers.notes,
+        *([] if measure.unasked is None else [f"simulators: not asked: {measure.unasked}"]),
         "baselines: not fitted beside parts",
     )
     results = replace(results, notes=notes)
     return Evaluation(
-        replace(results, warnings=warnings_on(results, sample)), sample, tally.count, tally.statistics, None
+        replace(results, warnings=warnings_on(results, sample)), sample, sums.count, sums.statistics, None
     )
-
-
-def _counted(outcome: Prediction | Undecided, seen: _Seen) -> Prediction:
-    """A row as a prediction; one that failed has no answer."""
-    if isinstance(outcome, Undecided):
-        seen.failed += 1
-        return Prediction(outcome.id, NO_ANSWER)
-    seen.count(outcome)
-    return outcome

@@ -20,7 +20,7 @@ CONFUSION = "confusion"  # under this name, why there is no confusion matrix
 
 
 @dataclass(frozen=True)
-class SliceTally:
+class SliceSums:
     """A slice: its number of examples, the statistics of each metric, and the labels that are gold in it."""
 
     count: int
@@ -29,7 +29,7 @@ class SliceTally:
 
 
 @dataclass(frozen=True)
-class Tally:
+class Sums:
     """Sums over the examples.
 
     Args:
@@ -50,7 +50,7 @@ class Tally:
     unit: str
     statistics: Mapping[str, SufficientStatistics]
     undefined: Mapping[str, NotComputed]
-    slices: Mapping[str, Mapping[str, SliceTally]] = field(default_factory=dict)
+    slices: Mapping[str, Mapping[str, SliceSums]] = field(default_factory=dict)
     confusion: Integers | None = None
     reliability: Floats | None = None
     levels: Floats | None = None
@@ -58,9 +58,9 @@ class Tally:
     group_of: Integers | None = None
 
 
-def tally_of(
+def sums_of(
     examples: Examples, metrics: Sequence[Metric], slicings: Sequence[Slicing], calibration: Calibration | None
-) -> Tally:
+) -> Sums:
     """The sums over all examples, and over those of each slice."""
     statistics, undefined = statistics_of(metrics, examples)
     confusion = None
@@ -69,7 +69,7 @@ def tally_of(
     except NotComputed as reason:
         undefined[CONFUSION] = reason
     group_of = group_indices(examples.records)
-    return Tally(
+    return Sums(
         len(examples),
         len(examples) if group_of is None else len(np.unique(group_of)),
         "record" if group_of is None else "group",
@@ -99,9 +99,9 @@ def statistics_of(
 
 def _slices(
     examples: Examples, statistics: Mapping[str, SufficientStatistics], slicing: Slicing
-) -> dict[str, SliceTally]:
+) -> dict[str, SliceSums]:
     return {
-        value: SliceTally(
+        value: SliceSums(
             int(mask.sum()),
             {name: counts.subset(mask) for name, counts in statistics.items()},
             frozenset(str(examples.records[i].label) for i in np.flatnonzero(mask).tolist()),

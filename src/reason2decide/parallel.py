@@ -1,0 +1,88 @@
+"""Compute the parts of a large input in several processes, with the results in the order of the parts."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+from reason2decide.errors import Reason2DecideError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+AHEAD = 3  # ours: parts for each process that wait or are computed, which bounds the memory they take
+
+
+def cores() -> int:
+    """Cores of this machine that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ordered(work: Callable[[T], R], parts: Iterable[T], workers: int = 1) -> Iterator[R]:
+    """`work` of each part, in their order, whatever the number of processes.
+
+    A single part, and with one worker all of them, are computed in this process. Other processes import what `work`
+    needs anew, so a script that asks for them must have its own code under `if __name__ == "__main__"`.
+
+    Args:
+        work: sent once to each process; like parts and results it must be picklable.
+        workers: number of processes; 0: one per core.
+
+    Raises:
+        Reason2DecideError: a process was killed; otherwise whatever `work` raises.
+    """
+    parts, workers = iter(parts), workers or cores()
+    first = list(islice(parts, 2))
+    if workers == 1 or len(first) < 2:
+        yield from map(work, chain(first, parts))
+        return
+    from concurrent.futures import Future, ProcessPoolExecutor  # here, since most commands need none
+    from concurrent.futures.process import BrokenProcessPool
+
+    before = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")
+    waiting: deque[Future[R]] = deque()
+    with ProcessPoolExecutor(workers, context, _begin, (work,)) as pool:
+        try:
+            for part in chain(first, parts):
+                waiting.append(pool.submit(_do, part))
+                if len(waiting) >= AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BaseException as error:  # nobody waits for what is being computed
+            for process in set(multiprocessing.active_children()) - before:
+                process.kill()
+            if isinstance(error, BrokenProcessPool):
+                raise Reason2DecideError(
+                    "a worker process was killed, perhaps because memory ran out; fewer --workers need less"
+                ) from None
+            raise
+
+
+_work: Callable[[Any], Any]
+
+
+def _begin(work: Callable[[Any], Any]) -> None:
+    """Prepare a process: an interrupt is for the one that started it, and it ends with that one."""
+    global _work
+    _work = work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _do(part: Any) -> Any:
+    return _work(part)
