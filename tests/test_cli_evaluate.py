@@ -124,7 +124,7 @@ def test_costs_slices_and_error_rates(forks: Forks, dataset: DatasetFolder, tmp_
     [
         (["{data}"], "1 paths were given"),
         (["{bundle}", "{data}", "--predictions", "{p}"], "expected DATASET and --predictions FILE"),
-        (["{bundle}", "{data}", "--system", "x"], "go with --predictions"),
+        (["{bundle}", "{data}", "--system", "x"], "goes with --predictions"),
         (["{data}", "--predictions", "{p}", "--slice", "ward"], "no record has a column 'ward' to slice by"),
         (["{data}", "--predictions", "{p}", "--slice", "length:x"], "no record has a column 'length:x'"),
         (["{data}", "--predictions", "{p}", "--interval", "normal"], "'normal'"),

@@ -216,6 +216,7 @@ def test_ids_that_do_not_match_are_counted_over_all_parts(
         (("{data}", "--parts", "{parts}", "--bertscore-idf"), "leave it out with --parts"),
         (("{data}", "--parts", "{parts}", "--slice", "ward"), "no record has a column 'ward'"),
         (("{data}", "--parts", "nowhere"), "nowhere"),
+        (("{data}", "--predictions", "{parts}/part-000000.jsonl", "--workers", "2"), "--workers goes with --parts"),
         (("{data}", "--parts", "s4://bucket/parts"), "s4"),
     ],
 )

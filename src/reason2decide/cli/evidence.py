@@ -53,7 +53,9 @@ def evaluate_command(
             "decided, if at hand, for its calibration.",
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="With --parts: processes that measure; 0: one per core.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="With --parts: processes that measure; default: one per core.")
+    ] = None,
     validation_predictions: Annotated[
         Path | None,
         typer.Option(help="With --predictions: the same system's predictions on validation, for calibration."),
@@ -76,6 +78,8 @@ def evaluate_command(
 ) -> None:
     """Measure a bundle, or any system's predictions, on a split: metrics with 95 % intervals, and a report."""
     _require_fitting(paths, predictions, parts, validation_predictions, system)
+    if workers is not None and parts is None:
+        raise ConfigError("--workers goes with --parts")
     require("matplotlib", "report")
     from reason2decide.report.source_attributes import read_answers
     from reason2decide.workflows.evaluate import evaluate_bundle, evaluate_file
@@ -92,7 +96,7 @@ def evaluate_command(
             bundle=bundle,
             system=system,
             card_answers=answers,
-            workers=workers,
+            workers=workers or 0,
             force=force,
         )
     elif predictions is not None:

@@ -149,7 +149,7 @@ class _Matched:
         records: JsonlRecords,
         folder: DecidedFolder,
         columns: Sequence[ColumnValues],
-        seen: _Reading,
+        reading: _Reading,
         temporary: Path,
     ) -> _Matched:
         """Read both through, once."""
@@ -163,7 +163,7 @@ class _Matched:
                     column.add(record)
                 bar.advance(1)
             for outcome in folder:
-                prediction = seen.prediction(outcome)
+                prediction = reading.prediction(outcome)
                 decided.add(prediction.id, json.dumps(prediction.to_json()))
                 bar.advance(1)
         gold.flush()
@@ -233,9 +233,9 @@ def _measured(
     folder: DecidedFolder, decisions: Decisions, dataset: DatasetFolder, records: JsonlRecords, workers: int
 ) -> Evaluation:
     settings, labels, calibration = decisions.settings, dataset.info.labels, decisions.calibration
-    columns, seen = [ColumnValues(Column.parse(text)) for text in settings.slices], _Reading()
+    columns, reading = [ColumnValues(Column.parse(text)) for text in settings.slices], _Reading()
     with tempfile.TemporaryDirectory(prefix="reason2decide-") as temporary:
-        matched = _Matched.of(records, folder, columns, seen, Path(temporary))
+        matched = _Matched.of(records, folder, columns, reading, Path(temporary))
         matched.require_same_ids(settings.split)
         slicings = [column.slicing() for column in columns]
         measure = _Measure(matched, dataset, settings, metrics_of(settings, labels, calibration), slicings, calibration)
@@ -253,7 +253,7 @@ def _measured(
     sums = pool.sums()
     results = results_of(sums, pool.metrics, labels, origin, settings, calibration=calibration)
     notes = (
-        *seen.notes(len(records)),
+        *reading.notes(len(records)),
         f"intervals: {UNITS} random groups of records are resampled, not single ones",
         *results.notes,
         *([] if measure.unasked is None else [f"simulators: not asked: {measure.unasked}"]),
