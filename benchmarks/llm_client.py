@@ -1,22 +1,27 @@
 """What the language model client adds to the time that a server takes: 1,000 calls, 64 at once, answers after 50 ms.
 
-python benchmarks/llm_client.py
+python benchmarks/llm_client.py [--rationalize 1000 10000 100000]
 
 Prints the time of whole runs against the ideal one (1000 / 64 x 50 ms), the processor time of client and server, peak
 memory before and after 10,000 more calls, and what a call costs through OpenAI's library and through aiohttp alone.
+With --rationalize instead: time and peak memory of `r2d rationalize` on datasets of these sizes, asked at first and
+written again from the log.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +31,8 @@ import openai
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from llm_server import LlmServer, running
 
+from reason2decide.data.records import write_dataset
+from reason2decide.data.sources.synthetic_calls import synthesize_calls
 from reason2decide.llm.client.calls import Call, ModelAnswer
 from reason2decide.llm.client.client import Client
 from reason2decide.llm.client.endpoint import Endpoint
@@ -84,6 +91,27 @@ def memory(server: LlmServer, log: CallLog) -> None:
     print(f"memory         peak {before / 1024:.1f} MiB before {10 * CALLS} more calls, {after / 1024:.1f} MiB after")
 
 
+def rationalize(server: LlmServer, size: int) -> None:
+    """Print the time and the peak memory of `r2d rationalize` for `size` records, twice: with calls, and without."""
+    with tempfile.TemporaryDirectory() as name:
+        calls = synthesize_calls(Path(name) / "calls", train=1000, validation=10, test=10)
+        records = list(calls.split("train"))
+        own = (
+            replace(records[i % 1000], id=f"r{i}", text=f"Call {i}. {records[i % 1000].text}", group=None)
+            for i in range(size)
+        )
+        write_dataset(Path(name) / "data", calls.info, {"train": own})
+        for run in ("asked", "from the log"):
+            command = [sys.executable, "-m", "reason2decide", "rationalize", f"{name}/data", "--source", "teacher"]
+            command += ["--base-url", server.base_url, "--model", "rules", "--out", f"{name}/out", "--force"]
+            started = time.perf_counter()
+            process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds, peak = time.perf_counter() - started, usage.ru_maxrss // 1024
+            print(f"{size} records, {run}: {seconds:.0f} s, {size / seconds:.0f} a second, peak {peak} MB", flush=True)
+            assert status == 0
+
+
 async def layer_costs(base_url: str) -> None:
     """Processor time of a call, not streamed, without log, budget or retries: through a library and without one."""
     free = asyncio.Semaphore(CONCURRENCY)
@@ -112,6 +140,14 @@ async def layer_costs(base_url: str) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rationalize", type=int, nargs="+", metavar="SIZE")
+    sizes = parser.parse_args().rationalize
+    if sizes:
+        with running() as server:
+            for size in sizes:
+                rationalize(server, size)
+        return
     with running(DELAY) as server, tempfile.TemporaryDirectory() as folder, CallLog(Path(folder) / "calls") as log:
         whole_runs(server, log)
         memory(server, log)

@@ -216,7 +216,7 @@ def rationalize_command(
 ) -> None:
     """Write rationales with a language model in a copy of the dataset: of a new source, or for other labels."""
     from reason2decide.llm.settling import in_words, require_all_answered
-    from reason2decide.llm.teach.contrast import Advocate, predictions_by_id
+    from reason2decide.llm.teach.contrast import Advocate, PredictionsById
     from reason2decide.llm.teach.rationalize import Teacher
     from reason2decide.llm.teach.source_writing import SourceWriter, write_source
 
@@ -229,7 +229,7 @@ def rationalize_command(
         writer = Advocate(
             source,
             for_labels,  # type: ignore[arg-type]  # it checks it
-            predictions_by_id(predictions) if predictions else None,
+            PredictionsById(predictions) if predictions else None,
             keep_unsupported=keep_unsupported,
             max_words=max_words,
             min_support=min_support,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -60,14 +60,18 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Read a `predictions.jsonl`.
+    """Read a `predictions.jsonl`; raises as `predictions_in`."""
+    return list(predictions_in(path))
+
+
+def predictions_in(path: Path) -> Iterator[Prediction]:
+    """The predictions of a `predictions.jsonl`, one at a time.
 
     Raises:
         DataError: the file is missing, a line is not JSON, or a prediction lacks its id or label; with its line.
     """
     if not path.is_file():
         raise DataError(f"{path} is not a file; expected a predictions.jsonl")
-    predictions = []
     with path.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
@@ -81,8 +85,7 @@ def read_predictions(path: Path) -> list[Prediction]:
                 isinstance(value.get(key), str) for key in ("id", "predicted_label")
             ):
                 raise DataError(f"{path}, line {number}: expected an object with the strings id and predicted_label")
-            predictions.append(prediction_of(value))
-    return predictions
+            yield prediction_of(value)
 
 
 def prediction_of(value: Mapping[str, Any]) -> Prediction:

@@ -19,6 +19,7 @@ import numpy as np
 import tomli_w
 
 from reason2decide.data.defaults import CALL_LOG
+from reason2decide.data.disk_index import DiskIndex
 from reason2decide.data.recipe import InputRecipe
 from reason2decide.errors import DataError
 from reason2decide.files import new_folder, sha256_file
@@ -378,16 +379,15 @@ def write_dataset(
     """
     with new_folder(out, "dataset.toml", force=force, keep=f"{CALL_LOG}*") as folder:
         files: dict[str, dict[str, Any]] = {}
-        ids: dict[str, str] = {}
+        ids = DiskIndex()
         for split, records in splits.items():
             file, count = folder / f"{split}.jsonl", 0
             with file.open("w", encoding="utf-8") as stream:
                 for record in records:
-                    if record.id in ids:
+                    if not ids.add(record.id, split):
                         raise DataError(
-                            f"the id {record.id!r} occurs twice ({ids[record.id]} and {split}); ids must be unique"
+                            f"the id {record.id!r} occurs twice ({ids.get(record.id)} and {split}); ids must be unique"
                         )
-                    ids[record.id] = split
                     require_label(record, info.labels)
                     require_sources(record, info)
                     stream.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
+from reason2decide.data.disk_index import DiskIndex
 from reason2decide.errors import require
 from reason2decide.llm.client.budget import Budget, BudgetReached, Estimate, estimate
 from reason2decide.llm.client.calls import AnyCall, Call, Failure, ModelAnswer, Usage, call_key
@@ -34,16 +35,15 @@ class Client:
 
     def estimate(self, calls: Iterable[AnyCall]) -> Estimate:
         """Estimate what a run of these calls will take; nothing is sent. Calls in the log are free."""
-        cached, seen = 0, set()
+        cached, seen = 0, DiskIndex()
 
         def new() -> Iterator[AnyCall]:
             nonlocal cached
             for call in calls:
                 key = call_key(self.endpoint, call)
-                if key in seen or self.logged(call):
+                if self.logged(call) or not seen.add(key):
                     cached += 1
                 else:
-                    seen.add(key)
                     yield call
 
         result = estimate(new(), self.budget.prices)

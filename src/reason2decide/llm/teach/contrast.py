@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from reason2decide.data.predictions import Prediction, read_predictions
+from reason2decide.data.disk_index import DiskIndex
+from reason2decide.data.predictions import Prediction, prediction_of, predictions_in
 from reason2decide.data.records import DatasetInfo, LabelSet, Record
 from reason2decide.errors import ConfigError, DataError
 from reason2decide.llm.answers import Argued, argued_schema
@@ -46,7 +48,7 @@ class Advocate(SourceWriter):
         self,
         source: str,
         for_labels: ForLabels,
-        predictions: Mapping[str, Prediction] | None = None,
+        predictions: PredictionsById | Mapping[str, Prediction] | None = None,
         *,
         keep_unsupported: bool = False,
         max_words: int = MAX_WORDS,
@@ -159,16 +161,21 @@ def argued_labels(
     return (max(others, key=others.__getitem__),) if others else ()
 
 
-def predictions_by_id(paths: Iterable[Path]) -> dict[str, Prediction]:
-    """The predictions of several files by record id.
+class PredictionsById:
+    """The predictions of several files by record id, of any number.
 
     Raises:
-        DataError: as `read_predictions`, or two predictions are of one record.
+        DataError: as `predictions_in`, or two predictions are of one record.
     """
-    found: dict[str, Prediction] = {}
-    for path in paths:
-        for prediction in read_predictions(path):
-            if prediction.id in found:
-                raise DataError(f"{path}: there are two predictions of record {prediction.id!r}; give each once")
-            found[prediction.id] = prediction
-    return found
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._lines = DiskIndex()
+        for path in paths:
+            for prediction in predictions_in(path):
+                if not self._lines.add(prediction.id, json.dumps(prediction.to_json())):
+                    raise DataError(f"{path}: there are two predictions of record {prediction.id!r}; give each once")
+
+    def get(self, id: str) -> Prediction | None:
+        """The prediction of a record, None if there is none."""
+        line = self._lines.get(id)
+        return None if line is None else prediction_of(json.loads(line))

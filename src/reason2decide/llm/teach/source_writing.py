@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from reason2decide.console import say
 from reason2decide.data.defaults import CALL_LOG
@@ -130,7 +132,6 @@ def write_source(
     if dry_run:
         return None
     failed = settle(client, calls(), f"writing {writer.source}", expected.calls + expected.cached)
-    tally = _Tally(client, writer, failed)
 
     def contents(split: str) -> Iterator[Record]:
         if split not in chosen:
@@ -141,29 +142,33 @@ def write_source(
         # The counts are known only now; `write_dataset` writes the provenance after the records.
         provenance.update(_with(provenance, writer.noun, writer.source, tally.provenance(chosen)))
 
-    with new_folder(out, "dataset.toml", force=force, keep=f"{CALL_LOG}*") as folder:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as unwritten,
+        new_folder(out, "dataset.toml", force=force, keep=f"{CALL_LOG}*") as folder,
+    ):
+        tally = _Tally(client, writer, failed, unwritten)
         write_dataset(folder, info, {split: contents(split) for split in dataset.hashes})
         if not tally.written:
             reasons = counts_in_words(tally.gates + tally.failures) or "no calls were made"
             what = writer.noun.removesuffix("s")
             raise DataError(f"no {what} of source {writer.source!r} could be written: {reasons}; nothing was saved")
-        lines = "".join(json.dumps(row) + "\n" for row in tally.rows)
-        (folder / FAILURES).write_text(lines, "utf-8")
+        unwritten.seek(0)
+        with (folder / FAILURES).open("w", encoding="utf-8") as stream:
+            shutil.copyfileobj(unwritten, stream)
     say(f"wrote {tally.written} {writer.noun} of source {writer.source!r} to {out}")
-    if tally.rows:
+    if tally.gates or tally.failures:
         say(f"not written: {counts_in_words(tally.gates + tally.failures)}; {out / FAILURES} lists their ids")
     return WrittenSource(DatasetFolder.open(out), tally.written, tally.gates, tally.failures, writer.found())
 
 
 class _Tally:
-    """Adds answers to records, and counts the outcomes."""
+    """Adds answers to records, counts the outcomes, and writes the ids of those without one to `unwritten`."""
 
-    def __init__(self, client: Client, writer: SourceWriter, failed: Mapping[str, Failure]) -> None:
-        self.client, self.writer, self.failed = client, writer, failed
+    def __init__(self, client: Client, writer: SourceWriter, failed: Mapping[str, Failure], unwritten: TextIO) -> None:
+        self.client, self.writer, self.failed, self.unwritten = client, writer, failed, unwritten
         self.written = 0
         self.gates: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
-        self.rows: list[dict[str, str]] = []
         self.served: set[str] = set()
         self.first = self.last = ""
 
@@ -178,7 +183,7 @@ class _Tally:
         if call.id in self.failed:
             kind = self.failed[call.id].kind
             self.failures[kind] += 1
-            self.rows.append({**row, "failure": kind})
+            self._not_written(row, failure=kind)
             return record
         answer = logged(self.client, call)
         reading = self.writer.read(record, labels, label, answer)
@@ -188,7 +193,7 @@ class _Tally:
         notes = dict(reading.notes)
         if reading.rationale is None:
             self.gates[reading.reason] += 1
-            self.rows.append({**row, "gate": reading.reason})
+            self._not_written(row, gate=reading.reason)
         else:
             self.written += 1
             record = self.writer.placed(record, label, reading.rationale)
@@ -204,6 +209,9 @@ class _Tally:
         for name, note in notes.items():
             meta.update(_with(meta, name, self.writer.source, note))
         return replace(record, meta=meta)
+
+    def _not_written(self, row: Mapping[str, str], **reason: str) -> None:
+        self.unwritten.write(json.dumps({**row, **reason}) + "\n")
 
     def provenance(self, splits: Sequence[str]) -> dict[str, Any]:
         """The entry for the source in `dataset.toml`."""
