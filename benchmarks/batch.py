@@ -29,6 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import tomli_w
+from peak import Peak
 
 from reason2decide.batch.decided import DecidedFolder
 from reason2decide.batch.decider import BatchWork, Decider
@@ -181,9 +182,14 @@ def evaluate(parts: Path, dataset: Path, rows: int, labels_only: bool, workers: 
         assert writer.exitcode == 0
         started = time.perf_counter()
         settings = Settings(slices=("age_years", "length"))
-        evaluate_parts(str(folder / "parts"), folder / "data", folder / "results", settings, workers=workers)
+        with Peak() as peak:
+            evaluate_parts(str(folder / "parts"), folder / "data", folder / "results", settings, workers=workers)
         seconds = time.perf_counter() - started
-    print(f"{rows} rows: {seconds:.0f} s, {rows / seconds:.0f} rows/s, peak {_peak(resource.RUSAGE_SELF)} MB")
+    print(
+        f"{rows} rows: {seconds:.0f} s, {rows / seconds:.0f} rows/s, peak {peak.megabytes} MB here, "
+        f"{peak.of_children} MB in a worker",
+        flush=True,
+    )
 
 
 def _peak(who: int) -> int:

@@ -30,6 +30,7 @@ import openai
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from llm_server import LlmServer, running
+from peak import Peak
 
 from reason2decide.data.records import write_dataset
 from reason2decide.data.sources.synthetic_calls import synthesize_calls
@@ -106,10 +107,13 @@ def rationalize(server: LlmServer, size: int) -> None:
             command += ["--base-url", server.base_url, "--model", "rules", "--out", f"{name}/out", "--force"]
             started = time.perf_counter()
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-            _, status, usage = os.wait4(process.pid, 0)
-            seconds, peak = time.perf_counter() - started, usage.ru_maxrss // 1024
-            print(f"{size} records, {run}: {seconds:.0f} s, {size / seconds:.0f} a second, peak {peak} MB", flush=True)
-            assert status == 0
+            with Peak(process.pid) as peak:
+                assert process.wait() == 0
+            seconds = time.perf_counter() - started
+            print(
+                f"{size} records, {run}: {seconds:.0f} s, {size / seconds:.0f} a second, peak {peak.megabytes} MB",
+                flush=True,
+            )
 
 
 async def layer_costs(base_url: str) -> None:

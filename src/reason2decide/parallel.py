@@ -8,6 +8,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -24,20 +25,36 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def ordered(work: Callable[[T], R], parts: Iterable[T], workers: int = 1) -> Iterator[R]:
+@dataclass
+class _Settings:
+    workers: int = 1
+
+
+_settings = _Settings()
+
+
+def use_cores(workers: int = 0) -> None:
+    """Let `ordered` use this many processes from now on; 0: one per core.
+
+    The command line does. For a library one process is the default: others import the script that started them anew,
+    which then must have its own code under `if __name__ == "__main__"`.
+    """
+    _settings.workers = workers
+
+
+def ordered(work: Callable[[T], R], parts: Iterable[T], workers: int | None = None) -> Iterator[R]:
     """`work` of each part, in their order, whatever the number of processes.
 
-    A single part, and with one worker all of them, are computed in this process. Other processes import what `work`
-    needs anew, so a script that asks for them must have its own code under `if __name__ == "__main__"`.
+    A single part, and with one worker all of them, are computed in this process.
 
     Args:
         work: sent once to each process; like parts and results it must be picklable.
-        workers: number of processes; 0: one per core.
+        workers: number of processes; 0: one per core; None: as `use_cores` said, else one.
 
     Raises:
         Reason2DecideError: a process was killed; otherwise whatever `work` raises.
     """
-    parts, workers = iter(parts), workers or cores()
+    parts, workers = iter(parts), (_settings.workers if workers is None else workers) or cores()
     first = list(islice(parts, 2))
     if workers == 1 or len(first) < 2:
         yield from map(work, chain(first, parts))

@@ -18,6 +18,7 @@ from reason2decide.console import set_quiet, stderr, visible
 from reason2decide.errors import Interrupted, Reason2DecideError, UserError
 from reason2decide.files import means_full_disk
 from reason2decide.model.threads import let_threads_sleep
+from reason2decide.parallel import use_cores
 from reason2decide.version import __version__
 
 INTERRUPTED = 130  # 128 + SIGINT: the exit code that typer gives Ctrl-C
@@ -60,6 +61,7 @@ def main() -> None:
     Ctrl-C ends with 130, SIGTERM with 143.
     """
     let_threads_sleep()
+    use_cores()
     # The default action would end the process without removing what is half written.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:

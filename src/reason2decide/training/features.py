@@ -6,15 +6,15 @@ that a million records cost an index, not their size.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,12 @@ from reason2decide.errors import DataError
 from reason2decide.files import new_folder, sha256_file
 from reason2decide.method.prompts import PAPER_FORM, PROMPT_VERSION, Candidate, PromptForm, body
 from reason2decide.model.prompt_encoder import LabelTooLong, PromptEncoder, Truncation, tokenizer_hash
+from reason2decide.parallel import ordered
 
-TOKENISED_AT_ONCE = 1000  # ours: texts per call of the tokenizer, which is fast in batches
+T = TypeVar("T")
+Ids = Sequence[int] | NDArray[np.int32]  # of one row; bytes are one too
+ROWS_AT_ONCE = 1000  # ours: records per call of the tokenizer, which is fast in batches
+FEW_ROWS = 20_000  # ours: records that one process has read before others have started
 TABLE, TOKENS = "table.json", "tokens"  # files of a cached table
 
 
@@ -54,7 +58,7 @@ class TokenTable(Sequence[np.ndarray]):
         return np.asarray(self._offsets[rows + 1] - self._offsets[rows])
 
     @classmethod
-    def write(cls, path: Path, rows: Iterable[Sequence[int]], dtype: type[np.integer[Any]] = np.int32) -> TokenTable:
+    def write(cls, path: Path, rows: Iterable[Ids], dtype: type[np.integer[Any]] = np.int32) -> TokenTable:
         """Write rows one after another, and their offsets, and open the table they form."""
         position = 0
         with path.open("wb") as tokens, _offsets_path(path).open("wb") as offsets:
@@ -89,7 +93,7 @@ class TokenCache:
     def table(
         self,
         identity: Mapping[str, Any],
-        rows: Callable[[Truncation], Iterable[Sequence[int]]],
+        rows: Callable[[Truncation], Iterable[Ids]],
         dtype: type[np.integer[Any]] = np.int32,
     ) -> tuple[TokenTable, Truncation]:
         """The table of this identity and how many of its rows were cut; `rows` is read if there is none yet."""
@@ -148,13 +152,13 @@ class SplitFeatures(Sequence[Example]):
         widest = max(encoder.room(), encoder.room(predict=True))
         # A text that fits beside the prefix of a decision may still be cut beside the label to explain.
         narrowest = min([encoder.room(predict=True), *map(encoder.room, labels.values)])
-        self.texts, self.cut_texts = self._table("texts", widest, encoder.text_ids, _body, fits=narrowest)
+        self.texts, self.cut_texts = self._table("texts", None, widest, fits=narrowest)
         limits = encoder.lengths
         self.targets, _ = cache.table(
             self._identity("labels", [limits.label, limits.input]), lambda _: self._label_rows()
         )
         # What a step needs of a record besides tokens, so that its JSON is not parsed again: three rows per record.
-        self._keys, _ = cache.table(self._identity("keys", None), lambda _: _keys(records), np.uint8)
+        self._keys, _ = cache.table(self._identity("keys", None), lambda _: _each(_Keys(records)), np.uint8)
         self.rationales: TokenTable | None = None
         self.contrasts: TokenTable | None = None
         self.cut_rationales = Truncation()
@@ -168,12 +172,8 @@ class SplitFeatures(Sequence[Example]):
         features.contrasts = self._contrast_table(source) if source is not None and contrasts else None
         features.rationales, features.cut_rationales = None, Truncation()
         if source is not None:
-            # A cut rationale has no end token: the model is not taught to stop in mid-sentence (ours).
             features.rationales, features.cut_rationales = self._table(
-                f"rationales of {source}",
-                self.encoder.lengths.rationale,
-                self.encoder.target_ids,
-                lambda record: record.rationales.get(source),
+                f"rationales of {source}", source, self.encoder.lengths.rationale
             )
         return features
 
@@ -248,43 +248,27 @@ class SplitFeatures(Sequence[Example]):
 
     def _contrast_table(self, source: str) -> TokenTable:
         """Each record's rationales for each of its choices in turn, empty where there is none."""
-        stride, limit = self._most_choices, self.encoder.lengths.rationale
-
-        def texts() -> Iterator[str | None]:
-            for record in self.records:
-                argued = record.contrasts.get(source, {})
-                choices = record.choices_or(self.labels)
-                yield from (argued.get(choice) for choice in choices)
-                yield from [None] * (stride - len(choices))
-
-        def rows(_: Truncation) -> Iterator[list[int]]:
-            what = f"tokenising {self.records.path.stem} contrasts"
-            for ids in _batched(texts(), stride * len(self.records), self.encoder.target_ids, what):
-                yield ids[:limit]
-
-        table, _ = self.cache.table(self._identity(f"contrasts of {source}", limit), rows)
+        limit = self.encoder.lengths.rationale
+        work = _Contrasts(self.records, self.encoder, source, limit, self.labels, self._most_choices)
+        what = f"tokenising {self.records.path.stem} contrasts"
+        table, _ = self.cache.table(self._identity(f"contrasts of {source}", limit), lambda _: _each(work, what))
         return table
 
     def _identity(self, what: str, limit: Any) -> dict[str, Any]:
         return {"data": self.data_hash, "labels": list(self.labels.values), "what": what, "limit": limit}
 
     def _table(
-        self,
-        what: str,
-        limit: int,
-        tokenise: Callable[[Sequence[str]], list[list[int]]],
-        text_of: Callable[[Record], str | None],
-        fits: int | None = None,
+        self, what: str, source: str | None, limit: int, fits: int | None = None
     ) -> tuple[TokenTable, Truncation]:
-        """The tokens of a part of every record, at most `limit` of each; counted as cut are those over `fits`."""
+        """At most `limit` tokens of each record's text, or of its rationale of a source; cut are those over `fits`."""
         most = limit if fits is None else fits
 
-        def rows(cut: Truncation) -> Iterator[list[int]]:
-            description = f"tokenising {self.records.path.stem} {what}"
-            for ids in _batched(map(text_of, self.records), len(self.records), tokenise, description):
-                if ids:
-                    cut.count(len(ids) > most)
-                yield ids[:limit]
+        def rows(cut: Truncation) -> Iterator[NDArray[np.int32]]:
+            work = _Texts(self.records, self.encoder, source, limit)
+            for length, ids in _each(work, f"tokenising {self.records.path.stem} {what}"):
+                if length:
+                    cut.count(length > most)
+                yield ids
 
         return self.cache.table(self._identity(what, [limit, most]), rows)
 
@@ -304,35 +288,97 @@ class SplitFeatures(Sequence[Example]):
 
     def _labels_of_records(self) -> Iterator[Candidate]:
         self.encoder.candidates(self.labels.values)
-        for record in self.records:
+        yield from _each(_Labels(self.records, self.encoder))
+
+
+@dataclass(frozen=True)
+class _Rows(Generic[T]):
+    """What a table has of each record: computed for a range of them at a time, in any process."""
+
+    records: JsonlRecords
+
+    def __call__(self, rows: range) -> list[T]:
+        return self.of([self.records[row] for row in rows])
+
+    def of(self, records: Sequence[Record]) -> list[T]:
+        raise NotImplementedError
+
+
+def _each(work: _Rows[T], description: str | None = None) -> Iterator[T]:
+    """The rows of all records, in their order; with a progress bar if described."""
+    count = len(work.records)
+    parts = (range(start, min(start + ROWS_AT_ONCE, count)) for start in range(0, count, ROWS_AT_ONCE))
+    with ProgressBar(description, count) if description else contextlib.nullcontext() as bar:
+        for rows in ordered(work, parts, 1 if count < FEW_ROWS else None):
+            yield from rows
+            if bar is not None:
+                bar.advance(min(ROWS_AT_ONCE, count - bar.done))
+
+
+@dataclass(frozen=True)
+class _Keys(_Rows[bytes]):
+    """The id, the gold label and the choices (JSON, or empty if it has none of its own) of each record."""
+
+    def of(self, records: Sequence[Record]) -> list[bytes]:
+        own = ["" if record.choices is None else json.dumps(record.choices) for record in records]
+        keys = [(record.id, record.label or "", choices) for record, choices in zip(records, own, strict=True)]
+        return [text.encode() for key in keys for text in key]
+
+
+@dataclass(frozen=True)
+class _Labels(_Rows[Candidate]):
+    """The target ids of each record's label; its own choices are checked."""
+
+    encoder: PromptEncoder
+
+    def of(self, records: Sequence[Record]) -> list[Candidate]:
+        ids = []
+        for record in records:
             assert record.label is not None, "datasets contain labelled records only"
             if record.choices is not None:
                 self.encoder.candidates(record.choices)
-            yield self.encoder.label_ids(record.label)
+            ids.append(self.encoder.label_ids(record.label))
+        return ids
 
 
-def _keys(records: Iterable[Record]) -> Iterator[bytes]:
-    """The id, the gold label and the choices (JSON, or empty if it has none of its own) of each record."""
-    for record in records:
-        choices = "" if record.choices is None else json.dumps(record.choices)
-        yield from (text.encode() for text in (record.id, record.label or "", choices))
+@dataclass(frozen=True)
+class _Texts(_Rows[tuple[int, NDArray[np.int32]]]):
+    """The tokens of each record's text, or of its rationale of a source, at most `limit`, and how many there were."""
+
+    encoder: PromptEncoder
+    source: str | None
+    limit: int
+
+    def of(self, records: Sequence[Record]) -> list[tuple[int, NDArray[np.int32]]]:
+        if self.source is None:
+            found = self.encoder.text_ids([body(record.text, record.choices) for record in records])
+        else:
+            # A cut rationale has no end token: the model is not taught to stop in mid-sentence (ours).
+            found = _where_given(self.encoder.target_ids, [record.rationales.get(self.source) for record in records])
+        return [(len(ids), np.asarray(ids[: self.limit], np.int32)) for ids in found]
 
 
-def _body(record: Record) -> str:
-    return body(record.text, record.choices)
+@dataclass(frozen=True)
+class _Contrasts(_Rows[NDArray[np.int32]]):
+    """The tokens of each record's contrasts of a source, a row for each of its choices and as many for each record."""
+
+    encoder: PromptEncoder
+    source: str
+    limit: int
+    labels: LabelSet
+    stride: int
+
+    def of(self, records: Sequence[Record]) -> list[NDArray[np.int32]]:
+        texts: list[str | None] = []
+        for record in records:
+            argued = record.contrasts.get(self.source, {})
+            choices = record.choices_or(self.labels)
+            texts += [argued.get(choice) for choice in choices] + [None] * (self.stride - len(choices))
+        return [np.asarray(ids[: self.limit], np.int32) for ids in _where_given(self.encoder.target_ids, texts)]
 
 
-def _batched(
-    texts: Iterable[str | None],
-    count: int,
-    tokenise: Callable[[Sequence[str]], list[list[int]]],
-    description: str,
-) -> Iterator[list[int]]:
-    """Token ids of each text in order, empty where there is none, tokenised in batches."""
-    stream = iter(texts)
-    with ProgressBar(description, count) as bar:
-        while batch := list(islice(stream, TOKENISED_AT_ONCE)):
-            ids = iter(tokenise([text for text in batch if text]) if any(batch) else [])
-            for text in batch:
-                yield next(ids) if text else []
-            bar.advance(len(batch))
+def _where_given(tokenise: Callable[[Sequence[str]], list[list[int]]], texts: Sequence[str | None]) -> list[list[int]]:
+    """The token ids of each text, none where there is none."""
+    given = [text for text in texts if text]
+    ids = iter(tokenise(given) if given else [])
+    return [next(ids) if text else [] for text in texts]
