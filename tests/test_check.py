@@ -15,7 +15,7 @@ from reason2decide.data.check import CheckReport, check_dataset
 from reason2decide.data.near_duplicates import THRESHOLD, signature
 from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
 from reason2decide.errors import BaseModelError, DataError
-from reason2decide.model.hub import load_tokenizer, token_counter
+from reason2decide.model.hub import TokenCounter, load_tokenizer
 
 INFO = DatasetInfo("calls", "triage", LabelSet(("home", "doctor")), ("nurse",))
 VOCABULARY = [f"word{i}" for i in range(2000)]
@@ -191,7 +191,7 @@ def test_lengths_in_tokens_of_a_base(tmp_path: Path) -> None:
     base = tmp_path / "base"
     transformers.PreTrainedTokenizerFast(tokenizer_object=whole, unk_token="<unk>").save_pretrained(base)
     report = check_dataset(
-        dataset(tmp_path / "d"), count=token_counter(load_tokenizer(str(base))), unit="tokens of the base"
+        dataset(tmp_path / "d"), count=TokenCounter(load_tokenizer(str(base))), unit="tokens of the base"
     )
     assert report.lengths["text"]["max"] == 61 and report.length_unit == "tokens of the base"
     with pytest.raises(BaseModelError, match="neither a folder nor a downloaded model"):

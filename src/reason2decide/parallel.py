@@ -17,6 +17,7 @@ from reason2decide.errors import Reason2DecideError
 T = TypeVar("T")
 R = TypeVar("R")
 
+FEW = 20_000  # ours: records that one process has read before others have started
 AHEAD = 3  # ours: parts for each process that wait or are computed, which bounds the memory they take
 
 
@@ -40,6 +41,11 @@ def use_cores(workers: int = 0) -> None:
     which then must have its own code under `if __name__ == "__main__"`.
     """
     _settings.workers = workers
+
+
+def workers_for(records: int) -> int | None:
+    """The number of processes for `ordered` to read this many records with: one for a few."""
+    return 1 if records < FEW else None
 
 
 def ordered(work: Callable[[T], R], parts: Iterable[T], workers: int | None = None) -> Iterator[R]:

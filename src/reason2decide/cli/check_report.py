@@ -11,7 +11,8 @@ import typer
 from reason2decide.console import show, visible
 
 if TYPE_CHECKING:
-    from reason2decide.data.check import CheckReport, ContrastCounts
+    from reason2decide.data.check import CheckReport
+    from reason2decide.data.counts import ContrastCounts
 
 LABELS_SHOWN = 10  # ours: there may be thousands of free-text labels
 

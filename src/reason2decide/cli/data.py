@@ -228,14 +228,14 @@ def check_command(
         report = check_dataset(dataset)
     else:
         from reason2decide.data.unread_characters import UnreadCharacters
-        from reason2decide.model.hub import load_tokenizer, token_counter
+        from reason2decide.model.hub import TokenCounter, load_tokenizer
         from reason2decide.model.prompt_encoder import Lengths
 
         tokenizer = load_tokenizer(base)
         unread = UnreadCharacters(tokenizer)
         report = check_dataset(
             dataset,
-            count=token_counter(tokenizer),
+            count=TokenCounter(tokenizer),
             unit=f"tokens of {base}",
             unread=unread,
             label_limit=Lengths().label,

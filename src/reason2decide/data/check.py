@@ -6,38 +6,35 @@ changed after import. Warnings are for the user to judge: near duplicates, mask 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reason2decide.console import ProgressBar
-from reason2decide.data.leaks import StatedLabels
-from reason2decide.data.near_duplicates import NearDuplicates
-from reason2decide.data.records import SPLITS, DatasetFolder, Record, require_label, require_sources
+from reason2decide.data.counts import (
+    EXAMPLES,
+    ContrastCounts,
+    FoundCases,
+    LengthsOf,
+    RecordCounts,
+    SourceCounts,
+    count_words,
+)
+from reason2decide.data.near_duplicates import NearDuplicates, signature_of
+from reason2decide.data.records import EVALUATION_FIRST, SPLITS, DatasetFolder, JsonlRecords
 from reason2decide.data.sources.splitting import content_key
 from reason2decide.data.unread_characters import UNREADABLE, UnreadCharacters
-from reason2decide.data.words import sentences
 from reason2decide.errors import DataError
+from reason2decide.parallel import ordered, workers_for
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
-EXAMPLES = 3  # ours: how many ids a message shows
-AT_ONCE = 256  # ours: texts per tokenizer call
-# Words that datasets put in place of the label, and the masks of T5 and BERT.
-MASK_TOKEN = re.compile(r"\[(?:LABEL|ANSWER|MASK|MASKED|BLANK|PREDICTION|OPTION|CHOICE)\]|<mask>|<extra_id_\d+>", re.I)
-
-
-Count = Callable[[Sequence[str]], list[int]]
-
-
-def count_words(texts: Sequence[str]) -> list[int]:
-    """Count the words of each text, separated by white space."""
-    return [len(text.split()) for text in texts]
+AT_ONCE = 1000  # ours: records read together
 
 
 @dataclass(frozen=True)
@@ -46,33 +43,6 @@ class Finding:
 
     level: Literal["error", "warning"]
     message: str
-
-
-@dataclass
-class SourceCounts:
-    """Record counts of one rationale source: with a rationale, without one, and with the label as whole words in it."""
-
-    present: int = 0
-    missing: int = 0
-    states_label: int = 0
-
-    @property
-    def states_label_share(self) -> float:
-        return self.states_label / self.present if self.present else 0.0
-
-
-@dataclass
-class ContrastCounts:
-    """Contrasts of one rationale source: records that have any, contrasts by label, and those that teach little.
-
-    `repeats_gold` counts the contrasts that equal the gold rationale, `one_sentence` those that differ from it in a
-    single sentence: perhaps only in the verdict.
-    """
-
-    records: int = 0
-    labels: Counter[str] = field(default_factory=Counter)
-    repeats_gold: int = 0
-    one_sentence: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,26 +83,10 @@ class CheckReport:
         return {"ok": self.ok, **asdict(self)}
 
 
-@dataclass
-class _Found:
-    """Count of one kind of finding, with a few ids."""
-
-    count: int = 0
-    examples: list[str] = field(default_factory=list)
-
-    def add(self, example: str) -> None:
-        self.count += 1
-        if len(self.examples) < EXAMPLES:
-            self.examples.append(example)
-
-    def __str__(self) -> str:
-        return f"{', '.join(self.examples)}{', ...' if self.count > len(self.examples) else ''}"
-
-
 def check_dataset(
     path: Path,
     *,
-    count: Count = count_words,
+    count: LengthsOf = count_words,
     unit: str = "words",
     unread: UnreadCharacters | None = None,
     label_limit: int | None = None,
@@ -144,7 +98,7 @@ def check_dataset(
 
     Args:
         path: the dataset folder.
-        count, unit: measures the lengths of texts, and its unit: words, or tokens of a model (`hub.token_counter`).
+        count, unit: measures the lengths of texts, and its unit: words, or tokens of a model (`hub.TokenCounter`).
         unread: counts the characters that a model cannot read or write.
         label_limit: longest label that training reads, in this unit, its end included.
 
@@ -152,145 +106,123 @@ def check_dataset(
         DataError: the folder or a line of it cannot be read at all.
     """
     dataset = DatasetFolder.open(path)
-    check = _Check(dataset, count, unread, label_limit)
+    check = _Check(dataset, RecordCounts(dataset.info, count, unread is not None), unread, label_limit)
     try:
         dataset.verify()
     except DataError as error:
         check.findings.append(Finding("error", str(error)))
-    splits = [split for split in ("test", "validation", "train") if split in dataset.hashes]
-    with ProgressBar("check", sum(len(dataset.split(split)) for split in splits)) as bar:
-        for split in splits:
-            records = iter(dataset.split(split))
-            while batch := list(islice(records, AT_ONCE)):
-                check.take(split, batch)
-                bar.advance(len(batch))
+    splits = {split: dataset.split(split) for split in EVALUATION_FIRST if split in dataset.hashes}
+    total = sum(map(len, splits.values()))
+    parts = (
+        (split, range(start, min(start + AT_ONCE, len(records))))
+        for split, records in splits.items()
+        for start in range(0, len(records), AT_ONCE)
+    )
+    reading = _Reading(dataset, splits, count, unread is not None)
+    with ProgressBar("check", total) as bar:
+        for split, counts, cases in ordered(reading, parts, workers_for(total)):
+            check.take(split, counts, cases)
+            bar.advance(len(cases))
+    if unread is not None and check.counts.characters is not None:
+        unread.add_counted(check.counts.characters)
     return check.report(unit)
+
+
+class Case(NamedTuple):
+    """What a record is compared by with others."""
+
+    id: str
+    group: str | None
+    label: str | None
+    content: str
+    signature: NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Reads records of a split: what adds up, and what they are compared by."""
+
+    dataset: DatasetFolder
+    splits: Mapping[str, JsonlRecords]
+    lengths_of: LengthsOf
+    counts_characters: bool
+
+    def __call__(self, part: tuple[str, range]) -> tuple[str, RecordCounts, list[Case]]:
+        split, rows = part
+        records = [self.splits[split][row] for row in rows]
+        counts = RecordCounts(self.dataset.info, self.lengths_of, self.counts_characters)
+        counts.add(split, records)
+        cases = [Case(r.id, r.group, r.label, content_key(r), signature_of(r)) for r in records]
+        return split, counts, cases
 
 
 class _Check:
     """The state of one pass over a dataset."""
 
     def __init__(
-        self, dataset: DatasetFolder, lengths_of: Count, unread: UnreadCharacters | None, label_limit: int | None
+        self, dataset: DatasetFolder, counts: RecordCounts, unread: UnreadCharacters | None, label_limit: int | None
     ) -> None:
-        self.dataset, self.lengths_of, self.unread, self.label_limit = dataset, lengths_of, unread, label_limit
+        self.dataset, self.counts, self.unread, self.label_limit = dataset, counts, unread, label_limit
         self.findings: list[Finding] = []
-        self.records: Counter[str] = Counter()
-        self.labels: dict[str, Counter[str]] = {}
-        self.sources: dict[str, dict[str, SourceCounts]] = {}
-        self.contrasts: dict[str, dict[str, ContrastCounts]] = {}
-        self.lengths: dict[str, Counter[int]] = {}
-        self.masks: dict[str, Counter[str]] = {}
-        self.bad_sources = _Found()
-        self.bad_labels, self.repeated_ids, self.divided_groups = _Found(), _Found(), _Found()
-        self.shared: dict[tuple[str, str], _Found] = {}
-        self.repeated_texts: dict[str, _Found] = {}
+        self.repeated_ids, self.divided_groups = FoundCases(), FoundCases()
+        self.shared: dict[tuple[str, str], FoundCases] = {}
+        self.repeated_texts: dict[str, FoundCases] = {}
         self.ids: set[str] = set()
         self.groups: dict[str, str] = {}
         self.contents: dict[str, tuple[str, str]] = {}  # of test and validation: content -> split, id
         self.train_contents: set[str] = set()
         self.first_labels: dict[str, str | None] = {}  # content -> label
-        self.contradictions = _Found()
+        self.contradictions = FoundCases()
         self.near = NearDuplicates()
-        self.stated = StatedLabels(dataset.info.labels.values)
 
-    def take(self, split: str, batch: Sequence[Record]) -> None:
-        texts: dict[str, list[str]] = {"text": [record.text for record in batch]}
-        texts["label"] = [record.label for record in batch if record.label is not None]
-        for record in batch:
-            self._count(split, record)
-            self._compare(split, record)
-            self.stated.add(record)
-            for source, rationale in record.rationales.items():
-                texts.setdefault(f"rationale of {source}", []).append(rationale)
-            for source, by_label in record.contrasts.items():
-                texts.setdefault(f"contrast of {source}", []).extend(by_label.values())
-        for kind, values in texts.items():
-            self.lengths.setdefault(kind, Counter()).update(self.lengths_of(values))
-            if self.unread is not None:
-                self.unread.add(values)
-            for value in values:
-                if mask := MASK_TOKEN.search(value):
-                    self.masks.setdefault(kind, Counter())[mask.group()] += 1
+    def take(self, split: str, counts: RecordCounts, cases: Sequence[Case]) -> None:
+        self.counts.merge(counts)
+        for case in cases:
+            self._compare(split, case)
 
-    def _count(self, split: str, record: Record) -> None:
-        info = self.dataset.info
-        self.records[split] += 1
-        self.labels.setdefault(split, Counter())[record.label or ""] += 1
-        try:
-            require_label(record, info.labels)
-        except DataError as error:
-            self.bad_labels.add(f"{split}: {error}")
+    def _compare(self, split: str, record: Case) -> None:
         if record.id in self.ids:
             self.repeated_ids.add(f"{record.id!r} (again in {split})")
         self.ids.add(record.id)
-        stated = record.label and _words_of(record.label)
-        for source in {*info.rationale_sources, *record.rationales}:
-            counts = self.sources.setdefault(source, {}).setdefault(split, SourceCounts())
-            rationale = record.rationales.get(source)
-            if rationale is None:
-                counts.missing += 1
-            else:
-                counts.present += 1
-                counts.states_label += bool(stated and stated in _words_of(rationale))
-
-        self._count_contrasts(split, record)
-
-    def _count_contrasts(self, split: str, record: Record) -> None:
-        try:
-            require_sources(record, self.dataset.info)
-        except DataError as error:
-            self.bad_sources.add(f"{split}: {error}")
-        for source, by_label in record.contrasts.items():
-            counts = self.contrasts.setdefault(source, {}).setdefault(split, ContrastCounts())
-            counts.records += 1
-            gold = _sentences_of(record.rationales.get(source, ""))
-            for label, text in by_label.items():
-                argued = _sentences_of(text)
-                counts.labels[label] += 1
-                counts.repeats_gold += argued == gold
-                counts.one_sentence += len(argued) > 1 and len(argued - gold) == len(gold - argued) == 1
-
-    def _compare(self, split: str, record: Record) -> None:
         if record.group is not None:
             first_split = self.groups.setdefault(record.group, split)
             if first_split != split:
                 self.divided_groups.add(f"{record.group!r} ({first_split} and {split})")
-        key = content_key(record)
+        key = record.content
         if self.first_labels.setdefault(key, record.label) != record.label:
             self.contradictions.add(f"{record.id!r} ({record.label}, elsewhere {self.first_labels[key]})")
         other = self.contents.get(key)
         if other is not None and other[0] != split:
-            self.shared.setdefault((other[0], split), _Found()).add(f"{other[1]} = {record.id}")
+            self.shared.setdefault((other[0], split), FoundCases()).add(f"{other[1]} = {record.id}")
         elif other is not None or key in self.train_contents:
-            self.repeated_texts.setdefault(split, _Found()).add(record.id)
+            self.repeated_texts.setdefault(split, FoundCases()).add(record.id)
         elif split == "train":
             self.train_contents.add(key)
-            self.near.compare(split, record, keep=False)
+            self.near.compare(split, record.id, record.signature, keep=False)
         else:
             self.contents[key] = (split, record.id)
-            self.near.compare(split, record, keep=True)
+            self.near.compare(split, record.id, record.signature, keep=True)
 
     def report(self, length_unit: str) -> CheckReport:
-        order = [split for split in SPLITS if split in self.records]
+        order = [split for split in SPLITS if split in self.counts.records]
         self.findings += self._errors() + self._warnings()
         return CheckReport(
             path=str(self.dataset.path),
             name=self.dataset.info.name,
-            records={split: self.records[split] for split in order},
-            labels={split: dict(sorted(self.labels[split].items())) for split in order},
+            records={split: self.counts.records[split] for split in order},
+            labels={split: dict(sorted(self.counts.labels[split].items())) for split in order},
             open_labels=self.dataset.info.labels.is_open,
             sources={
                 source: {split: by_split[split] for split in order if split in by_split}
-                for source, by_split in sorted(self.sources.items())
+                for source, by_split in sorted(self.counts.sources.items())
             },
             contrasts={
                 source: {split: by_split[split] for split in order if split in by_split}
-                for source, by_split in sorted(self.contrasts.items())
+                for source, by_split in sorted(self.counts.contrasts.items())
             },
-            lengths={kind: _quantiles(counts) for kind, counts in self.lengths.items() if counts},
+            lengths={kind: _quantiles(counts) for kind, counts in self.counts.lengths.items() if counts},
             length_unit=length_unit,
-            masks=self.masks,
+            masks=self.counts.masks,
             duplicates={
                 "exact": {f"{first} in {second}": found.count for (first, second), found in self.shared.items()},
                 "near": {f"{first} in {second}": len(pairs) for (first, second), pairs in self.near.found.items()},
@@ -309,10 +241,12 @@ class _Check:
                 f"{self.divided_groups.count} records belong to a group that is also in another split "
                 f"({self.divided_groups}); move each group to one split"
             )
-        if self.bad_labels.count:
-            messages.append(f"{self.bad_labels.count} labels cannot be used: {self.bad_labels}")
-        if self.bad_sources.count:
-            messages.append(f"{self.bad_sources.count} records have contrasts that cannot be used: {self.bad_sources}")
+        if self.counts.bad_labels.count:
+            messages.append(f"{self.counts.bad_labels.count} labels cannot be used: {self.counts.bad_labels}")
+        if self.counts.bad_sources.count:
+            messages.append(
+                f"{self.counts.bad_sources.count} records have contrasts that cannot be used: {self.counts.bad_sources}"
+            )
         if self.repeated_ids.count:
             messages.append(f"{self.repeated_ids.count} ids are repeated: {self.repeated_ids}; make them unique")
         if self.unread is not None and self.unread.share() >= UNREADABLE:
@@ -332,15 +266,15 @@ class _Check:
                 f"{self.contradictions.count} records have the text of another record with another label "
                 f"({self.contradictions}); a model cannot learn both: decide which is right"
             )
-        for label, (own, others) in self.stated.leaking().items():
+        for label, (own, others) in self.counts.stated.leaking().items():
             messages.append(
                 f"{own:.0%} of the texts with the label {label!r} state it, {others:.0%} of the others: the text gives "
                 "the decision away; `r2d data fix --leaks mask` takes it out"
             )
-        for kind, masks in self.masks.items():
+        for kind, masks in self.counts.masks.items():
             tokens = ", ".join(token for token, _ in masks.most_common(EXAMPLES))
             messages.append(f"{masks.total()} records have a mask in their {kind} ({tokens}); models learn to write it")
-        for source, splits in sorted(self.contrasts.items()):
+        for source, splits in sorted(self.counts.contrasts.items()):
             number = sum(counts.labels.total() for counts in splits.values())
             for count, what in (
                 (sum(counts.repeats_gold for counts in splits.values()), "equal the gold rationale"),
@@ -354,10 +288,10 @@ class _Check:
                         f"{count} of {number} contrasts of source {source!r} {what}: they teach a model to change its "
                         "verdict at most, not what it rests on"
                     )
-        for source, by_split in sorted(self.sources.items()):
+        for source, by_split in sorted(self.counts.sources.items()):
             if not any(counts.present for counts in by_split.values()):
                 messages.append(f"no record has a rationale of source {source!r}, which dataset.toml declares")
-        longest = max(self.lengths.get("label", {0: 0})) + 1  # the end token
+        longest = max(self.counts.lengths.get("label", {0: 0})) + 1  # the end token
         if self.label_limit is not None and longest > self.label_limit:
             messages.append(
                 f"the longest label has {longest} tokens with its end, and training reads {self.label_limit}: shorten "
@@ -368,20 +302,12 @@ class _Check:
                 f"the base cannot read or write {self.unread.in_words()}; replace them, or take another base"
             )
         for label in self.dataset.info.labels.values:
-            lacking = [split for split in SPLITS if split in self.labels and not self.labels[split][label]]
+            lacking = [
+                split for split in SPLITS if split in self.counts.labels and not self.counts.labels[split][label]
+            ]
             if lacking:
                 messages.append(f"no record of {' or '.join(lacking)} has the label {label!r}")
         return [Finding("warning", message) for message in messages]
-
-
-def _words_of(text: str) -> str:
-    """The lower-case words of a text between single spaces, so that `in` finds whole words only."""
-    words = re.findall(r"[^\W_]+", text.casefold())
-    return f" {' '.join(words)} "
-
-
-def _sentences_of(text: str) -> frozenset[str]:
-    return frozenset(text[start:end].casefold() for start, end in sentences(text))
 
 
 def _quantiles(counts: Counter[int]) -> dict[str, int]:

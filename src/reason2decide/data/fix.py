@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from reason2decide.data.leaks import StatedLabels
-from reason2decide.data.near_duplicates import NearDuplicates
-from reason2decide.data.records import SPLITS, DatasetFolder, LabelSet, Record, write_dataset
+from reason2decide.data.near_duplicates import NearDuplicates, signature_of
+from reason2decide.data.records import EVALUATION_FIRST, SPLITS, DatasetFolder, LabelSet, Record, write_dataset
 from reason2decide.data.sources.splitting import content_key
 from reason2decide.errors import DataError, UserError
 
 Leaks = Literal["drop", "mask"]
-EVALUATION_FIRST = ("test", "validation", "train")  # what is in two splits stays in the first of these
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class _Mending:
             if fixes.duplicates:
                 shared = seen.setdefault(key, split) != split
                 grouped = record.group is not None and groups.setdefault(record.group, split) != split
-                if shared or grouped or near.compare(split, record, keep=split != "train"):
+                if shared or grouped or near.compare(split, record.id, signature_of(record), keep=split != "train"):
                     self._drop("shared with an evaluation split", split, record)
         self.leaking = self.stated.leaking() if fixes.leaks is not None else {}
         for split, record in self._all():

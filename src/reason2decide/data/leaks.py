@@ -39,6 +39,11 @@ class StatedLabels:
             self.records[record.label] += 1
             self.stating.update((label, record.label) for label in self.stated(record.text))
 
+    def merge(self, other: StatedLabels) -> None:
+        """Add what another of the same labels has counted."""
+        self.records += other.records
+        self.stating += other.stating
+
     def stated(self, text: str) -> set[str]:
         """The labels whose words stand in a text one after another, in any case."""
         if self._pattern is None:

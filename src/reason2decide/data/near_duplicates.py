@@ -29,8 +29,10 @@ def signature(text: str) -> NDArray[np.uint32]:
     words = re.findall(r"\w+", text.casefold()) or [""]
     hashes = np.array([zlib.crc32(word.encode()) for word in words], np.uint64)
     width = min(WORDS, len(hashes))
-    grams = np.lib.stride_tricks.sliding_window_view(hashes, width) * _POSITIONS[:width]
-    mixed = grams.sum(axis=1, dtype=np.uint64)
+    grams = len(hashes) - width + 1
+    mixed = hashes[:grams] * _POSITIONS[0]
+    for place in range(1, width):
+        mixed += hashes[place : place + grams] * _POSITIONS[place]
     mixed ^= mixed >> np.uint64(29)
     minima: NDArray[np.uint32] = ((_FACTORS * mixed + _OFFSETS) >> np.uint64(32)).min(axis=1).astype(np.uint32)
     return minima
@@ -45,25 +47,25 @@ class NearDuplicates:
         self._signatures: list[NDArray[np.uint32]] = []
         self._bands: dict[tuple[int, bytes], list[int]] = defaultdict(list)
 
-    def compare(self, split: str, record: Record, *, keep: bool) -> bool:
+    def compare(self, split: str, id: str, minima: NDArray[np.uint32], *, keep: bool) -> bool:
         """Note which kept records of other splits this one nearly duplicates; return whether there are any.
 
         Args:
+            minima: its `signature_of`.
             keep: whether later records are compared with it.
         """
-        minima = signature(_content(record))
         keys = _keys(minima)
         like = False
         for index in sorted({index for key in keys for index in self._bands.get(key, ())}):
             first, id_ = self._kept[index]
-            if first != split and np.mean(self._signatures[index] == minima) >= THRESHOLD:
+            if first != split and np.count_nonzero(self._signatures[index] == minima) >= THRESHOLD * len(minima):
                 like = True
-                self.found.setdefault((first, split), {}).setdefault(id_, record.id)
+                self.found.setdefault((first, split), {}).setdefault(id_, id)
         if keep:
             for key in keys:
                 if len(self._bands[key]) < MOST_CANDIDATES:
                     self._bands[key].append(len(self._kept))
-            self._kept.append((split, record.id))
+            self._kept.append((split, id))
             self._signatures.append(minima)
         return like
 
@@ -72,5 +74,6 @@ def _keys(minima: NDArray[np.uint32]) -> list[tuple[int, bytes]]:
     return [(band, minima[band * ROWS : (band + 1) * ROWS].tobytes()) for band in range(BANDS)]
 
 
-def _content(record: Record) -> str:
-    return "\n".join([record.text, *(record.choices or ())])
+def signature_of(record: Record) -> NDArray[np.uint32]:
+    """The signature of a record's text and choices."""
+    return signature("\n".join([record.text, *(record.choices or ())]))

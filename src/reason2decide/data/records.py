@@ -26,6 +26,7 @@ from reason2decide.files import new_folder, sha256_file
 from reason2decide.syntax import Malformed, parse_json, parse_toml
 
 SPLITS = ("train", "validation", "test")
+EVALUATION_FIRST = tuple(reversed(SPLITS))  # what is in two splits stays in the first of these
 RECORD_KEYS = ("id", "text", "label", "rationales", "contrasts", "choices", "group", "meta")
 
 

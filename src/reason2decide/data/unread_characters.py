@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from reason2decide.errors import BaseModelError
@@ -30,6 +30,10 @@ class UnreadCharacters:
         """Count the characters of further texts."""
         for text in texts:
             self._found.update(text)
+
+    def add_counted(self, counts: Mapping[str, int]) -> None:
+        """Count characters that were counted elsewhere."""
+        self._found.update(counts)
 
     def counts(self) -> Counter[str]:
         """How often each character that cannot be read occurs."""

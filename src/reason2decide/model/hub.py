@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,11 @@ def load_tokenizer(base: str) -> Any:
         ) from None
 
 
-def token_counter(tokenizer: Any) -> Callable[[Sequence[str]], list[int]]:
-    """A function that counts the tokens of texts."""
+@dataclass(frozen=True)
+class TokenCounter:
+    """Counts the tokens of texts."""
 
-    def count(texts: Sequence[str]) -> list[int]:
-        return [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]] if texts else []
+    tokenizer: Any
 
-    return count
+    def __call__(self, texts: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]] if texts else []
