@@ -13,9 +13,10 @@ from reason2decide.data.defaults import SHARES
 from reason2decide.data.recipe import InputRecipe, listed
 from reason2decide.data.records import LabelSet
 from reason2decide.data.sources.choices import spellings
+from reason2decide.data.sources.record_reader import RecordReader
 from reason2decide.data.sources.rows import Table, open_table
 from reason2decide.data.sources.splitting import Member, split_records
-from reason2decide.data.sources.table_records import NOT_AVAILABLE, Columns, RecordReader
+from reason2decide.data.sources.table_records import NOT_AVAILABLE, Columns
 from reason2decide.data.sources.writing import Imported, files_provenance, write_import
 from reason2decide.errors import DataError, UserError
 

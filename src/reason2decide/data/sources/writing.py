@@ -8,16 +8,28 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from reason2decide.console import track
 from reason2decide.data.recipe import InputRecipe
-from reason2decide.data.records import SPLITS, DatasetFolder, DatasetInfo, JsonlRecords, LabelSet, Record, write_dataset
+from reason2decide.data.records import (
+    SPLITS,
+    DatasetFolder,
+    DatasetInfo,
+    JsonlRecords,
+    LabelSet,
+    Record,
+    checked_line,
+    write_lines,
+)
 from reason2decide.data.sources.splitting import Member, member
 from reason2decide.errors import DataError, OutputError
 from reason2decide.files import require_absent, sha256_file
+from reason2decide.parallel import ordered, workers_for
 
+AT_ONCE = 1000  # ours: records written together
 Assign = Callable[[Sequence[Member]], Mapping[str, str]]
 
 
@@ -73,14 +85,30 @@ def write_import(
         order = sorted(range(len(members)), key=lambda index: members[index].id)
         info = DatasetInfo(name, task, labels(found), sources, provenance, recipe)
         rows = {split: [i for i in order if splits[members[i].id] == split] for split in SPLITS}
-        contents = {
-            split: (_spelled(spooled[i], members[i].label, written) for i in indices) for split, indices in rows.items()
-        }
-        return write_dataset(out, info, contents, force=force)
+        work = _Lines(spooled, info, written)
+        parts = (own[i : i + AT_ONCE] for own in rows.values() for i in range(0, len(own), AT_ONCE))
+        stream = chain.from_iterable(ordered(work, parts, workers_for(len(members))))
+        lines = {split: islice(stream, len(own)) for split, own in rows.items()}  # written in this order
+        return write_lines(out, info, lines, force=force)
 
 
-def _spelled(record: Record, label: str, written: Mapping[str, str]) -> Record:
+@dataclass(frozen=True)
+class _Lines:
+    """The lines of spooled records in a dataset, with labels as they are spelled there."""
+
+    spooled: JsonlRecords
+    info: DatasetInfo
+    written: Mapping[str, str]
+
+    def __call__(self, rows: Sequence[int]) -> list[tuple[str, str]]:
+        return [checked_line(_spelled(self.spooled[row], self.written), self.info) for row in rows]
+
+
+def _spelled(record: Record, written: Mapping[str, str]) -> Record:
     """The record with its labels, those of contrasts too, in the spelling of the dataset."""
+    if not written:
+        return record
+    label = written.get(record.label or "", record.label)
     contrasts = {
         source: {spelled: text for other, text in by_label.items() if (spelled := written.get(other, other)) != label}
         for source, by_label in record.contrasts.items()
