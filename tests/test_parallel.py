@@ -89,7 +89,7 @@ def test_an_error_of_a_part_ends_all() -> None:
 
 
 def test_a_killed_process_is_told() -> None:
-    with pytest.raises(Reason2DecideError, match=r"a worker process was killed.*fewer --workers"):
+    with pytest.raises(Reason2DecideError, match=r"a worker process was killed.*fewer workers"):
         list(ordered(Square(dies=7), range(1000), 2))
 
 

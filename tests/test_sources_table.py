@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
+from itertools import starmap
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from reason2decide.data.defaults import SHARES
 from reason2decide.data.recipe import InputRecipe
 from reason2decide.data.records import DatasetFolder, JsonlRecords, LabelSet, Record
 from reason2decide.data.sources.splitting import Member, content_key, parse_shares, split_records
-from reason2decide.data.sources.writing import write_import
+from reason2decide.data.sources.writing import spooled, write_import
 from reason2decide.errors import DataError, UserError
 
 SPLITS = ("train", "validation", "test")
@@ -419,7 +420,7 @@ def test_an_interrupted_import_leaves_nothing(tmp_path: Path, error: BaseExcepti
     with pytest.raises(type(error)):
         write_import(
             tmp_path / "d",
-            rows(),
+            starmap(spooled, rows()),
             lambda _: {},
             name="n",
             task="t",

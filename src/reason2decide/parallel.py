@@ -84,7 +84,7 @@ def ordered(work: Callable[[T], R], parts: Iterable[T], workers: int | None = No
                 process.kill()
             if isinstance(error, BrokenProcessPool):
                 raise Reason2DecideError(
-                    "a worker process was killed, perhaps because memory ran out; fewer --workers need less"
+                    "a worker process was killed, perhaps because memory ran out: free some, or use fewer workers"
                 ) from None
             raise
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from reason2decide.data.records import DatasetFolder, Record
 from reason2decide.data.sources.splitting import split_records
-from reason2decide.data.sources.writing import write_import
+from reason2decide.data.sources.writing import Spooled, spooled, write_import
 from reason2decide.errors import DataError
 from reason2decide.review.answers import SETTLED, final_label, votes
 from reason2decide.review.opening import labels_of, recipe_of
@@ -59,14 +59,14 @@ def export_feedback(
     # A source that has contrasts only cannot be trained on; what reviewers saw stands in `meta` all the same.
     with_gold = {source for own in settled_cases(store) for source in record_of(*own).rationales}
 
-    def records() -> Iterator[tuple[str, Record]]:
+    def records() -> Iterator[Spooled]:
         for case, answers in settled_cases(store):
             record = record_of(case, answers)
             kept = {source: texts for source, texts in record.contrasts.items() if source in with_gold}
             record = replace(record, contrasts=kept)
             sources.update(list(record.rationales))
             sources.update(f"contrast of {source}" for source in record.contrasts)
-            yield f"case {case['key']}", record
+            yield spooled(f"case {case['key']}", record)
 
     dataset = write_import(
         out,

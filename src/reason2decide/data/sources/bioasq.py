@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from reason2decide.data.defaults import SHARES
 from reason2decide.data.recipe import InputRecipe
 from reason2decide.data.records import LabelSet, Record, record_from_json
 from reason2decide.data.sources.splitting import split_records
-from reason2decide.data.sources.writing import Imported, files_provenance, write_import
+from reason2decide.data.sources.writing import Imported, files_provenance, spooled, write_import
 from reason2decide.errors import DataError
 from reason2decide.syntax import Malformed, parse_json
 
@@ -45,7 +46,7 @@ def import_bioasq(
     left_out: Counter[str] = Counter()
     dataset = write_import(
         out,
-        _records(paths, left_out),
+        starmap(spooled, _records(paths, left_out)),
         lambda members: split_records(members, shares, seed),
         name=name or out.name,
         task="answer a biomedical yes/no question from snippets of articles",

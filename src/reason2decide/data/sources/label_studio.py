@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from reason2decide.data.defaults import SHARES
 from reason2decide.data.recipe import InputRecipe
 from reason2decide.data.records import LabelSet, Record, record_from_json
 from reason2decide.data.sources.splitting import split_records
-from reason2decide.data.sources.writing import Imported, files_provenance, write_import
+from reason2decide.data.sources.writing import Imported, files_provenance, spooled, write_import
 from reason2decide.errors import DataError
 from reason2decide.syntax import Malformed, parse_json
 
@@ -43,7 +44,7 @@ def import_label_studio(
     tasks, left_out = _tasks(path), Counter[str]()
     dataset = write_import(
         out,
-        _records(path, tasks, labels, left_out),
+        starmap(spooled, _records(path, tasks, labels, left_out)),
         lambda members: split_records(members, shares, seed),
         name=name or out.name,
         task="decide as the annotators did, with their reasons",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,7 +20,7 @@ from reason2decide.data.recipe import InputRecipe
 from reason2decide.data.records import LabelSet, Record, record_from_json
 from reason2decide.data.sources.rows import open_table
 from reason2decide.data.sources.splitting import Member, split_records
-from reason2decide.data.sources.writing import Imported, files_provenance, require_file, write_import
+from reason2decide.data.sources.writing import Imported, files_provenance, require_file, spooled, write_import
 from reason2decide.errors import DataError, UserError
 from reason2decide.files import new_file, require_absent
 from reason2decide.syntax import Malformed, parse_json
@@ -103,7 +104,7 @@ def import_pubmedqa(
             return Imported(None, (note, *rest))
         dataset = write_import(
             out,
-            labelled(stream),
+            starmap(spooled, labelled(stream)),
             assign,
             name=name or out.name,
             task="answer a biomedical research question from an abstract without its conclusion",

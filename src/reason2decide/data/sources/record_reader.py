@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import json
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
 from reason2decide.data.recipe import InputRecipe, listed
-from reason2decide.data.records import LabelSet, Record
+from reason2decide.data.records import LabelSet
 from reason2decide.data.sources.choices import match_choice
 from reason2decide.data.sources.rows import Row, Table
 from reason2decide.data.sources.table_records import Columns, Noticed, ReadRow, RowReader, plain
+from reason2decide.data.sources.writing import Spooled
 from reason2decide.errors import DataError
 from reason2decide.parallel import FEW, ordered
 
@@ -45,10 +46,11 @@ class RecordReader:
         self._contradicting = 0
         self._place_of: dict[str, str] = {}  # by id
         self._unseen = set(columns.optional)
+        self._given: deque[list[tuple[str, Row] | DataError]] = deque()  # the rows that are being read
         self.bad: list[dict[str, Any]] = []
 
-    def records(self, tables: Sequence[Table]) -> Iterator[tuple[str, Record]]:
-        """The records, each with its place.
+    def records(self, tables: Sequence[Table]) -> Iterator[Spooled]:
+        """The records.
 
         Raises:
             DataError: a column is missing; or rows cannot be used and are not to be skipped: the message has all.
@@ -59,11 +61,11 @@ class RecordReader:
         used = 0
         for rows, noticed in ordered(self._read, chain(first, parts), 1 if few else None):
             self._noticed.merge(noticed)
-            for row in rows:
-                record = self._placed(row)
+            for row, given in zip(rows, self._given.popleft(), strict=True):
+                record = self._placed(row, None if isinstance(given, DataError) else given[1])
                 if record is not None:
                     used += 1
-                    yield row.place, record
+                    yield record
         if self._unseen:
             raise DataError(missing_column(tables[0], min(self._unseen)))
         if self.bad and not (self.skip_bad and used):
@@ -83,31 +85,33 @@ class RecordReader:
                 self._unseen -= row.keys()
                 part.append((str(place), row))
                 if len(part) >= AT_ONCE:
+                    self._given.append(part[:])
                     yield part[:]
                     part.clear()  # the table goes on to add to this list
         if part:
+            self._given.append(part)
             yield part
 
-    def _placed(self, row: ReadRow) -> Record | None:
+    def _placed(self, read: ReadRow, row: Row | None) -> Spooled | None:
         """A row's record among those before it; None, and it is kept as bad, if it cannot be used."""
-        record = row.record
+        record = read.record
         if record is None:
-            self._on_bad(row.problem, row.row)
+            self._on_bad(read.problem, row)
             return None
+        id_, label, place = record.member.id, record.member.label, record.place
         if self.columns.id is None:
-            self._repeated[record.id] += 1
-            if self._repeated[record.id] > 1:
-                record = replace(record, id=f"{record.id}-{self._repeated[record.id]}")
-        first_place = self._place_of.setdefault(record.id, row.place)
-        if first_place != row.place:
-            self._on_bad(
-                f"{row.place}: the id {record.id!r} already occurs in {first_place}; ids must be unique", row.row
-            )
+            self._repeated[id_] += 1
+            if self._repeated[id_] > 1:
+                id_ = f"{id_}-{self._repeated[id_]}"
+                line = json.dumps({**json.loads(record.line), "id": id_}, ensure_ascii=False)
+                record = record._replace(member=record.member._replace(id=id_), line=line)
+        first_place = self._place_of.setdefault(id_, place)
+        if first_place != place:
+            self._on_bad(f"{place}: the id {id_!r} already occurs in {first_place}; ids must be unique", row)
             return None
         if self.columns.split is not None:
-            self.given_splits[record.id] = row.split
-        label = record.label or ""
-        first = self._first_label.setdefault(row.content, label)
+            self.given_splits[id_] = read.split
+        first = self._first_label.setdefault(read.content, label)
         self._contradicting += first != label and match_choice(label, (first,)) is None
         return record
 

@@ -43,6 +43,9 @@ class BadRow(DataError):
         super().__init__(f"{place}: {problem}")
         self.place, self.problem = place, problem
 
+    def __reduce__(self) -> tuple[type[BadRow], tuple[Place, str]]:
+        return BadRow, (self.place, self.problem)  # else a copy, as another process gets, would lack the place
+
 
 def stop(error: DataError) -> None:
     """Refuse the first bad row; the default of `Table.rows`."""

@@ -15,6 +15,7 @@ from reason2decide.data.records import LabelSet, Record, record_from_json
 from reason2decide.data.sources.choices import match_choice
 from reason2decide.data.sources.rows import Row
 from reason2decide.data.sources.splitting import content_key
+from reason2decide.data.sources.writing import Spooled, spooled
 from reason2decide.errors import DataError, UserError
 from reason2decide.syntax import Malformed, parse_json
 
@@ -84,17 +85,15 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class ReadRow:
-    """A row that was read: its place, and its record or the problem, and what stood in it.
+    """A row that was read: its record, or the problem.
 
     `split` is the cell of the split column; `content` is the record's `content_key`.
     """
 
-    place: str
-    record: Record | None
+    record: Spooled | None
     split: str = ""
     content: str = ""
     problem: str = ""
-    row: Row | None = None
 
 
 @dataclass
@@ -133,14 +132,14 @@ class RowReader:
 
     def _read(self, given: tuple[str, Row] | DataError, noticed: Noticed) -> ReadRow:
         if isinstance(given, DataError):
-            return ReadRow("", None, problem=str(given))
+            return ReadRow(None, problem=str(given))
         where, row = given
         try:
             record = self._record(where, row, noticed)
         except DataError as error:
-            return ReadRow(where, None, problem=str(error), row=row)
+            return ReadRow(None, problem=str(error))
         split = self.columns.split and self.recipe.cell(where, row, self.columns.split)
-        return ReadRow(where, record, split or "", content_key(record), row=row)
+        return ReadRow(spooled(where, record), split or "", content_key(record))
 
     def _record(self, where: str, row: Row, noticed: Noticed) -> Record:
         columns, recipe = self.columns, self.recipe

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from reason2decide.console import track
 from reason2decide.data.recipe import InputRecipe
@@ -41,9 +41,23 @@ class Imported:
     notes: tuple[str, ...] = ()
 
 
+class Spooled(NamedTuple):
+    """A record as a line, with the place it was read from, and what is known of it before all are read."""
+
+    place: str
+    member: Member
+    sources: tuple[str, ...]
+    line: str
+
+
+def spooled(place: str, record: Record) -> Spooled:
+    """A record to be written by `write_import`."""
+    return Spooled(place, member(record), tuple(record.rationales), json.dumps(record.to_json(), ensure_ascii=False))
+
+
 def write_import(
     out: Path,
-    records: Iterable[tuple[str, Record]],
+    records: Iterable[Spooled],
     assign: Assign,
     *,
     name: str,
@@ -54,7 +68,7 @@ def write_import(
     spelling: Callable[[Mapping[str, int]], Mapping[str, str]] = lambda counts: {},
     force: bool = False,
 ) -> DatasetFolder:
-    """Write labelled records as a dataset; each comes with the place it was read from, for messages.
+    """Write labelled records as a dataset.
 
     The records are spooled to a file next to `out`, so the input is read once and only ids, labels and groups stay in
     memory. `assign` then maps each id to its split. Within a split records are sorted by id. `labels` makes the label
@@ -116,21 +130,18 @@ def _spelled(record: Record, written: Mapping[str, str]) -> Record:
     return replace(record, label=label, contrasts=contrasts)
 
 
-def _spool(records: Iterable[tuple[str, Record]], file: Path) -> tuple[list[Member], tuple[str, ...]]:
+def _spool(records: Iterable[Spooled], file: Path) -> tuple[list[Member], tuple[str, ...]]:
     members: list[Member] = []
     places: dict[str, str] = {}
     sources: dict[str, None] = {}
     with file.open("w", encoding="utf-8") as stream:
-        for where, record in records:
-            if record.id in places:
-                raise DataError(
-                    f"{where}: the id {record.id!r} already occurs in {places[record.id]}; ids must be unique"
-                )
-            places[record.id] = where
-            new_member = member(record)
-            members.append(new_member._replace(label=sys.intern(new_member.label)))
-            sources.update(dict.fromkeys(record.rationales))
-            stream.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
+        for place, item, own, line in records:
+            if item.id in places:
+                raise DataError(f"{place}: the id {item.id!r} already occurs in {places[item.id]}; ids must be unique")
+            places[item.id] = place
+            members.append(Member(item.id, sys.intern(item.label), item.group))
+            sources.update(dict.fromkeys(own))
+            stream.write(f"{line}\n")
     if not members:
         raise DataError("the input contains no records to import; check that it is the right file")
     return members, tuple(sources)
