@@ -27,11 +27,11 @@ def cores() -> int:
 
 
 @dataclass
-class _Settings:
+class _Processes:
     workers: int = 1
 
 
-_settings = _Settings()
+_settings = _Processes()
 
 
 def use_cores(workers: int = 0) -> None:

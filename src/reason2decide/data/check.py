@@ -34,7 +34,7 @@ from reason2decide.errors import DataError
 from reason2decide.parallel import ordered, workers_for
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
-AT_ONCE = 1000  # ours: records read together
+AT_ONCE = 256  # ours: records read together
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def check_dataset(
         for split, records in splits.items()
         for start in range(0, len(records), AT_ONCE)
     )
-    reading = _Reading(dataset, splits, count, unread is not None)
+    reading = _CaseReader(dataset, splits, count, unread is not None)
     with ProgressBar("check", total) as bar:
         for split, counts, cases in ordered(reading, parts, workers_for(total)):
             check.take(split, counts, cases)
@@ -139,7 +139,7 @@ class Case(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Reading:
+class _CaseReader:
     """Reads records of a split: what adds up, and what they are compared by."""
 
     dataset: DatasetFolder
