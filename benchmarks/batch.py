@@ -3,13 +3,15 @@
     python benchmarks/batch.py speed EXPORT DATASET [--rows 200] [--repeats 5]
     python benchmarks/batch.py read [--rows 10000 100000 1000000]
     python benchmarks/batch.py memory EXPORT [--rows 1000 10000]
+    python benchmarks/batch.py driver EXPORT [--rows 10000 1000000 10000000]
     python benchmarks/batch.py evaluate PARTS DATASET [--rows 10000 100000 1000000] [--labels-only]
 
 `speed` alternates, in one run: the predictor's own loop with one and two threads, one worker with as many, two workers
 with one thread each. Workers are timed once their models are loaded. `read` is what happens before the first decision:
 every row parsed, ids compared, files hashed. `memory` decides short texts and prints the peaks of this process and of
-its workers. `evaluate` repeats the decisions of PARTS, made of DATASET's test split, as often as asked for, and prints
-the time and the peak of measuring them.
+its workers. `driver` does so with workers that answer at once, without a model: what it takes to read, send, get back
+and write any number of rows. `evaluate` repeats the decisions of PARTS, made of DATASET's test split, as often as asked
+for, and prints the time and the peak of measuring them.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import resource
 import statistics
 import subprocess
@@ -24,7 +27,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,11 +41,12 @@ from reason2decide.batch.job import part_folder
 from reason2decide.batch.storage import Patience
 from reason2decide.batch.workers import Workers
 from reason2decide.data.cases import Cases
-from reason2decide.data.predictions import Prediction
+from reason2decide.data.predictions import Prediction, Undecided
 from reason2decide.data.records import DatasetFolder, Record
 from reason2decide.files import sha256_file
 
 PART = 25
+AT_ONCE = "R2D_BENCHMARK_AT_ONCE"  # environment variable: workers answer at once
 
 
 def speed(export: Path, dataset: Path, rows: int, repeats: int) -> None:
@@ -119,7 +123,7 @@ def read(rows: int) -> None:
     print(f"{rows} rows: {seconds:.1f} s, {rows / seconds:.0f} rows/s, peak {_peak(resource.RUSAGE_SELF)} MB")
 
 
-def memory(export: Path, rows: int) -> None:
+def memory(export: Path, rows: int, rows_per_part: int = 200) -> None:
     """Print the peak memory of a batch, in this process and in the largest of its workers."""
     from reason2decide.batch.run import decide_batch
     from reason2decide.batch.settings import BatchSettings
@@ -128,12 +132,32 @@ def memory(export: Path, rows: int) -> None:
         path = Path(folder) / "cases.jsonl"
         write_rows(path, rows)
         started = time.perf_counter()
-        decide_batch(export, str(path), f"{folder}/out", BatchSettings(rows_per_part=200))
+        with Peak() as peak:
+            decide_batch(export, str(path), f"{folder}/out", BatchSettings(rows_per_part=rows_per_part))
         seconds = time.perf_counter() - started
     print(
-        f"{rows} rows: {seconds:.0f} s, peak {_peak(resource.RUSAGE_SELF)} MB here, "
-        f"{_peak(resource.RUSAGE_CHILDREN)} MB in a worker"
+        f"{rows} rows: {seconds:.0f} s, {rows / seconds:.0f} rows/s, peak {peak.megabytes} MB here, "
+        f"{peak.of_children} MB in a worker",
+        flush=True,
     )
+
+
+class AtOnce:
+    """A worker's part that answers without a model."""
+
+    def outcomes(self, given: Sequence[Record | Undecided], on_progress: Callable[[int], None]) -> list[Prediction]:
+        p = {"home care": 0.2, "see a doctor within 24 hours": 0.7, "call an ambulance": 0.1}
+        return [Prediction(own.id, "home care", p, "No fever and no chest pain, so it can wait.") for own in given]
+
+
+if os.environ.get(AT_ONCE):  # workers import this file too
+    Decider.of = classmethod(lambda cls, work: AtOnce())  # type: ignore[method-assign,assignment]
+
+
+def driver(export: Path, rows: int) -> None:
+    """Print the time and the peak memory of a batch whose workers answer at once."""
+    os.environ[AT_ONCE] = "1"
+    memory(export, rows, rows_per_part=2000)
 
 
 def repeat(parts: Path, dataset: Path, rows: int, folder: Path, labels_only: bool) -> None:
@@ -199,7 +223,7 @@ def _peak(who: int) -> int:
 def main() -> None:
     """Each number of rows is measured in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "read", "memory", "evaluate"))
+    parser.add_argument("what", choices=("speed", "read", "memory", "driver", "evaluate"))
     parser.add_argument("paths", nargs="*", type=Path)
     parser.add_argument("--rows", type=int, nargs="+", default=[])
     parser.add_argument("--repeats", type=int, default=5)
@@ -213,8 +237,8 @@ def main() -> None:
     if len(rows) == 1:
         if given.what == "read":
             read(rows[0])
-        elif given.what == "memory":
-            memory(given.paths[0], rows[0])
+        elif given.what in ("memory", "driver"):
+            {"memory": memory, "driver": driver}[given.what](given.paths[0], rows[0])
         else:
             evaluate(*given.paths, rows=rows[0], labels_only=given.labels_only, workers=given.workers)
         return

@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from reason2decide.batch.decider import BatchWork, Decider
 from reason2decide.batch.input import Chunk
 from reason2decide.console import warn
 from reason2decide.errors import Reason2DecideError
-from reason2decide.parallel import cores
+from reason2decide.parallel import cores, end_with_parent
 
 PROCESS = 500_000_000  # ours: bytes of a worker process without its model
 COPIES = 3  # ours: times that a model's file size is held in memory, with what the engine makes of it
@@ -174,7 +173,7 @@ def _serve(pipe: Connection, work: BatchWork, gpu: int | None) -> None:
     """A worker: load the model, then answer rows by outcomes, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     os.environ["OMP_NUM_THREADS"] = str(work.threads)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpu(gpu, os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -192,10 +191,3 @@ def _serve(pipe: Connection, work: BatchWork, gpu: int | None) -> None:
 def visible_gpu(index: int, visible: str | None) -> str:
     """The name of the GPU at an index among those that the user left visible."""
     return visible.split(",")[index].strip() if visible else str(index)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
