@@ -96,6 +96,7 @@ def _begin(work: Callable[[Any], Any]) -> None:
     """Prepare a process: an interrupt is for the one that started it, and it ends with that one."""
     global _work
     _work = work
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes fill the cores; threads of theirs would only wait
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
 
