@@ -135,7 +135,9 @@ def test_a_bundle_and_the_parts_it_decided(forks: Forks, dataset: DatasetFolder,
     parts, out = tmp_path / "parts", tmp_path / "results"
     ended = forks.run("predict", exported(), dataset.path / "test.jsonl", "--out", parts, "--rows-per-part", 5)
     assert ended.returncode == 0, ended.stderr
-    ended = forks.run("evaluate", exported(), dataset.path, "--parts", parts, "--out", out, "--resamples", 50)
+    ended = forks.run(
+        "evaluate", dataset.path, "--model", exported(), "--parts", parts, "--out", out, "--resamples", 50
+    )
     assert ended.returncode == 0, ended.stderr
     results = read_results(out)
     assert results.calibration is not None and set(results.calibration.before) >= {"log_loss", "brier", "ece"}
@@ -211,12 +213,13 @@ def test_ids_that_do_not_match_are_counted_over_all_parts(
     ("given", "message"),
     [
         (("{data}", "--parts", "{parts}", "--predictions", "{parts}"), "give one of them"),
-        (("--parts", "{parts}", "{data}", "{data}", "{data}"), "[BUNDLE] DATASET and --parts FOLDER"),
-        (("{model}", "{data}", "--parts", "{parts}"), "was decided by another model"),
+        (("--parts", "{parts}", "{data}", "{data}", "{data}"), "expected DATASET and --parts FOLDER"),
+        (("{data}", "--parts", "{parts}", "--model", "{model}"), "was decided by another model"),
         (("{data}", "--parts", "{parts}", "--bertscore-idf"), "leave it out with --parts"),
         (("{data}", "--parts", "{parts}", "--slice", "ward"), "no record has a column 'ward'"),
         (("{data}", "--parts", "nowhere"), "nowhere"),
-        (("{data}", "--predictions", "{parts}/part-000000.jsonl", "--workers", "2"), "--workers goes with --parts"),
+        (("{model}", "{data}", "--model", "{model}"), "go with --parts"),
+        (("{data}", "--predictions", "{parts}/part-000000.jsonl", "--workers", "2"), "go with --parts"),
         (("{data}", "--parts", "s4://bucket/parts"), "s4"),
     ],
 )

@@ -49,9 +49,12 @@ def evaluate_command(
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Measure the parts that `r2d predict --out FOLDER` wrote, of any number of rows; with the bundle that "
-            "decided, if at hand, for its calibration.",
+            help="Measure the parts that `r2d predict --out FOLDER` wrote, of any number of rows, instead of a bundle.",
         ),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="With --parts: the bundle or export that decided, for its calibration."),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=0, help="With --parts: processes that measure; default: one per core.")
@@ -78,8 +81,8 @@ def evaluate_command(
 ) -> None:
     """Measure a bundle, or any system's predictions, on a split: metrics with 95 % intervals, and a report."""
     _require_fitting(paths, predictions, parts, validation_predictions, system)
-    if workers is not None and parts is None:
-        raise ConfigError("--workers goes with --parts")
+    if parts is None and (workers is not None or model is not None):
+        raise ConfigError("--model and --workers go with --parts; without, the bundle is named before the dataset")
     require("matplotlib", "report")
     from reason2decide.report.source_attributes import read_answers
     from reason2decide.workflows.evaluate import evaluate_bundle, evaluate_file
@@ -87,13 +90,12 @@ def evaluate_command(
 
     answers = read_answers(card_answers) if card_answers is not None else {}
     if parts is not None:
-        bundle = paths[0] if len(paths) == 2 else None
         results = evaluate_parts(
             parts,
-            paths[-1],
+            paths[0],
             out,
             settings,
-            bundle=bundle,
+            bundle=model,
             system=system,
             card_answers=answers,
             workers=workers or 0,
@@ -120,13 +122,9 @@ def _require_fitting(
     """Raise `ConfigError` if the paths and options of `r2d evaluate` do not go together."""
     if predictions is not None and parts is not None:
         raise ConfigError("--predictions and --parts are two forms of decisions; give one of them")
-    wanted = (1,) if predictions is not None else (1, 2) if parts is not None else (2,)
-    if len(paths) not in wanted:
-        expected = {
-            (1,): "DATASET and --predictions FILE",
-            (1, 2): "[BUNDLE] DATASET and --parts FOLDER",
-            (2,): "BUNDLE DATASET, or DATASET with --predictions FILE or --parts FOLDER",
-        }[wanted]
+    decided = "--predictions FILE" if predictions is not None else "--parts FOLDER" if parts is not None else None
+    if len(paths) != (1 if decided else 2):
+        expected = f"DATASET and {decided}" if decided else "BUNDLE DATASET, or DATASET and --predictions or --parts"
         raise ConfigError(f"{len(paths)} paths were given ({', '.join(map(str, paths))}); expected {expected}")
     if predictions is None and validation is not None:
         raise ConfigError("--validation-predictions goes with --predictions; a bundle has its own calibration")
