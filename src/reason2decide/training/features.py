@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -291,7 +292,7 @@ class SplitFeatures(Sequence[Example]):
 
 
 @dataclass(frozen=True)
-class _Rows(Generic[T]):
+class _Rows(ABC, Generic[T]):
     """What a table has of each record: computed for a range of them at a time, in any process."""
 
     records: JsonlRecords
@@ -299,8 +300,9 @@ class _Rows(Generic[T]):
     def __call__(self, rows: range) -> list[T]:
         return self.of([self.records[row] for row in rows])
 
+    @abstractmethod
     def of(self, records: Sequence[Record]) -> list[T]:
-        raise NotImplementedError
+        """The rows of these records, in their order."""
 
 
 def _each(work: _Rows[T], description: str | None = None) -> Iterator[T]:
