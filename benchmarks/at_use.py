@@ -30,8 +30,9 @@ from sklearn.metrics import roc_auc_score
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from reason2decide.console import set_quiet
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.predictions import Prediction
-from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.data.records import Record
 from reason2decide.data.sampling import some_explained
 from reason2decide.data.sources.synthetic_calls.rules import load_rules
 from reason2decide.data.sources.synthetic_calls.weighing import level_argued

@@ -22,7 +22,7 @@ from training import new_engine, seconds
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from reason2decide.console import set_quiet
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.model.architectures.thin_decoder import ThinDecoderModel, thin_decoder_config
 from reason2decide.model.hub import silence_transformers
 from reason2decide.training import memory

@@ -41,8 +41,9 @@ from reason2decide.batch.job import part_folder
 from reason2decide.batch.storage import Patience
 from reason2decide.batch.workers import Workers
 from reason2decide.data.cases import Cases
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.predictions import Prediction, Undecided
-from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.data.records import Record
 from reason2decide.files import sha256_file
 
 PART = 25

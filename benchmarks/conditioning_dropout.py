@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.data.dataset_folder import DatasetFolder
+from reason2decide.data.records import Record
 from reason2decide.method.prompts import body
 from reason2decide.model.architectures.kinds import architecture_of
 from reason2decide.model.bundle import load_bundle

@@ -21,7 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from reason2decide.console import set_quiet
-from reason2decide.data.records import DatasetFolder, Record, write_dataset
+from reason2decide.data.dataset_folder import DatasetFolder, write_dataset
+from reason2decide.data.records import Record
 from reason2decide.data.sources.synthetic_calls import synthesize_calls
 from reason2decide.model.prompt_encoder import PromptEncoder
 from reason2decide.training.base import load_base

@@ -14,8 +14,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.predictions import read_predictions
-from reason2decide.data.records import DatasetFolder
 from reason2decide.evaluation.citations import citations, deciding, true_now
 
 KINDS = ("read as present", "read as absent", "made up")

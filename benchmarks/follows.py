@@ -21,8 +21,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.predictions import read_predictions
-from reason2decide.data.records import DatasetFolder
 from reason2decide.data.sources.synthetic_calls.rules import load_rules
 from reason2decide.data.sources.synthetic_calls.weighing import level_argued
 from reason2decide.evaluation.probes import read_probes

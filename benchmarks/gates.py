@@ -13,7 +13,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.llm.prompt_files import load_prompt
 from reason2decide.llm.teach.fidelity import dropped, findings, turned
 from reason2decide.llm.teach.gates import GatedCase, failed_gates, instructions

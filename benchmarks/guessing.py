@@ -14,7 +14,7 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.model.decoding import GREEDY
 from reason2decide.model.engines.onnx import OnnxEngine
 from reason2decide.model.predictor import Predictor

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from llm_server import LlmServer, running
 from peak import Peak
 
-from reason2decide.data.records import write_dataset
+from reason2decide.data.dataset_folder import write_dataset
 from reason2decide.data.sources.synthetic_calls import synthesize_calls
 from reason2decide.llm.client.calls import Call, ModelAnswer
 from reason2decide.llm.client.client import Client

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from sklearn.metrics import f1_score
 
-from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.data.dataset_folder import DatasetFolder
+from reason2decide.data.records import Record
 from reason2decide.model.decision import Decision
 from reason2decide.model.predictor import Predictor
 from reason2decide.model.reading import ReadingSettings

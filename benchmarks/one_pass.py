@@ -20,7 +20,7 @@ import torch
 from training import SHAPES, new_engine, new_model, seconds
 
 from reason2decide.console import set_quiet
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.model.hub import silence_transformers
 from reason2decide.training import memory
 from reason2decide.training.tiny import train_tokenizer

@@ -27,7 +27,7 @@ SIMULATED = 4000
 def prepare(size: int, workers: list[int], rounds: int) -> None:
     """Print the seconds of import, check and tokenising for each number of processes, in turns."""
     from reason2decide.data.check import check_dataset
-    from reason2decide.data.records import DatasetFolder
+    from reason2decide.data.dataset_folder import DatasetFolder
     from reason2decide.data.sources.synthetic_calls import synthesize_calls
     from reason2decide.data.sources.table import import_table
     from reason2decide.data.sources.table_records import Columns

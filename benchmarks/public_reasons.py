@@ -24,7 +24,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
 
 import reason2decide as r2d
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from reason2decide.console import set_quiet
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.sampling import some_explained
 from reason2decide.model.predictor import Predictor
 

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import llama_server
 from transformers_server import transformers_serve
 
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.llm.prompt_files import load_prompt
 from reason2decide.llm.rival import ChatRival, draw_examples
 

@@ -30,7 +30,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LogitsProcessor, T5Config, T5ForConditionalGeneration
 
 from reason2decide.console import set_quiet
-from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.data.dataset_folder import DatasetFolder
+from reason2decide.data.records import Record
 from reason2decide.method.prompts import PREDICT_PREFIX, PromptForm, explain_prefix, join
 from reason2decide.model.hub import silence_transformers
 from reason2decide.model.prompt_encoder import PromptEncoder

@@ -24,8 +24,8 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.predictions import Prediction, write_predictions
-from reason2decide.data.records import DatasetFolder
 
 # Begins a stretch that is not the patient's own now, or stands at the end of a sentence that is not.
 NOT_NOW = re.compile(

@@ -11,8 +11,8 @@ from llm_toy import write_calls
 from report_data import CHROMIUM
 from toy import write_toy
 
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.defaults import CALL_LOG
-from reason2decide.data.records import DatasetFolder
 from reason2decide.llm.client.log import CallLog
 
 

@@ -13,7 +13,8 @@ from unittest import mock
 from llm_server import LlmServer
 
 from reason2decide.cli import main
-from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_dataset
+from reason2decide.data.records import LabelSet, Record
 
 LABELS = LabelSet(("home care", "see a doctor", "call an ambulance"))
 FINDINGS = ("mild rash", "high fever", "chest pain")

@@ -21,7 +21,8 @@ from typing import Any
 from starlette.testclient import TestClient
 from toy import LABELS, record, run
 
-from reason2decide.data.records import DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.dataset_folder import DatasetInfo, write_dataset
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.model.decision import Decision
 from reason2decide.serve.served_model import ServedModel
 

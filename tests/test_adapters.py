@@ -18,7 +18,7 @@ from tiny_models import save
 from toy import run, settings, write_toy
 from transformers import AutoModelForCausalLM
 
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.errors import ConfigError, MissingExtraError
 from reason2decide.model.predictor import Predictor
 from reason2decide.training.config import Lora

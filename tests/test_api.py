@@ -15,7 +15,7 @@ import pytest
 from toy import LABELS, record, run
 
 import reason2decide as r2d
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.errors import BaseModelError, ConfigError, DataError, OutputError
 
 TEXT = "21 yo with mild rash since 2 days"

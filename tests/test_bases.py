@@ -14,7 +14,8 @@ from tiny_models import DECODER_ONLY, MORE_ENCODER_DECODERS, WITH_IMAGES, build,
 from toy import settings
 from transformers import AutoConfig, LlamaForCausalLM, Qwen3ForCausalLM
 
-from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_dataset
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import UserError
 from reason2decide.model.predictor import Predictor
 from reason2decide.model.reading import ReadingSettings

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from toy import settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.model.calibration import label_distribution
 from reason2decide.model.predictor import Predictor
 from reason2decide.training.config_file import parse_config

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from reason2decide.cli import app
 from reason2decide.data.check import CheckReport, check_dataset
+from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_dataset
 from reason2decide.data.near_duplicates import THRESHOLD, signature
-from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import BaseModelError, DataError
 from reason2decide.model.hub import TokenCounter, load_tokenizer
 

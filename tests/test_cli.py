@@ -15,7 +15,7 @@ from forks import Ended, Forks
 from toy import run as train_toy
 from toy import settings
 
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.version import __version__
 
 SERVER: list[Forks] = []

@@ -11,7 +11,7 @@ from forks import Forks
 from toy import LABELS
 from toy import run as train_toy
 
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.evaluation.probes import read_probes
 from reason2decide.evaluation.results import load_statistics, read_results
 

@@ -17,8 +17,9 @@ from llm_server import BAD_RATIONALES, LlmServer
 from llm_toy import LABELS, at, marked, r2d, write_calls
 from toy import settings, write_toy
 
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.predictions import Prediction, read_predictions, write_predictions
-from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.data.records import Record
 from reason2decide.errors import ConfigError, DataError
 from reason2decide.llm.teach.contrast import Advocate, argued_labels
 from reason2decide.training.config_file import parse_config

@@ -16,15 +16,8 @@ from typer.testing import CliRunner
 import reason2decide as r2d
 from reason2decide.cli import app
 from reason2decide.data.check import check_dataset
-from reason2decide.data.records import (
-    DatasetFolder,
-    DatasetInfo,
-    LabelSet,
-    Record,
-    parse_record,
-    record_from_json,
-    write_dataset,
-)
+from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_dataset
+from reason2decide.data.records import LabelSet, Record, parse_record, record_from_json
 from reason2decide.data.sources.synthetic_calls import synthesize_calls
 from reason2decide.data.sources.synthetic_calls.facts import Fact, decide, draw_call
 from reason2decide.data.sources.synthetic_calls.rules import load_rules

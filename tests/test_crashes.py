@@ -15,7 +15,8 @@ import pytest
 from forks import Forks, Group
 from toy import record, settings
 
-from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, write_dataset
+from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_dataset
+from reason2decide.data.records import LabelSet
 from reason2decide.model.manifest import read_manifest
 
 STEPS = {"stage1": 12, "stage2": 16}

@@ -10,8 +10,9 @@ import pytest
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import f1_score
 
+from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_dataset
 from reason2decide.data.predictions import Prediction
-from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.evaluation.baselines import bag_of_words, majority
 from reason2decide.evaluation.degenerate import warnings_on
 from reason2decide.evaluation.measure import Origin, evaluate

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from reason2decide.batch.input import InputFile
 from reason2decide.batch.job import BatchJob, part_folder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.id_buckets import IdBuckets
 from reason2decide.data.predictions import Prediction, Undecided
-from reason2decide.data.records import DatasetFolder, LabelSet, Record
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.data.sources.synthetic_calls import synthesize_calls
 from reason2decide.errors import ConfigError, DataError
 from reason2decide.evaluation import pooling

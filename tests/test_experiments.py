@@ -16,7 +16,7 @@ import tomli_w
 from forks import Ended, Forks
 from toy import settings
 
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.errors import ConfigError
 from reason2decide.model.manifest import read_manifest
 from reason2decide.workflows.experiment import load_experiment, parse_experiment

@@ -16,7 +16,8 @@ from forks import Forks
 from tiny_models import save
 from toy import run as train_toy
 
-from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.data.dataset_folder import DatasetFolder
+from reason2decide.data.records import Record
 from reason2decide.errors import BundleError
 from reason2decide.evaluation.results import read_results
 from reason2decide.export.bundle import Parity

@@ -35,7 +35,8 @@ from transformers import (
 from transformers.utils.chat_template_utils import _compile_jinja_template
 from transformers_server import transformers_serve
 
-from reason2decide.data.records import DatasetFolder, LabelSet, Record
+from reason2decide.data.dataset_folder import DatasetFolder
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import BundleError, OutputError
 from reason2decide.export.transformers import CLASSES, CODE, SOURCE, export_transformers_decision
 from reason2decide.files import sha256_file

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import ARCHITECTURES, build
 
-from reason2decide.data.records import DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.dataset_folder import DatasetInfo, write_dataset
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import DataError
 from reason2decide.method.prompts import PREDICT_PREFIX, body, explain_prefix, join
 from reason2decide.model.prompt_encoder import Lengths, PromptEncoder

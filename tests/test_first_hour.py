@@ -11,7 +11,8 @@ from forks import Ended, Forks
 from toy import write_toy
 
 from reason2decide.data.check import check_dataset
-from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_dataset
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import ConfigError
 from reason2decide.training.config_file import parse_config
 

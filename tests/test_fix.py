@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reason2decide.data.check import check_dataset
+from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_dataset
 from reason2decide.data.fix import Fixes, fix_dataset
 from reason2decide.data.leaks import StatedLabels
-from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import DataError, UserError
 
 LABELS = LabelSet(("home care", "Home", "doctor"))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 from toy import write_toy
 
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.training.base_defaults import KINDS, completed
 from reason2decide.training.config_file import parse_config
 from reason2decide.training.learnt import complaints, majority_level

@@ -14,8 +14,9 @@ from narrowing import present
 from typer.testing import CliRunner
 
 from reason2decide.cli import judge as judge_command
+from reason2decide.data.dataset_folder import DatasetInfo, write_dataset
 from reason2decide.data.predictions import Prediction, read_predictions
-from reason2decide.data.records import DatasetInfo, Record, write_dataset
+from reason2decide.data.records import Record
 from reason2decide.errors import DataError, NotComputed, OutputError
 from reason2decide.evaluation.agreement import cohen_kappa, krippendorff_alpha
 from reason2decide.evaluation.metrics import Examples

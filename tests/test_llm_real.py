@@ -12,8 +12,9 @@ import llama_server
 import pytest
 from llm_toy import Ended, r2d
 
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.predictions import NO_ANSWER, read_predictions
-from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.data.records import Record
 from reason2decide.evaluation.results import read_results
 from reason2decide.llm.client.log import CallLog
 from reason2decide.llm.teach.gates import GatedCase, failed_gates

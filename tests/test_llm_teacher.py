@@ -18,8 +18,8 @@ from llm_server import BAD_RATIONALES, filled, running
 from llm_toy import LABELS, at, marked, r2d, write_calls
 from narrowing import present
 
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.defaults import CALL_LOG
-from reason2decide.data.records import DatasetFolder
 from reason2decide.llm.answers import decided_schema
 from reason2decide.llm.client.client import Client
 from reason2decide.llm.client.endpoint import Endpoint

@@ -10,7 +10,7 @@ import pytest
 import torch
 from toy import run, settings
 
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.model.bundle import load_bundle, read_training_log
 from reason2decide.training import memory
 from reason2decide.training.config_file import parse_config

@@ -17,7 +17,8 @@ from torch import Tensor
 from toy import LABELS, run, write_contrasted
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.data.dataset_folder import DatasetFolder
+from reason2decide.data.records import Record
 from reason2decide.errors import DataError
 from reason2decide.training import cycle, objective, shown_labels, trainer
 

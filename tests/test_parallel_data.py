@@ -12,7 +12,8 @@ from toy import LABELS, record
 from reason2decide import parallel
 from reason2decide.data import check
 from reason2decide.data.check import check_dataset
-from reason2decide.data.records import DatasetFolder, DatasetInfo, Record, write_dataset
+from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_dataset
+from reason2decide.data.records import Record
 from reason2decide.data.sources import record_reader, writing
 from reason2decide.data.sources.table import import_table
 from reason2decide.data.sources.table_records import Columns

@@ -20,7 +20,8 @@ from toy import LABELS, run, write_contrasted
 from transformers import AutoTokenizer
 
 import reason2decide as r2d
-from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.data.dataset_folder import DatasetFolder
+from reason2decide.data.records import Record
 from reason2decide.export.bundle import export_bundle
 from reason2decide.model.bundle import load_bundle
 from reason2decide.model.explaining import ReasonsToRead, label_posteriors, reason_candidate

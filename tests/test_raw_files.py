@@ -15,8 +15,9 @@ from serving import triage_bundle
 
 from reason2decide.data.cases import Cases
 from reason2decide.data.check import check_dataset
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.predictions import read_predictions
-from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.data.records import Record
 from reason2decide.data.sources.choices import spellings
 from reason2decide.data.sources.rows import guessed_delimiter, open_table, stop
 from reason2decide.errors import DataError

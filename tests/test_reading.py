@@ -19,7 +19,8 @@ from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from reason2decide.cli import app
-from reason2decide.data.records import DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.dataset_folder import DatasetInfo, write_dataset
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import BundleError, ConfigError, DataError
 from reason2decide.evaluation.settings import Settings
 from reason2decide.model.calibration import OperatingPoint, label_distribution

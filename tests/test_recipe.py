@@ -17,8 +17,8 @@ from toy import CUES, settings
 
 import reason2decide as r2d_api
 from reason2decide.data.cases import Cases, case_of
+from reason2decide.data.dataset_folder import DatasetFolder, write_dataset
 from reason2decide.data.recipe import InputRecipe
-from reason2decide.data.records import DatasetFolder, write_dataset
 from reason2decide.data.sources.rows import stop
 from reason2decide.errors import DataError
 from reason2decide.model.manifest import read_manifest

@@ -10,16 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reason2decide.data.records import (
-    DatasetFolder,
-    DatasetInfo,
-    JsonlRecords,
-    LabelSet,
-    Record,
-    parse_record,
-    record_from_json,
-    write_dataset,
-)
+from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_dataset
+from reason2decide.data.records import JsonlRecords, LabelSet, Record, parse_record, record_from_json
 from reason2decide.errors import DataError, OutputError
 from reason2decide.files import new_file, new_folder, sha256_file
 

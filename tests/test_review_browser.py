@@ -18,7 +18,7 @@ from reviewing import PASSWORD, PEOPLE
 from serving import Server, running, triage_bundle
 from toy import record, settings
 
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.review.accounts import Accounts
 from reason2decide.review.store import Store
 

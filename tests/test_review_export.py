@@ -16,7 +16,8 @@ from reviewing import Person, Site, people
 from typer.testing import CliRunner
 
 from reason2decide.cli import app
-from reason2decide.data.records import DatasetFolder, LabelSet, Record
+from reason2decide.data.dataset_folder import DatasetFolder
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.data.sources.label_studio import import_label_studio
 from reason2decide.errors import DataError
 from reason2decide.evaluation.agreement import cohen_kappa, krippendorff_alpha

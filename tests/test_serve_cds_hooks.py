@@ -24,7 +24,7 @@ from fastapi.testclient import TestClient
 from serving import decided, rationales
 from toy import LABELS, run
 
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.errors import ConfigError
 from reason2decide.serve import cards, cds_hooks
 from reason2decide.serve.app import create_app

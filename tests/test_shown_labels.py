@@ -13,7 +13,7 @@ import torch
 from forks import Forks
 from toy import LABELS, run, settings
 
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.method.methods import METHODS
 from reason2decide.method.schedules import confidence_gate, gate_threshold, takes_predicted_label
 from reason2decide.model.label_scores import leading_labels

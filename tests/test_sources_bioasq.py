@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from reason2decide.cli import app
-from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.data.dataset_folder import DatasetFolder
+from reason2decide.data.records import Record
 from reason2decide.errors import UserError
 
 

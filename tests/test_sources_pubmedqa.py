@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from reason2decide.cli import app
-from reason2decide.data.records import DatasetFolder, JsonlRecords, Record
+from reason2decide.data.dataset_folder import DatasetFolder
+from reason2decide.data.records import JsonlRecords, Record
 from reason2decide.data.sources import pubmedqa
 from reason2decide.errors import UserError
 

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from reason2decide.cli import app
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.defaults import SHARES
 from reason2decide.data.recipe import InputRecipe
-from reason2decide.data.records import DatasetFolder, JsonlRecords, LabelSet, Record
+from reason2decide.data.records import JsonlRecords, LabelSet, Record
 from reason2decide.data.sources.splitting import Member, content_key, parse_shares, split_records
 from reason2decide.data.sources.writing import spooled, write_import
 from reason2decide.errors import DataError, UserError

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reason2decide.data.records import SPLITS, DatasetFolder, Record
+from reason2decide.data.dataset_folder import DatasetFolder
+from reason2decide.data.records import SPLITS, Record
 from reason2decide.data.sources.synthetic_calls import SYNTHETIC_NOTICE, synthesize_calls
 from reason2decide.data.sources.synthetic_calls.facts import Mention, SyntheticCall, decide, draw_call
 from reason2decide.data.sources.synthetic_calls.rules import Phrases, load_rules

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import save
 from toy import run
 
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.errors import BaseModelError
 from reason2decide.model.bundle import load_bundle
 from reason2decide.training import base_check, pretrained

@@ -15,7 +15,8 @@ import torch
 from tiny_models import ARCHITECTURES, save
 from toy import CUES, LABELS, record, run, settings, write_contrasted
 
-from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_dataset
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import BaseModelError, DataError, OutputError, UserError
 from reason2decide.method.methods import METHODS
 from reason2decide.method.schedules import takes_predicted_label

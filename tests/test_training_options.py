@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from tiny_models import minilm, save
 from toy import run, settings, write_toy
 
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.errors import BaseModelError, ConfigError
 from reason2decide.model.bundle import load_bundle, read_training_log
 from reason2decide.model.predictor import Predictor

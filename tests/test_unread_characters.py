@@ -11,7 +11,7 @@ from tokenizers.models import Unigram
 from toy import settings, write_toy
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.unread_characters import UnreadCharacters
 from reason2decide.errors import BaseModelError
 from reason2decide.training.config_file import parse_config

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from forks import Forks
 
+from reason2decide.data.dataset_folder import DatasetInfo, write_dataset
 from reason2decide.data.predictions import Prediction
-from reason2decide.data.records import DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.evaluation.comparison import Comparison, Difference, SystemValue
 from reason2decide.evaluation.settings import Settings
 from reason2decide.report.verdict import twins, verdicts

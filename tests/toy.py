@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_dataset
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.training.config_file import parse_config
 from reason2decide.training.run import train
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from reason2decide.api.html import table
 from reason2decide.data.check import CheckReport, check_dataset
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.defaults import SHARES
-from reason2decide.data.records import DatasetFolder, JsonlRecords, LabelSet, Record
+from reason2decide.data.records import JsonlRecords, LabelSet, Record
 from reason2decide.data.sources.rows import MemoryTable
 from reason2decide.data.sources.table import import_rows
 from reason2decide.data.sources.table_records import Columns

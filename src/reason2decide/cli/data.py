@@ -17,7 +17,8 @@ from reason2decide.data.defaults import CALL_COUNTS, LABEL_NOISE
 from reason2decide.errors import UserError
 
 if TYPE_CHECKING:
-    from reason2decide.data.records import DatasetFolder, LabelSet
+    from reason2decide.data.dataset_folder import DatasetFolder
+    from reason2decide.data.records import LabelSet
     from reason2decide.data.sources.table_records import Columns
     from reason2decide.data.sources.writing import Imported
 

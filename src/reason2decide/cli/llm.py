@@ -273,7 +273,7 @@ def refine_command(
     force: Force = False,
 ) -> None:
     """Rewrite terse rationales into readable ones with a language model, and flag what it adds."""
-    from reason2decide.data.records import DatasetFolder
+    from reason2decide.data.dataset_folder import DatasetFolder
     from reason2decide.llm.settling import require_all_answered
     from reason2decide.llm.teach.refine import Editor
     from reason2decide.llm.teach.source_writing import write_source

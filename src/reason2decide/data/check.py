@@ -26,8 +26,9 @@ from reason2decide.data.counts import (
     SourceCounts,
     count_words,
 )
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.near_duplicates import NearDuplicates, signature_of
-from reason2decide.data.records import EVALUATION_FIRST, SPLITS, DatasetFolder, JsonlRecords
+from reason2decide.data.records import EVALUATION_FIRST, SPLITS, JsonlRecords
 from reason2decide.data.sources.splitting import content_key
 from reason2decide.data.unread_characters import UNREADABLE, UnreadCharacters
 from reason2decide.errors import DataError

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from reason2decide.data.dataset_folder import DatasetInfo, require_sources
 from reason2decide.data.leaks import StatedLabels
-from reason2decide.data.records import DatasetInfo, Record, require_label, require_sources
+from reason2decide.data.records import Record, require_label
 from reason2decide.data.words import sentences
 from reason2decide.errors import DataError
 

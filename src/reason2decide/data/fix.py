@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from reason2decide.data.dataset_folder import DatasetFolder, write_dataset
 from reason2decide.data.leaks import StatedLabels
 from reason2decide.data.near_duplicates import NearDuplicates, signature_of
-from reason2decide.data.records import EVALUATION_FIRST, SPLITS, DatasetFolder, LabelSet, Record, write_dataset
+from reason2decide.data.records import EVALUATION_FIRST, SPLITS, LabelSet, Record
 from reason2decide.data.sources.splitting import content_key
 from reason2decide.errors import DataError, UserError
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.console import say, track, warn
-from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.data.dataset_folder import DatasetFolder
+from reason2decide.data.records import Record
 from reason2decide.errors import DataError
 from reason2decide.evaluation.measure import Origin, evaluate
 from reason2decide.evaluation.settings import Settings

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.console import say
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.predictions import NO_ANSWER, Prediction, write_predictions
-from reason2decide.data.records import DatasetFolder, LabelSet, Record, require_label
+from reason2decide.data.records import LabelSet, Record, require_label
 from reason2decide.errors import ConfigError, DataError
 from reason2decide.evaluation.results import RESULTS, MetricValue, Results
 from reason2decide.evaluation.settings import DEFAULT_SETTINGS, Settings

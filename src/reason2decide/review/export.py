@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.data.dataset_folder import DatasetFolder
+from reason2decide.data.records import Record
 from reason2decide.data.sources.splitting import split_records
 from reason2decide.data.sources.writing import Spooled, spooled, write_import
 from reason2decide.errors import DataError

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.errors import ConfigError, DataError, unknown_key
 from reason2decide.method.methods import method_named
 from reason2decide.model.hub import SCRATCH

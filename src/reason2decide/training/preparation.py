@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from reason2decide.console import say, warn
-from reason2decide.data.records import DatasetFolder, JsonlRecords
+from reason2decide.data.dataset_folder import DatasetFolder
+from reason2decide.data.records import JsonlRecords
 from reason2decide.data.unread_characters import UnreadCharacters
 from reason2decide.errors import ConfigError, DataError
 from reason2decide.model.hub import SCRATCH

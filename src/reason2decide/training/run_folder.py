@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from reason2decide.console import say, warn
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.errors import CheckpointError, OutputError
 from reason2decide.files import link_or_copy, locked, new_folder, remove_leftovers
 from reason2decide.training.checkpoints import (

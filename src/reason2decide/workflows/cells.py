@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reason2decide.console import say, warn
-from reason2decide.data.records import DatasetFolder
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.errors import ConfigError, DataError, Interrupted, Reason2DecideError
 from reason2decide.evaluation.comparison import Comparison, System, compare, load_system
 from reason2decide.evaluation.results import RESULTS

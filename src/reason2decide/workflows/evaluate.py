@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.console import say, track, warn
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.predictions import Prediction, read_predictions, write_predictions
 from reason2decide.data.recipe import InputRecipe, listed, made_of
-from reason2decide.data.records import DatasetFolder, JsonlRecords
+from reason2decide.data.records import JsonlRecords
 from reason2decide.data.verdicts import Verdicts
 from reason2decide.errors import DataError, NotComputed, UserError
 from reason2decide.evaluation.asking import probe_model, probe_simulators

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from reason2decide.batch.decided import DecidedFolder
 from reason2decide.console import ProgressBar
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.id_buckets import IdBuckets
 from reason2decide.data.predictions import NO_ANSWER, Prediction, Undecided, prediction_of
-from reason2decide.data.records import DatasetFolder, JsonlRecords
+from reason2decide.data.records import JsonlRecords
 from reason2decide.errors import ConfigError, DataError, NotComputed
 from reason2decide.evaluation.asking import probe_simulators
 from reason2decide.evaluation.degenerate import warnings_on

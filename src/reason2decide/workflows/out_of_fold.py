@@ -7,9 +7,10 @@ from itertools import chain
 from pathlib import Path
 
 from reason2decide.console import say, track
+from reason2decide.data.dataset_folder import DatasetFolder, write_dataset
 from reason2decide.data.defaults import FOLDS
 from reason2decide.data.predictions import read_predictions, write_predictions
-from reason2decide.data.records import DatasetFolder, Record, write_dataset
+from reason2decide.data.records import Record
 from reason2decide.data.sampling import id_hash
 from reason2decide.errors import ConfigError, DataError
 from reason2decide.files import new_file

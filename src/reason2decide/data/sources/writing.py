@@ -13,17 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reason2decide.console import track
+from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, checked_line, write_lines
 from reason2decide.data.recipe import InputRecipe
-from reason2decide.data.records import (
-    SPLITS,
-    DatasetFolder,
-    DatasetInfo,
-    JsonlRecords,
-    LabelSet,
-    Record,
-    checked_line,
-    write_lines,
-)
+from reason2decide.data.records import SPLITS, JsonlRecords, LabelSet, Record
 from reason2decide.data.sources.splitting import Member, member
 from reason2decide.errors import DataError, OutputError
 from reason2decide.files import require_absent, sha256_file

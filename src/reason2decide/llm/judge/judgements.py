@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from reason2decide.console import say
+from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.predictions import NO_ANSWER, Prediction, read_predictions
-from reason2decide.data.records import DatasetFolder, Record
+from reason2decide.data.records import Record
 from reason2decide.errors import DataError
 from reason2decide.evaluation.agreement import alpha_interval, kappa_interval
 from reason2decide.evaluation.examples import align, group_indices

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from reason2decide.data.dataset_folder import DatasetInfo
 from reason2decide.data.disk_index import DiskIndex
 from reason2decide.data.predictions import Prediction, prediction_of, predictions_in
-from reason2decide.data.records import DatasetInfo, LabelSet, Record
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import ConfigError, DataError
 from reason2decide.llm.answers import Argued, argued_schema
 from reason2decide.llm.client.calls import Call, ModelAnswer

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from reason2decide.console import say
+from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_dataset
 from reason2decide.data.defaults import CALL_LOG
-from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import DataError
 from reason2decide.files import new_folder, require_absent
 from reason2decide.llm.client.calls import Call, Failure, ModelAnswer

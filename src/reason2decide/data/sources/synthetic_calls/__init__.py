@@ -13,8 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
+from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_dataset
 from reason2decide.data.defaults import CALL_COUNTS, LABEL_NOISE
-from reason2decide.data.records import DatasetFolder, DatasetInfo, LabelSet, Record, write_dataset
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.data.sources.synthetic_calls.facts import RuledLevel, decide, draw_call
 from reason2decide.data.sources.synthetic_calls.rules import load_rules, rules_text
 from reason2decide.data.sources.synthetic_calls.wording import (
