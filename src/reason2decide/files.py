@@ -47,8 +47,9 @@ def means_full_disk(error: BaseException) -> bool:
     """Whether an error means that space ran out: on the disk, in the user's quota, or in a file of limited size."""
     if isinstance(error, OSError) and error.errno in FULL:
         return True
-    # safetensors and torch write from compiled code and raise their own errors.
-    return any(sign in str(error) for sign in ("No space left on device", "StorageFull", "File too large"))
+    # safetensors, torch and SQLite write from compiled code and raise their own errors.
+    signs = ("No space left on device", "StorageFull", "File too large", "database or disk is full")
+    return any(sign in str(error) for sign in signs)
 
 
 def _cannot_create(out: Path, error: OSError) -> OSError | OutputError:

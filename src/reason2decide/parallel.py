@@ -43,7 +43,7 @@ def use_cores(workers: int = 0) -> None:
     _settings.workers = workers
 
 
-def workers_for(records: int) -> int | None:
+def processes_for(records: int) -> int | None:
     """The number of processes for `ordered` to read this many records with: one for a few."""
     return 1 if records < FEW else None
 

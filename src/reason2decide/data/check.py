@@ -32,7 +32,7 @@ from reason2decide.data.records import EVALUATION_FIRST, SPLITS, JsonlRecords
 from reason2decide.data.sources.splitting import content_key
 from reason2decide.data.unread_characters import UNREADABLE, UnreadCharacters
 from reason2decide.errors import DataError
-from reason2decide.parallel import ordered, workers_for
+from reason2decide.parallel import ordered, processes_for
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 AT_ONCE = 256  # ours: records read together
@@ -121,7 +121,7 @@ def check_dataset(
     )
     reading = _CaseReader(dataset, splits, count, unread is not None)
     with ProgressBar("check", total) as bar:
-        for split, counts, cases in ordered(reading, parts, workers_for(total)):
+        for split, counts, cases in ordered(reading, parts, processes_for(total)):
             check.take(split, counts, cases)
             bar.advance(len(cases))
     if unread is not None and check.counts.characters is not None:

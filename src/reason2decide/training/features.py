@@ -26,7 +26,7 @@ from reason2decide.errors import DataError
 from reason2decide.files import new_folder, sha256_file
 from reason2decide.method.prompts import PAPER_FORM, PROMPT_VERSION, Candidate, PromptForm, body
 from reason2decide.model.prompt_encoder import LabelTooLong, PromptEncoder, Truncation, tokenizer_hash
-from reason2decide.parallel import ordered, workers_for
+from reason2decide.parallel import ordered, processes_for
 
 T = TypeVar("T")
 Ids = Sequence[int] | NDArray[np.int32]  # of one row; bytes are one too
@@ -310,7 +310,7 @@ def _each(work: _Rows[T], description: str | None = None) -> Iterator[T]:
     count = len(work.records)
     parts = (range(start, min(start + ROWS_AT_ONCE, count)) for start in range(0, count, ROWS_AT_ONCE))
     with ProgressBar(description, count) if description else contextlib.nullcontext() as bar:
-        for rows in ordered(work, parts, workers_for(count)):
+        for rows in ordered(work, parts, processes_for(count)):
             yield from rows
             if bar is not None:
                 bar.advance(min(ROWS_AT_ONCE, count - bar.done))

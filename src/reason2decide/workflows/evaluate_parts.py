@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reason2decide.batch.decided import DecidedFolder
+from reason2decide.batch.workers import available_memory, workers_for
 from reason2decide.console import ProgressBar
 from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.id_buckets import IdBuckets
@@ -31,7 +32,7 @@ from reason2decide.files import require_absent
 from reason2decide.model.bundle import read_calibration, read_training_log
 from reason2decide.model.calibration import Calibration
 from reason2decide.model.manifest import Manifest, described_bundle
-from reason2decide.parallel import ordered
+from reason2decide.parallel import cores, ordered
 from reason2decide.workflows.evaluate import (
     Decisions,
     fit_simulators,
@@ -45,6 +46,7 @@ from reason2decide.workflows.evaluate import (
 )
 
 AT_ONCE = 10_000  # ours: examples in memory, with their texts about 100 MB
+PROCESS = 100_000_000  # ours: bytes that a process holds besides its libraries, as `batch.workers` counts them
 
 
 def evaluate_parts(
@@ -68,7 +70,7 @@ def evaluate_parts(
         parts: the folder, a path or a URL.
         bundle: the model that decided, for its calibration and its card; None: without either.
         system: its name; None: that of the bundle, else of the folder.
-        workers: processes that measure, as `parallel.ordered`; the results are the same.
+        workers: processes that measure, with the same results; 0: one per core, as far as the memory goes.
 
     Raises:
         DataError: the parts are not complete, or do not fit the dataset, its split or the bundle.
@@ -247,7 +249,8 @@ def _measured(
         with ProgressBar("measuring", len(records), "rows") as bar:
             pool.add(sample)
             bar.advance(pool.count)
-            for own in ordered(replace(measure, metrics=pool.metrics), buckets, workers):
+            processes = workers or workers_for(PROCESS, cores(), available_memory())
+            for own in ordered(replace(measure, metrics=pool.metrics), buckets, processes):
                 pool.merge(own)
                 bar.advance(own.count)
     origin = Origin(dataset.info.name, dataset.hashes[settings.split], settings.split, decisions.system)

@@ -19,7 +19,7 @@ from reason2decide.data.records import SPLITS, JsonlRecords, LabelSet, Record
 from reason2decide.data.sources.splitting import Member, member
 from reason2decide.errors import DataError, OutputError
 from reason2decide.files import require_absent, sha256_file
-from reason2decide.parallel import ordered, workers_for
+from reason2decide.parallel import ordered, processes_for
 
 AT_ONCE = 1000  # ours: records written together
 Assign = Callable[[Sequence[Member]], Mapping[str, str]]
@@ -93,7 +93,7 @@ def write_import(
         rows = {split: [i for i in order if splits[members[i].id] == split] for split in SPLITS}
         work = _Lines(spooled, info, written)
         parts = (own[i : i + AT_ONCE] for own in rows.values() for i in range(0, len(own), AT_ONCE))
-        stream = chain.from_iterable(ordered(work, parts, workers_for(len(members))))
+        stream = chain.from_iterable(ordered(work, parts, processes_for(len(members))))
         lines = {split: islice(stream, len(own)) for split, own in rows.items()}  # written in this order
         return write_lines(out, info, lines, force=force)
 
