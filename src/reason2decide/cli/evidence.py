@@ -57,7 +57,7 @@ def evaluate_command(
         typer.Option(metavar="BUNDLE", help="With --parts: the bundle or export that decided, for its calibration."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="With --parts: processes that measure; default: one per core.")
+        int | None, typer.Option(min=0, help="With --parts: processes that measure; default: by cores and memory.")
     ] = None,
     validation_predictions: Annotated[
         Path | None,
