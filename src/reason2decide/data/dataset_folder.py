@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,34 +134,40 @@ def write_dataset(
         OutputError: `out` exists and `force` is false.
         DataError: a duplicate id, a label outside its set, or a split without records.
     """
-    lines = {split: (checked_line(record, info) for record in records) for split, records in splits.items()}
-    return write_lines(out, info, lines, force=force)
+    ids = DiskIndex()
+
+    def lines(split: str, records: Iterable[Record]) -> Iterator[str]:
+        for record in records:
+            if not ids.add(record.id, split):
+                raise DataError(
+                    f"the id {record.id!r} occurs twice ({ids.get(record.id)} and {split}); ids must be unique"
+                )
+            yield checked_line(record, info)
+
+    return write_lines(out, info, {split: lines(split, records) for split, records in splits.items()}, force=force)
 
 
-def checked_line(record: Record, info: DatasetInfo) -> tuple[str, str]:
-    """The id of a record and its line in a dataset.
+def checked_line(record: Record, info: DatasetInfo) -> str:
+    """A record's line in a dataset.
 
     Raises:
         DataError: its label is outside its set, or it has contrasts of an unknown source.
     """
     require_label(record, info.labels)
     require_sources(record, info)
-    return record.id, json.dumps(record.to_json(), ensure_ascii=False)
+    return json.dumps(record.to_json(), ensure_ascii=False)
 
 
 def write_lines(
-    out: Path, info: DatasetInfo, splits: Mapping[str, Iterable[tuple[str, str]]], *, force: bool = False
+    out: Path, info: DatasetInfo, splits: Mapping[str, Iterable[str]], *, force: bool = False
 ) -> DatasetFolder:
-    """As `write_dataset`, of what `checked_line` made."""
+    """As `write_dataset`, of what `checked_line` made of records whose ids are known to differ."""
     with new_folder(out, "dataset.toml", force=force, keep=f"{CALL_LOG}*") as folder:
         files: dict[str, dict[str, Any]] = {}
-        ids = DiskIndex()
         for split, lines in splits.items():
             file, count = folder / f"{split}.jsonl", 0
             with file.open("w", encoding="utf-8") as stream:
-                for id_, line in lines:
-                    if not ids.add(id_, split):
-                        raise DataError(f"the id {id_!r} occurs twice ({ids.get(id_)} and {split}); ids must be unique")
+                for line in lines:
                     stream.write(f"{line}\n")
                     count += 1
             if not count:

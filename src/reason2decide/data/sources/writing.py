@@ -106,7 +106,7 @@ class _Lines:
     info: DatasetInfo
     written: Mapping[str, str]
 
-    def __call__(self, rows: Sequence[int]) -> list[tuple[str, str]]:
+    def __call__(self, rows: Sequence[int]) -> list[str]:
         return [checked_line(_spelled(self.spooled[row], self.written), self.info) for row in rows]
 
 
