@@ -223,6 +223,8 @@ def test_ids_that_do_not_match_are_counted_over_all_parts(
         (("{model}", "{data}", "--model", "{model}"), "go with --parts"),
         (("{data}", "--predictions", "{parts}/part-000000.jsonl", "--workers", "2"), "go with --parts"),
         (("{data}", "--parts", "s4://bucket/parts"), "s4"),
+        (("{data}", "--parts", "{parts}", "--best-of", "4", "--probed", "9"), "--best-of, --probed: the model is not"),
+        (("{data}", "--predictions", "{parts}", "--card-answers", "a.toml"), "goes with a bundle, or with --parts"),
     ],
 )
 def test_what_does_not_go_together(

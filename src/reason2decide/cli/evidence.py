@@ -12,7 +12,7 @@ from reason2decide.cli.models import Force, require_training
 from reason2decide.cli.options import with_options
 from reason2decide.console import show, warn
 from reason2decide.errors import ConfigError, require
-from reason2decide.evaluation.settings import RESAMPLES, Settings, load_settings
+from reason2decide.evaluation.settings import ASKING, RESAMPLES, Settings, load_settings
 
 if TYPE_CHECKING:
     from reason2decide.evaluation.comparison import Comparison, SystemValue
@@ -36,6 +36,7 @@ def _from_file(context: typer.Context, path: Path | None) -> Path | None:
 
 @with_options("settings", Settings)
 def evaluate_command(
+    context: typer.Context,
     paths: Annotated[
         list[Path],
         typer.Argument(metavar="[BUNDLE] DATASET", help="A bundle (or --predictions, or --parts), and a dataset."),
@@ -65,7 +66,8 @@ def evaluate_command(
     ] = None,
     system: Annotated[str | None, typer.Option(help="With --predictions or --parts: name of the system.")] = None,
     card_answers: Annotated[
-        Path | None, typer.Option(help="With a bundle: TOML file of what the model card cannot know by itself.")
+        Path | None,
+        typer.Option(help="With a bundle, or --model: TOML file of what the model card cannot know by itself."),
     ] = None,
     settings_file: Annotated[
         Path | None,
@@ -83,6 +85,10 @@ def evaluate_command(
     _require_fitting(paths, predictions, parts, validation_predictions, system)
     if parts is None and (workers is not None or model is not None):
         raise ConfigError("--model and --workers go with --parts; without, the bundle is named before the dataset")
+    if predictions is not None or parts is not None:
+        _require_unasked(context)
+        if card_answers is not None and model is None:
+            raise ConfigError("--card-answers goes with a bundle, or with --parts and --model: no model, no model card")
     require("matplotlib", "report")
     from reason2decide.report.source_attributes import read_answers
     from reason2decide.workflows.evaluate import evaluate_bundle, evaluate_file
@@ -130,6 +136,17 @@ def _require_fitting(
         raise ConfigError("--validation-predictions goes with --predictions; a bundle has its own calibration")
     if predictions is None and parts is None and system is not None:
         raise ConfigError("--system goes with --predictions or --parts; a bundle has its own name")
+
+
+def _require_unasked(context: typer.Context) -> None:
+    """Raise `ConfigError` if options on the command line ask a model about decisions that are already made."""
+    typed = {option for option in ASKING if getattr(context.get_parameter_source(option), "name", "") == "COMMANDLINE"}
+    flags = [own.opts[0] for own in context.command.params if own.name in typed]
+    if flags:
+        raise ConfigError(
+            f"{', '.join(flags)}: the model is not asked when decisions are measured that were made before "
+            "(--predictions, --parts); leave it out, or evaluate the bundle"
+        )
 
 
 def compare_command(

@@ -21,6 +21,8 @@ from reason2decide.syntax import Malformed, parse_toml
 
 IntervalMethod = Literal["percentile", "bca"]
 RESAMPLES = 1000  # ours: the interval's ends then move by about 2 % of its width from seed to seed
+# What asks the model; predictions that are there already have its answers.
+ASKING = ("guidance", "best_of", "check_reasons", "long_texts", "input_tokens", "probed", "insertions")
 PROBED_RECORDS = 500  # ours: each needs up to two new rationales; shares are then accurate to about 4 points
 
 
