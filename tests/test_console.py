@@ -37,3 +37,14 @@ def test_data_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None
     console.warn("label 'a\x1b[2Jb\x9b1A\r\u202ec' is unknown\n\tgo on")
     shown = capsys.readouterr().err
     assert "label 'a\\x1b[2Jb\\x9b1A\\x0d\\x202ec' is unknown\n" in shown and "\x1b[2J" not in shown
+
+
+def test_a_bar_that_has_not_moved_knows_no_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.ProgressBar("stage2", 10, "steps", done=4) as bar:
+        now[0] += 10.0
+        bar.advance(0, note="validating, 50%")
+    assert capsys.readouterr().err.splitlines() == ["stage2: 4/10 steps, 0.0/s · validating, 50%"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from tiny_models import ARCHITECTURES, save
 from toy import CUES, LABELS, record, run, settings, write_contrasted
 
+from reason2decide import console
 from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_dataset
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import BaseModelError, DataError, OutputError, UserError
@@ -65,6 +67,16 @@ def test_a_cue_is_learnt(dataset: DatasetFolder, tmp_path: Path) -> None:
     right = sum(p.predicted_label == r.label for p, r in zip(predictions, records, strict=True))
     said = sum(CUES[p.predicted_label] in (p.rationale or "") for p in predictions)
     assert right >= 11 and said >= 11
+
+
+def test_a_long_validation_says_how_far_it_is(
+    dataset: DatasetFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "PLAIN_EVERY_SECONDS", 0.0)
+    run(dataset, tmp_path / "run", method="sft", steps=2)
+    said = capsys.readouterr().err
+    assert re.search(r"sft: 2/2 steps, [\d.]+/s, 0 s left · validating, 0%\n", said)
+    assert "calibrating on validation: 12/12 records" in said
 
 
 def test_same_seed_same_weights(dataset: DatasetFolder, tmp_path: Path) -> None:

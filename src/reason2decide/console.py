@@ -102,7 +102,7 @@ class ProgressBar:
         elif now - self._last_line >= PLAIN_EVERY_SECONDS:
             self._last_line = now
             of = f"/{self.total}" if self.total else ""
-            left = f", {(self.total - self.done) / rate:.0f} s left" if self.total else ""
+            left = f", {(self.total - self.done) / rate:.0f} s left" if self.total and rate else ""
             say(f"{self.description}: {self.done}{of} {self.unit}, {rate:.1f}/s{left}{' · ' + note if note else ''}")
 
 

@@ -217,7 +217,7 @@ class StageTrainer:
             while True:
                 due = self.step % every == 0 or self.step == self.steps
                 if due and self.validated_step < self.step:
-                    self._validate()
+                    self._validate(bar)
                 at_end = self.stopped or self.step == self.steps
                 if self.step and (self.step % checkpoint_every == 0 or at_end):
                     self._checkpoint()
@@ -330,11 +330,15 @@ class StageTrainer:
 
     # ---- validation, checkpoints, the end
 
-    def _validate(self) -> None:
+    def _validate(self, bar: ProgressBar) -> None:
         """Measure on the validation split; keep the best weights and count towards stopping."""
         self._write_rows()
-        # Several processes have different numbers of batches; they stop between steps only.
-        between = self._stop_if_asked if self.processes.count == 1 else None
+
+        def between(share: float) -> None:
+            bar.advance(0, f"validating, {share:.0%}")
+            if self.processes.count == 1:  # several have different numbers of batches; they stop between steps only
+                self._stop_if_asked()
+
         limit = BatchLimit(self.limit.records, min(self.limit.tokens or sys.maxsize, self.memory_plan.pass_tokens))
         metrics = validate(self.objective, self.validation, limit, self.processes, between)
         if not math.isfinite(metrics["loss"]):

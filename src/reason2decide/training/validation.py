@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reason2decide.console import say
+from reason2decide.console import ProgressBar, say
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.data.sampling import some_explained
@@ -42,11 +42,11 @@ def validate(
     features: SplitFeatures,
     limit: BatchLimit,
     processes: Processes,
-    between_batches: Callable[[], None] | None = None,
+    between_batches: Callable[[float], None] | None = None,
 ) -> dict[str, float]:
     """Token-mean losses; accuracy and, over a declared label set, macro-F1. The same on every process.
 
-    `between_batches` may raise to stop early.
+    `between_batches` is told which share of the batches is done, and may raise to stop early.
     """
     stage, encoder = objective.stage, objective.encoder
     architecture = objective.scorer()
@@ -59,9 +59,10 @@ def validate(
     sums = {"label_loss": 0.0, "rationale_loss": 0.0}
     found: list[tuple[int, str]] = []
     try:
-        for rows in batches[processes.rank :: processes.count]:
+        shared_out = batches[processes.rank :: processes.count]
+        for done, rows in enumerate(shared_out):
             if between_batches is not None:
-                between_batches()
+                between_batches(done / len(shared_out))
             examples = [features[row] for row in rows]
             with objective.computing():
                 if stage.learns_labels:
@@ -125,16 +126,20 @@ def calibrate(model: Any, features: SplitFeatures, source: str | None, reader: R
     encoder = features.encoder
     engine = TorchEngine(model, encoder.tokenizer)
     gold = np.zeros(len(features), int)
+    bar = ProgressBar("calibrating on validation", len(features))
 
     def scores(rows: Sequence[int]) -> list[NDArray[np.float64]]:
         examples = [features[row] for row in rows]
         gold[rows] = [example.choices.index(example.label) for example in examples]
-        return engine.score_labels(
+        found = engine.score_labels(
             [encoder.decide(example.text) for example in examples],
             [encoder.candidates(example.choices) for example in examples],
         )
+        bar.advance(len(rows))
+        return found
 
-    found = in_batches(features.prompt_lengths, scores)
+    with bar:
+        found = in_batches(features.prompt_lengths, scores)
     calibration = Calibration.fit(found, gold.tolist())
     if reader is None or source is None:
         return calibration
