@@ -19,6 +19,7 @@ from toy import settings
 from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.errors import ConfigError
 from reason2decide.model.manifest import read_manifest
+from reason2decide.workflows.cells import next_to_start
 from reason2decide.workflows.experiment import load_experiment, parse_experiment
 
 TRAINING: dict[str, Any] = {
@@ -55,6 +56,16 @@ def test_others_are_compared_all_else_being_equal() -> None:
         ("n=20", "sft n=20", ["sft n=20", "r2d n=20"]),
     ]
     assert [own.reference for own in experiment(grid, "r2d n=20").families] == ["r2d n=20"]
+
+
+def test_cells_wait_for_a_stage_only_while_nobody_has_it() -> None:
+    found = experiment({"method": ["r2d", "r2d-no-sampling", "r2d-skip", "sft"]}, "sft")
+    r2d, second, third, sft = found.cells
+    assert next_to_start(found.cells, found.cells, [], []) == (r2d, None)
+    assert next_to_start(found.cells, [second, third, sft], [r2d], []) == (sft, None)  # theirs is being trained
+    assert next_to_start(found.cells, [second, third], [r2d, sft], []) is None
+    assert next_to_start(found.cells, [second, third], [], [r2d, sft]) == (second, r2d)
+    assert next_to_start(found.cells, [third], [second], [r2d, sft]) == (third, r2d)  # trained already
 
 
 def test_sources_by_stage_have_names_of_one_word() -> None:

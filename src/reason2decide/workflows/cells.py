@@ -174,13 +174,12 @@ def _prepare(out: Path, cell: Cell, settings: Settings) -> None:
 
 def _start_ready(experiment: Experiment, out: Path, state: _State, jobs: int) -> None:
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if jobs > 1 else []
-    for cell in list(state.waiting):
-        if len(state.running) >= jobs:
+    finished = [cell for cell in experiment.cells if is_complete(out, cell)]
+    while len(state.running) < jobs:
+        running = [own.cell for own in state.running]
+        if (following := next_to_start(experiment.cells, state.waiting, running, finished)) is None:
             return
-        same = [other for other in experiment.cells if other is not cell and _same_first_stage(other, cell)]
-        if any(running.cell in same for running in state.running):
-            continue  # its Stage 1 is being trained: better to wait for it than to train it twice
-        source = next((other for other in same if is_complete(out, other)), None)
+        cell, source = following
         state.waiting.remove(cell)
         taken = [running.device for running in state.running]
         device = min(filter(None, devices), key=taken.count, default=None)
@@ -190,6 +189,21 @@ def _start_ready(experiment: Experiment, out: Path, state: _State, jobs: int) ->
         trained = cell.config.stages()[1 if source else 0 :]
         steps = sum(cell.config.of("steps", stage.name) for stage in trained)
         state.running.append(_Running(cell, process, rest, steps, time.monotonic(), device))
+
+
+def next_to_start(
+    cells: Sequence[Cell], waiting: Sequence[Cell], running: Sequence[Cell], finished: Sequence[Cell]
+) -> tuple[Cell, Cell | None] | None:
+    """The first waiting cell that can start, and the finished cell whose Stage 1 it takes over, if there is one.
+
+    While another cell trains the same Stage 1, it is better to wait for it than to train it twice.
+    """
+    for cell in waiting:
+        same = [other for other in cells if other is not cell and _same_first_stage(other, cell)]
+        source = next((other for other in same if other in finished), None)
+        if source is not None or not any(other in running for other in same):
+            return cell, source
+    return None
 
 
 def _same_first_stage(one: Cell, other: Cell) -> bool:
