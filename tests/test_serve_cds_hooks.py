@@ -5,49 +5,34 @@ from __future__ import annotations
 import ast
 import base64
 import json
-import logging
 import re
-import sqlite3
-import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
-import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from fastapi import FastAPI
+from cds import NOTE, URL, application, call, observation, rows, toy_model
 from fastapi.testclient import TestClient
 from serving import decided, rationales
-from toy import LABELS, run
+from toy import run
 
 from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.errors import ConfigError
 from reason2decide.serve import cards, cds_hooks
-from reason2decide.serve.app import create_app
 from reason2decide.serve.audit import AuditLog, AuditUnavailable
-from reason2decide.serve.auth import Authenticator, new_token
 from reason2decide.serve.batching import Batcher
 from reason2decide.serve.cds_hooks import PREFETCH
 from reason2decide.serve.served_model import ServedModel
 from reason2decide.serve.settings import ServeSettings
 
 DOCS = Path(__file__).parents[1] / "docs" / "cds_hooks.md"
-NOTE = "31 yo with chest pain since 2 days"
-URL = "/cds-services/toy-triage"
-PUBLIC = "https://cds.example.org"
-HOOK_INSTANCE = "d1577c69-dfbe-44ad-ba6d-3e05e953b2ea"
-CARD = "4e0a3a1e-3283-4575-ab82-028d55fe2719"
 
 
 @pytest.fixture(scope="module")
-def model(dataset: DatasetFolder, tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
-    """A model that has learnt the toy task: decisions are sure, and rationales sentences."""
-    out = tmp_path_factory.mktemp("model") / "run"
-    return ServedModel("Toy triage", run(dataset, out, method="r2d-no-stage1", steps=40, learning_rate=5e-3))
+def model() -> ServedModel:
+    return toy_model()
 
 
 @pytest.fixture(scope="module")
@@ -63,21 +48,6 @@ def batcher() -> Iterator[Batcher]:
     own.close()
 
 
-def application(
-    models: list[Any],
-    batcher: Any,
-    *,
-    authenticator: Authenticator | None = None,
-    audit: AuditLog | None = None,
-    settings: ServeSettings | None = None,
-) -> TestClient:
-    app = FastAPI()
-    app.include_router(
-        cds_hooks.router(models, batcher, authenticator, audit, settings or ServeSettings(deadline_ms=60_000))
-    )
-    return TestClient(app, raise_server_exceptions=False)
-
-
 @pytest.fixture
 def audit(tmp_path: Path) -> Iterator[AuditLog]:
     with AuditLog(tmp_path / "audit.sqlite", 30) as log:
@@ -87,24 +57,6 @@ def audit(tmp_path: Path) -> Iterator[AuditLog]:
 @pytest.fixture
 def client(model: ServedModel, silent: ServedModel, batcher: Batcher, audit: AuditLog) -> TestClient:
     return application([model, silent], batcher, audit=audit)
-
-
-def call(text: str | None = NOTE, prefetch: object = None, **changes: Any) -> dict[str, Any]:
-    context = {"userId": "Practitioner/1", "patientId": "2", "encounterId": "3"} | ({"text": text} if text else {})
-    own = {"hook": "patient-view", "hookInstance": HOOK_INSTANCE, "context": context, "prefetch": prefetch}
-    return {key: value for key, value in {**own, **changes}.items() if value is not None}
-
-
-def observation(text: str) -> dict[str, Any]:
-    return {"resourceType": "Observation", "status": "final", "valueString": text}
-
-
-def rows(audit: AuditLog, table: str = "requests") -> list[dict[str, Any]]:
-    """The rows, when those that wait are written."""
-    audit.close()
-    with closing(sqlite3.connect(audit.path)) as connection:
-        connection.row_factory = sqlite3.Row
-        return [dict(row) for row in connection.execute(f"SELECT * FROM {table} ORDER BY id")]
 
 
 def values_of(value: object) -> Iterator[object]:
@@ -139,10 +91,6 @@ def test_prefetch_templates_keep_to_the_recommended_subset() -> None:
     for template in PREFETCH.values():
         assert re.fullmatch(f"{read}|{search}", template)
     assert set(re.findall(r"context\.(\w+)", str(PREFETCH))) <= set(cds_hooks.Context.model_fields)
-
-
-def test_discovery_needs_no_token(secured: TestClient) -> None:
-    assert secured.get("/cds-services").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -369,229 +317,6 @@ def test_no_decision_leaves_without_its_record(model: ServedModel, batcher: Batc
 
     reply = application([model], batcher, audit=Full()).post(URL, json=call())
     assert reply.status_code == 503 and "cards" not in reply.text and reply.headers["retry-after"]
-
-
-# ---- Feedback
-
-
-def feedback(**changes: Any) -> dict[str, Any]:
-    own = {"card": CARD, "outcome": "overridden", "outcomeTimestamp": "2026-12-11T10:05:31.52Z"}
-    return {key: value for key, value in {**own, **changes}.items() if value is not None}
-
-
-def reason(code: str, system: str = cards.REASONS_SYSTEM, **more: Any) -> dict[str, Any]:
-    return {"reason": {"code": code, "system": system, **more}}
-
-
-def test_feedback_is_kept_with_its_reason(client: TestClient, audit: AuditLog) -> None:
-    (card,) = client.post(URL, json=call()).json()["cards"]
-    told = [
-        feedback(card=card["uuid"], overrideReason=reason("other-decision", display="x", extra="y")),
-        feedback(outcome="accepted", acceptedSuggestions=[{"id": CARD}]),
-        feedback(outcome="accepted"),
-        feedback(overrideReason={"userComment": "Miller had this twice"}),
-        feedback(overrideReason=reason("1234567008", "http://snomed.info/sct")),
-        feedback(overrideReason=reason("Miller had this twice")),
-        feedback(overrideReason=reason("x", "Miller: had this")),
-        feedback(),
-    ]
-    reply = client.post(f"{URL}/feedback", json={"feedback": told})
-    assert reply.status_code == 200 and reply.content == b""
-    found = rows(audit, "feedback")
-    assert [(row["outcome"], row["reason_code"]) for row in found] == [
-        ("overridden", "other-decision"),
-        ("accepted", None),
-        ("accepted", None),
-        ("overridden", None),
-        ("overridden", "other"),
-        ("overridden", "other"),
-        ("overridden", "other"),
-        ("overridden", None),
-    ]
-    assert found[0]["card"] == card["uuid"] and found[0]["reason_system"] == cards.REASONS_SYSTEM
-    assert found[0]["outcome_at"].startswith("2026-12-11T10:05:31.52") and found[0]["service"] == "Toy triage"
-    with closing(sqlite3.connect(audit.path)) as connection:
-        joined = connection.execute("SELECT label FROM requests JOIN feedback USING (card)").fetchall()
-    assert len(joined) == 1 and joined[0][0] in LABELS.values
-
-
-def test_feedback_on_one_card_may_come_again(client: TestClient, audit: AuditLog) -> None:
-    for _ in range(2):
-        assert client.post(f"{URL}/feedback", json={"feedback": [feedback(), feedback()]}).status_code == 200
-    assert len(rows(audit, "feedback")) == 4
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        {"feedback": []},
-        {"feedback": {}},
-        {"feedback": [feedback()] * 101},
-        {"feedback": [feedback(card=None)]},
-        {"feedback": [feedback(card="Miller")]},
-        {"feedback": [feedback(outcome=None)]},
-        {"feedback": [feedback(outcome="Miller")]},
-        {"feedback": [feedback(outcomeTimestamp=None)]},
-        {"feedback": [feedback(outcomeTimestamp="Miller")]},
-        {"feedback": [feedback(outcomeTimestamp="2026-12-11T10:05:31")]},
-        {"feedback": [feedback(overrideReason={"reason": {"code": "x"}})]},
-        {"feedback": [feedback(), feedback(overrideReason="Miller")]},
-    ],
-)
-def test_feedback_of_another_form_is_refused_without_quoting(client: TestClient, audit: AuditLog, body: Any) -> None:
-    reply = client.post(f"{URL}/feedback", json=body)
-    assert reply.status_code == 422 and "Miller" not in reply.text
-    assert rows(audit, "feedback") == []
-
-
-def test_dates_at_the_ends_of_time_are_no_error(client: TestClient) -> None:
-    for date in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00"):
-        assert client.post(f"{URL}/feedback", json={"feedback": [feedback(outcomeTimestamp=date)]}).status_code == 200
-
-
-def test_without_a_record_there_is_no_feedback(model: ServedModel, batcher: Batcher) -> None:
-    own = application([model], batcher)
-    assert own.post(f"{URL}/feedback", json={"feedback": [feedback()]}).status_code == 404
-    assert own.post(URL, json=call()).status_code == 200
-
-
-# ---- Callers
-
-KEY = ec.generate_private_key(ec.SECP384R1())
-TOKEN, LINE = new_token("ward")
-ISSUER = "https://ehr.example.org/"
-
-
-@pytest.fixture(scope="module")
-def protected(tmp_path_factory: pytest.TempPathFactory) -> ServeSettings:
-    folder = tmp_path_factory.mktemp("callers")
-    own = {**dict(json.loads(jwt.algorithms.ECAlgorithm.to_jwk(KEY.public_key()))), "kid": "k"}
-    (folder / "keys.json").write_text(json.dumps({"keys": [own]}))
-    (folder / "issuers.toml").write_text(f'[issuers]\n"{ISSUER}" = "keys.json"\n')
-    (folder / "tokens").write_text(LINE)
-    return ServeSettings(
-        tokens=folder / "tokens",
-        jwt_issuers=folder / "issuers.toml",
-        public_url=PUBLIC,
-        cors=("https://ehr.example.org",),
-        deadline_ms=60_000,
-    )
-
-
-@pytest.fixture
-def secured(model: ServedModel, batcher: Batcher, audit: AuditLog, protected: ServeSettings) -> TestClient:
-    authenticator = Authenticator(protected, audit)
-    return application([model], batcher, authenticator=authenticator, audit=audit, settings=protected)
-
-
-def bearer(path: str, jti: str = "", **changes: Any) -> dict[str, str]:
-    now = int(time.time())
-    own = {"iss": ISSUER, "aud": PUBLIC + path, "iat": now, "exp": now + 300, "jti": jti or str(time.perf_counter_ns())}
-    return {"Authorization": "Bearer " + jwt.encode({**own, **changes}, KEY, "ES384", headers={"kid": "k"})}
-
-
-def test_calls_and_feedback_need_a_token(secured: TestClient, audit: AuditLog) -> None:
-    for path in (URL, f"{URL}/feedback", "/cds-services/unknown"):
-        for headers in ({}, {"Authorization": "Bearer x.y.z"}, bearer(path, aud="https://other.example")):
-            reply = secured.post(path, content=b"not even JSON", headers=headers)
-            assert (reply.status_code, reply.json()) == (401, {"detail": "unauthorized"})
-            assert reply.headers["www-authenticate"] == "Bearer"
-    assert rows(audit) == []
-
-
-def test_a_web_token_is_for_one_call_of_one_address(secured: TestClient, audit: AuditLog) -> None:
-    for path, body in ((URL, call()), (f"{URL}/feedback", {"feedback": [feedback()]})):
-        assert secured.post(path, json=body, headers=bearer(f"{path}x")).status_code == 401
-        headers = bearer(path)
-        assert [secured.post(path, json=body, headers=headers).status_code for _ in range(2)] == [200, 401]
-    assert [(row["caller"], row["status"]) for row in rows(audit)] == [(ISSUER, 200)] * 2
-    assert rows(audit, "feedback")[0]["caller"] == ISSUER
-
-
-def test_the_host_header_makes_no_audience(secured: TestClient) -> None:
-    headers = {**bearer(URL, aud=f"https://other.example{URL}"), "Host": "other.example"}
-    assert secured.post(URL, json=call(), headers=headers).status_code == 401
-    assert secured.post(URL, json=call(), headers={**bearer(URL), "Host": "internal:8080"}).status_code == 200
-
-
-def test_a_static_token_names_its_caller(secured: TestClient, audit: AuditLog) -> None:
-    assert secured.post(URL, json=call(), headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
-    assert rows(audit)[0]["caller"] == "ward"
-
-
-# ---- In the whole server
-
-
-def test_browsers_of_allowed_origins_may_call(model: ServedModel, protected: ServeSettings) -> None:
-    with TestClient(create_app([model], protected, authenticator=Authenticator(protected))) as server:
-        asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
-        allowed = server.options(URL, headers={"Origin": "https://ehr.example.org", **asks})
-        assert allowed.status_code == 200
-        assert allowed.headers["access-control-allow-origin"] == "https://ehr.example.org"
-        other = server.options(URL, headers={"Origin": "https://evil.example", **asks})
-        assert "access-control-allow-origin" not in other.headers
-        reply = server.post(URL, json=call(), headers={"Origin": "https://ehr.example.org", **bearer(URL)})
-        assert reply.status_code == 200 and reply.headers["access-control-allow-origin"]
-
-
-def test_the_endpoints_stand_in_the_openapi_document(model: ServedModel, audit: AuditLog) -> None:
-    paths = create_app([model], ServeSettings(), audit=audit).openapi()["paths"]
-    assert {path for path in paths if path.startswith("/cds")} == {
-        "/cds-services",
-        "/cds-services/{service}",
-        "/cds-services/{service}/feedback",
-    }
-
-
-CANARY = "Zebulon Quirke Kxqzwv"
-
-
-def test_canaries_of_patient_text_are_nowhere_but_in_the_reply(
-    model: ServedModel, protected: ServeSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: Any
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    caplog.set_level(logging.WARNING, "httpx2")  # the client's own log
-    audit = AuditLog(tmp_path / "audit.sqlite", 30)
-    bodies = [
-        call(CANARY),
-        call(None, {"observations": observation(CANARY), CANARY: CANARY}),
-        call(None, {CANARY: observation(CANARY)}),
-        call(CANARY, fhirServer=CANARY, fhirAuthorization={"access_token": CANARY}, extension={CANARY: CANARY}),
-        call(hookInstance=CANARY),
-        call(hook=CANARY),
-        call(context=CANARY),
-        call(context={CANARY: CANARY}),
-        call(prefetch=CANARY),
-        call(None, {"observations": observation(f"{CANARY} " * 9900)}),
-        CANARY,
-        {"feedback": [feedback(card=CANARY)]},
-        {"feedback": [feedback(outcome=CANARY, outcomeTimestamp=CANARY)]},
-        {"feedback": [feedback(overrideReason={**reason(CANARY, CANARY, display=CANARY), "userComment": CANARY})]},
-        {"feedback": [feedback(acceptedSuggestions=[{"id": CANARY}], outcome="accepted")]},
-        {"feedback": {CANARY: CANARY}},
-    ]
-    statuses = []
-    with TestClient(create_app([model], protected, authenticator=Authenticator(protected, audit), audit=audit)) as own:
-        for body in bodies:
-            for path in (URL, f"{URL}/feedback"):
-                reply = own.post(path, json=body, headers=bearer(path))
-                statuses.append(reply.status_code)
-                assert reply.status_code == 200 or CANARY.split()[0] not in reply.text
-        for path in (f"/cds-services/{CANARY}", f"{URL}?{CANARY}"):
-            for shown in (TOKEN, CANARY):
-                reply = own.post(path, json=call(CANARY), headers={"Authorization": f"Bearer {shown}"})
-                statuses.append(reply.status_code)
-                assert reply.status_code == 200 or CANARY.split()[0] not in reply.text
-        metrics = own.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).text
-        kept = b"".join(file.read_bytes() for file in tmp_path.iterdir())
-    kept += b"".join(file.read_bytes() for file in tmp_path.iterdir())
-    assert {200, 401, 404, 412, 413, 422} <= set(statuses) and max(statuses) < 500
-    assert b"Toy triage" in kept and "toy" in metrics.lower()
-    printed = "".join(capfd.readouterr())
-    for part in CANARY.split():
-        for where in (kept.decode("latin-1"), metrics, caplog.text, printed):
-            assert part not in where.replace("%20", " ")
 
 
 # ---- The table of the standard's rules
