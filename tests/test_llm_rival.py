@@ -22,7 +22,7 @@ from reason2decide.llm.client.endpoint import Endpoint
 from reason2decide.llm.client.log import CallLog
 from reason2decide.llm.client.structured import strict_schema
 from reason2decide.llm.rival import ChatRival, DecisionRival, draw_examples, make_rival
-from reason2decide.workflows.evaluate import fit_calibration
+from reason2decide.workflows.decisions import fit_calibration
 
 QUICK = ("--resamples", 50)
 ORDINAL = LabelSet(LABELS.values, ordinal=True, urgent="last")

@@ -18,7 +18,8 @@ from reason2decide.evaluation.measure import Evaluation
 from reason2decide.evaluation.results import MetricValue, Results
 from reason2decide.evaluation.settings import RESAMPLES, Settings
 from reason2decide.workflows.compare import write_comparison
-from reason2decide.workflows.evaluate import Decisions, decide_split, decided_elsewhere, measure, opened, write_results
+from reason2decide.workflows.decisions import Decisions, decide_split, decided_elsewhere
+from reason2decide.workflows.evaluate import measure, opened, write_results
 
 
 class EvaluationResults:

@@ -33,17 +33,14 @@ from reason2decide.model.bundle import read_calibration, read_training_log
 from reason2decide.model.calibration import Calibration
 from reason2decide.model.manifest import Manifest, described_bundle
 from reason2decide.parallel import cores, ordered
-from reason2decide.workflows.evaluate import (
+from reason2decide.workflows.decisions import (
     Decisions,
-    fit_simulators,
-    opened,
-    reading_notes,
     require_same_labels,
     system_of,
     with_single_source,
     with_source_of,
-    write_results,
 )
+from reason2decide.workflows.evaluate import fit_simulators, opened, reading_notes, write_results
 
 AT_ONCE = 10_000  # ours: examples in memory, with their texts about 100 MB
 PROCESS = 100_000_000  # ours: bytes that a process holds besides its libraries, as `batch.workers` counts them
