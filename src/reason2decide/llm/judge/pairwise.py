@@ -15,9 +15,8 @@ from pydantic import BaseModel
 
 from reason2decide.llm.client.calls import AnyCall, Call, Failure, ModelAnswer, Question
 from reason2decide.llm.client.client import Client
-from reason2decide.llm.judge.pointwise import NO_REFERENCE, Work, decision_call, distributions
+from reason2decide.llm.judge.pointwise import NO_REFERENCE, Judging, Work, decision_call, distributions
 from reason2decide.llm.judge.rubric import Criterion
-from reason2decide.llm.prompt_files import Prompt
 
 Better = Literal["own", "other", "tie"]
 Order = Literal["own_first", "other_first"]
@@ -80,20 +79,8 @@ class PairVerdict(BaseModel):
     better: Literal["first", "second", "tie"]
 
 
-@dataclass(frozen=True)
-class Pairwise:
-    """How pairs are compared: the criteria, prompts and settings."""
-
-    criteria: tuple[Criterion, ...]
-    rubric_version: str
-    chat: Prompt
-    decision: Prompt
-    settings: Mapping[str, Any]
-
-    def version(self, dialect: str) -> str:
-        """Versions of the words that a dialect uses."""
-        prompt = self.chat if dialect == "chat" else self.decision
-        return f"{prompt.full_version}+rubric/{self.rubric_version}"
+class Pairwise(Judging):
+    """How pairs are compared."""
 
     def calls(self, client: Client, pairs: Iterable[Pair]) -> Iterator[AnyCall]:
         """Yield the calls to a judge, in both orders: one per criterion or, for a decision model, one per pair."""

@@ -96,8 +96,8 @@ class Verdict(BaseModel):
 
 
 @dataclass(frozen=True)
-class Pointwise:
-    """How single rationales are judged: the criteria, prompts and settings."""
+class Judging:
+    """How a judge is asked: the criteria, prompts and settings."""
 
     criteria: tuple[Criterion, ...]
     rubric_version: str
@@ -109,6 +109,10 @@ class Pointwise:
         """Versions of the words that a dialect uses."""
         prompt = self.chat if dialect == "chat" else self.decision
         return f"{prompt.full_version}+rubric/{self.rubric_version}"
+
+
+class Pointwise(Judging):
+    """How single rationales are judged."""
 
     def calls(self, client: Client, cases: Iterable[JudgedCase]) -> Iterator[AnyCall]:
         """Yield the calls to a judge: one per criterion or, for a decision model, one per case."""
