@@ -14,6 +14,8 @@ from toy import write_toy
 from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.defaults import CALL_LOG
 from reason2decide.llm.client.log import CallLog
+from reason2decide.serve.audit import AuditLog
+from reason2decide.serve.batching import Batcher
 
 
 def _beside_the_repository(name: str, what: str) -> Path:
@@ -101,3 +103,18 @@ def calls(written_calls: DatasetFolder) -> DatasetFolder:
     for path in written_calls.path.glob(f"{CALL_LOG}*"):
         path.unlink()
     return written_calls
+
+
+@pytest.fixture(scope="module")
+def batcher() -> Iterator[Batcher]:
+    """What makes batches of a server's calls."""
+    own = Batcher(max_requests=16, max_batch=8, max_streams=1)
+    yield own
+    own.close()
+
+
+@pytest.fixture
+def audit(tmp_path: Path) -> Iterator[AuditLog]:
+    """An audit record."""
+    with AuditLog(tmp_path / "audit.sqlite", 30) as log:
+        yield log

@@ -210,3 +210,5 @@ def test_results_of_anybody_are_compared_and_kept(folder: Path, model: r2d.Model
         ours.f2  # noqa: B018
     with pytest.raises(ConfigError, match="error_rate = 2"):
         r2d.evaluate(gold, "data", error_rate=2)
+    with pytest.raises(ConfigError, match="best_of, probed: decisions made before"):
+        r2d.evaluate(gold, "data", best_of=4, probed=2)

@@ -9,11 +9,15 @@ import pytest
 from reason2decide import console
 
 
-def test_a_resumed_bar_counts_only_what_this_process_did(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = [1000.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that bars read."""
+    time = [1000.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: time[0])
+    return time
+
+
+def test_a_resumed_bar_counts_only_what_this_process_did(now: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with console.ProgressBar("stage2", 1000, "steps", done=900) as bar:
         now[0] += 20.0
         bar.advance(40)
@@ -23,9 +27,7 @@ def test_a_resumed_bar_counts_only_what_this_process_did(
     assert found.groups() == ("940", "2.0", "30")
 
 
-def test_a_bar_from_the_start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    now = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+def test_a_bar_from_the_start(now: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with console.ProgressBar("import", None) as bar:
         now[0] += 10.0
         bar.advance(5, note="so far")
@@ -39,11 +41,7 @@ def test_data_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None
     assert "label 'a\\x1b[2Jb\\x9b1A\\x0d\\x202ec' is unknown\n" in shown and "\x1b[2J" not in shown
 
 
-def test_a_bar_that_has_not_moved_knows_no_time_left(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+def test_a_bar_that_has_not_moved_knows_no_time_left(now: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with console.ProgressBar("stage2", 10, "steps", done=4) as bar:
         now[0] += 10.0
         bar.advance(0, note="validating, 50%")

@@ -223,7 +223,10 @@ def test_ids_that_do_not_match_are_counted_over_all_parts(
         (("{model}", "{data}", "--model", "{model}"), "go with --parts"),
         (("{data}", "--predictions", "{parts}/part-000000.jsonl", "--workers", "2"), "go with --parts"),
         (("{data}", "--parts", "s4://bucket/parts"), "s4"),
-        (("{data}", "--parts", "{parts}", "--best-of", "4", "--probed", "9"), "--best-of, --probed: the model is not"),
+        (
+            ("{data}", "--parts", "{parts}", "--best-of", "4", "--probed", "9"),
+            "--best-of, --probed: decisions made before",
+        ),
         (("{data}", "--predictions", "{parts}", "--card-answers", "a.toml"), "goes with a bundle, or with --parts"),
     ],
 )

@@ -10,11 +10,11 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
-from report_data import CHROMIUM
 from toy import settings
 
 from reason2decide.data.recipe import InputRecipe
@@ -85,26 +85,19 @@ def test_links_of_the_page_lead_somewhere(address: str) -> None:
         assert urllib.request.urlopen(address + path).status == 200, path
 
 
-def test_the_form_decides_in_a_browser(address: str) -> None:
-    if CHROMIUM is None:
-        pytest.skip("no browser: install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
-        problems: list[str] = []
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.goto(f"{address}/")
-        page.get_by_label("Text").fill("45 yo with chest pain <b>now</b>")
-        page.get_by_role("button", name="Decide").click()
-        page.locator("output table tr").nth(4).wait_for()
-        total = sum(float(text.split()[0]) for text in page.locator("output td:nth-child(2)").all_inner_texts())
-        assert total == pytest.approx(100, abs=0.4) and problems == []
-        page.get_by_label("Text").fill(" ")
-        page.get_by_role("button", name="Decide").click()
-        assert "no text" in page.locator("output .warn").inner_text()
-        browser.close()
+def test_the_form_decides_in_a_browser(address: str, browser: Any) -> None:
+    page = browser.new_page()
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.goto(f"{address}/")
+    page.get_by_label("Text").fill("45 yo with chest pain <b>now</b>")
+    page.get_by_role("button", name="Decide").click()
+    page.locator("output table tr").nth(4).wait_for()
+    total = sum(float(text.split()[0]) for text in page.locator("output td:nth-child(2)").all_inner_texts())
+    assert total == pytest.approx(100, abs=0.4) and problems == []
+    page.get_by_label("Text").fill(" ")
+    page.get_by_role("button", name="Decide").click()
+    assert "no text" in page.locator("output .warn").inner_text()
 
 
 def test_columns_have_a_field_each(model: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -30,19 +29,6 @@ from reason2decide.serve.settings import ServeSettings
 @pytest.fixture(scope="module")
 def model() -> ServedModel:
     return toy_model()
-
-
-@pytest.fixture(scope="module")
-def batcher() -> Iterator[Batcher]:
-    own = Batcher(max_requests=16, max_batch=8, max_streams=1)
-    yield own
-    own.close()
-
-
-@pytest.fixture
-def audit(tmp_path: Path) -> Iterator[AuditLog]:
-    with AuditLog(tmp_path / "audit.sqlite", 30) as log:
-        yield log
 
 
 @pytest.fixture

@@ -41,19 +41,6 @@ def silent(dataset: DatasetFolder, tmp_path_factory: pytest.TempPathFactory) -> 
     return ServedModel("silent", run(dataset, tmp_path_factory.mktemp("silent") / "run", method="sft"))
 
 
-@pytest.fixture(scope="module")
-def batcher() -> Iterator[Batcher]:
-    own = Batcher(max_requests=16, max_batch=8, max_streams=1)
-    yield own
-    own.close()
-
-
-@pytest.fixture
-def audit(tmp_path: Path) -> Iterator[AuditLog]:
-    with AuditLog(tmp_path / "audit.sqlite", 30) as log:
-        yield log
-
-
 @pytest.fixture
 def client(model: ServedModel, silent: ServedModel, batcher: Batcher, audit: AuditLog) -> TestClient:
     return application([model, silent], batcher, audit=audit)

@@ -16,7 +16,7 @@ from reason2decide.evaluation.comparison import Comparison, System
 from reason2decide.evaluation.comparison import compare as compare_systems
 from reason2decide.evaluation.measure import Evaluation
 from reason2decide.evaluation.results import MetricValue, Results
-from reason2decide.evaluation.settings import RESAMPLES, Settings
+from reason2decide.evaluation.settings import RESAMPLES, Settings, require_unasked
 from reason2decide.workflows.compare import write_comparison
 from reason2decide.workflows.decisions import Decisions, decide_split, decided_elsewhere
 from reason2decide.workflows.evaluate import measure, opened, write_results
@@ -175,7 +175,7 @@ def evaluate(
             `slices`, `resamples` or `probed`.
 
     Raises:
-        ConfigError: a setting is impossible.
+        ConfigError: a setting is impossible, or asks the model where only its predictions are given.
         DataError: dataset, split, labels or predictions do not fit.
         OutputError: `out` exists and `force` is false.
 
@@ -188,6 +188,8 @@ def evaluate(
         12
     """
     chosen = Settings(split=split, **settings)
+    if not isinstance(model, Model | str | Path):
+        require_unasked({name: name for name in settings})
     folder = opened(folder_of(dataset).path, chosen)
     if isinstance(model, Model | str | Path):
         loaded = model if isinstance(model, Model) else load(model)

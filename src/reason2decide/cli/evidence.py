@@ -12,7 +12,7 @@ from reason2decide.cli.models import Force, require_training
 from reason2decide.cli.options import with_options
 from reason2decide.console import show, warn
 from reason2decide.errors import ConfigError, require
-from reason2decide.evaluation.settings import ASKING, RESAMPLES, Settings, load_settings
+from reason2decide.evaluation.settings import RESAMPLES, Settings, load_settings, require_unasked
 
 if TYPE_CHECKING:
     from reason2decide.evaluation.comparison import Comparison, SystemValue
@@ -86,7 +86,7 @@ def evaluate_command(
     if parts is None and (workers is not None or model is not None):
         raise ConfigError("--model and --workers go with --parts; without, the bundle is named before the dataset")
     if predictions is not None or parts is not None:
-        _require_unasked(context)
+        require_unasked(_typed(context))
         if card_answers is not None and model is None:
             raise ConfigError("--card-answers goes with a bundle, or with --parts and --model: no model, no model card")
     require("matplotlib", "report")
@@ -138,15 +138,11 @@ def _require_fitting(
         raise ConfigError("--system goes with --predictions or --parts; a bundle has its own name")
 
 
-def _require_unasked(context: typer.Context) -> None:
-    """Raise `ConfigError` if options on the command line ask a model about decisions that are already made."""
-    typed = {option for option in ASKING if getattr(context.get_parameter_source(option), "name", "") == "COMMANDLINE"}
-    flags = [own.opts[0] for own in context.command.params if own.name in typed]
-    if flags:
-        raise ConfigError(
-            f"{', '.join(flags)}: the model is not asked when decisions are measured that were made before "
-            "(--predictions, --parts); leave it out, or evaluate the bundle"
-        )
+def _typed(context: typer.Context) -> dict[str, str]:
+    """The options that stand on the command line: parameter -> as it is written."""
+    sources = {own.name: context.get_parameter_source(own.name) for own in context.command.params if own.name}
+    typed = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    return {own.name: own.opts[0] for own in context.command.params if own.name in typed}
 
 
 def compare_command(

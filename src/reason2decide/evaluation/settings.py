@@ -21,8 +21,6 @@ from reason2decide.syntax import Malformed, parse_toml
 
 IntervalMethod = Literal["percentile", "bca"]
 RESAMPLES = 1000  # ours: the interval's ends then move by about 2 % of its width from seed to seed
-# What asks the model; predictions that are there already have its answers.
-ASKING = ("guidance", "best_of", "check_reasons", "long_texts", "input_tokens", "probed", "insertions")
 PROBED_RECORDS = 500  # ours: each needs up to two new rationales; shares are then accurate to about 4 points
 
 
@@ -110,6 +108,18 @@ class Settings(ReasonSettings):
 
 
 DEFAULT_SETTINGS = Settings()
+# Settings of what the model is asked; of decisions made before there is nobody to ask.
+ASKING = (*(own.name for part in (ReasonSettings, ReadingSettings) for own in fields(part)), "probed", "insertions")
+
+
+def require_unasked(given: Mapping[str, str]) -> None:
+    """Raise `ConfigError` if a setting asks a model about decisions made before; `given` are setting -> as written."""
+    asking = [written for name, written in given.items() if name in ASKING]
+    if asking:
+        raise ConfigError(
+            f"{', '.join(asking)}: decisions made before (predictions, parts) are measured as they are, and the model "
+            "is not asked; leave it out, or evaluate the bundle"
+        )
 
 
 def parse_settings(content: Mapping[str, Any], where: str) -> Settings:
