@@ -37,7 +37,7 @@ def main() -> None:
         print(f"**{record.id}**, gold label: {record.label}\n\n> {record.text}\n")
         print(f"- {old.bundle.manifest.method}, *{one.predicted_label}*: {one.rationale}")
         print(f"- {new.bundle.manifest.method}, *{other.predicted_label}*: {other.rationale}")
-        print(f"- {new.bundle.manifest.method}, why not *{label}*? {reason}\n")
+        print(f"- {new.bundle.manifest.method}, the case for *{label}*: {reason}\n")
 
 
 if __name__ == "__main__":

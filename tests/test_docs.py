@@ -7,8 +7,9 @@ from pathlib import Path
 
 from reason2decide.evaluation.metrics import METRICS
 
-DOCS = Path(__file__).parents[1] / "docs"
-PACKAGE = Path(__file__).parents[1] / "src" / "reason2decide"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PACKAGE = ROOT / "src" / "reason2decide"
 
 
 def test_every_metric_has_a_row_with_its_range() -> None:
@@ -18,6 +19,25 @@ def test_every_metric_has_a_row_with_its_range() -> None:
         return "∞" if value == float("inf") else f"{value:g}"
 
     assert sorted(rows) == sorted((metric.name, number(metric.worst), number(metric.best)) for metric in METRICS)
+
+
+def _anchors(page: str) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_leads_somewhere_and_every_file_named_is_there() -> None:
+    pages = [*ROOT.glob("*.md"), *DOCS.glob("*.md")]
+    for path in pages:
+        page = path.read_text("utf-8")
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page):
+            name, _, anchor = target.partition("#")
+            other = path.parent / name if name else path
+            assert other.exists(), f"{path.name}: {target}"
+            assert not anchor or anchor in _anchors(other.read_text("utf-8")), f"{path.name}: {target}"
+        for name in re.findall(r"\b(?:benchmarks|experiments|tests)/[\w/]+\.(?:py|toml|sh|jsonl)\b", page):
+            assert (ROOT / name).is_file(), f"{path.name}: {name}"
+    assert len(pages) > 15
 
 
 def test_every_module_stands_in_its_row_of_the_room_table() -> None:

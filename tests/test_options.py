@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import typer
+from rich.text import Text
 from typer.testing import CliRunner
 
 from reason2decide.cli import app
@@ -29,6 +30,15 @@ def test_every_described_field_is_an_option_with_its_default(command: str, setti
         default = list(field.default) if isinstance(field.default, tuple) else field.default
         assert option.default == default and option.help == field.metadata["help"], field.name
         assert field.metadata["help"][0].isupper() and field.metadata["help"].endswith("."), field.name
+
+
+def test_no_help_loses_words_in_brackets_when_it_is_shown() -> None:
+    commands = [typer.main.get_command(app)]
+    for command in commands:
+        commands.extend(getattr(command, "commands", {}).values())
+        for text in [command.help, *(getattr(option, "help", None) for option in command.params)]:
+            assert Text.from_markup(text or "").plain == (text or "").replace("\\[", "["), text
+    assert len(commands) > 20
 
 
 def test_what_is_typed_arrives_as_one_object() -> None:

@@ -117,7 +117,7 @@ def test_from_a_queue_to_a_new_model(browser: Any, path: Path, forks: Forks, tmp
             nina.accessible()
             first = nina.page.url
             with nina.page.expect_navigation():
-                nina.page.get_by_role("button", name=re.compile("Why not")).first.click()
+                nina.page.get_by_role("button", name=re.compile("The case for")).first.click()
             assert "as the model would write it" in nina.page.inner_text("main")
             nina.accessible()
             # Override with an edit, by keys only.

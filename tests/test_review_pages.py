@@ -94,12 +94,12 @@ def test_the_next_case_is_the_one_of_the_queue_and_why_it_is(site: Site, nina: P
     assert message(page) == "Nothing is left to review for you."
 
 
-def test_why_not_another_keeps_what_was_typed(site: Site, nina: Person) -> None:
+def test_the_case_for_another_label_keeps_what_was_typed(site: Site, nina: Person) -> None:
     page = nina.get("/case/1")
     label = next(own for own in site.model.labels.values if own != decided(site, 1))
     typed = {"why": label, "comment": "half a thought", "label": label}
     again = nina.answer(page, **typed)
-    assert again.status_code == 200 and f"Why not {label}?" in again.text
+    assert again.status_code == 200 and f"The case for {label}" in again.text
     (reason,) = site.model.explain([NOTES[0][1]], [label])
     assert reason.text in re.sub(r"&#39;", "'", again.text) and site.answers() == []
     assert form_fields(again)["comment"] == "half a thought" and form_fields(again)["label"] == label

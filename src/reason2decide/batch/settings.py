@@ -46,7 +46,7 @@ class BatchSettings:
     )
     ray: bool = field(
         default=False,
-        metadata={"flag": "--ray", "help": "Compute on a Ray cluster (pip install 'reason2decide[ray]')."},
+        metadata={"flag": "--ray", "help": "Compute on a Ray cluster (pip install 'reason2decide\\[ray]')."},
     )
     address: str | None = field(
         default=None, metadata={"help": "Address of the Ray cluster, or auto; default: one on this machine."}

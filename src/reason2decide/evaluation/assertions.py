@@ -3,7 +3,7 @@
 A reader of cues, sentence by sentence, after ConText (Harkema et al. 2009); cues and scopes are ours, for English. A
 denial reaches forward to a word that ends it ("but", "has", "also"), "(-)" the next finding only; a relative reaches
 forward to the end of the sentence, unless he or she is only reporting; "denied", "says no", "gone now" and the like
-reach back. Its measured errors are in docs/results.md. The package medspaCy was tried and not taken: it needs an older
+reach back. Its measured errors are in docs/measures.md. The package medspaCy was tried and not taken: it needs an older
 numpy, writes the words of notes to the log, and reads "SOB: denied", "neighbor has" and "(-)" as present.
 """
 

@@ -36,7 +36,7 @@ from reason2decide.evaluation.sums import CONFUSION, SliceSums, Sums, sums_of
 from reason2decide.model.calibration import Calibration
 from reason2decide.version import __version__
 
-# Ours: intervals of fewer records, or groups of like ones, held in as few as 74 of 100 simulations (docs/results.md).
+# Ours: intervals of fewer records, or groups of like ones, held in as few as 74 of 100 simulations (docs/measures.md).
 FEW_UNITS = 50
 LEAST_SLICE = 10  # ours: smaller slices are left out of the largest gap, which they would almost always determine
 

@@ -10,7 +10,7 @@ import os
 
 from reason2decide.parallel import cores
 
-SMALL = 20_000_000  # ours: parameters under which a second thread waits more than it computes (docs/results.md)
+SMALL = 20_000_000  # ours: parameters under which a second thread waits more than it computes (docs/performance.md)
 
 
 def threads_for(parameters: int) -> int:

@@ -73,7 +73,7 @@ class ServedModel:
         return self.predictor.decide([Record(str(i), text) for i, text in enumerate(texts)])
 
     def explain(self, texts: Sequence[str], labels: Sequence[str]) -> list[Reason]:
-        """The reason of each text for its label: the decided one, or another ("why not ...?")."""
+        """The reason of each text for its label: the decided one, or another."""
         return self.predictor.reasons([Record(str(i), text) for i, text in enumerate(texts)], labels)
 
     def reviewed(self, decision: Decision, reason: Reason | None) -> Decision:

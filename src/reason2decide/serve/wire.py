@@ -88,7 +88,7 @@ Include = Annotated[
     Field(
         max_length=MAX_INCLUDE,
         description="What to add to the answers: `rationale` (for the answer's own label), `rationale:LABEL` (for "
-        "another: why not that one?), `prediction_set` (labels that split-conformal prediction cannot rule out), "
+        "another: the case for it), `prediction_set` (labels that split-conformal prediction cannot rule out), "
         "`deferral` (whether a person should decide).",
     ),
     at_most(MAX_INCLUDE),

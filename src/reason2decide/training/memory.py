@@ -25,7 +25,7 @@ from reason2decide.training.shown_labels import ShownLabels
 
 GIB = 2**30
 GPU_SHARE, CPU_SHARE = 0.6, 0.2  # ours: of the device's memory for activations; a CPU's is shared with all else
-CPU_PASS_TOKENS = 8192  # ours: more in one pass makes a CPU no faster (docs/results.md)
+CPU_PASS_TOKENS = 8192  # ours: more in one pass makes a CPU no faster (docs/performance.md)
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 

@@ -69,20 +69,20 @@ def demo(out: Path, *, force: bool = False) -> None:
     calls = [Record(str(i), text) for i, text in enumerate(CALLS, 1)]
     predictions = list(predictor.predict(calls))
     others = [_runner_up(prediction) for prediction in predictions]
-    why_not = predictor.rationales(calls, others)
+    cases_for = predictor.rationales(calls, others)
     console = Console(highlight=False)
     for name in SHOWN:
         metric = results.metrics[name]
         assert metric.value is not None
         console.print(f"{name:<32} {metric.value:.3f}  (95 % interval {metric.low:.3f} to {metric.high:.3f})")
-    for text, prediction, other, reason in zip(CALLS, predictions, others, why_not, strict=True):
+    for text, prediction, other, reason in zip(CALLS, predictions, others, cases_for, strict=True):
         assert prediction.probabilities is not None
         console.print(f"\ncall      {visible(text)}", markup=False)
         console.print(
             f"decision  {prediction.predicted_label} ({prediction.probabilities[prediction.predicted_label]:.0%})"
         )
         console.print(f"reason    {visible(prediction.rationale or '')}", markup=False)
-        console.print(f"why not {other!r}?\n          {visible(reason)}", markup=False)
+        console.print(f"the case for {other!r}\n          {visible(reason)}", markup=False)
     minutes = (time.monotonic() - started) / 60
     console.print(f"\nreport    {out / 'results' / 'report.html'}  ({minutes:.1f} minutes in all)")
     r2d, model, reviews, queue = sys.argv[0], out / "model", out / "reviews.sqlite", out / "queue.jsonl"

@@ -66,7 +66,7 @@ class CitedContradicted(Ratio):
     """Share of rationales that cite as present what their note denies, or says of somebody else or of the past.
 
     Why: the commonest way in which a rationale misleads, on notes whose true facts nobody has listed. It sees only
-    phrases that rationale and note share, and its reader of denials errs in English notes as docs/results.md says; for
+    phrases that rationale and note share, and its reader of denials errs in English notes as docs/measures.md says; for
     synthetic calls `cited_false` is exact.
     Formula: rationales with such a phrase / rationales that assert a phrase of their note, by
     `evaluation/assertions.py`. Range 0 to 1, lower is better. Source: ours, with ConText's idea (Harkema et al. 2009).
