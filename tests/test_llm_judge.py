@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import llm_judges
 import numpy as np
@@ -21,7 +22,7 @@ from reason2decide.errors import DataError, NotComputed, OutputError
 from reason2decide.evaluation.agreement import cohen_kappa, krippendorff_alpha
 from reason2decide.evaluation.metrics import Examples
 from reason2decide.evaluation.metrics.judged import JudgeComplete, JudgeCorrect, JudgeGrounded, signed
-from reason2decide.evaluation.probes import Probe, read_probes, write_probes
+from reason2decide.evaluation.probes import Probe, probes_about, probes_path, read_probes, write_probes
 from reason2decide.llm.client.calls import ModelAnswer, TokenLogprob, Usage
 from reason2decide.llm.client.endpoint import EndpointError
 from reason2decide.llm.judge.judgements import JudgedSplit, chosen_by_hash, merge_into_probes, read_human
@@ -341,10 +342,27 @@ def test_scores_join_the_results(server, log, asked, tmp_path):
     assert metrics[0].signature() == "rules(chat),judge/2+rubric/1"
     assert metrics[1].signature() == "rules(chat),judge/2+rubric/1,source nurse"
     # Another judge's scores by a criterion take the place of all of the first one's.
-    merge_into_probes(beside, {"grounded": {"r 2": 3.5}}, {"grounded": "another"})
+    merge_into_probes(asked.predictions, {"grounded": {"r 2": 3.5}}, {"grounded": "another"})
     judged = {probe.id: probe for probe in read_probes(beside)}
     assert [id_ for id_, probe in judged.items() if "grounded" in probe.judged] == ["r 2"]
     assert judged["r 2"].judged_by == {"grounded": "another", "correct": "rules(chat),judge/2+rubric/1,source nurse"}
+
+
+def test_scores_are_of_the_answers_that_were_judged(server, log, asked, tmp_path):
+    judge_predictions(asked, [judge_for(server, log)], pointwise("grounded"), tmp_path / "judged")
+    mine = asked.predictions
+    rival = mine.with_name("rival.jsonl")
+    shutil.copy(mine, rival)
+    # Another file in the same folder has scores of its own.
+    assert probes_path(rival) == mine.with_name("rival.probes.jsonl") and not probes_path(rival).exists()
+    # What is predicted anew at the same place does not inherit the scores of what was there.
+    predictions = read_predictions(mine)
+    write_predictions(mine, ["Quite another reason.", *(own.rationale for own in predictions[1:])])
+    about = probes_about(read_probes(probes_path(mine)), read_predictions(mine))
+    assert {own.id for own in predictions} - {probe.id for probe in about} == {predictions[0].id}
+    merge_into_probes(mine, {"grounded": {predictions[1].id: 2.0}}, {"grounded": "another"})
+    kept = {probe.id: probe for probe in read_probes(probes_path(mine))}
+    assert predictions[0].id not in kept and kept[predictions[1].id].judged == {"grounded": 2.0}
 
 
 def test_results_say_when_nobody_was_asked():

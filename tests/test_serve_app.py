@@ -280,6 +280,18 @@ def test_compressed_bodies(client: TestClient) -> None:
     assert client.post("/v1/systemone", content=body, headers=headers).status_code == 200
 
 
+def test_half_an_emoji_harms_nobody(client: TestClient) -> None:
+    # Programs that cut a string after so many UTF-16 units send half a surrogate pair, which JSON can express.
+    def sent(text: str) -> Any:
+        body = json.dumps(systemone(state=text, questions={"q\ud83d": CHOICE})).encode()
+        assert b"\\ud83d" in body
+        return client.post("/v1/systemone", content=body, headers={"content-type": "application/json"})
+
+    cut, marked = sent(TEXT + " \ud83d"), sent(TEXT + " ?")
+    assert cut.status_code == 200 and list(cut.json()["answers"]) == ["q?"]
+    assert cut.json()["answers"] == marked.json()["answers"]
+
+
 def test_no_page_and_no_method(client: TestClient) -> None:
     assert client.get("/nowhere").status_code == 404
     response = client.get("/v1/systemone")

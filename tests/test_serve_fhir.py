@@ -135,6 +135,19 @@ def test_what_hospitals_attach_is_read(attachment: dict[str, Any], expected: str
             "its character set is unknown",
             "",
         ),
+        ({"contentType": "text/plain", "data": encoded(" \n")}, "it has no text", ""),
+        ({"contentType": "text/html", "data": encoded("<img src='scan.png'>")}, "it has no text", ""),
+        ({"contentType": "text/rtf", "data": encoded(r"{\rtf1{\pict 0102}}")}, "it has no text", ""),
+        (
+            {"contentType": "text/plain", "data": encoded("pale", "utf-16-le")},
+            "its characters are not in the character set given",
+            "",
+        ),
+        (
+            {"contentType": "text/html", "data": encoded("<body>pale<style>p{} he fell")},
+            "a part of its HTML that is not shown never ends",
+            "pale",
+        ),
         (
             {"contentType": "text/html", "data": encoded("<p>40\u00b0 pale", "latin-1")},
             "some of its characters are not in its character set",
@@ -151,7 +164,8 @@ def test_what_is_not_read_is_said(resource: dict[str, Any], reason: str, text: s
     ("resource", "reason"),
     [
         ({"resourceType": "Observation", "code": CODE, "valueQuantity": {"value": 82}}, "its value is not text"),
-        ({"resourceType": "Observation", "code": CODE, "component": []}, "its value is not text"),
+        ({"resourceType": "Observation", "code": CODE, "component": []}, "its components are not read"),
+        ({"resourceType": "Observation", "valueString": "pale", "component": []}, "its components are not read"),
         (
             {"resourceType": "Encounter", "reasonCode": [{"coding": [{"code": "1"}]}]},
             "its reason is a code without a text",
@@ -172,11 +186,16 @@ def test_complaints_as_codes_and_attached_messages_are_read() -> None:
     assert text_of(coded).text == "Chest pain"
     sent = {"contentAttachment": {"contentType": "text/html", "data": encoded("<p>pale</p>")}}
     assert text_of({"resourceType": "Communication", "payload": [sent]}).text == "pale"
+    assert text_of(communication("pale", note=[{"text": "now unconscious"}])).text == "pale\nnow unconscious"
 
 
 def test_formats_of_one_document_are_not_repeated() -> None:
     attachments = [("application/pdf", "JVBERg=="), ("text/html", encoded("<p>a</p>")), ("text/plain", encoded("a"))]
     content = [{"attachment": {"contentType": kind, "data": data}} for kind, data in attachments]
+    found = text_of({"resourceType": "DocumentReference", "content": content})
+    assert (found.text, found.unread) == ("a", {})
+    # A format without text, such as a scan, hides none that has some.
+    content[1]["attachment"]["data"] = encoded("<img src='scan.png'>")
     found = text_of({"resourceType": "DocumentReference", "content": content})
     assert (found.text, found.unread) == ("a", {})
 
@@ -192,6 +211,7 @@ def test_formats_of_one_document_are_not_repeated() -> None:
         ("&lt;b&gt;shown&lt;/b&gt; &amp;amp;", "<b>shown</b> &amp;"),
         ("temp < 38 and > 36, pain <5", "temp < 38 and > 36, pain <5"),
         ("<body>fever<!-- cut off", "fever"),
+        ("<html><head/><body>fever<script src='a.js' />, pale<title/></body></html>", "fever\n, pale"),
         ("<blockquote>a</blockquote><article>b</article>", "a\n\nb"),
     ],
 )

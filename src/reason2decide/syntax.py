@@ -7,6 +7,14 @@ import tomllib
 from typing import Any
 
 
+def storable(text: str) -> str:
+    """The text with a question mark for each unpaired surrogate, which JSON can express and UTF-8 cannot.
+
+    Programs that cut a string in the middle of an emoji send such halves; tokenizers and databases refuse them.
+    """
+    return text.encode("utf-8", "replace").decode()
+
+
 class Malformed(ValueError):
     """A text is not valid JSON or TOML, or not one that can be parsed in bounded time; the message says which."""
 

@@ -15,7 +15,7 @@ from reason2decide.data.sampling import draw, id_hash
 from reason2decide.data.verdicts import Verdicts
 from reason2decide.data.words import mask_label_words, words_of
 from reason2decide.evaluation.deletions import deletion_of
-from reason2decide.evaluation.probes import Insertion, Probe
+from reason2decide.evaluation.probes import Insertion, Probe, answer_hash
 from reason2decide.evaluation.readers import Simulators
 from reason2decide.evaluation.settings import PROBED_RECORDS
 from reason2decide.method.prompts import body
@@ -56,7 +56,7 @@ def probe_model(
     Args:
         verdicts: of the dataset's rationales; without them, nothing is asked about rationales without a verdict.
     """
-    probes = [Probe(record.id) for record in records]
+    probes = [Probe(prediction.id, answer_hash(prediction)) for prediction in predictions]
     if not predictor.explains:
         return probes
     explained = [i for i, prediction in enumerate(predictions) if (prediction.rationale or "").strip()]

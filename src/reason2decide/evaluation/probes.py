@@ -1,18 +1,22 @@
 """Further answers about a prediction, of the model itself, simulators and judges, to measure its rationale by.
 
-A probe is data, one line of `probes.jsonl` next to `predictions.jsonl`; the metrics that read it run no model.
+A probe is data, one line of a file next to the predictions (`probes_path`); the metrics that read it run no model.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reason2decide.data.predictions import Prediction
 from reason2decide.errors import DataError
 from reason2decide.syntax import parse_json
+
+PREDICTIONS, PROBES = "predictions.jsonl", "probes.jsonl"  # of a results folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +43,12 @@ class Probe:
     rationale for the swapped label ("swapped_rationale"), also without the verdict ("swapped_reasons").
 
     `judged` has the judges' mean score of the rationale, from 1 to 5, by criterion; `judged_by` names the judges and
-    the version of their prompt.
+    the version of their prompt. `about` is the hash of the answer that the probe is about (`answer_hash`), so that it
+    is never taken for one about another system's; None in files that earlier versions wrote.
     """
 
     id: str
+    about: str | None = None
     label_from_rationale: str | None = None
     label_from_masked_rationale: str | None = None
     label_from_reasons: str | None = None
@@ -63,6 +69,23 @@ class Probe:
     def to_json(self) -> dict[str, Any]:
         """The probe as a JSON object without absent fields."""
         return {key: value for key, value in asdict(self).items() if value not in (None, {}, ())}
+
+
+def answer_hash(prediction: Prediction) -> str:
+    """A hash of the decision and its rationale."""
+    answer = json.dumps([prediction.predicted_label, prediction.rationale or ""])
+    return hashlib.sha256(answer.encode()).hexdigest()[:16]
+
+
+def probes_about(probes: Iterable[Probe], predictions: Sequence[Prediction]) -> list[Probe]:
+    """The probes that are about these predictions, and not about other answers for the same records."""
+    answers = {prediction.id: answer_hash(prediction) for prediction in predictions}
+    return [probe for probe in probes if probe.about is None or probe.about == answers.get(probe.id)]
+
+
+def probes_path(predictions: Path) -> Path:
+    """Where the probes of a file are: `probes.jsonl` for `predictions.jsonl`, else `NAME.probes.jsonl`."""
+    return predictions.with_name(PROBES if predictions.name == PREDICTIONS else f"{predictions.stem}.{PROBES}")
 
 
 def write_probes(path: Path, probes: Iterable[Probe]) -> None:

@@ -22,7 +22,7 @@ from reason2decide.syntax import Malformed, parse_json
 from reason2decide.version import __version__
 
 RESULTS_FORMAT = 3
-RESULTS, STATISTICS, PREDICTIONS, PROBES = "results.json", "statistics.npz", "predictions.jsonl", "probes.jsonl"
+RESULTS, STATISTICS = "results.json", "statistics.npz"
 
 
 @dataclass(frozen=True, slots=True)

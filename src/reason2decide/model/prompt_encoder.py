@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reason2decide.errors import DataError
 from reason2decide.method.prompts import PAPER_FORM, PREDICT_PREFIX, Candidate, PromptForm, explain_prefix
+from reason2decide.syntax import storable
 
 TokenIds = Sequence[int] | NDArray[np.int32]
 
@@ -208,7 +209,8 @@ class PromptEncoder:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
     def _plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        whole = [storable(text) for text in texts]
+        encoded = self.tokenizer(whole, add_special_tokens=False, verbose=False)["input_ids"]
         # A "</s>" written in a note must not become the token that ends the prompt: such tokens are left out.
         return [
             ids if self._special.isdisjoint(ids) else [id for id in ids if id not in self._special] for ids in encoded

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from reason2decide.syntax import storable
 from reason2decide.version import __version__
 
 
@@ -31,8 +32,7 @@ def render_page(template: str, /, *, script: str | None = None, **values: Any) -
         version=__version__,
         **values,
     )
-    # Unpaired surrogates, which some systems' answers contain, cannot be written; a question mark replaces them.
-    return html.encode("utf-8", "replace").decode()
+    return storable(html)
 
 
 def _source(environment: jinja2.Environment, name: str) -> str:

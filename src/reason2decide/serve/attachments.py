@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reason2decide.errors import Reason2DecideError, require
+from reason2decide.syntax import storable
 
 LONGEST_DATA = 1_600_000  # ours: characters of base64
 # Encodings that hospitals use, by Python's names; other codecs are slow or not for text.
@@ -22,10 +23,11 @@ CHARSETS = frozenset(
 _HTML, _RTF = ("text/html", "application/xhtml+xml"), ("application/rtf", "text/rtf", "application/x-rtf")
 _UNSPECIFIC = ("", "application/octet-stream", "text")  # what the bytes are is then read from them
 
-# Each alternative ends as early as possible or takes the rest, so the time is linear in the length.
+# Each alternative ends as early as possible or takes the rest, so the time is linear in the length. XHTML may close an
+# element that is not shown in its own tag (`<head/>`), which then hides nothing.
 _TAG = re.compile(
-    r"<!--.*?(?:-->|\Z)"
-    r"|<(?P<hidden>script|style|head|title)\b[^<>]*>.*?(?:</(?P=hidden)\s*>|\Z)"
+    r"<!--.*?(?:-->|(?P<open_comment>\Z))"
+    r"|<(?P<hidden>script|style|head|title)\b[^<>]*(?<!/)>.*?(?:</(?P=hidden)\s*>|(?P<open_element>\Z))"
     r"|</?(?P<inline>a|abbr|b|em|font|i|mark|small|span|strong|sub|sup|u)\b[^<>]*>"
     r"|</?[a-z][^<>]*>|<[!?][^<>]*>",
     re.DOTALL | re.IGNORECASE,
@@ -41,14 +43,23 @@ class Unread(Reason2DecideError):
 
 
 def attachment_text(attachment: Mapping[str, Any]) -> str:
-    """The text of an attachment: plain text, HTML without its tags, or RTF without its commands.
+    """The text of an attachment: plain text, HTML without its tags, or RTF without its commands; never empty.
 
     Without a content type, or with one that says nothing, the bytes tell what they are.
 
     Raises:
-        Unread: it has an address only, another content type, an unknown character set or damaged data; `text` is what
-            could be read nevertheless.
+        Unread: it has an address only, another content type, an unknown character set, damaged data, or no text, such
+            as a scanned page; `text` is what could be read nevertheless.
     """
+    text = _text(attachment)
+    if "\0" in text:
+        raise Unread("its characters are not in the character set given")
+    if not text.strip():
+        raise Unread("it has no text")
+    return text
+
+
+def _text(attachment: Mapping[str, Any]) -> str:
     data = attachment.get("data")
     if not isinstance(data, str) or not data.strip():
         raise Unread("only an address is given" if attachment.get("url") else "it is empty")
@@ -64,9 +75,12 @@ def attachment_text(attachment: Mapping[str, Any]) -> str:
     if kind not in _HTML:
         return _decoded(content, charset)
     try:
-        return without_tags(_decoded(content, charset))
+        markup = _decoded(content, charset)
     except Unread as unread:
         raise Unread(str(unread), without_tags(unread.text)) from None
+    if any(found["open_comment"] is not None or found["open_element"] is not None for found in _TAG.finditer(markup)):
+        raise Unread("a part of its HTML that is not shown never ends", without_tags(markup))
+    return without_tags(markup)
 
 
 def _content_type(value: object) -> tuple[str, str]:
@@ -115,7 +129,7 @@ def _without_commands(content: bytes) -> str:
         text: str = rtf_to_text(content.decode("latin-1"), errors="replace")
     except Exception:  # damaged RTF can make the library raise anything
         raise Unread("its RTF is damaged") from None
-    return text
+    return storable(text)
 
 
 def without_tags(markup: str) -> str:

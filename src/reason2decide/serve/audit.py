@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.errors import Reason2DecideError, UserError
+from reason2decide.syntax import storable
 
 FORMAT = 2
 WAITING_ROWS = 10_000  # ours: rows that may wait for the disk, a few megabytes
@@ -284,8 +285,7 @@ class AuditLog:
 
     def _put(self, statement: str, values: Sequence[Any]) -> Future[bool]:
         row: Future[bool] = Future()
-        # JSON may contain unpaired surrogates, which cannot be stored.
-        written = [_whole(value) if isinstance(value, str) else value for value in values]
+        written = [storable(value) if isinstance(value, str) else value for value in values]
         try:
             self._queue.put_nowait((statement, written, row))
         except queue.Full:
@@ -370,10 +370,6 @@ def _require_file(path: Path, identity: tuple[int, int]) -> None:
     """Raise `OSError` if the file was deleted or replaced: SQLite would go on writing to the one that is gone."""
     if not path.exists() or _identity(path) != identity:
         raise OSError("the file was deleted or replaced; restart the server")
-
-
-def _whole(value: str) -> str:
-    return value.encode("utf-8", "replace").decode()
 
 
 def _now() -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from reason2decide.serve.settings import ServeSettings
 from reason2decide.serve.wire import Refused
+from reason2decide.syntax import storable
 
 if sys.version_info >= (3, 14):
     from compression.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
@@ -45,7 +46,7 @@ def json_of(body: bytes, content_type: str, content_encoding: str, settings: Ser
     except (ValueError, RecursionError):
         raise Refused(*_INVALID) from None
     _require_small(value, settings.max_nesting, settings.max_values)
-    return value
+    return _storable(value)
 
 
 def _reject(constant: str) -> None:
@@ -64,6 +65,17 @@ def _decompressed(body: bytes, most: int) -> bytes:
     if not decompressor.eof:
         raise Refused("the compressed body is incomplete", kind="content_encoding")
     return plain
+
+
+def _storable(value: Any) -> Any:
+    """The value with every string and key as `storable` makes it."""
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    if isinstance(value, dict):
+        return {storable(key): _storable(item) for key, item in value.items()}
+    return value
 
 
 def _require_small(value: Any, most_nested: int, most_values: int) -> None:

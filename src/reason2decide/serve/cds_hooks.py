@@ -162,12 +162,9 @@ def note_of(call: ServiceRequest) -> FhirText:
         FhirError: as `text_of`.
     """
     if call.context.text and call.context.text.strip():
-        found = FhirText(call.context.text.strip(), {})
-    else:
-        prefetch = call.prefetch or {}
-        found = text_of(*(call.context.model_extra or {}).values(), *(prefetch.get(key) for key in PREFETCH))
-    # JSON may contain unpaired surrogates, which a tokenizer cannot read.
-    return FhirText(found.text.encode("utf-8", "replace").decode(), found.sources, found.missing, found.unread)
+        return FhirText(call.context.text.strip(), {})
+    prefetch = call.prefetch or {}
+    return text_of(*(call.context.model_extra or {}).values(), *(prefetch.get(key) for key in PREFETCH))
 
 
 def router(

@@ -2,9 +2,9 @@
 
 What is read: `Observation` (`valueString` or `valueCodeableConcept`, preceded by the text of `code`; notes),
 `Encounter` (texts of `reasonCode`), `DocumentReference` (its first attachment with text), `Communication` (texts and
-attachments of the payload), and Bundles of them. A problem list (`Condition`) is not a note: a diagnosis in it may be
-the very decision asked for. Nothing is fetched. What such a resource has beyond that, such as a number or an attachment
-with only an address, is listed in `unread`: a person must see that the model has not.
+attachments of the payload; notes), and Bundles of them. A problem list (`Condition`) is not a note: a diagnosis in
+it may be the very decision asked for. Nothing is fetched. What such a resource has beyond that, such as a number or an
+attachment with only an address, is listed in `unread`: a person must see that the model has not.
 
 Withdrawn resources are ignored: entered in error, cancelled, not done, superseded.
 """
@@ -125,8 +125,10 @@ def _observation(resource: Mapping[str, Any]) -> Iterator[Part]:
     name = _concept(resource.get("code"))
     if value:
         yield f"{name}: {value}" if name else value
-    elif any(key == "component" or key.startswith("value") for key in resource):
+    elif any(key.startswith("value") for key in resource):
         yield Unread("its value is not text")
+    if "component" in resource:
+        yield Unread("its components are not read")
     for note in _objects(resource, "note"):
         yield _string(note, "text")
 
@@ -154,6 +156,8 @@ def _communication(resource: Mapping[str, Any]) -> Iterator[Part]:
             yield _attachment(payload["contentAttachment"])
         else:
             yield _string(payload, "contentString") or Unread("its content is not text")
+    for note in _objects(resource, "note"):
+        yield _string(note, "text")
 
 
 def _attachment(attachment: object) -> Part:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from reason2decide.console import say
+from reason2decide.console import say, warn
 from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.predictions import Prediction, read_predictions, write_predictions
 from reason2decide.data.records import JsonlRecords
@@ -17,11 +17,17 @@ from reason2decide.evaluation.baselines import beside
 from reason2decide.evaluation.degenerate import warnings_on
 from reason2decide.evaluation.measure import Evaluation, Origin, evaluate, require_usable
 from reason2decide.evaluation.metrics.rationales import told
-from reason2decide.evaluation.probes import Probe, read_probes, write_probes
-from reason2decide.evaluation.readers import Simulators
-from reason2decide.evaluation.results import (
+from reason2decide.evaluation.probes import (
     PREDICTIONS,
     PROBES,
+    Probe,
+    probes_about,
+    probes_path,
+    read_probes,
+    write_probes,
+)
+from reason2decide.evaluation.readers import Simulators
+from reason2decide.evaluation.results import (
     RESULTS,
     STATISTICS,
     Baseline,
@@ -110,19 +116,28 @@ def evaluate_file(
 ) -> Results:
     """Measure a `predictions.jsonl` and write the results folder `out`; as `evaluate_predictions`.
 
-    Probes next to the file (`probes.jsonl`) are used, so that a results folder can be measured again. The system has
-    the file's name unless another is given.
+    Probes next to the file (`probes_path`) are used, so that a results folder can be measured again. The system has the
+    file's name unless another is given.
     """
     require_absent(out, RESULTS, force=force)
-    beside = file.parent / PROBES
+    predictions, beside = read_predictions(file), probes_path(file)
+    probes = None
+    if beside.is_file():
+        found = read_probes(beside)
+        probes = probes_about(found, predictions)
+        if len(probes) < len(found):
+            warn(
+                f"{len(found) - len(probes)} of {len(found)} lines of {beside} are about other answers than those of "
+                f"{file.name} and are not used; judge or evaluate the system again"
+            )
     return evaluate_predictions(
-        read_predictions(file),
+        predictions,
         dataset_path,
         out,
         settings,
         system=system or file.stem,
         validation=read_predictions(validation_file) if validation_file is not None else None,
-        probes=read_probes(beside) if beside.is_file() else None,
+        probes=probes,
         force=force,
     )
 

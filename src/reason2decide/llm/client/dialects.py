@@ -15,6 +15,7 @@ from typing import Any
 from reason2decide.llm.client.calls import AnyCall, Call, DecisionCall, Question, TokenLogprob, Usage
 from reason2decide.llm.client.endpoint import Dialect, Endpoint, EndpointError
 from reason2decide.llm.client.streaming import REASONING, joined
+from reason2decide.syntax import storable
 
 PATHS: Mapping[Dialect, str] = {"chat": "/chat/completions", "systemone": "/systemone", "decisions": "/decisions"}
 SUM_TOLERANCE = 0.01  # ours: probabilities are sent rounded, sometimes to two places
@@ -86,7 +87,7 @@ def read_reply(endpoint: Endpoint, call: AnyCall, body: Any) -> Reply:
         answers = body["answers"]
         read_probabilities(endpoint.dialect, call, answers)
         usage = _usage(body, "input_tokens", "output_tokens")
-        return Reply(_clean(json.dumps(answers)), "stop", _clean(str(body.get("model", ""))), usage)
+        return Reply(storable(json.dumps(answers)), "stop", storable(str(body.get("model", ""))), usage)
     except (KeyError, TypeError, IndexError, AttributeError):
         raise ValueError("the reply lacks what the protocol requires") from None
 
@@ -125,11 +126,6 @@ def error_words(error: Any) -> str:
     return error if isinstance(error, str) else ""
 
 
-def _clean(text: str) -> str:
-    """Replace unpaired surrogates, which JSON can express and UTF-8 cannot."""
-    return text.encode("utf-8", "replace").decode()
-
-
 def _usage(body: Mapping[str, Any], read: str, written: str) -> Usage | None:
     usage = body.get("usage")
     if not isinstance(usage, dict) or not isinstance(usage.get(read), int):
@@ -145,9 +141,9 @@ def _read_chat(body: Mapping[str, Any]) -> Reply:
     message = choice["message"]
     finish_reason = str(choice.get("finish_reason") or "unknown")
     return Reply(
-        text=_clean(joined(message.get("content")) or _concluded_reasoning(message)),
+        text=storable(joined(message.get("content")) or _concluded_reasoning(message)),
         finish_reason=finish_reason,
-        model=_clean(str(body.get("model", ""))),
+        model=storable(str(body.get("model", ""))),
         usage=_usage(body, "prompt_tokens", "completion_tokens"),
         refused=bool(message.get("refusal")) or finish_reason == "content_filter",
         logprobs=_read_logprobs(choice.get("logprobs")),
@@ -173,10 +169,10 @@ def _read_logprobs(given: Mapping[str, Any] | None) -> tuple[TokenLogprob, ...] 
         return None
     return tuple(
         TokenLogprob(
-            _clean(token["token"]),
+            storable(token["token"]),
             float(token["logprob"]),
             tuple(
-                (_clean(top["token"]), float(top["logprob"]))
+                (storable(top["token"]), float(top["logprob"]))
                 for top in token.get("top_logprobs") or ()
                 if _known(top["logprob"])
             ),

@@ -21,7 +21,14 @@ from reason2decide.evaluation.agreement import alpha_interval, kappa_interval
 from reason2decide.evaluation.examples import align, group_indices
 from reason2decide.evaluation.metrics.base import Examples, Integers, ratio
 from reason2decide.evaluation.metrics.rationales import pooled
-from reason2decide.evaluation.probes import Probe, read_probes, write_probes
+from reason2decide.evaluation.probes import (
+    Probe,
+    answer_hash,
+    probes_about,
+    probes_path,
+    read_probes,
+    write_probes,
+)
 from reason2decide.evaluation.results import MetricValue
 from reason2decide.evaluation.settings import RESAMPLES
 from reason2decide.evaluation.statistics import LEVEL, bootstrap, percentile_interval
@@ -205,11 +212,17 @@ def read_human(path: Path, criteria: Sequence[Criterion]) -> dict[str, dict[str,
     return scores
 
 
-def merge_into_probes(path: Path, scores: Mapping[str, Mapping[str, float]], judged_by: Mapping[str, str]) -> None:
-    """Merge scores, criterion -> id -> mean, into a file of probes, replacing earlier ones by the same criteria."""
-    probes = {probe.id: probe for probe in (read_probes(path) if path.is_file() else ())}
+def merge_into_probes(file: Path, scores: Mapping[str, Mapping[str, float]], judged_by: Mapping[str, str]) -> None:
+    """Merge scores of a file of predictions, criterion -> id -> mean, into its probes.
+
+    They replace earlier scores by the same criteria; probes about answers that the file no longer has are dropped.
+    """
+    path, predictions = probes_path(file), read_predictions(file)
+    earlier = probes_about(read_probes(path) if path.is_file() else (), predictions)
+    answers = {prediction.id: answer_hash(prediction) for prediction in predictions}
+    probes = {probe.id: replace(probe, about=answers[probe.id]) for probe in earlier if probe.id in answers}
     for id_ in dict.fromkeys(id_ for by_id in scores.values() for id_ in by_id):
-        probes.setdefault(id_, Probe(id_))
+        probes.setdefault(id_, Probe(id_, answers[id_]))
 
     def kept(values: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in values.items() if name not in scores}

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from reason2decide.console import say, track, warn
-from reason2decide.evaluation.results import PROBES
 from reason2decide.files import new_folder, require_absent, sha256_file
 from reason2decide.llm.client.calls import Failure, ModelAnswer
 from reason2decide.llm.judge.judgements import (
@@ -112,7 +111,7 @@ def judge_predictions(
         }
     result["signature"] = sample.signature(form, judges)
     _write(out, result, sorted(found, key=lambda judgement: sample.position_of[judgement.id]), force=force)
-    merge_into_probes(asked.predictions.parent / PROBES, means, _judged_by(sample, form, judges))
+    merge_into_probes(asked.predictions, means, _judged_by(sample, form, judges))
     return result
 
 
