@@ -62,7 +62,7 @@ def main() -> None:
                 del settings["rationale_source"]
             config, processes = parse_config(settings, name), Processes()
             given = stack.enter_context(prepared(config, processes, args.dataset))
-            log = RunLog(folder / "log.jsonl", (), {})
+            log = RunLog(folder / "log.jsonl", (), {}, {})
             context = RunContext(config, folder, processes, log, signals, {}, {}, given.bfloat16)
             for own in config.stages():
                 if own.name == "stage1" and "r2d stage1" in trainers:

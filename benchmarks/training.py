@@ -140,7 +140,7 @@ def new_engine(
     train = SplitFeatures(dataset.split("train"), dataset.hashes["train"], dataset.info.labels, encoder, cache)
     train = train.with_source(args.source)
     processes, stage = Processes(), config.stages()[0]
-    log = RunLog(folder / "log.jsonl", (), {})
+    log = RunLog(folder / "log.jsonl", (), {}, {})
     context = RunContext(config, folder, processes, log, StopSignals(), {}, {}, args.bfloat16)
     return StageTrainer(context, stage, model, train, train, batch_plan(config, stage, train, 1), finished={})
 

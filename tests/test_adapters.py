@@ -101,8 +101,7 @@ def test_rounded_weights_compute_what_their_values_compute(tmp_path: Path) -> No
             for name, layer in model.named_modules():
                 if isinstance(layer, torch.nn.Linear) and name != "lm_head":
                     layer.weight.data = torch.from_numpy(in_nf4(layer.weight.detach().numpy()))
-        torch.manual_seed(0)
-        add_adapters(model, Lora.model_validate({"rank": 2, "weights": weights}))
+        add_adapters(model, Lora.model_validate({"rank": 2, "weights": weights}), seed=0)
         trained = [own for own in model.parameters() if own.requires_grad]
         for own in trained:
             torch.nn.init.normal_(own, std=0.1, generator=torch.Generator().manual_seed(own.numel()))
@@ -118,6 +117,18 @@ def test_rounded_weights_compute_what_their_values_compute(tmp_path: Path) -> No
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
+def test_every_process_and_every_run_starts_from_the_same_adapters(tmp_path: Path) -> None:
+    """Whatever was drawn before: else processes would sum gradients of different weights."""
+    base, found = save("llama", tmp_path / "base"), []
+    for seed, drawn in ((3, 0), (3, 1), (4, 0)):
+        model = AutoModelForCausalLM.from_pretrained(base)
+        torch.rand(drawn)
+        add_adapters(model, Lora(), seed)
+        found.append({name: value for name, value in model.state_dict().items() if "lora_A" in name})
+    assert found[0] and all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+    assert not any(torch.equal(value, found[2][name]) for name, value in found[0].items())
+
+
 def linear(model: Any) -> list[torch.nn.Linear]:
     return [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
 
@@ -126,8 +137,11 @@ def test_what_cannot_be_adapted_is_refused(
     dataset: DatasetFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = str(save("t5", tmp_path / "base"))
-    with pytest.raises(ConfigError, match=r"no layer of the base is named 'query'; its linear layers are .*q.*"):
+    with pytest.raises(ConfigError, match=r"no linear layer of the base is named 'query'; its linear layers are .*q.*"):
         run(dataset, tmp_path / "run", base=base, lora={"targets": ["query"]})
+    for other in ("SelfAttention", "layer_norm", "dropout", "shared"):
+        with pytest.raises(ConfigError, match=f"no linear layer of the base is named '{other}'"):
+            run(dataset, tmp_path / "run", base=base, lora={"targets": [other]})
     with pytest.raises(ConfigError, match="base tiny has new, random weights, which adapters would leave"):
         run(dataset, tmp_path / "run", base="tiny", lora={})
     with pytest.raises(ConfigError, match=r"base encoder .* has new, random weights"):

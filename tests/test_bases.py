@@ -19,7 +19,7 @@ from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import UserError
 from reason2decide.model.predictor import Predictor
 from reason2decide.model.reading import ReadingSettings
-from reason2decide.training.base import load_base
+from reason2decide.training.base import blank_copy, has_dropout, load_base, set_dropout
 from reason2decide.training.config_file import parse_config
 from reason2decide.training.run import train
 
@@ -45,6 +45,26 @@ def test_every_base_goes_the_whole_road(kind: str, dataset: DatasetFolder, tmp_p
         (alone,) = predictor.predict([record])
         assert alone.probabilities == pytest.approx(prediction.probabilities, abs=1e-5)
         assert "".join(predictor.stream(record, prediction.predicted_label)) == alone.rationale
+
+
+@pytest.mark.parametrize("kind", ("t5", "bart", "bert2bert", *KINDS))
+@pytest.mark.parametrize("rate", [0.25, 0.0])
+def test_a_copy_of_a_base_has_its_dropout(rate: float, kind: str) -> None:
+    """Stage 2 trains a copy of Stage 1's model, and a resumed run the base itself: both drop the same."""
+    model, _ = build(kind)
+    set_dropout(model, 0.5)
+    set_dropout(model, rate)
+    copy = blank_copy(model)
+    assert has_dropout(model) is has_dropout(copy) is (rate > 0)
+    own, other = ({name: rates(module) for name, module in one.named_modules()} for one in (model, copy))
+    assert own == other and {value for found in own.values() for value in found} <= {rate, 0.0}
+
+
+def rates(module: Any) -> tuple[float, ...]:
+    if isinstance(module, torch.nn.Dropout):
+        return (module.p,)
+    found = {name: value for name, value in vars(module).items() if "drop" in name and isinstance(value, float)}
+    return tuple(found[name] for name in sorted(found) if "layerdrop" not in name)
 
 
 @pytest.mark.parametrize("kind", WITH_IMAGES)

@@ -111,6 +111,16 @@ def test_impossible_values(change: dict[str, object], expected: str) -> None:
     assert expected in message_of({**MINIMAL, **change})
 
 
+def test_a_single_value_applies_to_what_other_keys_made_of_a_stage() -> None:
+    changes = {"on_disagreement": "contrast", "contrast_share": 0.5, "conditioning_dropout": False}
+    first, second = parse_config({**MINIMAL, "method": "r2d", **changes}, "test").stages()
+    assert (second.on_disagreement, second.contrast_share, second.conditioning_dropout) == ("contrast", 0.5, False)
+    assert first.contrast_share == 0
+    changes = {"posterior_weight": 0.1, "conditioning_dropout": False}
+    _, second = parse_config({**MINIMAL, "method": "r2d-no-sampling", **changes}, "test").stages()
+    assert not second.conditioning_dropout and second.sampling_cap == 0
+
+
 def test_missing_keys_are_named_with_their_meaning() -> None:
     message = message_of({"method": "sft"})
     assert all(f"the key '{key}' is missing" in message for key in ("base", "dataset", "steps"))

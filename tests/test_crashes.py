@@ -18,6 +18,7 @@ from toy import record, settings
 from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_dataset
 from reason2decide.data.records import LabelSet
 from reason2decide.model.manifest import read_manifest
+from reason2decide.training.run_folder import run_folder
 
 STEPS = {"stage1": 12, "stage2": 16}
 RUN = {
@@ -217,6 +218,32 @@ def test_what_comes_after_a_checkpoint_may_change(forks: Forks, config: Path, wh
         )
     unfinished = forks.run("train", config, "--out", tmp_path / "y", "--first-stage-of", tmp_path / "nothing")
     assert unfinished.returncode == 2 and "has no finished stage1" in unfinished.stderr
+    # What is refused leaves the run that it would have replaced.
+    before = weights(run)
+    for source, said in ((tmp_path / "nothing", "has no finished stage1"), (run, "is this run itself")):
+        refused = forks.run("train", config, "--out", run, *changed, "--first-stage-of", source, "--force")
+        assert refused.returncode == 2 and said in refused.stderr and weights(run) == before
+    chosen = ["--resume", run / "stage2" / "checkpoint-6", "--first-stage-of", whole]
+    refused = forks.run("train", config, "--out", run, *changed, *chosen)
+    assert refused.returncode == 2 and "give one of them" in refused.stderr
+
+
+def test_a_run_killed_while_it_begins_is_resumed_or_replaced(
+    forks: Forks, config: Path, whole: Path, tmp_path: Path
+) -> None:
+    """Killed between taking over another run's stage and describing its own; on a disk too full to describe it."""
+    changed = ["--set", "steps.stage2=6", "--first-stage-of", whole]
+    for written, more in ((None, ["--resume", "auto"]), ("", ["--resume", "auto"]), ("", ["--force"])):
+        run = tmp_path / f"run {written} {more[0]}"
+        with run_folder(run, tmp_path / "data", force=False):
+            shutil.copytree(whole / "stage1", run / "stage1")
+            shutil.copy(whole / "log.jsonl", run)
+            (run / "stage2" / "checkpoint-6").mkdir(parents=True)  # damaged: it has no manifest
+        if written is not None:
+            (run / "run.json").write_text(written)
+        ended = forks.run("train", config, "--out", run, *changed, *more)
+        assert ended.returncode == 0, ended.stderr
+        assert json.loads((run / "run.json").read_text())["versions"] and (run / "bundle").is_dir()
 
 
 def test_a_checkpoint_of_other_data_is_refused(forks: Forks, config: Path, whole: Path, tmp_path: Path) -> None:

@@ -16,13 +16,14 @@ from safetensors.torch import load_file
 from test_objective import distance, drawn, steps  # noqa: F401
 from tiny_models import save
 from torch import Tensor
-from toy import LABELS, run, write_contrasted
+from toy import LABELS, run, write_contrasted, write_toy
 from transformers import AutoTokenizer
 
 import reason2decide as r2d
 from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.records import Record
 from reason2decide.export.bundle import export_bundle
+from reason2decide.method.prompts import body
 from reason2decide.model.bundle import load_bundle
 from reason2decide.model.explaining import ReasonsToRead, label_posteriors, reason_candidate
 from reason2decide.model.predictor import Predictor
@@ -144,6 +145,19 @@ def test_a_step_is_the_equation_in_every_form(
 
         assert distance(gradient, hand.gradient(weights, loss)) < 1e-4, step
     assert wrong > 1  # else this would not tell y^ from y*
+
+
+@pytest.mark.parametrize(
+    ("kind", "layout"),
+    [("bart", "two-prompt"), ("t5", "one-pass"), ("qwen3", "two-prompt"), ("qwen3-chat", "one-pass")],
+)
+def test_a_records_own_choices_read_at_use_as_in_training(kind: str, layout: str, tmp_path: Path) -> None:
+    """There head and text are tokenised apart, so that long texts can be read in parts."""
+    dataset = write_toy(tmp_path / "data")
+    predictor = Predictor.load(run(dataset, tmp_path / "run", base=str(save(kind, tmp_path / "base")), layout=layout))
+    own = Record("own", "Pt has fever", choices=("yes", "no"))
+    (read,) = predictor._texts([own])
+    assert read.part(0) == predictor.encoder.text_ids([body(own.text, own.choices)])[0]
 
 
 @pytest.mark.parametrize(("kind", "layout"), [("t5", "one-pass"), ("qwen3", "one-pass"), ("qwen3", "two-prompt")])

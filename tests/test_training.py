@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import ARCHITECTURES, save
-from toy import CUES, LABELS, record, run, settings, write_contrasted
+from toy import CUES, LABELS, record, run, settings, write_contrasted, write_toy
 
 from reason2decide import console
 from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_dataset
 from reason2decide.data.records import LabelSet, Record
-from reason2decide.errors import BaseModelError, DataError, OutputError, UserError
+from reason2decide.errors import BaseModelError, ConfigError, DataError, OutputError, UserError
 from reason2decide.method.methods import METHODS
 from reason2decide.method.schedules import takes_predicted_label
 from reason2decide.model.bundle import load_bundle, read_training_log
@@ -28,6 +28,7 @@ from reason2decide.model.predictor import Predictor
 from reason2decide.training.config_file import parse_config
 from reason2decide.training.features import Example
 from reason2decide.training.shown_labels import LabelChooser
+from reason2decide.training.stage_plan import drawn_records
 from reason2decide.training.validation import decision_and_reason
 
 
@@ -126,6 +127,26 @@ def test_few_rationales_are_enough_for_stage1(tmp_path: Path) -> None:
     bundle = run(dataset, tmp_path / "run", batch_size=2, steps=6)
     rows = [row for row in read_training_log(bundle) if row["event"] == "train" and row["stage"] == "stage1"]
     assert len(rows) == 6 and all(row["rationale_loss"] > 0 for row in rows)
+
+
+def test_the_longest_record_may_have_no_rationale(tmp_path: Path) -> None:
+    """The memory of a step is measured on it; L_post has nothing to contrast there."""
+    toy = write_toy(tmp_path / "toy")
+    splits = {
+        name: [
+            own if own.rationales else replace(own, text=f"{own.text} and a cough for a very long time")
+            for own in toy.split(name)
+        ]
+        for name in toy.hashes
+    }
+    dataset = write_dataset(tmp_path / "longer", toy.info, splits)
+    assert run(dataset, tmp_path / "run", method="r2d-posterior").is_dir()
+
+
+def test_a_draw_without_any_rationale_is_refused(dataset: DatasetFolder, tmp_path: Path) -> None:
+    seed = next(seed for seed in range(99) if all(not record(int(i)).rationales for i in drawn_records(48, 2, seed)))
+    with pytest.raises(ConfigError, match="none of the train_records = 2 records drawn has a rationale for stage1"):
+        run(dataset, tmp_path / "run", train_records=2, seed=seed)
 
 
 def test_accumulation_is_exact(dataset: DatasetFolder, tmp_path: Path) -> None:

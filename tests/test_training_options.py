@@ -16,14 +16,18 @@ import pytest
 import tomli_w
 import torch
 from forks import Forks
-from safetensors.numpy import load_file
-from tiny_models import minilm, save
+from safetensors.numpy import load_file, save_file
+from tiny_models import minilm, save, save_encoder
 from toy import run, settings, write_toy
 
 from reason2decide.data.dataset_folder import DatasetFolder
-from reason2decide.errors import BaseModelError, ConfigError
+from reason2decide.data.records import Record
+from reason2decide.errors import BaseModelError, BundleError, ConfigError
 from reason2decide.model.bundle import load_bundle, read_training_log
 from reason2decide.model.predictor import Predictor
+from reason2decide.model.reading import ReadingSettings
+from reason2decide.training.base import load_base
+from reason2decide.training.config import Encoder
 
 
 def weights(run: Path) -> dict[str, np.ndarray]:
@@ -74,6 +78,18 @@ def test_tensorboard_gets_what_the_log_has(dataset: DatasetFolder, tmp_path: Pat
     expected = {row["step"]: row["label_loss"] for row in log(tmp_path / "run", stage="sft")}
     assert found == pytest.approx(expected)
     assert len(board.Scalars("sft/validation_macro_f1")) == 3
+
+
+def test_steps_of_trackers_go_on_from_stage_to_stage(dataset: DatasetFolder, tmp_path: Path) -> None:
+    """Some drop what comes with a lower step than before."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(dataset, tmp_path / "run", steps={"stage1": 2, "stage2": 3}, report_to=["tensorboard"])
+    (events,) = (tmp_path / "run" / "tensorboard").rglob("events.*")
+    board = EventAccumulator(str(events.parent))
+    board.Reload()
+    assert [event.step for event in board.Scalars("stage1/rationale_loss")] == [1, 2]
+    assert [event.step for event in board.Scalars("stage2/rationale_loss")] == [3, 4, 5]
 
 
 def test_a_missing_tracker_is_named_with_its_install(forks: Forks, dataset: DatasetFolder, tmp_path: Path) -> None:
@@ -185,6 +201,30 @@ def test_a_base_with_weights_that_no_loss_reaches_resumes(forks: Forks, dataset:
     resumed = forks.run("train", config, "--out", tmp_path / "run", "--resume", tmp_path / "run/stage2/checkpoint-1")
     assert resumed.returncode == 0, resumed.stderr
     assert all(np.array_equal(value, whole[name]) for name, value in weights(tmp_path / "run").items())
+
+
+@pytest.mark.parametrize("kind", ["roberta", "modernbert"])
+def test_an_encoder_whose_weights_have_other_names_is_refused(kind: str, tmp_path: Path) -> None:
+    """As one that was saved inside another model; the library would take random weights in their place."""
+    base = save_encoder(kind, tmp_path / "base")
+    load_base(Encoder(encoder=str(base)), texts=list, seed=0)
+    held = load_file(base / "model.safetensors")
+    save_file({f"wrapped.{name}": value for name, value in held.items()}, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BaseModelError, match=r"lacks \d+ of its weights, such as embeddings"):
+        load_base(Encoder(encoder=str(base)), texts=list, seed=0)
+
+
+def test_positions_that_count_on_from_the_padding_token(dataset: DatasetFolder, tmp_path: Path) -> None:
+    """RoBERTa's: of 66 it reads 64, and the model trained on as many reads a text that fills them."""
+    base = {"encoder": str(save_encoder("roberta", tmp_path / "base"))}
+    lengths = {"input": 66, "rationale": 24, "label": 32}
+    with pytest.raises(ConfigError, match=r"has 64 positions; set lengths\.input to at most 64"):
+        run(dataset, tmp_path / "run", base=base, lengths=lengths)
+    bundle = run(dataset, tmp_path / "run", base=base, lengths=lengths | {"input": 64})
+    with pytest.raises(BundleError, match="reads prompts of at most 64 tokens, 66 are asked for"):
+        Predictor.load(bundle, ReadingSettings(input_tokens=66))
+    (decided,) = Predictor.load(bundle).predict([Record("long", "chest pain " * 200)])
+    assert decided.predicted_label
 
 
 def test_encoders_that_cannot_be_used(dataset: DatasetFolder, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from transformers import (
     MT5Config,
     MT5ForConditionalGeneration,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
     T5Config,
     T5ForConditionalGeneration,
     T5Gemma2Config,
@@ -120,7 +122,8 @@ def build(architecture: str) -> tuple[Any, Any]:
     if architecture in DECODER_ONLY or architecture.endswith("-chat"):
         return _decoder_only(architecture.removesuffix("-chat"), chat=architecture.endswith("-chat"))
     if architecture == "modernbert":
-        return _modernbert()
+        with tempfile.TemporaryDirectory() as folder:
+            return load_base(Encoder(encoder=str(save_encoder("modernbert", Path(folder)))), texts=list, seed=0)
     tokenizer = train_tokenizer(CORPUS, 700)
     if architecture.startswith("t5gemma"):
         return _t5gemma(architecture, len(tokenizer)), tokenizer
@@ -212,7 +215,7 @@ def _with_images(architecture: str) -> tuple[Any, Any]:
 
 
 def _modernbert() -> tuple[Any, Any]:
-    """An encoder of ModernBERT's kind, saved, with a decoder beside it."""
+    """An encoder of ModernBERT's kind."""
     tokenizer = bart_tokenizer()
     tokenizer.add_special_tokens({"cls_token": "<s>", "sep_token": "</s>"})
     config = ModernBertConfig(
@@ -225,10 +228,31 @@ def _modernbert() -> tuple[Any, Any]:
         max_position_embeddings=1024,
         **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "cls", "sep")},
     )
-    with tempfile.TemporaryDirectory() as folder:
-        ModernBertModel(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return load_base(Encoder(encoder=folder), texts=list, seed=0)
+    return ModernBertModel(config), tokenizer
+
+
+def _roberta() -> tuple[Any, Any]:
+    """An encoder of RoBERTa's kind, of 66 positions."""
+    tokenizer = bart_tokenizer()
+    tokenizer.add_special_tokens({"cls_token": "<s>", "sep_token": "</s>"})
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=66,
+        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")},
+    )
+    return RobertaModel(config), tokenizer
+
+
+def save_encoder(kind: str, folder: Path) -> Path:
+    """An encoder alone as a folder that `base = {encoder = "..."}` takes."""
+    model, tokenizer = {"modernbert": _modernbert, "roberta": _roberta}[kind]()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def save(architecture: str, folder: Path) -> Path:

@@ -323,4 +323,4 @@ class Predictor:
         ]
 
     def _text_ids(self, records: Sequence[Record]) -> list[list[int]]:
-        return self.encoder.text_ids([record.text for record in records])
+        return self.encoder.text_ids([record.text for record in records], [bool(record.choices) for record in records])

@@ -91,10 +91,16 @@ class PromptEncoder:
             self._tail = self._template_ids(self.form.tail.rstrip(" "))
             self.after, self.opens, self.ends = [], [], [end]
 
-    def text_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of texts (`prompts.body`) as they stand in a prompt: after a prefix and a space, or first."""
-        follows_space = self.form.head.endswith(" ") if self.form.text_first else True
-        return self._plain_ids([f"{' ' * follows_space}{text.strip()}" for text in texts])
+    def text_ids(self, texts: Sequence[str], after_choices: Sequence[bool] | None = None) -> list[list[int]]:
+        """Ids of texts (`prompts.body`) as they stand in a prompt: after a prefix and a space, or first.
+
+        Args:
+            after_choices: whether each text comes after its record's own choices, whose ids are asked for apart.
+        """
+        after_space = self.form.head.endswith(" ") if self.form.text_first else True
+        follows = after_choices or [False] * len(texts)
+        spaces = [" " * (after_space or own) for own in follows]
+        return self._plain_ids([f"{space}{text.strip()}" for space, text in zip(spaces, texts, strict=True)])
 
     def reads(self, ids: TokenIds) -> bool:
         """Whether the tokens of a text show anything: a character that is neither unknown nor invisible."""

@@ -77,11 +77,20 @@ class ReadingSettings:
 WHAT_FITS = ReadingSettings()  # the default: decide on what fits
 
 
+# Kinds of model whose positions count on from the padding token's id, so that of 514 they read 512: RoBERTa's family.
+PADDED_POSITIONS = frozenset(
+    {"roberta", "roberta-prelayernorm", "camembert", "xlm-roberta", "xlm-roberta-xl", "xmod", "data2vec-text", "ibert"}
+    | {"longformer", "luke", "mpnet"}
+)
+
+
 def positions_of(config: Any) -> int | None:
     """Length of the longest prompt that a model of this configuration can read; None: its positions are relative."""
     encoder = getattr(config, "encoder", config)  # of a pair, such as two BERTs
     positions = getattr(encoder, "max_position_embeddings", None)
-    return None if positions is None else int(positions)
+    if positions is None:
+        return None
+    return int(positions) - (encoder.pad_token_id + 1 if encoder.model_type in PADDED_POSITIONS else 0)
 
 
 def windows(tokens: int, room: int) -> list[Part]:

@@ -15,15 +15,6 @@ from reason2decide.training.encoders import from_encoder
 from reason2decide.training.pretrained import from_pretrained
 from reason2decide.training.tiny import new_tiny, train_tokenizer
 
-DROPOUT_KEYS = (
-    "dropout_rate",
-    "dropout",
-    "attention_dropout",
-    "activation_dropout",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-)
-
 
 def load_base(
     base: str | Encoder, *, texts: Callable[[], Iterable[str]], seed: int, dropout: float | None = None, bits: int = 32
@@ -104,20 +95,35 @@ def has_dropout(model: Any) -> bool:
     return any(
         module.p > 0
         if isinstance(module, torch.nn.Dropout)
-        else isinstance(getattr(module, "dropout", None), float) and module.dropout > 0
+        else any(getattr(module, key) > 0 for key in _dropout_keys(module))
         for module in model.modules()
     )
 
 
 def set_dropout(model: Any, rate: float) -> None:
-    """Replace every dropout rate of a model, in its layers and its configuration."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = rate
-        elif isinstance(getattr(module, "dropout", None), float):
-            module.dropout = rate
-    # The configurations too, those of encoder and decoder included: copies of the model are made from them.
-    for config in (model.config, getattr(model.config, "encoder", None), getattr(model.config, "decoder", None)):
-        for key in DROPOUT_KEYS:
-            if hasattr(config, key):
-                setattr(config, key, rate)
+    """Replace every dropout rate of a model's configuration, and give its layers those of a model built from that.
+
+    So a model has the same dropout before and after it is copied (`blank_copy`), whatever its architecture makes of the
+    rates.
+    """
+    configs = [module.config for module in model.modules() if hasattr(module, "config")]
+    for config in configs:
+        configs.extend(own for own in vars(config).values() if isinstance(own, PretrainedConfig))
+        for key in _dropout_keys(config):
+            setattr(config, key, rate)
+    with torch.device("meta"):
+        built = type(model)._from_config(model.config)
+    for name, module in built.named_modules():
+        if isinstance(module, torch.nn.Dropout | torch.nn.Identity):  # a layer without dropout may have none at all
+            model.set_submodule(name, module)
+        for key in _dropout_keys(module):
+            setattr(model.get_submodule(name), key, getattr(module, key))
+
+
+def _dropout_keys(holder: Any) -> list[str]:
+    """Names of the dropout rates of a configuration or a layer."""
+    return [
+        key
+        for key, value in vars(holder).items()
+        if ("dropout" in key or key.endswith("pdrop")) and type(value) in (int, float)
+    ]

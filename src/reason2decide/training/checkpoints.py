@@ -73,7 +73,8 @@ def write_checkpoint(
 ) -> Path:
     """Write a checkpoint next to its final path, synced and hashed, and only then rename it."""
     path = checkpoint_path(run, state.stage, state.step)
-    with new_folder(path, MANIFEST, force=path.exists()) as folder:
+    remove_folder(path)  # a damaged one, which the run was not resumed from
+    with new_folder(path, MANIFEST, force=False) as folder:
         save_file(dict(model), folder / MODEL)
         save_file(dict(optimizer), folder / OPTIMIZER)
         if best is not None:

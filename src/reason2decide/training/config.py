@@ -5,6 +5,7 @@ Most keys may be one value for every stage or a table by stage (`steps = {stage1
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
@@ -25,6 +26,37 @@ Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 PER_STAGE: dict[str, Any] = {"stage": True}  # marks the keys that may be a table by stage
 # Marks the keys that may change when a run is resumed: what is learnt does not depend on them.
 FREE: dict[str, Any] = {"free": True}
+
+
+def _conditioned(stage: Stage) -> bool:
+    return stage.explain == "conditioned"
+
+
+def _samples(stage: Stage) -> bool:
+    return stage.sampling_cap > 0
+
+
+def _learns_labels(stage: Stage) -> bool:
+    return stage.learns_labels
+
+
+# Which stages a single value of a key applies to, told by what the earlier keys have made of the stage.
+_USES: dict[str, Callable[[Stage], bool]] = {
+    "alpha": lambda stage: stage.learns_labels and stage.learns_rationales,
+    "warmup_share": lambda stage: stage.warmup_share > 0,
+    "ramp_share": lambda stage: stage.ramp_share > 0,
+    "on_disagreement": _samples,
+    "adaptive_sampling": _samples,
+    "sampling_cap": _samples,
+    "posterior_weight": _conditioned,
+    "posterior_share": _conditioned,
+    "cycle_weight": _conditioned,
+    "contrast_share": lambda stage: stage.learns_contrasts,
+    "conditioning_dropout": lambda stage: stage.needs_labels_shown,
+    "selection": _learns_labels,
+    "select_from": _learns_labels,
+    "patience": lambda stage: True,
+}
 
 
 def _absolute(name: str) -> str:
@@ -249,31 +281,12 @@ class Config(BaseModel):
         return tuple(self._set(stage) for stage in method_named(self.method).stages)
 
     def _set(self, stage: Stage) -> Stage:
-        conditioned, samples = stage.explain == "conditioned", stage.sampling_cap > 0
-        uses = {
-            "alpha": stage.learns_labels and stage.learns_rationales,
-            "warmup_share": stage.warmup_share > 0,
-            "ramp_share": stage.ramp_share > 0,
-            "sampling_cap": samples,
-            "on_disagreement": samples,
-            "conditioning_dropout": samples,
-            "adaptive_sampling": samples,
-            "contrast_share": stage.learns_contrasts,
-            "posterior_weight": conditioned,
-            "posterior_share": conditioned,
-            "cycle_weight": conditioned,
-            "selection": stage.learns_labels,
-            "select_from": stage.learns_labels,
-            "patience": True,
-        }
-        changes: dict[str, Any] = {}
-        for key, used in uses.items():
+        for key, used in _USES.items():
             values: dict[str, Any] = getattr(self, key)
-            if stage.name in values:
-                changes[key] = values[stage.name]
-            elif "*" in values and used:
-                changes[key] = values["*"]
-        return replace(stage, **changes)
+            if stage.name in values or ("*" in values and used(stage)):
+                change: dict[str, Any] = {key: values.get(stage.name, values.get("*"))}
+                stage = replace(stage, **change)
+        return stage
 
     def of(self, key: str, stage: str) -> Any:
         """The value of a per-stage key for one stage, else the default; None if there is neither."""

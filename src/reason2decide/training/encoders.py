@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, EncoderDecoderModel, set_seed
+from transformers import AutoConfig, AutoModel, AutoTokenizer, EncoderDecoderModel, set_seed
 
 from reason2decide.errors import BaseModelError
 from reason2decide.model.architectures.thin_decoder import ThinDecoderModel, thin_decoder_config
@@ -36,12 +36,13 @@ def from_encoder(name: str, seed: int) -> tuple[Any, Any]:
         start, end, pad = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id
         if None in (start, end, pad):
             raise BaseModelError(f"the tokenizer of {name!r} has no classification, separator or padding token")
+        encoder = _whole_encoder(name)
         if config.model_type in PAIRED:
             model: Any = EncoderDecoderModel.from_encoder_decoder_pretrained(
-                name, name, encoder_dtype=torch.float32, decoder_dtype=torch.float32
+                None, name, encoder_model=encoder, decoder_dtype=torch.float32
             )
         else:
-            model = ThinDecoderModel.around(name, thin_decoder_config(config, start=start, end=end, pad=pad))
+            model = ThinDecoderModel.around(encoder, thin_decoder_config(config, start=start, end=end, pad=pad))
     except BaseModelError:
         raise
     except Exception as error:
@@ -52,3 +53,21 @@ def from_encoder(name: str, seed: int) -> tuple[Any, Any]:
     for settings in (model.config, model.generation_config):
         settings.decoder_start_token_id, settings.eos_token_id, settings.pad_token_id = start, end, pad
     return model, tokenizer
+
+
+def _whole_encoder(name: str) -> Any:
+    """An encoder, all of whose weights are in its files; the pooler, which nothing here uses, may be missing.
+
+    Raises:
+        BaseModelError: weights are missing, which the library would fill with random ones.
+    """
+    encoder, loaded = AutoModel.from_pretrained(
+        name, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+    )
+    lacking = sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler."))
+    if lacking:
+        raise BaseModelError(
+            f"the encoder {name!r} lacks {len(lacking)} of its weights, such as {lacking[0]}, which would be random; "
+            "give the folder or name of a model that was saved whole, under its own names"
+        )
+    return encoder

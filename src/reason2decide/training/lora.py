@@ -17,16 +17,18 @@ from reason2decide.training.config import Lora
 QUERIES_AND_VALUES = (("q", "v"), ("q_proj", "v_proj"), ("query", "value"), ("qkv_proj",), ("Wqkv",))
 
 
-def add_adapters(model: Any, settings: Lora, compute_dtype: torch.dtype = torch.float32) -> None:
+def add_adapters(model: Any, settings: Lora, seed: int, compute_dtype: torch.dtype = torch.float32) -> None:
     """Freeze the model's weights, round them if the settings say so, and add adapters to the targets; in place.
 
     Args:
+        seed: of the adapters' first weights.
         compute_dtype: what rounded weights are multiplied in.
 
     Raises:
         ConfigError, MissingExtraError: as `lora_targets`.
     """
     peft = require("peft", "lora")
+    torch.manual_seed(seed)  # peft draws the adapters' weights: the same in every process and every run
     targets = list(lora_targets(model, settings))
     if settings.weights == "nf4":
         _round_to_nf4(model, compute_dtype)
@@ -49,19 +51,19 @@ def lora_targets(model: Any, settings: Lora) -> tuple[str, ...]:
     require("peft", "lora")
     if settings.weights == "nf4":
         require("bitsandbytes", "qlora", 'lora.weights = "nf4"')
-    linear = {name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    linear = {name.split(".")[-1] for name in names}
     if settings.targets is None:
-        for names in QUERIES_AND_VALUES:
-            if linear.issuperset(names):
-                return names
+        for usual in QUERIES_AND_VALUES:
+            if linear.issuperset(usual):
+                return usual
         raise ConfigError(
             f"lora.targets must say which layers to adapt: the base's linear layers are {', '.join(sorted(linear))}"
         )
-    found = {name for name, _ in model.named_modules()}
     for target in settings.targets:
-        if not any(name == target or name.endswith(f".{target}") for name in found):
+        if not any(name == target or name.endswith(f".{target}") for name in names):
             raise ConfigError(
-                f"lora.targets: no layer of the base is named {target!r}; its linear layers are "
+                f"lora.targets: no linear layer of the base is named {target!r}; its linear layers are "
                 f"{', '.join(sorted(linear))}"
             )
     return settings.targets

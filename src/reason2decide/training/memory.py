@@ -60,7 +60,9 @@ def plan_memory(
         divisible: whether batches may be cut at all.
     """
     prompts, (_, rationales) = features.prompt_lengths_of(widest), features.target_lengths_of(widest)
-    longest = int(np.argmax(prompts + rationales))
+    # Of a record without a rationale only half of what a step may take could be measured.
+    complete = rationales > 0 if objective.stage.learns_rationales and rationales.any() else np.ones_like(prompts, bool)
+    longest = int(np.argmax((prompts + rationales) * complete))
     example, now = features[int(widest[longest])], used_bytes(objective.device)
     state = state_bytes(objective.model, optimizer)
     passes = [(objective.stage.learns_labels, _label_pass), (objective.stage.learns_rationales, _rationale_pass)]
@@ -109,7 +111,8 @@ def _label_pass(objective: Objective, example: Example) -> Any:
 def _rationale_pass(objective: Objective, example: Example) -> Any:
     """All that a step may take of a record: with L_post, its rationale under two labels."""
     stage = objective.stage
-    rivals = {0: example.label} if stage.posterior_weight and stage.explain == "conditioned" else {}
+    contrasted = stage.posterior_weight and stage.explain == "conditioned" and len(example.rationale)
+    rivals = {0: example.label} if contrasted else {}
     with objective.computing():
         losses = objective.explained(
             [example], ShownLabels([example.label], rivals), objective.steps, StepSize(1, 1, 1), Counts()

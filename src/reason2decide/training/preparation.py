@@ -255,7 +255,7 @@ def _require_positions(model: Any, config: Config) -> None:
     before = lengths.label if config.one_pass else 0  # the label precedes the rationale in one answer
     parts = {"input": (model.get_encoder().config, 0), "rationale": (model.get_decoder().config, before)}
     for key, (part, taken) in parts.items():
-        limit = getattr(part, "max_position_embeddings", None)
+        limit = positions_of(part)
         if limit is not None and getattr(lengths, key) + taken > limit:
             beside = f", and lengths.label {taken} before it" if taken else ""
             raise ConfigError(

@@ -30,7 +30,9 @@ from reason2decide.training.run_folder import (
     LOG,
     chosen_checkpoint,
     describe_run,
+    first_stage,
     forget_after,
+    has_begun,
     is_complete,
     require_checkpoint_of,
     require_free,
@@ -74,17 +76,24 @@ def train(
         set_quiet(True)
     if resume is not None and force:
         raise ConfigError("--resume continues a run, --force replaces it; give only one of the two")
+    if first_stage_of is not None and resume not in (None, AUTO):
+        raise ConfigError(
+            "--first-stage-of goes on with another run's stage, --resume with this one's; give one of them"
+        )
     if processes.is_main:
         require_free(out, resuming=resume is not None, force=force)
         if resume not in (None, AUTO):
             require_checkpoint_of(out, Path(str(resume)))
     with prepared(config, processes, records_from or config.dataset) as given, contextlib.ExitStack() as stack:
         if processes.is_main:
-            stack.enter_context(run_folder(out, config.dataset, force=force and resume is None))
+            taken = None
+            if first_stage_of is not None and (force or not has_begun(out)):
+                taken = first_stage(first_stage_of, config, out, given.identity)
+            stack.enter_context(run_folder(out, config.dataset, force=force))
             if records_from is not None:
                 given.dataset.copy_to(config.dataset, force=True)
-            if first_stage_of is not None:
-                take_over(first_stage_of, config, out, given.identity)
+            if taken is not None:
+                take_over(taken, out)
         processes.wait()
         checkpoint = chosen_checkpoint(config, out, AUTO if first_stage_of is not None else resume, processes)
         if checkpoint is not None:
@@ -95,9 +104,9 @@ def train(
         limit_threads(given.model.num_parameters())
         context = stack.enter_context(_opened(config, out, processes, given, checkpoint))
         model, summaries = _run_stages(context, given, checkpoint)
+        processes.end()  # what is left takes one process, and may take longer than the others would wait
         if processes.is_main:
             _finish(context, given, model, summaries)
-    processes.end()
     say(f"bundle: {out / BUNDLE}")
     return out / BUNDLE
 
@@ -111,7 +120,8 @@ def _opened(
         describe_run(out, config, given.dataset, checkpoint)
         forget_after(checkpoint, config, out / LOG)
     processes.wait()
-    log = RunLog(out / LOG, config.report_to if processes.is_main else (), config.identity())
+    steps = {stage.name: config.of("steps", stage.name) for stage in config.stages()}
+    log = RunLog(out / LOG, config.report_to if processes.is_main else (), config.identity(), steps)
     with StopSignals() as signals:
         yield RunContext(config, out, processes, log, signals, given.identity, versions(), given.bfloat16)
 
@@ -121,7 +131,7 @@ def _run_stages(context: RunContext, given: Prepared, checkpoint: Checkpoint | N
     model, finished = given.model, dict(checkpoint.state.finished) if checkpoint else {}
     lora = context.config.lora
     if lora:
-        add_adapters(model, lora, torch.bfloat16 if given.bfloat16 else torch.float32)
+        add_adapters(model, lora, context.config.seed, torch.bfloat16 if given.bfloat16 else torch.float32)
     for stage in context.config.stages():
         if stage.name in finished:
             continue
@@ -147,7 +157,8 @@ def _run_stages(context: RunContext, given: Prepared, checkpoint: Checkpoint | N
 
 def _not_learnt(context: RunContext, stage: Stage, validation: SplitFeatures) -> Iterator[str]:
     """What a finished stage has not learnt, and what to try."""
-    found = complaints(stage.name, read_rows(context.log.path), [str(record.label) for record in validation.records])
+    gold, labels = [str(record.label) for record in validation.records], validation.labels.values
+    found = complaints(stage.name, read_rows(context.log.path), gold, len(labels))
     if found:
         config = context.config
         rate, steps = config.of("learning_rate", stage.name), config.of("steps", stage.name)

@@ -26,7 +26,7 @@ import torch
 from reason2decide.console import say, warn
 from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.errors import CheckpointError, OutputError
-from reason2decide.files import link_or_copy, locked, new_folder, remove_leftovers
+from reason2decide.files import link_or_copy, locked, new_file, new_folder, remove_leftovers
 from reason2decide.training.checkpoints import (
     MANIFEST,
     Checkpoint,
@@ -67,7 +67,10 @@ def require_checkpoint_of(run: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def run_folder(out: Path, dataset: Path, *, force: bool) -> Iterator[None]:
-    """Lock the run folder for this training; with `force`, empty it of all but the dataset to train on."""
+    """Lock the run folder for this training; with `force`, empty it of all but the dataset to train on.
+
+    The folder says from the first moment that it is a run's, so that one killed at any time can be resumed or replaced.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -75,10 +78,12 @@ def run_folder(out: Path, dataset: Path, *, force: bool) -> Iterator[None]:
     with locked(out / LOCK, f"another training is running in {out}; wait for its end, or give another path"):
         if force:
             for path in out.iterdir():
-                if path.name != LOCK and path.absolute() != dataset:
+                if path.name not in (LOCK, RUN) and path.absolute() != dataset:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         for folder in (out, *(path for path in out.iterdir() if path.is_dir())):
             remove_leftovers(folder)
+        if force or not (out / RUN).exists():
+            _write_json(out / RUN, {})
         yield
 
 
@@ -99,21 +104,32 @@ def chosen_checkpoint(config: Config, run: Path, resume: str | None, processes: 
     return read_checkpoint(found) if found is not None else None
 
 
-def take_over(other: Path, config: Config, run: Path, identity: Mapping[str, Any]) -> None:
-    """Link the finished first stage of another run into this one, unless this one has begun.
+def has_begun(run: Path) -> bool:
+    """Whether a run has a checkpoint of its own to go on from."""
+    return next(run.glob("*/checkpoint-*"), None) is not None
+
+
+def first_stage(other: Path, config: Config, run: Path, identity: Mapping[str, Any]) -> Checkpoint:
+    """The checkpoint with which another run has finished this run's first stage.
 
     Raises:
-        CheckpointError: that stage has not finished, or differs from this run's.
+        CheckpointError: that stage has not finished, or differs from this run's; or the other run is this one.
     """
     first = config.stages()[0].name
-    if next(run.glob("*/checkpoint-*"), None) is not None:
-        return
+    if other.resolve() == run.resolve():
+        raise CheckpointError(f"{other} is this run itself; --resume auto continues it")
     checkpoint, _ = newest_checkpoint(other, [first])
     if checkpoint is None or not _has_ended(config, checkpoint) or len(config.stages()) == 1:
         raise CheckpointError(f"{other} has no finished {first} that another stage of this run follows")
     require_same_run(checkpoint, identity)
-    with new_folder(run / first / checkpoint.path.name, MANIFEST, force=False) as folder:
-        for file in checkpoint.path.iterdir():
+    return checkpoint
+
+
+def take_over(finished: Checkpoint, run: Path) -> None:
+    """Link another run's finished stage into this one."""
+    stage, other = finished.path.parent.name, finished.path.parent.parent
+    with new_folder(run / stage / finished.path.name, MANIFEST, force=False) as folder:
+        for file in finished.path.iterdir():
             link_or_copy(file, folder / file.name)
     shutil.copy(other / LOG, run / LOG)
 
@@ -148,16 +164,30 @@ def describe_run(run: Path, config: Config, dataset: DatasetFolder, checkpoint: 
         "dataset": {"name": dataset.info.name, "sha256": dict(dataset.hashes)},
         "device": _device(),
     }
-    if checkpoint is not None and file.exists():
-        description = json.loads(file.read_text("utf-8"))
+    earlier = _description(file) if checkpoint is not None else {}
+    if checkpoint is not None and earlier:
+        description = earlier
         resumption = {
             "at": now,
             "from": f"{checkpoint.state.stage} step {checkpoint.state.step}",
             "versions": versions(),
         }
         description["resumed"] = [*description.get("resumed", []), resumption]
-    file.write_text(json.dumps(description, indent=2), "utf-8")
+    _write_json(file, description)
     (run / CONFIG).write_text(config.to_toml(), "utf-8")
+
+
+def _description(file: Path) -> dict[str, Any]:
+    """What a run's description holds; nothing if it was just begun, or its disk was full."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(file.read_text("utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    with new_file(file, force=True) as partial:
+        partial.write_text(json.dumps(content, indent=2), "utf-8")
 
 
 def versions() -> dict[str, str]:

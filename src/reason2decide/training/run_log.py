@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,19 @@ ROWS_PER_STAGE = 200  # ours: enough for a curve
 class RunLog:
     """The log of a run, written by the main process alone.
 
+    Args:
+        steps: of each stage, in their order; trackers get steps that count on from one stage to the next, since some
+            drop what comes with a lower step than before.
+
     Raises:
         MissingExtraError: a tracker's package is not installed.
     """
 
-    def __init__(self, path: Path, trackers: Sequence[str], settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, trackers: Sequence[str], settings: Mapping[str, Any], steps: Mapping[str, int]
+    ) -> None:
         self.path = path
+        self._first_steps = dict(zip(steps, accumulate(steps.values(), initial=0), strict=False))
         self._trackers = [_start(name, path.parent, settings) for name in trackers]
 
     def write(self, stage: str, row: Mapping[str, Any]) -> None:
@@ -39,7 +47,7 @@ class RunLog:
             if isinstance(value, int | float) and key != "step"
         }
         for tracker in self._trackers:
-            tracker.log(numbers, step=row["step"])
+            tracker.log(numbers, step=self._first_steps[stage] + row["step"])
 
     def close(self) -> None:
         """Let the trackers send what is pending."""

@@ -34,6 +34,11 @@ def batch_plan(config: Config, stage: Stage, features: SplitFeatures, processes:
     rows = np.arange(len(features)) if stage.learns_labels else features.with_rationale
     if config.train_records is not None:
         rows = rows[np.isin(rows, drawn_records(len(features), config.train_records, config.seed))]
+        if not len(rows):
+            raise ConfigError(
+                f"none of the train_records = {config.train_records} records drawn has a rationale for {stage.name} "
+                "to learn from; ask for more"
+            )
     rationales = features.widest_rationales_of(np.arange(len(features)))
     targets = np.maximum(features.targets.lengths if stage.learns_labels else 0, rationales)
     return BatchPlan(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -68,11 +67,10 @@ class ThinDecoderModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         self.post_init()
 
     @classmethod
-    def around(cls, encoder: str, config: ThinDecoderConfig) -> ThinDecoderModel:
-        """A new decoder beside the weights of a saved encoder."""
+    def around(cls, encoder: Any, config: ThinDecoderConfig) -> ThinDecoderModel:
+        """A new decoder beside the weights of an encoder."""
         model = cls(config)
-        loaded = AutoModel.from_pretrained(encoder, dtype=torch.float32, trust_remote_code=False)
-        model.encoder.load_state_dict(loaded.state_dict())
+        model.encoder.load_state_dict(encoder.state_dict())
         return model
 
     def get_encoder(self) -> Any:
