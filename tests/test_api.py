@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from toy import LABELS, record, run
@@ -150,6 +151,16 @@ def test_temporary_data_goes_with_its_object_unless_saved(tmp_path: Path) -> Non
     assert not temporary.exists() and not kept.is_temporary and len(kept["test"]) == 8
     with pytest.raises(DataError, match=r"rows has no column 'label'; it has 't', 'l', 's'"):
         r2d.Dataset.from_list(rows, text="t", label="label")
+
+
+def test_lists_in_a_frame_are_read_as_lists(folder: Path) -> None:
+    """`pandas.read_parquet` gives them as arrays."""
+    frame = pd.read_csv("notes.csv")
+    notes: Any = [np.array([f"Cough for {i} days.", "No fever."]) for i in range(len(frame))]
+    sentences = frame.assign(note=notes)
+    listed = r2d.Dataset.from_pandas(sentences, text="note", label="disposition", rationales={"nurse": "reason"})
+    texts = {record.text for split in ("train", "validation", "test") for record in listed[split]}
+    assert "Cough for 1 days. No fever." in texts
 
 
 def test_a_run_on_data_in_memory_repeats_itself(folder: Path, tmp_path: Path) -> None:

@@ -163,6 +163,8 @@ def test_mistakes_of_each_command(bundle: Path, dataset: DatasetFolder, tmp_path
     assert "no case" in refused("predict", bundle, empty)
     assert "already exists" in refused("predict", bundle, config, "--out", empty)
     assert "there is no file" in refused("predict", bundle, tmp_path / "none.jsonl")
+    assert "File name too long: 29 yo" in refused("predict", bundle, "29 yo with chest pain " * 20)
+    assert "is a file; give the path of a folder" in refused("compare", dataset.path, dataset.path, "--out", empty)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["empty.jsonl", "train.toml"]
 
 

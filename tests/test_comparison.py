@@ -15,6 +15,7 @@ from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import ConfigError, DataError
 from reason2decide.evaluation.comparison import compare, load_system, signature_differences
 from reason2decide.evaluation.measure import Origin, evaluate
+from reason2decide.evaluation.metrics.base import SufficientStatistics
 from reason2decide.evaluation.results import RESULTS, STATISTICS, load_statistics, read_results, save_statistics
 from reason2decide.evaluation.settings import Settings
 
@@ -151,9 +152,15 @@ def test_folders_that_hold_no_results(tmp_path: Path):
             read_results(tmp_path)
     with pytest.raises(DataError, match="cannot be read"):
         load_statistics(tmp_path / STATISTICS)
-    (tmp_path / STATISTICS).write_bytes(b"no archive")
-    with pytest.raises(DataError, match="cannot be read"):
-        load_statistics(tmp_path / STATISTICS)
+    save_statistics(
+        tmp_path / STATISTICS, {"accuracy": SufficientStatistics(np.eye(99), np.arange(99), np.arange(99))}, None
+    )
+    whole = (tmp_path / STATISTICS).read_bytes()
+    altered = whole[:200] + bytes(99) + whole[299:]
+    for damaged in (b"no archive", whole[:-30], altered):
+        (tmp_path / STATISTICS).write_bytes(damaged)
+        with pytest.raises(DataError, match="cannot be read"):
+            load_statistics(tmp_path / STATISTICS)
 
 
 def test_unanswered_records_are_named(tmp_path: Path) -> None:

@@ -125,15 +125,27 @@ def test_costs_are_the_users(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    "content", ["\ufeffgold;no;yes\r\nyes;10;0\r\nno;0;1\r\n;;\r\n", "gold, no, yes,,\nyes, 10, 0,,\n,,\nno,0,1,,\n"]
+)
+def test_costs_as_spreadsheets_write_them(tmp_path: Path, content: str):
+    (tmp_path / "costs.csv").write_text(content, "utf-8")
+    costs = read_costs(tmp_path / "costs.csv", LabelSet(("yes", "no")))
+    assert costs == {"yes": {"no": 10.0, "yes": 0.0}, "no": {"no": 0.0, "yes": 1.0}}
+    (tmp_path / "costs.csv").write_bytes("gold,né,yes\n".encode("cp1252"))
+    with pytest.raises(DataError, match="save it as CSV in UTF-8"):
+        read_costs(tmp_path / "costs.csv", LabelSet(("yes", "no")))
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("gold,no\nyes,1\n", "each label once as a row and once as a column: yes, no"),
+        ("gold,no\nyes,1\n", "each label once as a row and once as a column: yes, no; its columns are no"),
         ("gold,no,yes\nyes,1,0\nyes,0,1\n", "each label once"),
         ("gold,no,yes\nyes,1\nno,0,1\n", "expected a number for each label"),
         ("gold,no,yes\nyes,much,0\nno,0,1\n", "expected a number"),
         ("gold,no,yes\nyes,-1,0\nno,0,1\n", "at least 0"),
         ("gold,no,yes\nyes,inf,0\nno,0,1\n", "at least 0"),
-        ("", "each label once"),
+        ("", "each label once.*its columns are missing"),
     ],
 )
 def test_bad_costs_are_refused(tmp_path: Path, content: str, message: str):

@@ -124,12 +124,18 @@ def test_two_systems_in_parts_can_be_compared(forks: Forks, calls: DatasetFolder
     results = [tmp_path / name / "results" for name in ("other", "right")]
     ended = forks.run("compare", *results, "--out", tmp_path / "compared", "--primary", "accuracy")
     assert ended.returncode == 0, ended.stderr
-    (found,) = [
-        gap
-        for gap in json.loads((tmp_path / "compared/comparison.json").read_text())["differences"]
-        if gap["metric"] == "accuracy"
-    ]
+    comparison = json.loads((tmp_path / "compared/comparison.json").read_text())
+    (found,) = [gap for gap in comparison["differences"] if gap["metric"] == "accuracy"]
     assert 0.1 < found["low"] < found["difference"] < found["high"] < 0.5
+    # Records are counted, not the random groups; McNemar's test would take these for records.
+    assert (
+        found["n"] == comparison["systems"][str(results[1])]["accuracy"]["n"] == len(records)
+        and found["p_mcnemar"] is None
+    )
+    # Sums of groups match no record of results that were measured at once.
+    evaluate_predictions(right, calls.path, tmp_path / "whole", system="whole")
+    ended = forks.run("compare", results[0], tmp_path / "whole", "--out", tmp_path / "mixed")
+    assert ended.returncode == 2 and "evaluate both with --parts, or neither" in ended.stderr
 
 
 def test_a_bundle_and_the_parts_it_decided(forks: Forks, dataset: DatasetFolder, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from narrowing import present
 
-from reason2decide.data.predictions import NO_ANSWER, Prediction
+from reason2decide.data.predictions import NO_ANSWER, Prediction, read_predictions, write_predictions
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import DataError
 from reason2decide.evaluation.examples import group_indices
@@ -173,6 +173,30 @@ def test_unscorable_predictions(fields, message):
     prediction = Prediction(**({"id": "r0", "predicted_label": "home"} | fields))
     with pytest.raises(DataError, match=f"the prediction for 'r0'.*{message}"):
         run([prediction], records_of(["home"]))
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ('"rationale": ["a"]', r"rationale is \['a'\]; expected text"),
+        ('"tokens": "12"', "tokens is '12'; expected a whole number"),
+        ('"prediction_set": 5', "prediction_set is 5; expected a list of labels"),
+        ('"probabilities": [1]', r"probabilities is \[1\]; expected an object"),
+        ('"deferred": "no"', "deferred is 'no'; expected true or false"),
+    ],
+)
+def test_fields_of_another_kind_are_named_with_their_line(tmp_path, field, message):
+    fine = '{"id": "r0", "predicted_label": "home"}\n'
+    (tmp_path / "p.jsonl").write_text(fine + '{"id": "r1", "predicted_label": "home", ' + field + "}\n")
+    with pytest.raises(DataError, match=f"line 2: {message}"):
+        read_predictions(tmp_path / "p.jsonl")
+
+
+def test_half_an_emoji_in_a_rationale_can_be_written_again(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"id": "r0", "predicted_label": "home", "rationale": "pale \\ud83d"}\n')
+    (prediction,) = read_predictions(tmp_path / "p.jsonl")
+    assert prediction.rationale == "pale ?"
+    write_predictions(tmp_path / "q.jsonl", [prediction])
 
 
 def test_rounded_probabilities_are_accepted():

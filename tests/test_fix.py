@@ -85,6 +85,15 @@ def test_labels_stated_in_texts_are_found_dropped_or_masked(dirty: DatasetFolder
         assert not any("state it" in warning for warning in check_dataset(out.path).warnings)
 
 
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [("Maßnahme", "Maßnahme: sofort"), ("maßnahme", "MASSNAHME!"), ("\u0130la\u00e7 ver", "\u0130la\u00e7-ver")],
+)
+def test_labels_whose_lower_case_is_spelt_otherwise_are_seen(label: str, text: str) -> None:
+    stated = StatedLabels((label, "other"))
+    assert stated.stated(text) == {label} and label not in stated.masked(text, [label]) != text
+
+
 def test_words_that_all_texts_have_are_no_leak() -> None:
     """ "no" stands in notes of every kind."""
     stated = StatedLabels(("yes", "no"))

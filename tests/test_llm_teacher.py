@@ -194,6 +194,15 @@ def test_a_dry_run_says_and_leaves_nothing(server, calls, tmp_path):
     assert list(tmp_path.iterdir()) == [] and server.counts()["total"] == 0
 
 
+def test_a_folder_that_is_no_dataset_gets_no_log(server, tmp_path):
+    (tmp_path / "notes").mkdir()
+    for folder in (tmp_path / "notes", tmp_path / "nowhere"):
+        for more in ((), ("--dry-run",)):
+            ended = r2d("rationalize", folder, "--out", tmp_path / "out", *at(server), *more)
+            assert ended.code == 2 and "dataset" in ended.err
+    assert list(tmp_path.rglob("*")) == [tmp_path / "notes"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

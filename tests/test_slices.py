@@ -50,11 +50,27 @@ def test_numbers_written_in_a_table_are_numbers():
         "18 to under 65": [1, 2],
         "not given": [3, 4],
     }
+    assert sliced(["5", "18"], "column:18") == {"under 18": [0], "18 and over": [1]}
     assert sliced(["1.5", "2", "1.50"]) == {"1.5": [0, 2], "2": [1]}
     assert sliced(["2", "10", "5 mo"]) == {"2": [0], "5 mo": [2], "10": [1]}
     with pytest.raises(DataError, match="contains words"):
         sliced(["2", "10", "5 mo"], "column:3")
     assert sliced(["1e400", "nan", "inf"]) == {"1e400": [0], "inf": [2], "nan": [1]}
+
+
+def test_values_that_differ_stay_apart():
+    sites = sliced([1000001.0, 1000002.0, 1000001.0])
+    assert sites == {"1000001": [0, 2], "1000002": [1]}
+    assert sliced(["007", "7"]) == {"007": [0], "7": [1]}
+    assert sliced(["day \u00b2", "day 2"]) == {"day 2": [1], "day \u00b2": [0]}
+    days = [20190100 + day for day in range(1, 29)] * 3
+    bands = sliced(days)
+    assert [len(band) for band in bands.values()] == [21] * 4 and next(iter(bands)) == "under 20190108"
+
+
+def test_blank_words_are_not_given():
+    """As an import keeps the empty cells of a CSV file."""
+    assert sliced(["F", "", " ", None, "M"]) == {"F": [0], "M": [4], "not given": [1, 2, 3]}
 
 
 def test_rare_words_are_taken_together():

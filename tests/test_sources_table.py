@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from reason2decide.cli import app
+from reason2decide.data.cases import Cases
 from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.defaults import SHARES
 from reason2decide.data.recipe import InputRecipe
@@ -228,6 +229,27 @@ def test_other_encodings_are_read_when_named_and_asked_for_when_not(tmp_path: Pa
     assert "is not utf-8" in message and "--encoding" in message and "cp1254" in message
     r2d(*options, "--encoding", encoding)
     assert f"{text} 7" in {record.text for record in records(tmp_path / "d").values()}
+
+
+def test_a_bad_first_object_is_as_bad_as_any(tmp_path: Path) -> None:
+    good = [json.dumps({"text": f"case {i}", "label": "yes" if i % 3 else "no", "where": "a"}) for i in range(30)]
+    lacking = json.dumps({"label": "yes"})
+    for i, first in enumerate(("not json", lacking)):
+        for lines in ([first, *good], [good[0], first, *good[1:]]):
+            file = tmp_path / f"{i} {lines.index(first)}.jsonl"
+            file.write_text("\n".join(lines))
+            out = tmp_path / f"out {file.stem}"
+            r2d(file, "--text", "text", "--label", "label", "--meta", "where", "--skip-bad", "--out", out)
+            assert sum(sizes(out).values()) == 30
+    said = r2d(file, "--text", "note", "--label", "label", "--out", tmp_path / "x", ok=False)
+    assert "has no column 'note'" in said
+
+
+def test_an_id_that_is_blank_takes_no_other_rows_id(tmp_path: Path) -> None:
+    (tmp_path / "cases.csv").write_text("id,text\n ,first\n2,second\n")
+    bad: list[DataError] = []
+    found = list(Cases(tmp_path / "cases.csv").records(bad.append))
+    assert [own.id for own in found] == ["line 2", "2"] and not bad
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ Heavy imports happen inside the commands, so that `r2d --help` answers at once a
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,6 +23,7 @@ from reason2decide.model.threads import let_threads_sleep
 from reason2decide.parallel import use_cores
 from reason2decide.version import __version__
 
+SHOWN = 200  # ours: characters of a name that cannot be used
 INTERRUPTED = 130  # 128 + SIGINT: the exit code that typer gives Ctrl-C
 
 app = typer.Typer(
@@ -62,6 +65,8 @@ def main() -> None:
     """
     let_threads_sleep()
     use_cores()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # of another encoding than UTF-8, which cannot write every label
+        sys.stdout.reconfigure(errors="backslashreplace")
     # The default action would end the process without removing what is half written.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
@@ -76,9 +81,11 @@ def main() -> None:
     except PermissionError as error:
         _fail(f"no permission for {error.filename}; choose another path or change its permissions")
     except Exception as error:
-        if not means_full_disk(error):
-            raise
-        _fail(f"the disk is full ({error}); free some space and run the command again")
+        if means_full_disk(error):
+            _fail(f"the disk is full ({error}); free some space and run the command again")
+        if isinstance(error, OSError) and isinstance(error.filename, str | bytes | Path):
+            _fail(f"{error.strerror}: {str(error.filename)[:SHOWN]}")
+        raise
     except SystemExit as end:
         if end.code == INTERRUPTED:
             stderr.print("interrupted", markup=False)

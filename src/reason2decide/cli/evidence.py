@@ -11,7 +11,7 @@ import typer
 from reason2decide.cli.models import Force, require_training
 from reason2decide.cli.options import with_options
 from reason2decide.console import show, warn
-from reason2decide.errors import ConfigError, require
+from reason2decide.errors import ConfigError, OutputError, require
 from reason2decide.evaluation.settings import RESAMPLES, Settings, load_settings, require_unasked
 
 if TYPE_CHECKING:
@@ -193,8 +193,11 @@ def compare_command(
         raise ConfigError("--set, --jobs and --dry-run go with an experiment file; these are results folders")
     from reason2decide.workflows.compare import write_comparison
 
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file; give the path of a folder for the comparison")
     systems = [load_system(str(path), [path]) for path in paths]
-    comparison = compare(systems, reference or str(paths[0]), primary=primary or (), resamples=resamples)
+    named = str(Path(reference)) if reference else str(paths[0])  # "results/", as a shell completes it, is "results"
+    comparison = compare(systems, named, primary=primary or (), resamples=resamples)
     write_comparison(comparison, out, "Comparison")
     _print_comparison(comparison)
 

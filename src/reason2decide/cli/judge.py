@@ -59,7 +59,7 @@ def judge_command(
     human: Annotated[
         Path | None, typer.Option(help="Human scores (id, criterion, score; CSV or .jsonl) to compare the judges with.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Split the predictions were made on.")] = "test",
+    split: Annotated[str, typer.Option(help="Split the predictions were made on.")] = DEFAULT_SETTINGS.split,
     records: Annotated[
         int | None,
         typer.Option(min=1, help="Number of records to judge, chosen by the hash of their ids; default: all."),

@@ -123,6 +123,7 @@ def connect(options: LlmOptions, dataset: Path, dialect: Dialect = "chat") -> It
     Raises:
         UserError: the endpoint, the limits, the budget or the log cannot be used.
     """
+    from reason2decide.data.dataset_folder import DatasetFolder
     from reason2decide.llm.client.budget import Budget, Prices
     from reason2decide.llm.client.client import Client
     from reason2decide.llm.client.endpoint import Endpoint
@@ -141,17 +142,20 @@ def connect(options: LlmOptions, dataset: Path, dialect: Dialect = "chat") -> It
     )
     prices = Prices(options.price_input, options.price_output)
     budget = Budget(prices, max_calls=options.max_calls, max_cost=options.max_cost)
+    DatasetFolder.open(dataset)  # before a log is made in what is no dataset
     path = options.log or dataset / CALL_LOG
     was_there = path.exists()
-    with CallLog(path) as log:
-        client = Client(endpoint, log, limits, budget)
-        try:
-            yield client
-        finally:
-            if not options.dry_run:
-                report_spent(client)
-    if options.dry_run and not was_there:
-        path.unlink()
+    try:
+        with CallLog(path) as log:
+            client = Client(endpoint, log, limits, budget)
+            try:
+                yield client
+            finally:
+                if not options.dry_run:
+                    report_spent(client)
+    finally:
+        if options.dry_run and not was_there:
+            path.unlink(missing_ok=True)
 
 
 Out = Annotated[Path, typer.Option(help="Dataset folder to write.")]

@@ -218,4 +218,6 @@ class Cases:
             row = others | {name: row[given] for given, name in names.items() if given in row}
         if self.id is not None:
             row = {**row, (self.recipe and self.recipe.id) or "id": row.get(self.id)}
-        return case_of(self.recipe, row, str(place), id or str(place.number))
+        if id is None:  # a number could be another row's id, where there are ids
+            id = f"line {place.number}" if self.id_column in row else str(place.number)
+        return case_of(self.recipe, row, str(place), id)

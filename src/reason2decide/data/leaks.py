@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from reason2decide.data.records import Record
-from reason2decide.data.words import MASK, words_of
+from reason2decide.data.words import MASK, WORD, words_of
 
 LEAST = 0.05  # ours: share of a label's records that state it, from which it leaks
 LIFT = 4.0  # ours: how many times as often as other records
@@ -29,7 +29,9 @@ class StatedLabels:
         self.records: Counter[str] = Counter()
         self.stating: Counter[tuple[str, str]] = Counter()  # (label stated, gold label)
         self._label_of = {" ".join(words_of(label)): label for label in labels if words_of(label)}
-        longest_first = sorted(self._label_of, key=len, reverse=True)
+        # Also as the labels are written: "Maßnahme" in lower case is "massnahme", which is not in its text.
+        spellings = {*self._label_of, *(" ".join(WORD.findall(label)) for label in self._label_of.values())}
+        longest_first = sorted(spellings, key=lambda words: (-len(words), words))
         found = "|".join(r"[\W_]+".join(map(re.escape, words.split())) for words in longest_first)
         self._pattern = re.compile(rf"(?<![^\W_])(?:{found})(?![^\W_])", re.IGNORECASE) if found else None
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from reason2decide.errors import DataError
-from reason2decide.syntax import Malformed, parse_json
+from reason2decide.syntax import Malformed, parse_json, storable
 
 NO_ANSWER = ""  # the label if a system did not decide, or gave something that is not a label
 
@@ -52,6 +52,30 @@ class Undecided:
 _KEYS = {key.name for key in fields(Prediction)}
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_yes_or_no(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+# Keys that a prediction may have: whether a value fits, and what is expected.
+_FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "probabilities": (lambda value: isinstance(value, dict), "an object of label -> probability"),
+    "rationale": (lambda value: isinstance(value, str), "text"),
+    "deferred": (_is_yes_or_no, "true or false"),
+    "prediction_set": (
+        lambda value: isinstance(value, list) and all(isinstance(label, str) for label in value),
+        "a list of labels",
+    ),
+    "tokens": (_is_count, "a whole number"),
+    "tokens_read": (_is_count, "a whole number"),
+    "reason_support": (lambda value: isinstance(value, int | float) and 0 <= value <= 1, "a number from 0 to 1"),
+    "reason_supports": (_is_yes_or_no, "true or false"),
+}
+
+
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     """Write one prediction per line."""
     with path.open("w", encoding="utf-8") as stream:
@@ -85,12 +109,17 @@ def predictions_in(path: Path) -> Iterator[Prediction]:
                 isinstance(value.get(key), str) for key in ("id", "predicted_label")
             ):
                 raise DataError(f"{path}, line {number}: expected an object with the strings id and predicted_label")
+            for key, (fits, expected) in _FORMS.items():
+                if value.get(key) is not None and not fits(value[key]):
+                    raise DataError(f"{path}, line {number}: {key} is {value[key]!r:.40}; expected {expected}")
             yield prediction_of(value)
 
 
 def prediction_of(value: Mapping[str, Any]) -> Prediction:
     """A prediction from a JSON object that has at least its id and label; other keys are left out."""
     known = {key: value[key] for key in _KEYS & value.keys()}
+    if known.get("rationale") is not None:
+        known["rationale"] = storable(known["rationale"])
     if known.get("prediction_set") is not None:
         known["prediction_set"] = tuple(known["prediction_set"])
     return Prediction(**known)

@@ -225,7 +225,7 @@ def require_comparable(systems: Sequence[System]) -> list[str]:
     """Refuse results on different records; return warnings about other differences between their signatures.
 
     Raises:
-        DataError: different datasets or splits.
+        DataError: different datasets or splits, or examples that were resampled one by one and in random groups.
     """
     everything = [(system.name, results) for system in systems for results in system.results]
     name, first = everything[0]
@@ -239,6 +239,11 @@ def require_comparable(systems: Sequence[System]) -> list[str]:
                     "on the same records"
                 )
         for key, (one, two) in signature_differences(first.signature, other.signature).items():
+            if key == "unit":
+                raise DataError(
+                    f"{name} and {other_name} cannot be compared: what is resampled differs, {one} and {two}; evaluate "
+                    "both with --parts, or neither"
+                )
             warnings[f"signatures differ in {key}: {one} for {name}, {two} for {other_name}"] = None
     return list(warnings)
 
@@ -265,7 +270,7 @@ def _values(system: System, resamples: int, seed: int) -> dict[str, SystemValue]
         spread = float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None
         low, high = percentile_interval(draws)
         values[metric.name] = SystemValue(
-            float(np.mean(seeds)), low, high, spread, tuple(float(value) for value in seeds), len(joint)
+            float(np.mean(seeds)), low, high, spread, tuple(float(value) for value in seeds), joint.counted
         )
     return values
 
@@ -297,7 +302,7 @@ def differences(system: System, reference: System, resamples: int, seed: int) ->
         swapped = SufficientStatistics(both.rows[:, columns], both.row_of, both.positions)
         p = randomization_p(swapped, _mean_of(metric, common), group_of=system.group_of, resamples=resamples, seed=seed)
         # McNemar's test takes records for independent: with groups it finds differences that are not there.
-        independent = metric.name == "accuracy" and seeds == (1, 1) and system.group_of is None
+        independent = seeds == (1, 1) and system.group_of is None and both.examples is None
         found.append(
             Difference(
                 system.name,
@@ -305,11 +310,11 @@ def differences(system: System, reference: System, resamples: int, seed: int) ->
                 observed,
                 low,
                 high,
-                len(both),
+                both.counted,
                 bootstrap_p(draws, observed),
                 p,
                 None,
-                _mcnemar(both) if independent else None,
+                _mcnemar(both) if metric.name == "accuracy" and independent else None,
             )
         )
     return found

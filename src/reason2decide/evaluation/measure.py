@@ -281,9 +281,9 @@ def signature(
         # The targets, not the thresholds that a system's own validation then gives.
         f"error_rate:{settings.error_rate:g}",
         f"miscoverage:{settings.miscoverage:g}",
+        f"long_texts:{settings.long_texts}",
+        f"input_tokens:{settings.input_tokens or 'as trained'}",
     ]
-    parts += [f"long_texts:{settings.long_texts}"] if settings.long_texts != "decide" else []
-    parts += [f"input_tokens:{settings.input_tokens}"] if settings.input_tokens is not None else []
     probed = sum(probe.is_probed for probe in probes)
     parts += [f"probed:{probed}"] if probed else []
     parts += [f"insertions:{settings.insertions}"] if settings.insertions else []

@@ -9,6 +9,8 @@ RESULTS/
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -225,6 +227,8 @@ def save_statistics(path: Path, statistics: Mapping[str, SufficientStatistics], 
     arrays: dict[str, np.ndarray] = {} if group_of is None else {"group_of": group_of}
     for name, counts in statistics.items():
         arrays |= {f"{name}/rows": counts.rows, f"{name}/row_of": counts.row_of, f"{name}/positions": counts.positions}
+        if counts.examples is not None:
+            arrays[f"{name}/examples"] = np.array(counts.examples)
     np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
@@ -238,9 +242,14 @@ def load_statistics(path: Path) -> tuple[dict[str, SufficientStatistics], Intege
         with np.load(path, allow_pickle=False) as arrays:
             names = [key.removesuffix("/rows") for key in arrays if key.endswith("/rows")]
             found = {
-                name: SufficientStatistics(*(arrays[f"{name}/{part}"] for part in ("rows", "row_of", "positions")))
+                name: SufficientStatistics(
+                    arrays[f"{name}/rows"],
+                    arrays[f"{name}/row_of"],
+                    arrays[f"{name}/positions"],
+                    examples=int(arrays[f"{name}/examples"]) if f"{name}/examples" in arrays else None,
+                )
                 for name in names
             }
             return found, arrays.get("group_of")
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}); evaluate again") from None

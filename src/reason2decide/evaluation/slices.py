@@ -23,7 +23,8 @@ BANDS = 4  # ours: for a column of numbers, of about equal size
 FEW_NUMBERS = 10  # ours: up to this many different numbers are values, not a scale
 MAX_COUNTED = 100_000  # ours: different values that are counted, about 20 MB
 OTHER, MISSING = "other", "not given"
-NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+# A code such as "007" is a word: as numbers, "007" and "7" would be one.
+NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Column:
         return cls(name, values)
 
     def value_of(self, record: Record) -> Any:
-        """The record's value, None if it has none.
+        """The record's value, None if it has none or a blank one.
 
         Raises:
             DataError: it is a list or an object.
@@ -62,7 +63,7 @@ class Column:
             raise DataError(
                 f"the column {self.name!r} contains lists or objects; slice by a column of words or numbers"
             )
-        return value
+        return None if isinstance(value, str) and not value.strip() else value
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Slicing:
     def name_of(self, record: Record) -> str:
         """The slice of a record; of a value that nothing was fitted on, the merged one or its own."""
         value = self.column.value_of(record)
-        value = _number(value) if self.numeric else value
+        value = _number(value) if self.numeric or self.edges else value
         if value is None:
             return MISSING
         if self.edges:
@@ -208,17 +209,18 @@ def _band(edges: Sequence[float], value: float) -> int:
 
 
 def _band_names(edges: Sequence[float]) -> list[str]:
-    between = [f"{low:g} to under {high:g}" for low, high in pairwise(edges)]
-    return [f"under {edges[0]:g}", *between, f"{edges[-1]:g} and over"]
+    shown = [_name(float(edge)) for edge in edges]
+    between = [f"{low} to under {high}" for low, high in pairwise(shown)]
+    return [f"under {shown[0]}", *between, f"{shown[-1]} and over"]
 
 
 def _name(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 def _order(name: str) -> tuple[bool, list[tuple[int, float, str]]]:
     """A key that sorts "2" before "10", and what is merged or missing last."""
     parts = re.split(r"(\d+)", name)
     return name in (OTHER, MISSING), [
-        (0, float(part), "") if part.isdigit() else (1, 0.0, part) for part in parts if part
+        (0, float(part), "") if part.isdecimal() else (1, 0.0, part) for part in parts if part
     ]

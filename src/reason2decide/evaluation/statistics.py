@@ -171,13 +171,17 @@ def interval(
 
 
 def paired(one: SufficientStatistics, other: SufficientStatistics) -> SufficientStatistics:
-    """The statistics of two systems side by side, (d + d' columns), over the examples counted by both."""
+    """The statistics of two systems side by side, (d + d' columns), over the examples counted by both.
+
+    Of sums over random groups, which do not say which examples they count, as many as the one with fewer has.
+    """
     positions, of_one, of_other = np.intersect1d(
         one.positions, other.positions, assume_unique=True, return_indices=True
     )
     pairs, row_of = np.unique(np.stack((one.row_of[of_one], other.row_of[of_other]), -1), axis=0, return_inverse=True)
     rows = np.hstack((one.rows[pairs[:, 0]], other.rows[pairs[:, 1]]))
-    return SufficientStatistics(rows, row_of.reshape(-1), positions)
+    summed = min(one.counted, other.counted) if one.examples is not None else None
+    return SufficientStatistics(rows, row_of.reshape(-1), positions, examples=summed)
 
 
 def difference(one: Aggregate, other: Aggregate, columns: int) -> Aggregate:

@@ -11,7 +11,7 @@ from typing import Any
 from reason2decide.data.recipe import InputRecipe, listed
 from reason2decide.data.records import LabelSet
 from reason2decide.data.sources.choices import match_choice
-from reason2decide.data.sources.rows import Row, Table
+from reason2decide.data.sources.rows import JsonTable, Row, Table
 from reason2decide.data.sources.table_records import Columns, Noticed, ReadRow, RowReader, plain
 from reason2decide.data.sources.writing import Spooled
 from reason2decide.errors import DataError
@@ -45,7 +45,7 @@ class RecordReader:
         self._first_label: dict[str, str] = {}  # by content
         self._contradicting = 0
         self._place_of: dict[str, str] = {}  # by id
-        self._unseen = set(columns.optional)
+        self._unseen, self._rows = set(columns.optional), 0  # columns that no row has had; rows read
         self._given: deque[list[tuple[str, Row] | DataError]] = deque()  # the rows that are being read
         self.bad: list[dict[str, Any]] = []
 
@@ -66,7 +66,7 @@ class RecordReader:
                 if record is not None:
                     used += 1
                     yield record
-        if self._unseen:
+        if self._unseen and (self._rows or not self.bad):
             raise DataError(missing_column(tables[0], min(self._unseen)))
         if self.bad and not (self.skip_bad and used):
             raise DataError(self._problems())
@@ -80,9 +80,12 @@ class RecordReader:
             present = set(table.columns())
             for column in columns.required:
                 if column not in present:
-                    raise DataError(missing_column(table, column))
+                    if not isinstance(table, JsonTable):  # other objects than the first may have it
+                        raise DataError(missing_column(table, column))
+                    self._unseen.add(column)
             for place, row in table.rows(wanted, part.append):
                 self._unseen -= row.keys()
+                self._rows += 1
                 part.append((str(place), row))
                 if len(part) >= AT_ONCE:
                     self._given.append(part[:])

@@ -142,13 +142,10 @@ class CsvTable:
                     while len(cells) > len(header) and not cells[-1].strip():
                         cells.pop()
                     if len(cells) != len(header):
-                        on_bad(
-                            BadRow(
-                                place,
-                                f"{len(cells)} cells, but the header has {len(header)}; "
-                                "quote the cells that contain the delimiter",
-                            )
-                        )
+                        hint = "some are missing, or the line is broken"
+                        if len(cells) > len(header):
+                            hint = "quote the cells that contain the delimiter"
+                        on_bad(BadRow(place, f"{len(cells)} cells, but the header has {len(header)}; {hint}"))
                         continue
                     yield place, {name: cell for name, cell in zip(header, cells, strict=True) if name in columns}
             except csv.Error as error:
@@ -193,7 +190,7 @@ class JsonTable:
     encoding: str
 
     def columns(self) -> list[str]:
-        return next((list(row) for _, row in self.rows_as_they_are(stop)), [])
+        return next((list(row) for _, row in self.rows_as_they_are(lambda bad: None)), [])
 
     def rows(self, columns: Collection[str], on_bad: OnBad = stop) -> Iterator[tuple[Place, Row]]:
         for place, row in self.rows_as_they_are(on_bad):
@@ -306,7 +303,12 @@ class MemoryTable:
     def rows(self, columns: Collection[str], on_bad: OnBad = stop) -> Iterator[tuple[Place, Row]]:
         for number, row in enumerate(self.content, 1):
             place = Place(f"{self.path}, row {number}", number)
-            yield place, {name: value for name, value in row.items() if name in columns}
+            yield place, {name: _listed(value) for name, value in row.items() if name in columns}
+
+
+def _listed(value: Any) -> Any:
+    """A list in place of an array, such as pandas has in the cells of a Parquet file; all else as it is."""
+    return value.tolist() if getattr(value, "ndim", 0) else value
 
 
 @contextlib.contextmanager

@@ -12,9 +12,8 @@ from reason2decide.data.records import LabelSet
 from reason2decide.errors import NotComputed
 from reason2decide.evaluation.metrics.base import Examples, Floats, Integers, Metric, SufficientStatistics, ratio
 
-FEW = (
-    20  # ours: where a label is gold or predicted less often, intervals of macro-F1 held in 66 to 96 of 100 simulations
-)
+# Ours: where a label is gold or predicted less often, intervals of macro-F1 held in 66 to 97 of 100 simulations.
+FEW = 20
 
 
 def label_indices(examples: Examples) -> tuple[Integers, Integers]:

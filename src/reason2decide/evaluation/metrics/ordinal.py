@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reason2decide.data.records import LabelSet
+from reason2decide.data.sources.rows import guessed_delimiter
 from reason2decide.errors import DataError, NotComputed, NothingToCount
 from reason2decide.evaluation.metrics.base import Examples, Floats, Integers, Metric, SufficientStatistics, ratio
 from reason2decide.evaluation.metrics.decisions import pooled_cells
@@ -170,19 +171,29 @@ class ExpectedCost(_OfAnswered):
 def read_costs(path: Path, labels: LabelSet) -> dict[str, dict[str, float]]:
     """Read a cost matrix: a CSV with predicted labels in the first row and gold labels in the first column.
 
+    The delimiter is the one that the first line shows; empty lines and cells at the ends do not count.
+
     Raises:
-        DataError: a missing file, a pair without a cost, an unknown label, or a cost that is not a number >= 0.
+        DataError: a missing file, one that is not UTF-8, a pair without a cost, an unknown label, or a cost that is not
+            a number >= 0.
     """
     if not path.is_file():
         raise DataError(f"{path} is not a file; expected a CSV of costs, gold labels as rows and predicted as columns")
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        table = [row for row in csv.reader(stream) if row]
-    if (
-        not table
-        or sorted(table[0][1:]) != sorted(labels.values)
-        or sorted(r[0] for r in table[1:]) != sorted(labels.values)
-    ):
-        raise DataError(f"{path} must have each label once as a row and once as a column: {', '.join(labels.values)}")
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+        delimiter = guessed_delimiter(lines[0], ",") if lines else ","
+        cells = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read ({error}); save it as CSV in UTF-8") from None
+    width = 1 + len(labels.values)
+    table = [[*row[:width], *filter(None, row[width:])] for row in cells if any(row)]
+    found = {"columns": table[0][1:] if table else [], "rows": [row[0] for row in table[1:]]}
+    for what, names in found.items():
+        if sorted(names) != sorted(labels.values):
+            raise DataError(
+                f"{path} must have each label once as a row and once as a column: {', '.join(labels.values)}; its "
+                f"{what} are {', '.join(names) or 'missing'}"
+            )
     costs: dict[str, dict[str, float]] = {}
     for gold, *row in table[1:]:
         try:

@@ -30,7 +30,7 @@ from reason2decide.evaluation.probes import (
     write_probes,
 )
 from reason2decide.evaluation.results import MetricValue
-from reason2decide.evaluation.settings import RESAMPLES
+from reason2decide.evaluation.settings import DEFAULT_SETTINGS, RESAMPLES
 from reason2decide.evaluation.statistics import LEVEL, bootstrap, percentile_interval
 from reason2decide.files import new_file
 from reason2decide.llm.judge.pairwise import Pair, Pairwise
@@ -48,7 +48,7 @@ class JudgedSplit:
 
     predictions: Path
     dataset: Path
-    split: str = "test"
+    split: str = DEFAULT_SETTINGS.split
     rationale_source: str | None = None
     records: int | None = None
     resamples: int = RESAMPLES
