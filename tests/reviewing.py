@@ -17,7 +17,7 @@ from reason2decide.data.recipe import InputRecipe
 from reason2decide.review.accounts import Accounts
 from reason2decide.review.opening import open_review
 from reason2decide.review.pages import ReviewPages
-from reason2decide.review.queueing import add_cases, keep_prediction
+from reason2decide.review.queueing import NewCase, add_cases, keep_prediction
 from reason2decide.review.settings import ReviewSettings
 from reason2decide.review.store import Store
 from reason2decide.serve.app import create_app
@@ -90,7 +90,7 @@ class Person:
 def filled(folder: Path, **options: Any) -> Site:
     """A site with four decided cases in its queue."""
     site = Site(folder / "s.sqlite", **options)
-    add_cases(site.store, NOTES, source="queue", wanted=options.get("reviews_per_case", 1))
+    add_cases(site.store, [NewCase(*note) for note in NOTES], source="queue", wanted=options.get("reviews_per_case", 1))
     site.decide()
     return site
 

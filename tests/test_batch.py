@@ -21,7 +21,7 @@ from reason2decide.batch import Decider
 from reason2decide.batch.input import BatchInput, InputFile
 from reason2decide.batch.run import decide_batch
 from reason2decide.batch.settings import BatchSettings
-from reason2decide.batch.storage import Patience
+from reason2decide.batch.storage import Patience, lies_in
 from reason2decide.batch.workers import PROCESS, visible_gpu, workers_for
 from reason2decide.data.cases import Cases
 from reason2decide.data.predictions import Undecided
@@ -238,6 +238,11 @@ def test_another_model_setting_or_input_is_refused(forks: Forks, begun: tuple[Pa
     assert (out / "notes.txt").read_text() == "mine"
     assert "lies in the input" in refused(forks, exported(), cases, "--out", cases / "out")
     assert not (cases / "out").exists()
+    inside = cases / "out"
+    for source in (f"{cases.parent}/./{cases.name}", f"{cases.parent}/*/**/*.jsonl", f"{cases}/*/*.jsonl"):
+        assert "lies in the input" in refused(forks, exported(), source, "--out", inside)
+    assert lies_in(Path("out"), ".") and lies_in(Path("data"), "data/*.parquet")
+    assert not lies_in(Path("data/out"), "data/*.parquet") and not lies_in(Path("database"), "data")
 
 
 def test_a_folder_of_something_else_is_left_alone(forks: Forks, tmp_path: Path) -> None:

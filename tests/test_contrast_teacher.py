@@ -177,6 +177,10 @@ def test_every_record_is_predicted_by_a_model_that_has_not_seen_it(tmp_path: Pat
     again = r2d("out-of-fold", str(config), "--out", str(tmp_path / "folds"), "--folds", "3")
     assert again.code == 0 and len(changed) == 3
     assert {path: path.stat().st_mtime_ns for path in changed} == changed
+    # Folds of another configuration, other data or another number are not taken for these.
+    for more, said in ((("--folds", "2"), "folds"), (("--folds", "3", "--set", "seed=7"), "seed")):
+        refused = r2d("out-of-fold", str(config), "--out", str(tmp_path / "folds"), *more)
+        assert refused.code == 2 and f"differ from these in {said}" in refused.err.replace("\n", " ")
 
 
 def test_too_many_folds(tmp_path: Path) -> None:

@@ -103,6 +103,22 @@ def test_unknown_keys_and_files(tmp_path: Path) -> None:
         load_experiment(tmp_path / "keys.toml")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[[grid]]\nseed = [1]",
+        "results = 5",
+        "results = [5]",
+        "[grid]\nbase = 3",
+        "[[results]]\nname = 'a'\nfolders = [1]",
+    ],
+)
+def test_tables_of_another_shape_are_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "e.toml").write_text(content)
+    with pytest.raises(ConfigError, match=r"  - (grid|results)"):
+        load_experiment(tmp_path / "e.toml")
+
+
 def test_a_primary_metric_that_is_none_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     ready = Path(__file__).resolve().parents[1] / "experiments" / "methods.toml"
     (tmp_path / "e.toml").write_text('primary = ["macro_f1", "macrof1"]\n' + ready.read_text("utf-8"))

@@ -49,6 +49,9 @@ def test_where_a_server_listens_is_no_address_to_call(url, hint):
 
 
 def test_addresses_and_dialects_that_cannot_be_used(monkeypatch):
+    for broken in ("http://[::1/v1", "http://localhost:99999/v1"):
+        with pytest.raises(EndpointError, match="not an http address"):
+            Endpoint(broken, "m")
     with pytest.raises(EndpointError, match="not an http address"):
         Endpoint("localhost:11434", "m")
     with pytest.raises(EndpointError, match="expected one of chat, systemone, decisions"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,22 @@ import pytest
 from forks import Forks
 from hypothesis import given
 from hypothesis import strategies as st
-from reviewing import Person, Site, people
+from reviewing import Person, Site, filled, people
 from typer.testing import CliRunner
 
 from reason2decide.cli import app
 from reason2decide.data.dataset_folder import DatasetFolder
+from reason2decide.data.recipe import InputRecipe
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.data.sources.label_studio import import_label_studio
 from reason2decide.errors import DataError
 from reason2decide.evaluation.agreement import cohen_kappa, krippendorff_alpha
+from reason2decide.model.decision import Decision
+from reason2decide.review.answers import GivenAnswer, keep
 from reason2decide.review.dashboard import dashboard
 from reason2decide.review.export import export_feedback, record_of
-from reason2decide.review.queueing import add_cases
+from reason2decide.review.opening import keep_model
+from reason2decide.review.queueing import NewCase, add_cases, keep_prediction
 from reason2decide.review.summary import summary_lines
 
 NOTES = [(f"n{i}", f"{20 + i} yo with {'chest pain' if i % 2 else 'a cough'} since {i} days") for i in range(1, 13)]
@@ -34,7 +39,7 @@ class Answered:
 
     def __init__(self, folder: Path) -> None:
         self.site = Site(folder / "s.sqlite", reviews_per_case=2)
-        add_cases(self.site.store, NOTES, source="queue", wanted=2)
+        add_cases(self.site.store, [NewCase(*note) for note in NOTES], source="queue", wanted=2)
         self.site.decide()
         self.labels = self.site.model.labels.values
         rows = self.site.store.rows("SELECT case_id, label, rationale FROM predictions ORDER BY case_id")
@@ -110,6 +115,69 @@ def test_a_dataset_of_feedback_knows_where_each_reason_comes_from(answered: Answ
     assert not any(f'"{name}"' in names for name in ("nina", "olga", "adam"))
 
 
+def test_a_patients_cases_stay_in_one_split(tmp_path: Path) -> None:
+    """The column of the model's training data that says whose they are is read from the queue too."""
+    queue = tmp_path / "queue.csv"
+    rows = [f"q{i},p{i % 10},{20 + i} yo with chest pain" for i in range(60)]
+    queue.write_text("\n".join(["id,patient,note", *rows]))
+    recipe = InputRecipe(text=("note",), id="id", group="patient")
+    site = Site(tmp_path / "s.sqlite", recipe=recipe, queue=queue)
+    site.decide()
+    labels = site.model.labels.values
+    for case in site.store.rows("SELECT id FROM cases"):
+        keep(site.store, given_answer(case["id"], labels[case["id"] % 2]))
+    shares = {"train": 0.6, "validation": 0.2, "test": 0.2}
+    dataset = export_feedback(site.store, tmp_path / "d", shares=shares, seed=0).dataset
+    groups = [{record.group for record in dataset.split(split)} for split in dataset.hashes]
+    assert sum(map(len, groups)) == len(set().union(*groups)) == 10
+
+
+def given_answer(case_id: int, label: str) -> GivenAnswer:
+    shown = {
+        "prediction": None,
+        "kind": "review",
+        "action": "override",
+        "label": label,
+        "rationale": "",
+        "edited": False,
+    }
+    rest = {"reason": "", "comment": "", "blind": False, "first_label": None, "first_at": None}
+    claim = {"sampled": "random", "share": 1.0, "opened": "2026-01-01T00:00:00Z"}
+    values: dict[str, Any] = {"key": f"{case_id}", "case_id": case_id, "reviewer": 1, **shown, **rest, **claim}
+    return GivenAnswer(**values)
+
+
+def test_the_summary_is_about_the_model_that_is_reviewed_now(tmp_path: Path) -> None:
+    """Not the one before it, whose decisions came first; and its shares are none below 0."""
+    site = filled(tmp_path)
+    case = {row["case_id"]: row for row in site.store.rows("SELECT * FROM predictions")}
+    labels = site.model.labels
+    for own, row in case.items():
+        other = next(label for label in labels.values if label != row["label"])
+        decision = Decision(
+            other, dict.fromkeys(labels.values, 1 / 3), (other,), deferred=False, tokens=1, tokens_read=1
+        )
+        keep_prediction(site.store, own, "new", "new hash", decision, None, labels, shown=True)
+        keep(site.store, given_answer(own, other))
+    keep_model(site.store, "new hash")
+    lines = "\n".join(summary_lines(site.store))
+    assert f"the model right: {len(case)} of {len(case)}" in lines and "(-0%" not in lines
+    assert lines.index("new (new hash") < lines.index("triage (")
+
+
+def test_nobody_is_measured_by_a_label_of_their_own(tmp_path: Path) -> None:
+    site = filled(tmp_path)
+    label = site.model.labels.values[0]
+    for case_id, reviewer in ((1, 1), (2, 1), (2, 2)):
+        own = given_answer(case_id, label)
+        own = replace(own, key=f"{case_id} {reviewer}", reviewer=reviewer, blind=True, first_label=label)
+        keep(site.store, own)
+    with site.store.transaction() as database:
+        database.execute("UPDATE cases SET state = 'reviewed'")
+    found = dashboard(site.store, site.model.labels, [site.model.hash]).blind
+    assert [(own.label, own.n) for own in found][:2] == [("alone", 2), ("with_model", 2)]
+
+
 ANSWER = st.fixed_dictionaries(
     {
         "kind": st.sampled_from(["review", "review", "adjudication"]),
@@ -138,7 +206,7 @@ def test_a_reason_never_stands_under_a_label_it_does_not_argue_for(given_: list[
         }
         for own in given_
     ]
-    record = record_of({"key": "k", "text": "t", "source": "queue", "state": "reviewed"}, answers)
+    record = record_of({"key": "k", "text": "t", "patient": None, "source": "queue", "state": "reviewed"}, answers)
     for source, text in record.rationales.items():
         assert text.endswith(f" on {record.label}") and (source == "model") == text.startswith("model")
     for source, by_label in record.contrasts.items():

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from httpx2 import Response
 from reviewing import NOTES, PASSWORD, Person, Site, filled, form_csrf, form_fields, message, people
 from serving import triage_bundle
 
 from reason2decide.data.recipe import InputRecipe
 from reason2decide.model.reading import ReadingSettings
-from reason2decide.review.queueing import add_cases
+from reason2decide.review.queueing import NewCase, add_cases
 from reason2decide.serve.served_model import ServedModel
 
 
@@ -106,6 +107,26 @@ def test_the_case_for_another_label_keeps_what_was_typed(site: Site, nina: Perso
     assert nina.answer(page, why="no label").status_code == 422
 
 
+def undoing(page: Response) -> str:
+    """The answer that a page's undo button takes back."""
+    (form,) = [part for part in page.text.split("<form")[1:] if part.startswith(' method="post" action="/review/undo"')]
+    found = re.search(r'name="answer" value="(\d*)"', form)
+    assert found is not None
+    return found[1]
+
+
+def test_an_answer_corrected_after_going_back_is_kept(site: Site, nina: Person) -> None:
+    """The page that shows the case for another label is loaded again by the browser's "back", after it was answered."""
+    first, last = site.model.labels.values[0], site.model.labels.values[-1]
+    page = nina.get("/case/1")
+    typed = form_fields(page) | {"why": last if last != decided(site, 1) else first}
+    shown = nina.post("/case/1", typed)
+    nina.answer(shown, action="decide", label=first)
+    back = nina.post("/case/1", typed)
+    nina.answer(back, action="decide", label=last)
+    assert [own["label"] for own in site.answers("a.undone IS NULL")] == [last] and len(site.answers()) == 2
+
+
 def decided(site: Site, case_id: int) -> str:
     return str(site.store.rows("SELECT label FROM predictions WHERE case_id = ?", (case_id,))[0]["label"])
 
@@ -113,11 +134,15 @@ def decided(site: Site, case_id: int) -> str:
 def test_undo_brings_the_answer_back(site: Site, nina: Person) -> None:
     page = nina.get("/case/1")
     label = site.model.labels.values[0]
-    nina.answer(page, action="decide", label=label, comment="too fast")
-    again = nina.post("/undo", {"csrf": form_csrf(page.text)})
+    nina.answer(nina.get("/case/2"), action="skip")
+    following = nina.answer(page, action="decide", label=label, comment="too fast")
+    sent = {"csrf": form_csrf(page.text), "answer": undoing(following)}
+    again = nina.post("/undo", sent)
     assert "taken back" in message(again) and form_fields(again)["comment"] == "too fast"
-    assert site.answers("a.undone IS NULL") == [] and len(site.answers()) == 1
-    nothing = nina.post("/undo", {"csrf": form_csrf(page.text)})
+    for _ in range(2):  # loading the page again takes nothing else back
+        assert [own["case_id"] for own in site.answers("a.undone IS NULL")] == [2] and len(site.answers()) == 2
+        assert "taken back" in message(nina.post("/undo", sent))
+    nothing = nina.post("/undo", sent | {"answer": ""})
     assert "no answer of yours" in message(nothing)
 
 
@@ -364,7 +389,7 @@ def test_bad_lines_of_a_queue_file_are_told_and_the_rest_loads(
 
 def test_cases_are_prepared_while_nobody_calls(tmp_path: Path) -> None:
     site = Site(tmp_path / "s.sqlite")
-    add_cases(site.store, NOTES, source="queue", wanted=1)
+    add_cases(site.store, [NewCase(*note) for note in NOTES], source="queue", wanted=1)
     with people(site, "nina") as (nina,):
         until = time.monotonic() + 60
         counted = 'to review</td><td class="number">4'  # the page's numbers may be a second old
@@ -380,7 +405,7 @@ def test_what_another_model_cannot_read_stays_open_for_the_reviewed_one(tmp_path
     other = ServedModel("other", triage_bundle(), ReadingSettings("refuse"))
     other.hash = "of another bundle"
     site = Site(tmp_path / "s.sqlite", beside=[other])
-    add_cases(site.store, [("long", "chest pain " * 200), ("short", "a cough")], source="queue", wanted=1)
+    add_cases(site.store, [NewCase("long", "chest pain " * 200), NewCase("short", "a cough")], source="queue", wanted=1)
     with people(site, "nina"):
         until = time.monotonic() + 60
         while len(site.store.rows("SELECT * FROM predictions")) < 3 and time.monotonic() < until:
@@ -392,6 +417,18 @@ def test_what_another_model_cannot_read_stays_open_for_the_reviewed_one(tmp_path
         states = {row["state"] for row in site.store.rows("SELECT state FROM cases")}
     assert [(row["key"], row["model"]) for row in rows] == [("long", "triage"), ("short", "other"), ("short", "triage")]
     assert states == {"open"}
+
+
+def test_what_one_server_cannot_read_another_tries_again(tmp_path: Path) -> None:
+    site = Site(tmp_path / "s.sqlite")
+    add_cases(site.store, [NewCase("long", "chest pain " * 200)], source="queue", wanted=1)
+    site.pages._mark_unreadable(1)
+    with people(site, "nina") as (nina,):
+        page = nina.get("/case/1")
+        assert page.status_code == 409 and "cannot read this note" in page.text
+    site.store.close()
+    again = Site(tmp_path / "s.sqlite")
+    assert again.store.rows("SELECT state FROM cases") == [{"state": "waiting"}]
 
 
 def test_card_feedback_lands_in_the_store_with_its_free_text(site: Site) -> None:

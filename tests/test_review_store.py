@@ -25,6 +25,7 @@ from reason2decide.review.accounts import AccountError, Accounts, Rate
 from reason2decide.review.answers import AnsweredElsewhere, GivenAnswer, final_label, state_of, votes
 from reason2decide.review.opening import require_labels
 from reason2decide.review.queueing import (
+    NewCase,
     add_case,
     add_cases,
     drawn,
@@ -35,7 +36,7 @@ from reason2decide.review.queueing import (
     without_prediction,
 )
 from reason2decide.review.settings import ORDERS, ReviewSettings
-from reason2decide.review.store import Store, StoreError, StoreUnavailable
+from reason2decide.review.store import MIGRATIONS, Store, StoreError, StoreUnavailable
 
 LABELS = LabelSet(("home", "doctor", "ambulance"), ordinal=True, urgent="last")
 SETTINGS = ReviewSettings(queue_shares="random=1")
@@ -59,7 +60,7 @@ def decided(store: Store, case_id: int, label: str, confidence: float, *, suppor
 
 def filled(store: Store, wanted: int = 1) -> None:
     """Five cases; the third has an unsupported reason, the fourth is most urgent, the second least certain."""
-    add_cases(store, [(f"c{i}", f"text {i}") for i in range(1, 6)], source="queue", wanted=wanted)
+    add_cases(store, [NewCase(f"c{i}", f"text {i}") for i in range(1, 6)], source="queue", wanted=wanted)
     for case_id, (label, confidence) in enumerate(
         [("home", 0.9), ("home", 0.4), ("doctor", 0.8), ("ambulance", 0.7), ("doctor", 0.6)], 1
     ):
@@ -218,6 +219,8 @@ def test_an_answer_sent_twice_is_kept_once_and_another_window_is_noticed(store: 
     answers.keep(store, answer(1, 1))
     answers.keep(store, answer(1, 1))
     assert len(store.rows("SELECT * FROM answers")) == 1
+    with pytest.raises(AnsweredElsewhere):  # the same form, filled in otherwise after the browser's "back"
+        answers.keep(store, answer(1, 1, "doctor"))
     with pytest.raises(AnsweredElsewhere) as noticed:
         answers.keep(store, answer(1, 1, "doctor", key="other window"))
     answers.keep(store, answer(1, 1, "doctor", key="other window", replaces=noticed.value.answer["id"]))
@@ -229,11 +232,16 @@ def test_undo_reopens_the_case_for_the_reason_it_was_taken(store: Store) -> None
     filled(store)
     answers.keep(store, answer(2, 1, sampled="uncertain", share=0.4))
     assert state(store, 2) == "reviewed"
-    undone = answers.undo(store, 1, SETTINGS)
+    answers.keep(store, answer(3, 1))
+    last = answers.last_answer(store, 1)
+    assert last == 2 and answers.last_answer(store, 2) is None
+    undone = answers.undo(store, 1, 1, SETTINGS)
     assert undone is not None and undone["case_id"] == 2 and state(store, 2) == "open"
+    # Sent again, as a page that is loaded again does, it takes nothing else back.
+    assert answers.undo(store, 1, 1, SETTINGS) is not None and answers.last_answer(store, 1) == 2
     claim = next_case(store, 1, SETTINGS)
     assert claim is not None and (claim.case_id, claim.sampled, claim.share) == (2, "uncertain", 0.4)
-    assert answers.undo(store, 1, SETTINGS) is None and answers.undo(store, 2, SETTINGS) is None
+    assert answers.undo(store, 1, 99, SETTINGS) is None and answers.undo(store, 2, 2, SETTINGS) is None
 
 
 def test_disputes_go_to_whoever_has_not_reviewed_them(store: Store) -> None:
@@ -268,7 +276,7 @@ for case_id in range(done + 1, 1001):
 
 def test_no_acknowledged_answer_is_lost_when_the_process_is_killed(store: Store, tmp_path: Path) -> None:
     """Killed at twenty random points of 1,000 answers: what was acknowledged is there, once, and the file whole."""
-    add_cases(store, [(f"c{i}", "text") for i in range(1, 1001)], source="queue", wanted=1)
+    add_cases(store, [NewCase(f"c{i}", "text") for i in range(1, 1001)], source="queue", wanted=1)
     with store.transaction() as database:
         database.execute("UPDATE cases SET state = 'open', confidence = 0.5")
         database.executemany(
@@ -347,11 +355,23 @@ def test_other_files_and_versions_are_refused(tmp_path: Path) -> None:
     Store(tmp_path / "later").close()
     with sqlite3.connect(tmp_path / "later") as later:
         later.execute("PRAGMA user_version = 99")
-    with pytest.raises(StoreError, match="a store of version 99, and this program reads stores up to version 1"):
+    with pytest.raises(StoreError, match="a store of version 99, and this program reads stores up to version 2"):
         Store(tmp_path / "later")
     (tmp_path / "folder").mkdir()
     with pytest.raises(StoreError, match="cannot be used as a store"):
         Store(tmp_path / "folder")
+
+
+def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "old") as old:
+        old.executescript(f"{MIGRATIONS[0]}; PRAGMA user_version = 1")
+        old.execute(
+            "INSERT INTO cases (key, text, source, added, draw, wanted, state) VALUES ('a', 'b', '', '', 0, 1, '')"
+        )
+    with Store(tmp_path / "old") as store:
+        assert store.rows("SELECT key, patient FROM cases") == [{"key": "a", "patient": None}]
+    with Store(tmp_path / "old") as store:
+        assert store.rows("PRAGMA user_version") == [{"user_version": len(MIGRATIONS)}]
 
 
 def test_answers_about_other_labels_are_refused(store: Store) -> None:
@@ -400,6 +420,9 @@ def test_other_passwords_and_people_who_left(store: Store) -> None:
     assert accounts.named("ada") is None and [own.name for own in accounts.all()] == ["nina", "olga"]
     with pytest.raises(AccountError, match="no reviewer named 'ada'; there are: nina, olga"):
         accounts.remove("ada")
+    back = accounts.add("ada", "adjudicator", "the third password")
+    assert (back.id, back.pseudonym, back.role) == (ada.id, ada.pseudonym, "adjudicator")
+    assert accounts.checked("ada", "the third password") == back and accounts.session(token) is None
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,8 @@ def test_two_models_of_one_name(models: list[ServedModel]) -> None:
 def test_settings_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match="max_queue"):
         ServeSettings(max_queue=0)
+    with pytest.raises(ConfigError, match="retention_days is 999999; expected at most 36500, a hundred years"):
+        ServeSettings(retention_days=999_999)
     with pytest.raises(ConfigError, match="port"):
         ServeSettings(port=70_000)
     with pytest.raises(ConfigError, match="expected a full URL"):

@@ -97,7 +97,7 @@ class Dataset:
         )
         label_set = labels if isinstance(labels, LabelSet) or labels is None else LabelSet(tuple(labels))
         temporary = tempfile.TemporaryDirectory(prefix="reason2decide-")
-        out = Path(temporary.name) / name
+        out = Path(temporary.name) / "dataset"  # whatever the name is
         import_rows(
             [MemoryTable(Path(name), rows)], out, columns, labels=label_set, shares=shares, seed=seed, name=name
         )

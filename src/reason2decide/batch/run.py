@@ -15,7 +15,7 @@ from reason2decide.batch.input import BatchInput
 from reason2decide.batch.job import JOB_FILE, BatchJob, part_folder, read_job, whole_parts
 from reason2decide.batch.parts import PARTS, PartFolder
 from reason2decide.batch.settings import STANDARD_BATCH, BatchSettings
-from reason2decide.batch.storage import LOCKS, Patience, alone_in, first_contact, partial_name, place
+from reason2decide.batch.storage import LOCKS, Patience, alone_in, first_contact, lies_in, partial_name, place
 from reason2decide.batch.workers import Workers
 from reason2decide.console import ProgressBar, say, warn
 from reason2decide.data.cases import Cases
@@ -103,7 +103,7 @@ def decide_batch(
         require("pyarrow", "parquet", "--format parquet (--format jsonl needs nothing)")
     manifest = described_bundle(bundle)
     folder, patience = place(out), Patience(settings.patience)
-    if f"{folder}/".startswith(f"{place(given)}/"):
+    if lies_in(folder, given):
         raise OutputError(f"the output {out} lies in the input {given}, and would be read as cases; give another --out")
     cases = Cases(Path(given), manifest.recipe, tuple(text), id, delimiter, encoding)
     source = BatchInput(given, cases, patience)

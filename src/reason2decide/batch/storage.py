@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -62,6 +63,19 @@ def place(path: str) -> Path:
     from upath import UPath
 
     return cast(Path, UPath(path))  # has the methods of a Path
+
+
+def lies_in(folder: Path, given: str) -> bool:
+    """Whether what is written to a folder would be read as input, however the paths of both are written."""
+    fixed, pattern = _divided(given)
+    root = place(fixed)
+    if is_local(folder) and is_local(root):
+        folder, root = folder.resolve(), root.resolve()
+    own, below = f"{folder}/", f"{str(root).rstrip('/')}/"
+    if not own.startswith(below):
+        return False
+    inner, parts = [part for part in own[len(below) :].split("/") if part], pattern.split("/")
+    return not pattern or "**" in parts or (len(parts) == len(inner) + 1 and all(map(fnmatch, inner, parts)))
 
 
 def is_local(path: Path) -> bool:

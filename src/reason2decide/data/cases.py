@@ -33,8 +33,11 @@ def case_of(recipe: InputRecipe | None, row: Row, where: str, id: str) -> Record
     Raises:
         DataError: columns are missing, or the text is empty, or not one that the recipe makes.
     """
+    group = row.get(recipe.group) if recipe is not None and recipe.group is not None else None
     own = (str(row[name]).strip() for name in (recipe and recipe.id, "id") if name and row.get(name) is not None)
     value: dict[str, Any] = {"id": next(filter(None, own), id)}
+    if isinstance(group, str | int) and str(group).strip():
+        value["group"] = str(group).strip()
     if isinstance(row.get("choices"), list):
         value["choices"] = row["choices"]
     if recipe is None or (MADE in row and (recipe.source in FORMS or row.keys().isdisjoint(recipe.text))):
@@ -191,7 +194,9 @@ class Cases:
         made = not self.text and self.id in (None, *found) and MADE in found and set(found).isdisjoint(recipe.text)
         if missing and not made and not isinstance(table, JsonTable):  # each of its objects is looked at
             raise DataError(f"{self.path} has no column {missing[0]!r}; it has {listed(found)}; {self._told}")
-        return table.rows({*needed, *recipe.text, *filter(None, (recipe.id,)), MADE, "id", "choices"}, on_bad)
+        return table.rows(
+            {*needed, *recipe.text, *filter(None, (recipe.id, recipe.group)), MADE, "id", "choices"}, on_bad
+        )
 
     @property
     def _told(self) -> str:

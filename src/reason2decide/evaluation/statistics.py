@@ -232,7 +232,7 @@ def wilson_interval(share: float, n: float) -> tuple[float, float]:
     """The 95 % interval of a share of n cases (Wilson 1927), which stays within 0 and 1 even for few cases."""
     centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return centre - half, centre + half
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def mcnemar_p(only_one: int, only_other: int) -> float:

@@ -29,7 +29,7 @@ from reason2decide.llm.client.client import Client
 from reason2decide.llm.prompt_files import Prompt, load_prompt
 from reason2decide.llm.settings import MAX_WORDS
 from reason2decide.llm.settling import announce_cost, counts_in_words, host, in_words, logged, settle, share
-from reason2decide.workflows.evaluate import evaluate_predictions
+from reason2decide.workflows.evaluate import evaluate_predictions, opened
 
 ZERO_SHOT = "zero_shot.json"
 RAW, VALIDATION = "raw_predictions.jsonl", "validation_predictions.jsonl"
@@ -242,10 +242,7 @@ def zero_shot(
     """
     require_absent(out, RESULTS, force=force)
     split = settings.split
-    dataset = DatasetFolder.open(dataset_path)
-    dataset.verify()
-    if settings.rationale_source is not None:
-        dataset.require_source(settings.rationale_source)
+    dataset = opened(dataset_path, settings)
     calibrated = isinstance(rival, DecisionRival) and split != "validation" and "validation" in dataset.hashes
     splits = [split, "validation"] if calibrated else [split]
     labels = dataset.info.labels

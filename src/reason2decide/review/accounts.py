@@ -59,6 +59,8 @@ class Accounts:
     def add(self, name: str, role: str, password: str | None) -> Reviewer:
         """Make an account; without a password it is for a proxy that names its user.
 
+        Somebody who was removed gets the account of before, with the answers in it.
+
         Raises:
             AccountError: a name or role that cannot be, a short password, or a name that is taken.
             MissingExtraError: argon2-cffi is not installed.
@@ -69,10 +71,11 @@ class Accounts:
             raise AccountError(f"{name!r} cannot be a reviewer's name; use 1 to 64 printing characters")
         hashed = None if password is None else _hash_of(password)
         with self._store.transaction() as database:
-            if database.execute("SELECT 1 FROM reviewers WHERE name = ?", (name,)).fetchone():
+            if database.execute("SELECT 1 FROM reviewers WHERE name = ? AND active", (name,)).fetchone():
                 raise AccountError(f"there is a reviewer named {name!r} already")
             database.execute(
-                "INSERT INTO reviewers (name, role, password, pseudonym, created) VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO reviewers (name, role, password, pseudonym, created) VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT (name) DO UPDATE SET role = excluded.role, password = excluded.password, active = 1",
                 (name, role, hashed, f"reviewer-{secrets.token_hex(4)}", now()),
             )
         found = self.named(name)

@@ -17,6 +17,7 @@ Action = Literal["accept", "override", "defer", "skip"]
 ACTIONS: tuple[Action, ...] = ("accept", "override", "defer", "skip")
 Kind = Literal["review", "adjudication"]
 SETTLED = (REVIEWED, ADJUDICATED)  # states in which a case has a final label
+SAID = ("action", "label", "rationale", "reason", "comment")  # what a reviewer says in an answer
 
 
 class AnsweredElsewhere(Reason2DecideError):
@@ -65,11 +66,15 @@ def keep(store: Store, answer: GivenAnswer) -> None:
     """Keep an answer; it is on the disk when this returns.
 
     Raises:
-        AnsweredElsewhere: the reviewer has another answer on the case, which this one does not replace.
+        AnsweredElsewhere: the reviewer has another answer on the case, which this one does not replace; or the same
+            form has been answered otherwise, as after the browser's "back".
         StoreUnavailable: nothing was kept.
     """
     with store.transaction() as database:
-        if database.execute("SELECT 1 FROM answers WHERE key = ?", (answer.key,)).fetchone():
+        same = database.execute("SELECT * FROM answers WHERE key = ?", (answer.key,)).fetchone()
+        if same is not None:
+            if any(same[name] != getattr(answer, name) for name in SAID):
+                raise AnsweredElsewhere(same)
             return
         if answer.replaces is not None:
             database.execute(
@@ -96,21 +101,29 @@ def keep_first(store: Store, case_id: int, reviewer: int, label: str) -> None:
         database.execute("INSERT OR IGNORE INTO first_decisions VALUES (?, ?, ?, ?)", (case_id, reviewer, label, now()))
 
 
-def undo(store: Store, reviewer: int, settings: ReviewSettings) -> Row | None:
-    """Take back a reviewer's last answer, which stays in the store as undone; return it, None if there is none.
+def last_answer(store: Store, reviewer: int) -> int | None:
+    """The id of a reviewer's last answer that stands."""
+    query = "SELECT id FROM answers WHERE reviewer = ? AND undone IS NULL ORDER BY id DESC"
+    row = store.row(query, (reviewer,))
+    return None if row is None else int(row["id"])
 
-    The case is theirs again, for the reason that it was taken.
+
+def undo(store: Store, reviewer: int, answer: int, settings: ReviewSettings) -> Row | None:
+    """Take back a reviewer's answer, which stays in the store as undone; return it, None if it is not theirs.
+
+    The case is theirs again, for the reason that it was taken. One that is undone already stays so: a page that is
+    loaded again takes nothing else back.
     """
     with store.transaction() as database:
-        last: Row | None = database.execute(
-            "SELECT * FROM answers WHERE reviewer = ? AND undone IS NULL ORDER BY id DESC LIMIT 1", (reviewer,)
+        own: Row | None = database.execute(
+            "SELECT * FROM answers WHERE id = ? AND reviewer = ?", (answer, reviewer)
         ).fetchone()
-        if last is not None:
-            database.execute("UPDATE answers SET undone = ? WHERE id = ?", (now(), last["id"]))
-            claim = Claim(last["case_id"], last["sampled"], last["share"], last["opened"])
+        if own is not None and own["undone"] is None:
+            database.execute("UPDATE answers SET undone = ? WHERE id = ?", (now(), own["id"]))
+            claim = Claim(own["case_id"], own["sampled"], own["share"], own["opened"])
             claim_case(database, claim, reviewer, settings)
-            _set_state(database, last["case_id"])
-        return last
+            _set_state(database, own["case_id"])
+        return own
 
 
 def state_of(wanted: int, answers: Sequence[Mapping[str, Any]], *, decided: bool = True) -> str:

@@ -22,6 +22,7 @@ from reason2decide.review.queueing import (
     DISPUTED,
     OPEN,
     PASTED,
+    UNREADABLE,
     WAITING,
     Claim,
     ModelDecision,
@@ -98,7 +99,7 @@ class CasePage:
         own = next((a for a in standing if a["reviewer"] == reviewer.id and a["kind"] == kind), None)
         # What somebody sends of a case that others have reviewed meanwhile is kept as one more review.
         if form is None and kind == "review" and own is None and case["state"] not in (OPEN, WAITING):
-            raise Refusal("not_yours", 409)
+            raise Refusal("unreadable_case" if case["state"] == UNREADABLE else "not_yours", 409)
         values = (reviewer.id, case_id)
         claim = self._store.row("SELECT * FROM claims WHERE reviewer = ? AND case_id = ?", values)
         opened = (form or {}).get("opened") or now()
@@ -158,8 +159,8 @@ class CasePage:
         if replaces is None and own is not None:
             replaces = own["id"]
         hidden_fields = {"key": secrets.token_urlsafe(16), "opened": view.claim.opened}
-        if form is not None and form.get("key"):
-            hidden_fields["key"] = form["key"]
+        if form is not None and form.get("key") and (own is None or own["key"] != form["key"]):
+            hidden_fields["key"] = form["key"]  # of an answer that is not kept yet
         if prediction is not None and not view.hidden:
             hidden_fields["prediction"] = str(prediction.id)
         if replaces is not None:
@@ -186,6 +187,7 @@ class CasePage:
             hidden_fields=hidden_fields,
             fields=typed,
             why=why,
+            last_answer=answers.last_answer(self._store, session.reviewer.id),
         )
 
     def answered(self, request: Request, session: Session, view: ShownCase, form: Form) -> HTMLResponse | None:

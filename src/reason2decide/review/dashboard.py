@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -101,7 +101,7 @@ def dashboard(store: Store, labels: LabelSet, hashes: Sequence[str]) -> Numbers:
             (row["model_label"] or "", row["label"] or "", row["reason"]) for row in reviews if row["reason"]
         ).most_common(MOST_REASONS),
         calibration=_calibration(store, final, hashes[0]),
-        blind=_blind(reviews, final),
+        blind=_blind(reviews, by_case, settled_ids),
         estimate=_estimate(store, final, hashes[0]),
         weeks=weeks,
         drift=drift,
@@ -169,12 +169,17 @@ def _calibration(store: Store, final: Mapping[int, str], model_hash: str) -> lis
     return _shares(names, events)
 
 
-def _blind(reviews: Sequence[Row], final: Mapping[int, str]) -> list[Share]:
-    """Of settled cases reviewed in blind mode: right alone, right with the model, and the model."""
+def _blind(reviews: Sequence[Row], by_case: Mapping[int, Sequence[Row]], settled: Collection[int]) -> list[Share]:
+    """Of settled cases reviewed in blind mode: right alone, right with the model, and the model.
+
+    Right is what the others have decided on the case: nobody is measured by a label of their own.
+    """
     events = []
     for row in reviews:
-        if row["blind"] and row["first_label"] is not None and row["case_id"] in final:
-            label = final[row["case_id"]]
+        if row["blind"] and row["first_label"] is not None and row["case_id"] in settled:
+            label = final_label([own for own in by_case[row["case_id"]] if own["reviewer"] != row["reviewer"]])
+            if label is None:
+                continue
             events += [
                 ("alone", row["first_label"] == label),
                 ("with_model", row["label"] == label),

@@ -136,4 +136,6 @@ def record_of(case: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> 
         for own in answers
     ]
     meta = {"queue": case["source"], "state": case["state"], "votes": votes(answers), "reviews": reviews}
-    return Record(case["key"], case["text"], label, rationales, meta=meta, contrasts=dict(contrasts))
+    return Record(
+        case["key"], case["text"], label, rationales, group=case["patient"], meta=meta, contrasts=dict(contrasts)
+    )

@@ -14,7 +14,7 @@ from reason2decide.data.records import LabelSet
 from reason2decide.errors import ConfigError
 from reason2decide.review.accounts import Accounts
 from reason2decide.review.pages import ReviewPages
-from reason2decide.review.queueing import QUEUE, add_cases
+from reason2decide.review.queueing import QUEUE, NewCase, add_cases, read_again
 from reason2decide.review.settings import ReviewSettings
 from reason2decide.review.store import Store
 from reason2decide.serve.served_model import ServedModel
@@ -38,6 +38,8 @@ def open_review(settings: ReviewSettings, models: Sequence[ServedModel]) -> Revi
     try:
         require_labels(store, models[0].labels)
         keep_recipe(store, models[0].recipe)
+        keep_model(store, models[0].hash)
+        read_again(store)
         if settings.reviewer_header is None and not Accounts(store, 0).all():
             raise ConfigError(
                 f"{settings.review} has no reviewers; add one with `r2d feedback add-reviewer {settings.review} NAME`, "
@@ -103,6 +105,18 @@ def recipe_of(store: Store) -> InputRecipe:
     return InputRecipe.from_json(content) if content else InputRecipe(text=(MADE,))
 
 
+def keep_model(store: Store, model_hash: str) -> None:
+    """Note whose decisions are reviewed now."""
+    with store.transaction() as database:
+        database.execute("INSERT OR REPLACE INTO facts VALUES ('model', ?)", (model_hash,))
+
+
+def reviewed_model(store: Store) -> str | None:
+    """The hash of the model whose decisions are reviewed, None before a server has opened the store."""
+    found = store.row("SELECT value FROM facts WHERE key = 'model'")
+    return None if found is None else str(found["value"])
+
+
 def load_queue(store: Store, path: Path, model: ServedModel, wanted: int) -> None:
     """Add the cases of a file that are not there yet; rows that are no cases are told, and the rest is loaded.
 
@@ -112,7 +126,7 @@ def load_queue(store: Store, path: Path, model: ServedModel, wanted: int) -> Non
     bad: list[Exception] = []
     records = Cases(path, model.recipe).records(bad.append)
     new = total = 0
-    cases = ((record.id, record.text) for record in records)
+    cases = (NewCase(record.id, record.text, record.group) for record in records)
     while part := list(islice(cases, ROWS_TOGETHER)):
         new += add_cases(store, part, source=QUEUE, wanted=wanted)
         total += len(part)

@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from reason2decide.data.records import LabelSet
 from reason2decide.model.decision import Decision
@@ -90,13 +90,22 @@ def add_case(store: Store, key: str, text: str, *, source: str, wanted: int) -> 
         return int(added.lastrowid or 0), True
 
 
-def add_cases(store: Store, cases: Sequence[tuple[str, str]], *, source: str, wanted: int) -> int:
-    """Add many cases (key, text) in one transaction; return how many were new."""
+class NewCase(NamedTuple):
+    """A case to add: its key, its text, and the patient or article whose cases belong together."""
+
+    key: str
+    text: str
+    patient: str | None = None
+
+
+def add_cases(store: Store, cases: Sequence[NewCase], *, source: str, wanted: int) -> int:
+    """Add many cases in one transaction; return how many were new."""
     with store.transaction() as database:
         before = database.total_changes
         database.executemany(
-            "INSERT OR IGNORE INTO cases (key, text, source, added, draw, wanted, state) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [(key, text, source, now(), drawn("case", key), wanted, WAITING) for key, text in cases],
+            "INSERT OR IGNORE INTO cases (key, text, patient, source, added, draw, wanted, state) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [(*case, source, now(), drawn("case", case.key), wanted, WAITING) for case in cases],
         )
         return database.total_changes - before
 
@@ -141,6 +150,12 @@ def keep_prediction(
                 f"state = CASE state WHEN '{WAITING}' THEN '{OPEN}' ELSE state END WHERE id = ?",
                 (decision.confidence, unsupported, urgency, case_id),
             )
+
+
+def read_again(store: Store) -> None:
+    """Let a server try the texts that an earlier one could not read: it may have another model or other settings."""
+    with store.transaction() as database:
+        database.execute("UPDATE cases SET state = ? WHERE state = ?", (WAITING, UNREADABLE))
 
 
 def without_prediction(store: Store, model_hash: str, count: int, *, after: int = 0) -> list[tuple[int, str]]:

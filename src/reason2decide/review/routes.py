@@ -107,6 +107,7 @@ def review_routes(site: Site) -> APIRouter:
             columns=columns,
             prefix_of_columns=COLUMN,
             pasted=pasted,
+            last_answer=answers.last_answer(store, session.reviewer.id),
         )
 
     def note_of(form: Form) -> dict[str, str]:
@@ -226,7 +227,8 @@ def review_routes(site: Site) -> APIRouter:
     @api.post("/undo")
     def undo(request: Request, session: Session = who, form: Form = sent) -> Response:
         web.require_own_form(session, form)
-        last = answers.undo(store, session.reviewer.id, site.settings)
+        given = id_of(form.get("answer", ""))
+        last = None if given is None else answers.undo(store, session.reviewer.id, given, site.settings)
         if last is None:
             return to("?said=nothing_to_undo")
         kept = {name: last[name] or "" for name in ("label", "rationale", "reason", "comment", "opened")}

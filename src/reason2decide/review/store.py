@@ -74,6 +74,8 @@ MIGRATIONS = (
         outcome TEXT NOT NULL, outcome_at TEXT NOT NULL, reason_system TEXT, reason_code TEXT, comment TEXT
     );
     """,
+    # The patient or article of a case, whose cases are never in two splits of an export.
+    "ALTER TABLE cases ADD COLUMN patient TEXT",
 )
 
 

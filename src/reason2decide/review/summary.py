@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from reason2decide.console import visible
 from reason2decide.evaluation.results import MetricValue
 from reason2decide.review.dashboard import Share, dashboard
-from reason2decide.review.opening import labels_of
+from reason2decide.review.opening import labels_of, reviewed_model
 from reason2decide.review.store import Store
 
 WHO = {"alone": "reviewers alone", "with_model": "reviewers with the model", "model_alone": "the model alone"}
@@ -19,8 +19,10 @@ def summary_lines(store: Store) -> Iterator[str]:
     Raises:
         ConfigError: no server has opened the store yet.
     """
-    found = store.rows("SELECT model_hash, max(id) AS last FROM predictions GROUP BY model_hash ORDER BY min(id)")
-    numbers = dashboard(store, labels_of(store), [row["model_hash"] for row in found] or [""])
+    reviewed = reviewed_model(store)
+    found = store.rows("SELECT model_hash FROM predictions GROUP BY model_hash ORDER BY min(id)")
+    others = [row["model_hash"] for row in found if row["model_hash"] != reviewed]
+    numbers = dashboard(store, labels_of(store), [*filter(None, (reviewed,)), *others] or [""])
     yield "cases: " + (", ".join(f"{count} {state}" for state, count in sorted(numbers.states.items())) or "none")
     yield f"answers: {numbers.answers}; settled cases: {numbers.settled}"
     yield f"agreement of all reviewers (alpha): {_interval(numbers.alpha)}"

@@ -13,6 +13,8 @@ from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
 from reason2decide.model.reading import INPUT_TOKENS_HELP, LEAST_INPUT, LONG_TEXTS_HELP, LongTexts, ReadingSettings
 from reason2decide.model.reasons import ReasonSettings
 
+MOST_DAYS = 36500  # ours: a hundred years, which a date can be moved back
+
 
 @dataclass(frozen=True)
 class ServeSettings(ReasonSettings):
@@ -40,7 +42,7 @@ class ServeSettings(ReasonSettings):
     )
     audit: Path | None = field(default=None, metadata={"help": "SQLite record of every decision.", "metavar": "FILE"})
     retention_days: int = field(  # ours: local rules decide
-        default=365, metadata={"help": "Days to keep rows of the audit record.", "min": 1}
+        default=365, metadata={"help": "Days to keep rows of the audit record.", "min": 1, "max": MOST_DAYS}
     )
     cors: tuple[str, ...] = field(  # as CDS Hooks' browser clients need
         default=(), metadata={"help": "Origin of web pages that may call; may be repeated.", "metavar": "ORIGIN"}
@@ -90,6 +92,8 @@ class ServeSettings(ReasonSettings):
         for name in positive:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.retention_days > MOST_DAYS:
+            raise ConfigError(f"retention_days is {self.retention_days}; expected at most {MOST_DAYS}, a hundred years")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"the port is {self.port}; expected 0 (any free one) to 65535")
         for name in ("public_url", "source_url"):

@@ -111,13 +111,18 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         resolve_paths(training, path.parent)
     if isinstance(content.get("evaluation"), dict):
         content["evaluation"] = with_paths_from(content["evaluation"], path.parent.resolve())
-    for base in (content.get("grid") or {}).get("base", ()):
-        if isinstance(base, str) and base.startswith(("./", "../")):
-            bases = content["grid"]["base"]
-            bases[bases.index(base)] = str((path.parent / base).resolve())
-    for other in content.get("results", ()):
+    grid, others = content.get("grid"), content.get("results")
+    if isinstance(grid, dict) and isinstance(grid.get("base"), list):
+        grid["base"] = [
+            str((path.parent / base).resolve()) if isinstance(base, str) and base.startswith(("./", "../")) else base
+            for base in grid["base"]
+        ]
+    for other in others if isinstance(others, list) else ():
         if isinstance(other, dict) and isinstance(other.get("folders"), list):
-            other["folders"] = [str((path.parent / folder).resolve()) for folder in other["folders"]]
+            other["folders"] = [
+                str((path.parent / folder).resolve()) if isinstance(folder, str) else folder
+                for folder in other["folders"]
+            ]
     for override in overrides:
         apply_override(content, override)
     return parse_experiment(content, str(path))

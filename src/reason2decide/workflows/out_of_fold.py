@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from reason2decide.console import say, track
 from reason2decide.data.dataset_folder import DatasetFolder, write_dataset
@@ -15,10 +17,11 @@ from reason2decide.data.sampling import id_hash
 from reason2decide.errors import ConfigError, DataError
 from reason2decide.files import new_file
 from reason2decide.model.predictor import Predictor
+from reason2decide.syntax import Malformed, parse_json
 from reason2decide.training.config import Config
 from reason2decide.training.run import train
 
-PREDICTIONS = "predictions.jsonl"
+PREDICTIONS, FOLDS_MADE = "predictions.jsonl", "folds.json"
 
 
 def predict_out_of_fold(config: Config, out: Path, folds: int = FOLDS) -> Path:
@@ -31,13 +34,14 @@ def predict_out_of_fold(config: Config, out: Path, folds: int = FOLDS) -> Path:
         The file of all predictions, in the order of the training split's folds.
 
     Raises:
-        ConfigError: fewer than two folds.
+        ConfigError: fewer than two folds; or `out` has folds of another configuration, other data or another number.
         DataError: a fold has no records, or the data cannot be used.
         ConfigError, BaseModelError, Interrupted: as `train`.
     """
     if folds < 2:
         raise ConfigError(f"there are {folds} folds; expected at least 2")
     dataset = DatasetFolder.open(config.dataset)
+    _require_same_folds(out, {"folds": folds, "dataset": dict(dataset.hashes), **config.identity()})
     parts = []
     for fold in range(folds):
         folder = out / f"fold-{fold}"
@@ -55,6 +59,24 @@ def predict_out_of_fold(config: Config, out: Path, folds: int = FOLDS) -> Path:
     with new_file(whole, force=True) as partial:
         write_predictions(partial, chain.from_iterable(map(read_predictions, parts)))
     return whole
+
+
+def _require_same_folds(out: Path, asked: Mapping[str, Any]) -> None:
+    """Note in the folder what its folds are of, or refuse if they are of something else."""
+    file, asked = out / FOLDS_MADE, json.loads(json.dumps(asked))
+    if file.is_file() or next(out.glob("fold-*"), None) is not None:
+        try:
+            before = parse_json(file.read_bytes()) if file.is_file() else {}
+        except Malformed:
+            before = {}
+        differing = [key for key in asked if not isinstance(before, dict) or before.get(key) != asked[key]]
+        if differing:
+            raise ConfigError(
+                f"{out} has folds that differ from these in {', '.join(differing)}; give another --out, or remove it"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    with new_file(file, force=True) as partial:
+        partial.write_text(json.dumps(asked, indent=2), "utf-8")
 
 
 def fold_of(record: Record, folds: int) -> int:

@@ -42,7 +42,13 @@ class Endpoint:
     allow_remote: bool = False
 
     def __post_init__(self) -> None:
-        url = urlsplit(self.base_url)
+        try:
+            url = urlsplit(self.base_url)
+            port = url.port
+        except ValueError as error:
+            raise EndpointError(
+                f"the base URL is not an http address ({error}), such as http://localhost:11434/v1"
+            ) from None
         if "@" in url.netloc or url.query or url.fragment:
             # The URL is not repeated: the part before the @ or after the ? may be a key.
             raise EndpointError(
@@ -56,7 +62,7 @@ class Endpoint:
         if url.hostname in ("0.0.0.0", "::"):
             raise EndpointError(
                 f"{url.hostname} is where a server listens, not an address to call; if it runs on this machine, give "
-                f"{url.scheme}://127.0.0.1{f':{url.port}' if url.port else ''}{url.path or '/v1'}"
+                f"{url.scheme}://127.0.0.1{f':{port}' if port else ''}{url.path or '/v1'}"
             )
         if self.dialect not in get_args(Dialect):
             raise EndpointError(f"the dialect is {self.dialect!r}; expected one of {', '.join(get_args(Dialect))}")
