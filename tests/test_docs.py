@@ -40,14 +40,16 @@ def test_every_link_leads_somewhere_and_every_file_named_is_there() -> None:
     assert len(pages) > 15
 
 
-def test_every_module_stands_in_its_row_of_the_room_table() -> None:
+def test_every_module_is_in_the_table_of_packages() -> None:
     page = (DOCS / "architecture.md").read_text("utf-8")
     rows = {cells[1].strip().strip("`/"): cells[3] for line in page.splitlines() if len(cells := line.split("|")) == 5}
-    for room in ["ground", *(folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").exists())]:
-        folder = PACKAGE if room == "ground" else PACKAGE / room
+    for package in ["ground", *(folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").exists())]:
+        folder = PACKAGE if package == "ground" else PACKAGE / package
         modules = {path.stem for path in folder.glob("*.py") if not path.name.startswith("_")}
-        inner = {f"{path.name}/" for path in folder.iterdir() if (path / "__init__.py").exists() and room != "ground"}
-        assert set(re.findall(r"`([\w/]+)`", rows[room])) == modules | inner, room
+        inner = {
+            f"{path.name}/" for path in folder.iterdir() if (path / "__init__.py").exists() and package != "ground"
+        }
+        assert set(re.findall(r"`([\w/]+)`", rows[package])) == modules | inner, package
 
 
 def test_every_module_says_what_it_does_in_its_first_line() -> None:

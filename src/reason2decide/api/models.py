@@ -221,8 +221,9 @@ def load(
             answer wins.
         input_tokens: longest prompt in tokens; None takes the limit of training. More needs a base such as T5.
         guidance: how strongly reasons are guided away from those for the second choice; 0: not at all.
-        best_of: number of reasons to write for each decision; the one that tells its label best is given.
-        check_reasons: `flag` reasons that do not support their decision, `defer` such decisions to a person besides, or
+        best_of: number of reasons to write for each decision; the one that makes its label easiest to infer is
+            returned.
+        check_reasons: `flag` reasons that do not support their decision, also `defer` such decisions to a person, or
             `off`.
 
     Raises:

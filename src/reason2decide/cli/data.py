@@ -270,7 +270,7 @@ def fix_command(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Write a dataset anew without what `check` complains of, and say what was done."""
+    """Write a copy of a dataset without the problems that `check` reports, and list the changes."""
     from reason2decide.data.fix import Fixes, fix_dataset
 
     labels = _pairs("--merge", merge or [], "OLD=NEW, such as 'No=no'")

@@ -56,7 +56,7 @@ def set_password_command(store: StoreFile, name: Annotated[str, typer.Argument(h
 def remove_reviewer_command(
     store: StoreFile, name: Annotated[str, typer.Argument(help="Name of the reviewer.")]
 ) -> None:
-    """Let a reviewer in no more; their answers stay."""
+    """Revoke a reviewer's access; their answers are kept."""
     from reason2decide.review.accounts import Accounts
 
     with _opened(store) as opened:

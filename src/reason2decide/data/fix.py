@@ -1,4 +1,4 @@
-"""Write a dataset anew without what `r2d data check` complains of: shared records, label variants, stated labels."""
+"""Write a copy of a dataset without what `r2d data check` reports: shared records, label variants, stated labels."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ OVERLAP = 0.25  # ours: share of a window that it has in common with the one bef
 MOST_WINDOWS = 8  # ours: bounds the time of one text; what lies beyond counts as not read
 LEAST_INPUT = 16  # as `Lengths.input`
 LONG_TEXTS_HELP = (
-    "How texts over the prompt's limit are read: decide on the beginning, defer to a person besides, refuse, or read "
+    "How texts over the prompt's limit are read: decide on the beginning, also defer to a person, refuse, or read "
     "overlapping windows, of which the most urgent answer wins."
 )
 INPUT_TOKENS_HELP = "Longest prompt in tokens; default: as trained. More needs a base such as T5."

@@ -40,7 +40,10 @@ class ReasonSettings:
     )
     best_of: int = field(
         default=1,
-        metadata={"help": "Number of reasons to write; the one that tells its label best is given.", "min": 1},
+        metadata={
+            "help": "Number of reasons to write; the one that makes its label easiest to infer is returned.",
+            "min": 1,
+        },
     )
     check_reasons: Check = field(
         default="flag",

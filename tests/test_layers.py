@@ -1,4 +1,4 @@
-"""The rooms of the package: lower ones never import higher ones, and no modules import each other in a circle.
+"""The layers of the package: lower subpackages never import higher ones, and no modules import each other in a cycle.
 
 Every import counts, wherever it stands: at the top of a module, inside a function, or for a type checker only.
 """
@@ -16,8 +16,8 @@ import pytest
 import reason2decide
 
 PACKAGE = Path(reason2decide.__file__).parent
-# From the ground up; a room may import what stands before it. `docs/architecture.md` says what each is for.
-ROOMS = (
+# From the ground up; a subpackage may import what stands before it. `docs/architecture.md` says what each is for.
+LAYERS = (
     "ground",
     "method",
     "data",
@@ -33,7 +33,7 @@ ROOMS = (
     "llm",
     "api",
     "cli",
-    "door",
+    "top",
 )
 GROUND = (
     "errors",
@@ -77,28 +77,28 @@ def imports(module: str) -> Iterator[str]:
                 yield name.removeprefix("reason2decide").removeprefix(".")
 
 
-def room(module: str) -> str:
-    """The room a module stands in."""
+def layer(module: str) -> str:
+    """The subpackage of a module."""
     first = module.split(".")[0]
     if first in GROUND:
         return "ground"
-    return "door" if first in ("", "__main__") else first
+    return "top" if first in ("", "__main__") else first
 
 
 GRAPH = {module: set(imports(module)) - {module} for module in FILES}
 
 
-def test_every_module_stands_in_a_room() -> None:
-    assert {room(module) for module in FILES} == set(ROOMS)
+def test_every_module_stands_in_a_layer() -> None:
+    assert {layer(module) for module in FILES} == set(LAYERS)
 
 
-def test_no_room_imports_a_higher_one() -> None:
+def test_no_layer_imports_a_higher_one() -> None:
     upward = [
         f"{module} imports {other}"
         for module, others in GRAPH.items()
         for other in sorted(others)
-        if ROOMS.index(room(other)) > ROOMS.index(room(module))
-        or (room(module) in ONLY and room(other) not in ONLY[room(module)] | {room(module)})
+        if LAYERS.index(layer(other)) > LAYERS.index(layer(module))
+        or (layer(module) in ONLY and layer(other) not in ONLY[layer(module)] | {layer(module)})
     ]
     assert not upward, "\n" + "\n".join(upward)
 
@@ -112,14 +112,14 @@ def test_no_two_classes_share_a_name() -> None:
     assert not {name: modules for name, modules in places.items() if len(modules) > 1}
 
 
-def test_no_circle_of_imports() -> None:
+def test_no_import_cycle() -> None:
     try:
         list(graphlib.TopologicalSorter(GRAPH).static_order())
     except graphlib.CycleError as error:
         pytest.fail(f"these import each other: {' -> '.join(error.args[1])}")
 
 
-def test_the_room_table_of_the_docs_is_in_this_order() -> None:
+def test_the_table_of_packages_in_the_docs_is_in_this_order() -> None:
     page = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text("utf-8")
     rows = [cells[1].strip().strip("`/") for line in page.splitlines() if len(cells := line.split("|")) == 5]
-    assert [name for name in rows if name in ROOMS] == [name for name in ROOMS if name != "door"]
+    assert [name for name in rows if name in LAYERS] == [name for name in LAYERS if name != "top"]
