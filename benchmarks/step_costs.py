@@ -2,10 +2,11 @@
 
     r2d data synthesize --out runs/calls --train 12000
     python benchmarks/step_costs.py runs/calls --bundle RUN/bundle [--rounds 7]
+    python benchmarks/step_costs.py runs/esnli --experiment experiments/esnli.toml --encoder runs/esnli-base
 
 A small base with the demo's settings and the weights of a trained bundle (without: from scratch, with mostly wrong
 labels), where the schedules have reached their ends. Medians and ranges of rounds; the ratio is to r2d's Stage 2 in the
-same round.
+same round. With an experiment, its methods and its settings of training.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import contextlib
 import statistics
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -41,18 +43,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=20, help="of a stage in one round")
     parser.add_argument("--bundle", type=Path, help="trained by a method whose base has the same shape")
+    parser.add_argument("--experiment", type=Path, help="whose methods and settings are taken")
+    parser.add_argument("--encoder", help="its base")
     args = parser.parse_args()
+    methods, wanted = [name for name in METHODS if name not in NOT_MEASURED], SETTINGS
+    if args.experiment is not None:
+        content = tomllib.loads(args.experiment.read_text("utf-8"))
+        methods, wanted = content["grid"]["method"], content["training"]
+        if args.encoder is not None:
+            wanted["base"] = {"encoder": args.encoder}
     silence_transformers()
     set_quiet(True)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         signals = stack.enter_context(StopSignals())
         trainers: dict[str, StageTrainer] = {}
-        for name in (name for name in METHODS if name not in NOT_MEASURED):
+        for name in methods:
             steps = {stage.name: 10_000 for stage in METHODS[name].stages}
             rates = {stage.name: 1e-3 for stage in METHODS[name].stages}
             settings = {
-                **SETTINGS,
+                **wanted,
                 "method": name,
                 "dataset": str(args.dataset),
                 "steps": steps,
