@@ -45,6 +45,12 @@ SENTENCES = {
         (-) [hemoptysis]
         [pregnancy] test negative
         absence of [edema]
+        cough x2d w/o [fever]
+        HA, neg for [fever]
+        cannot [breathe] lying flat
+        can’t [keep fluids down]
+        unable to [bear weight]
+        Ø [fever]
     """,
     "elsewhere": """
         father had [stroke] at 60

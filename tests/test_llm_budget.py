@@ -48,6 +48,16 @@ def test_where_a_server_listens_is_no_address_to_call(url, hint):
         Endpoint(url, "m")
 
 
+def test_requests_of_unknown_usage_cost_something_without_a_limit_too():
+    call = ask("cough " * 100, max_tokens=1000)
+    budget = Budget(Prices(2.0, 10.0))
+    bound = budget.bound(call)
+    assert bound > 1000 * 10 / 1e6
+    assert budget.reserve(bound) is True
+    budget.settle(bound, None)
+    assert budget.spent.cost == bound
+
+
 def test_addresses_and_dialects_that_cannot_be_used(monkeypatch):
     for broken in ("http://[::1/v1", "http://localhost:99999/v1"):
         with pytest.raises(EndpointError, match="not an http address"):

@@ -29,6 +29,8 @@ CASE = GatedCase(TEXT, "see a doctor", LABELS.values, instructions(load_prompt("
         "The fever is high; a doctor should see it.",
         'The caller says "I cannot breathe" since the fever began.',  # no refusal
         "Fever.\n1. It is high.\n2. It lasts.",  # list marks are no numbers
+        "Fever: 6) it is high; 7) it lasts.",
+        "With a high fever the patient should consult a doctor.",
         "With 1200 ml drunk and fever, see a doctor.",
         "Fever. " + "word " * 149,
     ],
@@ -45,6 +47,9 @@ def test_good_rationales_pass(rationale):
         ("I cannot provide medical advice about fever.", "refusal"),
         ("I\u2019m unable to  determine this from the fever.", "refusal"),
         ("As an AI, I see fever.", "refusal"),
+        ("I cannot make a medical decision about this fever.", "refusal"),
+        ("I am not a doctor, and the fever is high.", "refusal"),
+        ("It would be irresponsible to diagnose this fever.", "refusal"),
         ("I'm sorry, but the fever is not clear.", "refusal"),
         ("Fever. " + "word " * 150, "too_long"),
         ("The fever is why it is [LABEL].", "mask_token"),

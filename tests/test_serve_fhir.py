@@ -136,6 +136,12 @@ def test_what_hospitals_attach_is_read(attachment: dict[str, Any], expected: str
             "",
         ),
         ({"contentType": "text/plain", "data": encoded(" \n")}, "it has no text", ""),
+        (
+            {"contentType": "text/xml", "data": encoded("<ClinicalDocument><text>pale</text></ClinicalDocument>")},
+            "its content type is neither text, HTML nor RTF",
+            "",
+        ),
+        ({"data": encoded("<?xml version='1.0'?><x>a</x>")}, "its content type is neither text, HTML nor RTF", ""),
         ({"contentType": "text/html", "data": encoded("<img src='scan.png'>")}, "it has no text", ""),
         ({"contentType": "text/rtf", "data": encoded(r"{\rtf1{\pict 0102}}")}, "it has no text", ""),
         (
@@ -171,6 +177,10 @@ def test_what_is_not_read_is_said(resource: dict[str, Any], reason: str, text: s
             "its reason is a code without a text",
         ),
         ({"resourceType": "Communication", "payload": [{"contentReference": {}}]}, "its content is not text"),
+        (
+            {"resourceType": "Encounter", "reasonReference": [{"reference": "Condition/1"}]},
+            "its reason is in another resource",
+        ),
         ({"resourceType": "DocumentReference", "content": []}, "it has no attachment"),
     ],
 )
@@ -211,6 +221,7 @@ def test_formats_of_one_document_are_not_repeated() -> None:
         ("&lt;b&gt;shown&lt;/b&gt; &amp;amp;", "<b>shown</b> &amp;"),
         ("temp < 38 and > 36, pain <5", "temp < 38 and > 36, pain <5"),
         ("<body>fever<!-- cut off", "fever"),
+        ("<p>HR 80</p><p><![CDATA[chest pain]]></p>", "HR 80\n\nchest pain"),
         ("<html><head/><body>fever<script src='a.js' />, pale<title/></body></html>", "fever\n, pale"),
         ("<blockquote>a</blockquote><article>b</article>", "a\n\nb"),
     ],

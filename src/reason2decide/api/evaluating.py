@@ -15,8 +15,9 @@ from reason2decide.errors import DataError, require
 from reason2decide.evaluation.comparison import Comparison, System
 from reason2decide.evaluation.comparison import compare as compare_systems
 from reason2decide.evaluation.measure import Evaluation
-from reason2decide.evaluation.results import MetricValue, Results
+from reason2decide.evaluation.results import RESULTS, MetricValue, Results
 from reason2decide.evaluation.settings import RESAMPLES, Settings, require_unasked
+from reason2decide.files import require_absent
 from reason2decide.workflows.compare import write_comparison
 from reason2decide.workflows.decisions import Decisions, decide_split, decided_elsewhere
 from reason2decide.workflows.evaluate import measure, opened, write_results
@@ -190,6 +191,9 @@ def evaluate(
     chosen = Settings(split=split, **settings)
     if not isinstance(model, Model | str | Path):
         require_unasked({name: name for name in settings})
+    if out is not None:  # before anything is decided, which may take hours
+        require_absent(Path(out), RESULTS, force=force)
+        require("matplotlib", "report")
     folder = opened(folder_of(dataset).path, chosen)
     if isinstance(model, Model | str | Path):
         loaded = model if isinstance(model, Model) else load(model)

@@ -115,7 +115,7 @@ def decide_batch(
             **{"text": list(text), "id": id, "delimiter": delimiter, "encoding": encoding},
             **{name: getattr(settings, name) for name in ("format", "rows_per_part", "duplicates")},
         }
-        job = _begun(folder, settings, source, options, manifest.sha256, force=force)
+        job = _begun(folder, settings, source, options, manifest.sha256, force=force, patience=patience)
         parts = part_folder(folder, job)
         done = whole_parts(parts, job, settings.retry_failed)
         if done:
@@ -129,11 +129,18 @@ def decide_batch(
                 else Workers(work, settings.workers, _gpus() if uses_gpus else 0)
             )
             done |= _computed(crew, source, job, parts, done, patience)
-        return _checked(folder, job, parts, done)
+        return _checked(folder, job, parts, done, patience)
 
 
 def _begun(
-    folder: Path, settings: BatchSettings, source: BatchInput, options: dict[str, Any], model: str, *, force: bool
+    folder: Path,
+    settings: BatchSettings,
+    source: BatchInput,
+    options: dict[str, Any],
+    model: str,
+    *,
+    force: bool,
+    patience: Patience,
 ) -> BatchJob:
     """The job of a folder: the one that has begun there and goes on, or a new one."""
     job = read_job(folder)
@@ -154,7 +161,7 @@ def _begun(
     for path in present:
         if path.name.lstrip(".").startswith(PARTS):  # whatever else somebody put there stays
             path.unlink()
-    job.write(folder)
+    patience.insist(lambda: job.write(folder))
     return job
 
 
@@ -189,13 +196,15 @@ def _computed(
     return written
 
 
-def _checked(folder: Path, job: BatchJob, parts: PartFolder, done: Mapping[int, tuple[int, int]]) -> Summary:
+def _checked(
+    folder: Path, job: BatchJob, parts: PartFolder, done: Mapping[int, tuple[int, int]], patience: Patience
+) -> Summary:
     """Check that every row of the input is in a part that is there, and write down how many rows went where.
 
     Raises:
         OutputError: a part was removed.
     """
-    there = parts.there()
+    there = patience.insist(parts.there)
     for number in job.parts:
         if parts.decided_file(number).name not in there or sum(done[number]) != job.rows_of(number):
             raise OutputError(
@@ -204,7 +213,7 @@ def _checked(folder: Path, job: BatchJob, parts: PartFolder, done: Mapping[int, 
     counted = [Part(parts.decided_file(number).name, *done[number]) for number in job.parts]
     decided, failed = sum(part.decided for part in counted), sum(part.failed for part in counted)
     summary = Summary(job.rows, decided, failed, counted)
-    job.write(folder, asdict(summary))
+    patience.insist(lambda: job.write(folder, asdict(summary)))
     return summary
 
 

@@ -36,6 +36,7 @@ DRIVERS = {
 URL = re.compile(r"([a-z][a-z0-9+.-]+)://")
 MAGIC = re.compile(r"[*?\[]")
 FIRST_CONTACT = 30.0  # ours: seconds in which a storage must answer for the first time
+SETTLED = 2.0  # ours: seconds after which two runs that begin at once have both written their lease
 LEASE = 20.0  # ours: seconds after which a run that gives no sign on object storage counts as ended
 LOCKS = (".lock", ".lease.json")  # files that hold a folder: on a disk, on object storage
 LIBRARIES = ("aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "requests", "urllib3")
@@ -182,7 +183,7 @@ class Patience:
     """Waits between tries while a storage fails, a second at first and longer each time.
 
     Args:
-        seconds: how long it may fail before the error is raised.
+        seconds: how long it may fail before that is a user's error.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -195,8 +196,12 @@ class Patience:
 
     def wait(self, error: Exception) -> None:
         """Wait before another try, or raise `error` if it will not pass, or has not for too long."""
-        if not passing(error) or self._waited >= self._seconds:
+        if not passing(error):
             raise error
+        if self._waited >= self._seconds:
+            raise UserError(
+                f"the storage has failed for {self._seconds:.0f} s ({_line(error)}); check it, then --resume goes on"
+            ) from None
         pause = min(self._pause, self._seconds - self._waited)
         warn(f"the storage failed ({_line(error)}); trying again in {pause:.0f} s")
         time.sleep(pause)
@@ -281,12 +286,23 @@ def _lease(path: Path, problem: str) -> Iterator[None]:
         time.sleep(LEASE)
         if _fresh(path) not in (None, before):
             raise OutputError(f"{problem} ({before.decode('utf-8', 'replace')})")
+
+    def is_own() -> bool:
+        held = _fresh(path)
+        return held is None or json.loads(held).get("run") == owner["run"]
+
     renew()
+    time.sleep(SETTLED)  # of two that have begun at once, the first sees that the other has written over it
+    if not is_own():
+        raise OutputError(problem)
     ended = threading.Event()
 
     def keep() -> None:
         while not ended.wait(LEASE / 4):
             with contextlib.suppress(Exception):  # the storage may fail for a time
+                if not is_own():  # this one was taken for dead, as after a machine's sleep
+                    warn(f"another run has taken over {path.parent}; its parts are the same, stop one of the two")
+                    return
                 renew()
 
     thread = threading.Thread(target=keep, daemon=True)

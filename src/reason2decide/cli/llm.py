@@ -17,6 +17,7 @@ from reason2decide.console import show
 from reason2decide.data.defaults import CALL_LOG
 from reason2decide.errors import ConfigError, require
 from reason2decide.evaluation.settings import DEFAULT_SETTINGS, RESAMPLES, Settings
+from reason2decide.llm.client.calls import TOKEN_LIMITS
 from reason2decide.llm.settings import MAX_WORDS, MIN_SUPPORT, Limits
 
 if TYPE_CHECKING:
@@ -96,10 +97,14 @@ class LlmOptions:
         """The settings sent with a chat call; those of --set come last.
 
         Raises:
-            ConfigError: one is not of the form NAME=VALUE.
+            ConfigError: one is not of the form NAME=VALUE, or limits answers to what is no number of tokens.
         """
         named = {} if self.server_settings else {"temperature": self.temperature, "max_tokens": self.max_tokens}
-        return named | dict(map(_setting, self.set_ or ()))
+        settings = named | dict(map(_setting, self.set_ or ()))
+        for name in TOKEN_LIMITS:
+            if name in settings and (not isinstance(settings[name], int) or settings[name] < 1):
+                raise ConfigError(f"--set {name}={settings[name]}: expected a whole number of tokens, at least 1")
+        return settings
 
 
 def _setting(text: str) -> tuple[str, Any]:

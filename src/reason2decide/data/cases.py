@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reason2decide.data.predictions import Undecided
-from reason2decide.data.recipe import InputRecipe, Row, is_null, listed
+from reason2decide.data.recipe import InputRecipe, Row, is_null, listed, written
 from reason2decide.data.records import Record, record_from_json
 from reason2decide.data.sources import bioasq, pubmedqa
 from reason2decide.data.sources.rows import BadRow, JsonTable, OnBad, Place, json_lines, open_table
@@ -34,10 +34,10 @@ def case_of(recipe: InputRecipe | None, row: Row, where: str, id: str) -> Record
         DataError: columns are missing, or the text is empty, or not one that the recipe makes.
     """
     group = row.get(recipe.group) if recipe is not None and recipe.group is not None else None
-    own = (str(row[name]).strip() for name in (recipe and recipe.id, "id") if name and row.get(name) is not None)
+    own = (written(row[name]) for name in (recipe and recipe.id, "id") if name and not is_null(row.get(name)))
     value: dict[str, Any] = {"id": next(filter(None, own), id)}
-    if isinstance(group, str | int) and str(group).strip():
-        value["group"] = str(group).strip()
+    if isinstance(group, str | int | float) and not is_null(group) and written(group):
+        value["group"] = written(group)
     if isinstance(row.get("choices"), list):
         value["choices"] = row["choices"]
     if recipe is None or (MADE in row and (recipe.source in FORMS or row.keys().isdisjoint(recipe.text))):
@@ -160,7 +160,7 @@ class Cases:
             return self._case(row, place, own_id)
         except DataError as error:
             found = row.get(self.id_column)
-            id = own_id if is_null(found) or not str(found).strip() else str(found).strip()
+            id = own_id if is_null(found) or not written(found) else written(found)
             return Undecided(id, str(error).removeprefix(f"{place}: "))
 
     @staticmethod

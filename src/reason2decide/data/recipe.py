@@ -116,13 +116,13 @@ class InputRecipe:
         """
         value = row.get(column)
         if join and isinstance(value, (list, tuple)) and all(isinstance(item, (str, int, float)) for item in value):
-            items = [str(item).strip() for item in value if not is_null(item)]
+            items = [written(item) for item in value if not is_null(item)]
             value = (" " if all(item.endswith(SENTENCE_ENDS) for item in items) else "; ").join(filter(None, items))
         if is_null(value):
             return None
         if isinstance(value, (list, tuple, dict)):
             raise DataError(f"{where}: {column!r} contains a {type(value).__name__}; expected text or a number")
-        text = json.dumps(value) if isinstance(value, bool) else str(value).strip()
+        text = written(value)
         return None if not text or text in self.missing else text
 
     def has_made(self, text: str) -> bool:
@@ -150,6 +150,17 @@ def made_of(recipe: InputRecipe | None) -> tuple[object, ...]:
     if recipe is None or (recipe.source == "table" and not recipe.joins and not recipe.choices_in_text):
         return ()
     return recipe.source, recipe.text if recipe.joins else (), recipe.choices_in_text
+
+
+def written(value: object) -> str:
+    """A cell's value as text; a whole number has no decimals, also in a column that pandas made one of floats.
+
+    >>> written(45.0), written("45.0"), written(True)
+    ('45', '45.0', 'true')
+    """
+    if isinstance(value, bool):
+        return json.dumps(value)
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 
 
 def is_null(value: object) -> bool:

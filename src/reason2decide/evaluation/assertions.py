@@ -31,8 +31,8 @@ _FORWARD = re.compile(
     r"(?P<item>\(-\)\s*$)"
     r"|(?P<neutral>\bnot (?:only|just)\b|\bno (?:change|increase|doubt|longer able)\b|\bwithout (?:change|relief)\b)"
     rf"|(?P<reporting>\b(?:{_RELATIVES})\s+(?:{_REPORTING})\b)"
-    r"|(?P<denies>(?:\b(?:no|not|never|without|nor|neither|den(?:y|ies|ied|ying)|negative|absence|absent|lacks?|free of"
-    r"|rul(?:es?|ed|ing) out|unlikely)|\w+n't)(?: (?:had|have|having))?\b)"
+    r"|(?P<denies>(?:\b(?:no|not|never|without|nor|neither|den(?:y|ies|ied|ying)|neg(?:ative)?|absence|absent|lacks?"
+    r"|free of|rul(?:es?|ed|ing) out|unlikely|cannot|unable|w/o)|\w+n't)(?: (?:had|have|having))?\b|\u00d8)"
     rf"|(?P<elsewhere>\b(?:{_RELATIVES}|family (?:history|hx)|fhx?|previously|formerly|once had|used to|stopped"
     r"|finished)\b)"
     r"|(?P<ends>\b(?:but|however|yet|though|although|while|except|has|have|having|had|present|reports?|also)\b|\+)",
@@ -58,6 +58,7 @@ def assertion_at(sentence: str, start: int, end: int) -> Assertion:
         >>> [assertion_at(sentence, sentence.index(w), sentence.index(w) + len(w)) for w in ("pain", "neck", "seizure")]
         ['denied', 'present', 'elsewhere']
     """
+    sentence = sentence.replace("\u2019", "'")
     return _before(sentence[max(0, start - SCOPE) : start]) or _after(sentence[end : end + SCOPE]) or "present"
 
 

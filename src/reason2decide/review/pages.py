@@ -120,7 +120,7 @@ class ReviewPages:
         asked, model = Asking(batcher, settings, audit), self._model
         self._prepare = lambda: self._prepare_cases(batcher, asked)
         web = Web(self.store, self._settings, secure=(settings.public_url or "").startswith("https://"))
-        page = CasePage(self.store, web, model.labels, model.hash, explains=model.explains)
+        page = CasePage(self.store, web, model.labels, model.hash, explains=model.explains_any_label)
         numbers, counts, most = self.numbers, self._counts, settings.max_text
         return review_routes(Site(self.store, self._settings, model, web, page, asked, numbers, counts, most))
 

@@ -210,7 +210,7 @@ def review_routes(site: Site) -> APIRouter:
             label = form["why"]
             if label not in model.labels.values or view.hidden:
                 raise Refusal("bad_form", 422)
-            if not model.explains:
+            if not model.explains_any_label:
                 return await again(422, t("no_explanation"))
             try:
                 reason = await asked.why(model, view.case["text"], label, session.reviewer.name)

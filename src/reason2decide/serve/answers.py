@@ -168,6 +168,7 @@ class ModelEntry(BaseModel):
     labels: list[str]
     ordinal: bool
     explains: bool
+    explains_any_label: bool
 
 
 class OpenAIModel(BaseModel):
@@ -262,7 +263,7 @@ def systemone_reply(
                 "confidence": score_confidence(levels),
                 "probabilities": {str(level): p for level, p in enumerate(levels)},
             }
-        answers[str(question.name)] = answer | _extras(question, decision, want, reasons)
+        answers[str(question.name)] = answer | _extras(model, question, decision, want, reasons)
     usage = {"input_tokens": decision.tokens, "output_tokens": output_tokens}
     reply: dict[str, Any] = {"model": model.name, "text": text_read(decision), "answers": answers, "usage": usage}
     if want.rationale:
@@ -303,7 +304,7 @@ def decisions_reply(
                     {"value": level, "label": label, "probability": p} for level, (label, p) in enumerate(found.items())
                 ],
             }
-        answers.append(answer | _extras(question, decision, want, reasons))
+        answers.append(answer | _extras(model, question, decision, want, reasons))
     usage = {
         "input_tokens": decision.tokens,
         "output_tokens": output_tokens,
@@ -330,19 +331,23 @@ def support_of(reason: Reason) -> dict[str, Any]:
     return {"reason_support": reason.support, "reason_supports": reason.supports}
 
 
-def _extras(question: Asked, decision: Decision, want: Wanted, reasons: Mapping[str, Reason]) -> dict[str, Any]:
+def _extras(
+    model: ServedModel, question: Asked, decision: Decision, want: Wanted, reasons: Mapping[str, Reason]
+) -> dict[str, Any]:
     extras: dict[str, Any] = {}
+    chosen = question.chosen(decision)
+    deferred = model.reviewed(decision, reasons.get(chosen)).deferred
     if question.renormalised(decision):
         extras["renormalised"] = True
     if want.rationale:
-        reason = reasons[question.chosen(decision)]
+        reason = reasons[chosen]
         extras |= {"rationale": reason.text, **support_of(reason)}
     if want.labels:
         extras["rationales"] = {label: reasons[label].text for label in want.labels}
     if want.prediction_set:
         extras["prediction_set"] = list(decision.prediction_set)
-    if want.deferral or decision.cut:
-        extras["deferred"] = decision.deferred
+    if want.deferral or decision.cut or deferred != decision.deferred:
+        extras["deferred"] = deferred
     return extras
 
 
@@ -356,6 +361,7 @@ def models_reply(models: Sequence[ServedModel]) -> dict[str, Any]:
             "labels": list(model.labels.values),
             "ordinal": model.labels.ordinal,
             "explains": model.explains,
+            "explains_any_label": model.explains_any_label,
         }
         for model in models
     ]

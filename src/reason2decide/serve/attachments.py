@@ -27,6 +27,7 @@ _UNSPECIFIC = ("", "application/octet-stream", "text")  # what the bytes are is 
 # element that is not shown in its own tag (`<head/>`), which then hides nothing.
 _TAG = re.compile(
     r"<!--.*?(?:-->|(?P<open_comment>\Z))"
+    r"|<!\[CDATA\[(?P<data>.*?)(?:\]\]>|\Z)"
     r"|<(?P<hidden>script|style|head|title)\b[^<>]*(?<!/)>.*?(?:</(?P=hidden)\s*>|(?P<open_element>\Z))"
     r"|</?(?P<inline>a|abbr|b|em|font|i|mark|small|span|strong|sub|sup|u)\b[^<>]*>"
     r"|</?[a-z][^<>]*>|<[!?][^<>]*>",
@@ -70,7 +71,7 @@ def _text(attachment: Mapping[str, Any]) -> str:
         kind = _sniffed(content)
     if kind in _RTF:
         return _without_commands(content)
-    if not (kind in _HTML or kind.startswith("text/")):
+    if not (kind in _HTML or (kind.startswith("text/") and kind != "text/xml")):
         raise Unread("it is a PDF" if kind == "application/pdf" else "its content type is neither text, HTML nor RTF")
     if kind not in _HTML:
         return _decoded(content, charset)
@@ -103,8 +104,10 @@ def _sniffed(content: bytes) -> str:
     for mark, kind in ((b"{\\rtf", "text/rtf"), (b"%pdf", "application/pdf"), (b"<!doctype html", "text/html")):
         if begin.startswith(mark):
             return kind
-    if begin.startswith(b"<html"):
+    if begin.startswith(b"<html") or (begin.startswith(b"<?xml") and b"<html" in begin):
         return "text/html"
+    if begin.startswith(b"<?xml"):
+        return "text/xml"
     return "text/plain" if b"\0" not in content else "application/octet-stream"
 
 
@@ -133,5 +136,5 @@ def _without_commands(content: bytes) -> str:
 
 
 def without_tags(markup: str) -> str:
-    """The text of HTML: inline tags are removed, all others become line breaks."""
-    return html.unescape(_TAG.sub(lambda found: "" if found["inline"] else "\n", markup))
+    """The text of HTML: inline tags are removed, all others become line breaks; character data stays."""
+    return html.unescape(_TAG.sub(lambda found: found["data"] or ("" if found["inline"] else "\n"), markup))

@@ -258,14 +258,15 @@ class AuditLog:
 
     @staticmethod
     async def written(row: Future[bool]) -> bool:
-        """Wait until a row is on the disk; true if it is new there.
+        """Wait until a row is on the disk; true if it is new there. Who stops waiting does not take it back.
 
         Raises:
             AuditUnavailable: it is not within `ANSWER_SECONDS`; then it is not written later either.
         """
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(row), ANSWER_SECONDS)
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(row)), ANSWER_SECONDS)
         except TimeoutError:
+            row.cancel()
             raise AuditUnavailable("the audit record cannot be written now") from None
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 from reason2decide.errors import ConfigError
 from reason2decide.serve.cards import Card, card_of, override_reasons, plain
 from reason2decide.serve.extension import CardFeedback
-from reason2decide.serve.fhir import FhirText, text_of, unread_of
+from reason2decide.serve.fhir import LONGEST_TEXT, FhirError, FhirText, text_of, unread_of
 from reason2decide.serve.recording import documented_security, note, recorded_route
 from reason2decide.serve.wire import Refused, at_most
 
@@ -159,9 +159,11 @@ def note_of(call: ServiceRequest) -> FhirText:
     """The text to decide on: `context.text` if given, else that of the resources in context and prefetch.
 
     Raises:
-        FhirError: as `text_of`.
+        FhirError: as `text_of`, or the given text is over its bound.
     """
     if call.context.text and call.context.text.strip():
+        if len(call.context.text) > LONGEST_TEXT:
+            raise FhirError(f"the text has more than {LONGEST_TEXT} characters; send less")
         return FhirText(call.context.text.strip(), {})
     prefetch = call.prefetch or {}
     return text_of(*(call.context.model_extra or {}).values(), *(prefetch.get(key) for key in PREFETCH))

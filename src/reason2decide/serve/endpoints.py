@@ -87,7 +87,7 @@ def router(
         """Typed questions about a state, each with a probability for every answer."""
         model = served.model(given.model)
         asked = systemone_asked(given, model.labels)
-        want = wanted(_items(given.include, include), model.labels, explains=model.explains)
+        want = _wanted(_items(given.include, include), model)
         text = served.checked(text_of(model.recipe, given.state, settings.max_text), "state")
         return await served.answer(request, model, text, asked, want, answers.systemone_reply)
 
@@ -96,7 +96,7 @@ def router(
         """Typed questions about an input, answered in their order."""
         model = served.model(given.model)
         asked = decisions_asked(given, model.labels)
-        want = wanted(_items(given.include, include), model.labels, explains=model.explains)
+        want = _wanted(_items(given.include, include), model)
         text = served.checked(input_text(given.input, settings.max_text, model.recipe), "input")
         return await served.answer(request, model, text, asked, want, answers.decisions_reply)
 
@@ -111,6 +111,9 @@ def router(
         model = served.model(given.model)
         if not model.explains:
             raise Refused("this model writes no rationales", ("body", "model"))
+        if given.label is not None and not model.explains_any_label:
+            message = "the rationales of this model do not depend on a label; leave it out"
+            raise Refused(message, ("body", "label"))
         if given.label is not None and given.label not in model.labels.values:
             raise Refused(
                 f"this is not a label of this model; its labels are: {named(model.labels)}", ("body", "label")
@@ -177,10 +180,14 @@ class _Served:
         with self._admitted(model, explains=explains) as admitted:
             decision = await admitted.decide(text)
             labels = want.explained(asked, decision)
-            written = await asyncio.gather(*(admitted.explain(text, label) for label in labels))
-        _note_decision(request, model, decision)
-        reasons = dict(zip(labels, written, strict=True))
-        decision = model.reviewed(decision, reasons.get(decision.label))
+            calls = (admitted.explain(text, label) for label in labels)
+            written = await asyncio.gather(*calls, return_exceptions=True)  # none is left behind when another fails
+        reasons: dict[str, Reason] = {}
+        for label, reason in zip(labels, written, strict=True):
+            if isinstance(reason, BaseException):
+                raise reason
+            reasons[label] = reason
+        _note_answer(request, model, asked, decision)
         return JSONResponse(reply(model, asked, decision, want, reasons, admitted.output_tokens))
 
     async def explained(self, request: Request, model: ServedModel, text: str, label: str | None) -> Response:
@@ -218,6 +225,16 @@ class _Served:
         return self._batcher.admit(model, self._settings.deadline(), **needs)
 
 
+def _wanted(include: Sequence[str], model: ServedModel) -> Wanted:
+    return wanted(
+        include,
+        model.labels,
+        explains=model.explains,
+        any_label=model.explains_any_label,
+        defers=model.defers_by_reasons,
+    )
+
+
 def _items(body: Sequence[str] | None, header: str | None) -> list[str]:
     return [*(body or ()), *(item.strip() for item in (header or "").split(",") if item.strip())]
 
@@ -226,6 +243,21 @@ def _note_decision(request: Request, model: ServedModel, decision: Decision, lab
     """Note a decision for the record, or only the given label that is explained."""
     chosen = {"label": decision.label, "confidence": decision.confidence} if label is None else {"label": label}
     note(request, model, tokens=decision.tokens, tokens_read=decision.tokens_read, **chosen)
+
+
+def _note_answer(request: Request, model: ServedModel, asked: Sequence[Asked], decision: Decision) -> None:
+    """Note what the caller is answered; of several questions, what the model decides by itself."""
+    found = asked[0].distribution(decision) if len(asked) == 1 else decision.probabilities
+    label = asked[0].chosen(decision) if len(asked) == 1 else decision.label
+    confidence = found[label]
+    note(
+        request,
+        model,
+        tokens=decision.tokens,
+        tokens_read=decision.tokens_read,
+        label=label,
+        confidence=confidence,
+    )
 
 
 def _explain_reply(

@@ -136,6 +136,8 @@ def _observation(resource: Mapping[str, Any]) -> Iterator[Part]:
 def _encounter(resource: Mapping[str, Any]) -> Iterator[Part]:
     for reason in _objects(resource, "reasonCode"):
         yield _concept(reason) or Unread("its reason is a code without a text")
+    if _objects(resource, "reasonReference"):
+        yield Unread("its reason is in another resource")
 
 
 def _document(resource: Mapping[str, Any]) -> Iterator[Part]:

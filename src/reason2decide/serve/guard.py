@@ -38,6 +38,7 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 Observer = Callable[[str, int, float], None]  # route, status, seconds
 
 OPEN = ("/health/live", "/health/ready", "/cds-services", "/cds-services/", "/openapi.json")  # without a token
+LANDING = "/"  # without a token too, but not under any name: it lists the models where callers need none
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 ALWAYS_ANSWERED = ("/health/live", "/health/ready", "/metrics")  # also while draining
 # Ours: a body up to this many times the bound is read to its end and discarded, so that its sender gets the answer:
@@ -144,7 +145,7 @@ class Guard:
 
     async def _refusal(self, scope: MutableMapping[str, Any]) -> Response | None:
         """The reply to a caller who may not ask; None if the caller may."""
-        if scope["path"] in OPEN or self._has_own_door(scope):
+        if scope["path"] in (*OPEN, LANDING) or self._has_own_door(scope):
             return None
         request = Request(scope)
         try:

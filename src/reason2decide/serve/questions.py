@@ -63,29 +63,39 @@ class Asked:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What `include` asks for; `labels` are those given as `rationale:LABEL`."""
+    """What `include` asks for; `labels` are those given as `rationale:LABEL`.
+
+    `checked` says that the reasons of the answers must be written to know whether they are left to a person.
+    """
 
     rationale: bool = False
     prediction_set: bool = False
     deferral: bool = False
     labels: tuple[str, ...] = ()
+    checked: bool = False
 
     def explained(self, asked: Sequence[Asked], decision: Decision) -> list[str]:
         """The labels to write a rationale for, each once."""
-        chosen = [question.chosen(decision) for question in asked] if self.rationale else []
+        chosen = [question.chosen(decision) for question in asked] if self.rationale or self.checked else []
         return list(dict.fromkeys([*chosen, *self.labels]))
 
     def most_rationales(self, asked: Sequence[Asked], labels: LabelSet) -> int:
         """Maximum number of labels that `explained` can return, known before the decision."""
-        chosen = len({question.labels for question in asked}) if self.rationale else 0
+        chosen = len({question.labels for question in asked}) if self.rationale or self.checked else 0
         return min(len(labels.values), chosen + len(self.labels))
 
 
-def wanted(include: Sequence[str], labels: LabelSet, *, explains: bool) -> Wanted:
+def wanted(
+    include: Sequence[str], labels: LabelSet, *, explains: bool, any_label: bool = True, defers: bool = False
+) -> Wanted:
     """What `include` asks for.
 
+    Args:
+        explains: whether the model writes rationales; `any_label`: also for labels that it has not decided.
+        defers: whether answers whose reasons do not support them are left to a person.
+
     Raises:
-        Refused: an item is unknown or its label is not one of the model's, or the model writes no rationales.
+        Refused: an item is unknown or its label is not one of the model's, or the model writes no such rationales.
     """
     plain = {"rationale", "prediction_set", "deferral"}
     others = [item.removeprefix("rationale:").strip() for item in include if item not in plain]
@@ -95,12 +105,20 @@ def wanted(include: Sequence[str], labels: LabelSet, *, explains: bool) -> Wante
             raise Refused("expected 'rationale', 'rationale:LABEL', 'prediction_set' or 'deferral'", where)
         if item.startswith("rationale") and not explains:
             raise Refused("this model writes no rationales; leave it out", where)
+        if item.startswith("rationale:") and not any_label:
+            raise Refused("the rationales of this model do not depend on a label; ask for 'rationale'", where)
     if not set(others) <= set(labels.values):
         raise Refused(
             f"'rationale:LABEL' does not name a label of this model; its labels are: {named(labels)}",
             ("body", "include"),
         )
-    return Wanted("rationale" in include, "prediction_set" in include, "deferral" in include, tuple(others))
+    return Wanted(
+        "rationale" in include,
+        "prediction_set" in include,
+        "deferral" in include,
+        tuple(others),
+        checked=defers and explains and "deferral" in include,
+    )
 
 
 def named(labels: LabelSet) -> str:

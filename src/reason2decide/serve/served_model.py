@@ -58,6 +58,16 @@ class ServedModel:
         return self.predictor.explains
 
     @property
+    def explains_any_label(self) -> bool:
+        """Whether its rationales depend on the label that they are for, so that they may be asked for any."""
+        return self.predictor.bundle.manifest.explain == "conditioned"
+
+    @property
+    def defers_by_reasons(self) -> bool:
+        """Whether decisions are left to a person where their reasons do not support them."""
+        return self.predictor.writer.settings.check_reasons == "defer"
+
+    @property
     def longest_text(self) -> str:
         """A text that fills all that the model reads, and so costs most."""
         encoder, word = self.predictor.encoder, "warm-up "

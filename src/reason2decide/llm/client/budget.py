@@ -107,14 +107,16 @@ class Budget:
         self._in_flight = 0
 
     def bound(self, call: AnyCall) -> float:
-        """The most that one request of this call can cost; 0 if cost is not limited.
+        """The most that one request of this call can cost; 0 without prices, or without a limit on the answer.
 
         Raises:
-            BudgetError: its answer has no token limit.
+            BudgetError: cost is limited, and its answer has no token limit.
         """
-        if self.max_cost is None:
+        if self.prices == Prices():
             return 0.0
         tokens = bound_tokens(call)
+        if tokens is None and self.max_cost is None:
+            return 0.0
         if tokens is None:
             raise BudgetError("a maximum cost needs a limit on answers: set max_tokens")
         return self.prices.cost(tokens)

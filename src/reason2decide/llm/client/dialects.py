@@ -18,7 +18,7 @@ from reason2decide.llm.client.streaming import REASONING, joined
 from reason2decide.syntax import storable
 
 PATHS: Mapping[Dialect, str] = {"chat": "/chat/completions", "systemone": "/systemone", "decisions": "/decisions"}
-SUM_TOLERANCE = 0.01  # ours: probabilities are sent rounded, sometimes to two places
+ROUNDING = 0.005  # ours: of each probability, since they are sent rounded, sometimes to two places
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,8 @@ def _distribution(dialect: Dialect, question: Question, answer: Mapping[str, Any
     else:
         found = {options[int(level)]: p for level, p in answer["probabilities"].items()}
     ordered = {option: float(found[option]) for option in options}
-    total = sum(ordered.values())
-    if len(found) != len(options) or min(ordered.values()) < 0 or not math.isclose(total, 1, abs_tol=SUM_TOLERANCE):
+    within = ROUNDING * len(options) + 1e-6
+    fits = math.isclose(sum(ordered.values()), 1, rel_tol=0, abs_tol=within)
+    if len(found) != len(options) or min(ordered.values()) < 0 or not fits:
         raise ValueError("the probabilities are not a distribution over the given options")
     return ordered

@@ -27,6 +27,11 @@ class StreamedCompletion:
         self._tokens: list[Any] = []
         self.finished = False
 
+    @property
+    def newest(self) -> str:
+        """What is being written: the answer, or the reasoning before it."""
+        return self.text or self._reasoning
+
     def feed(self, line: str) -> None:
         """Read one line of the stream.
 

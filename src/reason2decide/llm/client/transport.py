@@ -96,9 +96,11 @@ class Transport:
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 streamed.feed(line.decode("utf-8", "replace").rstrip("\r"))
-            if len(streamed.text) >= looked_at + LEAST_CHARACTERS:
-                looked_at = len(streamed.text)
-                if ends_in_a_loop(streamed.text):
+            if len(streamed.newest) < looked_at:  # the reasoning has ended and the answer begins
+                looked_at = 0
+            if len(streamed.newest) >= looked_at + LEAST_CHARACTERS:
+                looked_at = len(streamed.newest)
+                if ends_in_a_loop(streamed.newest):
                     return Answered(response.status, response.headers, streamed=streamed, looping=True)
         if not streamed.finished:
             raise TransportError("the connection failed or broke")

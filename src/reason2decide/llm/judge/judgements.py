@@ -199,6 +199,10 @@ def read_human(path: Path, criteria: Sequence[Criterion]) -> dict[str, dict[str,
                 where = f"{path}, line {number}"
                 if not isinstance(row, dict) or not row.keys() >= {"id", "criterion", "score"}:
                     raise DataError(f"{where}: expected id, criterion and score")
+                if not isinstance(row["id"], str):
+                    raise DataError(
+                        f"{where}: the id is {row['id']!r:.40}; expected a string, as the predictions have it"
+                    )
                 if str(row["score"]) not in levels:
                     raise DataError(f"{where}: the score is {row['score']!r:.40}; expected a level from 1 to 5")
                 by_id = scores.get(row["criterion"])

@@ -14,7 +14,7 @@ from reason2decide.data.words import STOP_WORDS, WORD, sentences, stem, units, w
 from reason2decide.evaluation.assertions import Assertion, assertion_at
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_LIST_MARK = re.compile(r"^\s*\d+[.)](?=\s)", re.MULTILINE)
+_LIST_MARK = re.compile(r"(?:^\s*|[.;:,]\s+)\d+[.)](?=\s)", re.MULTILINE)
 _DECISION = re.compile(r"(?:->|=>|\u2192).*", re.DOTALL)
 LONG = 5  # ours: letters of a word that is no abbreviation
 _COUNTING = "zero one two three four five six seven eight nine ten eleven twelve"

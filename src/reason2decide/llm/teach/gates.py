@@ -21,7 +21,10 @@ COPIED_WORDS = 8  # ours: this many words in a row are not a coincidence
 # First person and an act of writing: a patient's "I cannot breathe" is not a refusal.
 _REFUSAL = re.compile(
     r"\bi(?:'m| am)? (?:cannot|can ?not|can't|won't|will not|couldn't|unable to|not able to|not allowed to) "
-    r"(?:help|assist|comply|provide|give|offer|write|answer|fulfill?|generate|create|determine|complete|do that)\b"
+    r"(?:help|assist|comply|provide|give|offer|write|answer|fulfill?|generate|create|determine|complete|do that"
+    r"|diagnose|decide|advise|recommend|assess|judge|make an? (?:\w+ )?(?:decision|diagnosis|recommendation))\b"
+    r"|\bi(?:'m| am) not an? (?:doctor|medical|physician|nurse|clinician|health)"
+    r"|\bit would be (?:irresponsible|inappropriate|unsafe) to (?:diagnose|decide|advise|recommend|give|make)\b"
     r"|\bi(?:'m| am) sorry,? (?:but|i)\b|\bi apologi[sz]e\b|\bas an? (?:ai|artificial|language model|large language)\b"
 )
 _MASK = re.compile(
