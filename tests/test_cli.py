@@ -184,6 +184,17 @@ def test_offline_hub_name_fails_in_seconds(dataset: DatasetFolder, tmp_path: Pat
 
 
 @pytest.mark.parametrize("extra", ["train", "report"])
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-8"])
+def test_json_on_standard_output_is_json_in_any_encoding(bundle: Path, tmp_path: Path, encoding: str) -> None:
+    case = '{"id": "\\ud83d\\ude00 \\u2191", "text": "chest pain"}\n'
+    command = [sys.executable, "-m", "reason2decide", "--quiet", "predict", str(bundle), "-"]
+    done = subprocess.run(
+        command, input=case.encode(), capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.decode(encoding))["id"] == "\U0001f600 \u2191"
+
+
 def test_a_missing_extra_is_named_with_its_install(
     extra: str, tmp_path: Path, bundle: Path, dataset: DatasetFolder
 ) -> None:

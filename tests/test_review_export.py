@@ -27,6 +27,7 @@ from reason2decide.model.decision import Decision
 from reason2decide.review.answers import GivenAnswer, keep
 from reason2decide.review.dashboard import dashboard
 from reason2decide.review.export import export_feedback, record_of
+from reason2decide.review.label_studio import write_tasks
 from reason2decide.review.opening import keep_model
 from reason2decide.review.queueing import NewCase, add_cases, keep_prediction
 from reason2decide.review.summary import summary_lines
@@ -128,6 +129,13 @@ def test_a_patients_cases_stay_in_one_split(tmp_path: Path) -> None:
         keep(site.store, given_answer(case["id"], labels[case["id"] % 2]))
     shares = {"train": 0.6, "validation": 0.2, "test": 0.2}
     dataset = export_feedback(site.store, tmp_path / "d", shares=shares, seed=0).dataset
+    write_tasks(site.store, tmp_path / "tasks")
+    tasks = json.loads((tmp_path / "tasks" / "tasks.json").read_text())
+    assert {task["data"]["patient"] for task in tasks} == {f"p{i}" for i in range(10)}
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    import_label_studio(tmp_path / "export.json", tmp_path / "back", labels=site.model.labels)
+    back = DatasetFolder.open(tmp_path / "back")
+    assert {record.group for split in back.hashes for record in back.split(split)} == {f"p{i}" for i in range(10)}
     groups = [{record.group for record in dataset.split(split)} for split in dataset.hashes]
     assert sum(map(len, groups)) == len(set().union(*groups)) == 10
 

@@ -237,11 +237,23 @@ def test_undo_reopens_the_case_for_the_reason_it_was_taken(store: Store) -> None
     assert last == 2 and answers.last_answer(store, 2) is None
     undone = answers.undo(store, 1, 1, SETTINGS)
     assert undone is not None and undone["case_id"] == 2 and state(store, 2) == "open"
+    # The same form, sent again after that, is one more answer.
+    answers.keep(store, answer(2, 1, sampled="uncertain", share=0.4))
+    assert state(store, 2) == "reviewed" and answers.undo(store, 1, 1, SETTINGS) is None
+    assert answers.undo(store, 1, 3, SETTINGS) is not None
     # Sent again, as a page that is loaded again does, it takes nothing else back.
     assert answers.undo(store, 1, 1, SETTINGS) is not None and answers.last_answer(store, 1) == 2
     claim = next_case(store, 1, SETTINGS)
     assert claim is not None and (claim.case_id, claim.sampled, claim.share) == (2, "uncertain", 0.4)
     assert answers.undo(store, 1, 99, SETTINGS) is None and answers.undo(store, 2, 2, SETTINGS) is None
+
+
+def test_patients_are_added_to_the_cases_of_an_earlier_version(store: Store) -> None:
+    cases = [NewCase("a", "text"), NewCase("b", "text")]
+    assert add_cases(store, cases, source="queue", wanted=1) == 2
+    known = [NewCase(case.key, case.text, "p1") for case in cases]
+    assert add_cases(store, [*known, NewCase("c", "text", "p2")], source="queue", wanted=1) == 1
+    assert [row["patient"] for row in store.rows("SELECT patient FROM cases ORDER BY id")] == ["p1", "p1", "p2"]
 
 
 def test_disputes_go_to_whoever_has_not_reviewed_them(store: Store) -> None:

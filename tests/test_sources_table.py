@@ -241,8 +241,16 @@ def test_a_bad_first_object_is_as_bad_as_any(tmp_path: Path) -> None:
             out = tmp_path / f"out {file.stem}"
             r2d(file, "--text", "text", "--label", "label", "--meta", "where", "--skip-bad", "--out", out)
             assert sum(sizes(out).values()) == 30
-    said = r2d(file, "--text", "note", "--label", "label", "--out", tmp_path / "x", ok=False)
-    assert "has no column 'note'" in said
+    many = tmp_path / "many.jsonl"
+    many.write_text("\n".join(good * 60))  # more rows than are read before giving up
+    for wrong in (file, many):
+        for options in (("--text", "note", "--label", "label"), ("--text", "text", "--label", "lable")):
+            said = r2d(wrong, *options, "--out", tmp_path / "x", ok=False)
+            assert f"{wrong} has no column '{'note' if 'note' in options else 'lable'}'" in said
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join(json.dumps({"text": f"other {i}"}) for i in range(5)))
+    said = r2d(many, other, "--text", "text", "--label", "label", "--out", tmp_path / "x", ok=False)
+    assert f"{other} has no column 'label'" in said
 
 
 def test_an_id_that_is_blank_takes_no_other_rows_id(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 import re
 import sys
 import time
@@ -45,8 +47,24 @@ def show(text: str = "") -> None:
 
 
 def visible_json(line: str) -> str:
-    """A line of JSON with such characters as JSON escapes: the same value for whoever parses it."""
-    return _CONTROLS.sub(lambda found: f"\\u{ord(found.group()):04x}", line)
+    """A line of JSON with such characters, and those that standard output cannot write, as JSON escapes: the same value
+    for whoever parses it."""
+    line = _CONTROLS.sub(lambda found: f"\\u{ord(found.group()):04x}", line)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return line.encode(encoding, "json_escape").decode(encoding) if not is_utf8(encoding) else line
+
+
+def is_utf8(encoding: str) -> bool:
+    """Whether an encoding can write every character."""
+    return codecs.lookup(encoding).name == "utf-8"
+
+
+def _json_escape(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+codecs.register_error("json_escape", _json_escape)
 
 
 def say(message: str) -> None:

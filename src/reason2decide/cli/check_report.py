@@ -55,9 +55,9 @@ def print_check(report: CheckReport) -> None:
     rows = [[kind, *map(str, quantiles.values())] for kind, quantiles in report.lengths.items()]
     _print_table(f"lengths in {report.length_unit}", ["", *next(iter(report.lengths.values()))], rows)
     for message in report.errors:
-        typer.secho(f"error: {message}", fg="red")
+        typer.secho(visible(f"error: {message}"), fg="red")
     for message in report.warnings:
-        typer.secho(f"warning: {message}", fg="yellow")
+        typer.secho(visible(f"warning: {message}"), fg="yellow")
     show("invalid: fix the errors before training" if not report.ok else "valid")
 
 

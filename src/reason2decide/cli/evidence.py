@@ -178,6 +178,8 @@ def compare_command(
     require("matplotlib", "report")
     require_metrics(primary or ())
     if len(paths) == 1 and not paths[0].is_dir():
+        if reference is not None:
+            raise ConfigError("--reference goes with results folders; an experiment names its own `reference`")
         experiment = load_experiment(paths[0], set_ or [])
         experiment = replace(experiment, primary=tuple(primary)) if primary else experiment
         from reason2decide.workflows.cells import describe, run_experiment

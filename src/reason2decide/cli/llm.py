@@ -233,6 +233,8 @@ def rationalize_command(
         raise ConfigError("--predictions and --keep-unsupported need --for-labels")
     if for_labels is not None and without_label:
         raise ConfigError("--for-labels tells the model what to argue for, and --without-label withholds it; give one")
+    if only_right and not without_label:
+        raise ConfigError("--only-right needs --without-label: otherwise the model is told the label")
     writer: SourceWriter
     if for_labels is not None:
         writer = Advocate(

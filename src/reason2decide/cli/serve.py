@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -32,6 +33,12 @@ def serve_command(
     ] = None,
 ) -> None:
     """Serve models: decisions, rationales, CDS Hooks and review pages over HTTP, until Ctrl-C or SIGTERM."""
+    if settings.audit is None and settings.retention_days != ServeSettings.retention_days:
+        raise ConfigError("--retention-days needs --audit FILE, the record whose rows are kept so long")
+    given = [own.name for own in fields(ReviewSettings) if getattr(review, own.name) != own.default]
+    if review.review is None and given:
+        named = ", ".join(f"--{option.replace('_', '-')}" for option in given)
+        raise ConfigError(f"{named}: pages for reviewers need --review FILE, where the answers are kept")
     for module in ("fastapi", "uvicorn", "httptools", "prometheus_client"):
         require(module, "serve")
     if review.review is not None:

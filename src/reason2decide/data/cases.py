@@ -33,11 +33,11 @@ def case_of(recipe: InputRecipe | None, row: Row, where: str, id: str) -> Record
     Raises:
         DataError: columns are missing, or the text is empty, or not one that the recipe makes.
     """
-    group = row.get(recipe.group) if recipe is not None and recipe.group is not None else None
+    group = recipe.cell(where, row, recipe.group) if recipe is not None and recipe.group is not None else None
     own = (written(row[name]) for name in (recipe and recipe.id, "id") if name and not is_null(row.get(name)))
     value: dict[str, Any] = {"id": next(filter(None, own), id)}
-    if isinstance(group, str | int | float) and not is_null(group) and written(group):
-        value["group"] = written(group)
+    if group is not None:
+        value["group"] = group
     if isinstance(row.get("choices"), list):
         value["choices"] = row["choices"]
     if recipe is None or (MADE in row and (recipe.source in FORMS or row.keys().isdisjoint(recipe.text))):

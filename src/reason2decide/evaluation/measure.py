@@ -283,6 +283,8 @@ def signature(
         f"miscoverage:{settings.miscoverage:g}",
         f"long_texts:{settings.long_texts}",
         f"input_tokens:{settings.input_tokens or 'as trained'}",
+        f"guidance:{settings.guidance:g}",
+        f"best_of:{settings.best_of}",
     ]
     probed = sum(probe.is_probed for probe in probes)
     parts += [f"probed:{probed}"] if probed else []

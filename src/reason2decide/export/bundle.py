@@ -23,7 +23,7 @@ from typing import Any
 from reason2decide.console import say, track, warn
 from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.records import Record
-from reason2decide.errors import DataError
+from reason2decide.errors import BundleError, DataError
 from reason2decide.evaluation.measure import Origin, evaluate
 from reason2decide.evaluation.settings import Settings
 from reason2decide.files import new_folder, require_absent
@@ -137,12 +137,15 @@ def _validation(trained_on: Mapping[str, Any], bundle: Path, path: Path | None) 
 def _require_same_tokens(original: Any, plain: PlainTokenizer, data: tuple[DatasetFolder, list[Record]]) -> None:
     texts = [text for record in data[1] for text in (record.text, *record.rationales.values())]
     expected = original(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    assert plain(texts, add_special_tokens=False)["input_ids"] == expected, "the plain tokenizer gives other ids"
-    same = all(
+    same = plain(texts, add_special_tokens=False)["input_ids"] == expected and all(
         plain.decode(ids, skip_special_tokens=True) == original.decode(ids, skip_special_tokens=True)
         for ids in expected
     )
-    assert same, "the plain tokenizer gives other texts"
+    if not same:
+        raise BundleError(
+            "the tokenizer of this bundle does more than its tokenizer.json says, so an export would read or write "
+            "other texts; serve the bundle itself"
+        )
 
 
 def _parity(torch_engine: Predictor, exported: Predictor, data: tuple[DatasetFolder, list[Record]]) -> Parity:

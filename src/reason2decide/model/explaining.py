@@ -114,7 +114,7 @@ class ReasonWriter:
     def drafts(self, explained: Sequence[Explained]) -> list[list[str]]:
         """The different texts written for each, the greedy or guided one first; one each unless `best_of` says more."""
         drafts = range(self.settings.best_of)
-        rows = [(own, self.prompt(own), draft) for own in explained for draft in drafts]
+        rows = [(own, prompt, draft) for own in explained for prompt in (self.prompt(own),) for draft in drafts]
         written = in_batches(
             [len(prompt) for _, prompt, _ in rows],
             lambda batch: self.engine.generate(
@@ -124,7 +124,16 @@ class ReasonWriter:
             ),
         )
         texts = [self.encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
-        return [list(dict.fromkeys(texts[i : i + len(drafts)])) for i in range(0, len(texts), len(drafts))]
+        return [self._different(texts[i : i + len(drafts)]) for i in range(0, len(texts), len(drafts))]
+
+    def _different(self, texts: Sequence[str]) -> list[str]:
+        """The texts that differ when they are read, the first of equals."""
+        if len(texts) == 1:
+            return list(texts)
+        first: dict[Candidate, str] = {}
+        for text in texts:
+            first.setdefault(reason_candidate(self.encoder, text), text)
+        return list(first.values())
 
     def stream(self, explained: Explained) -> Iterator[str]:
         """The text of a reason in pieces as they are written; in one piece where several are written or guided."""

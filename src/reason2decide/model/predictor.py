@@ -69,7 +69,7 @@ class Predictor:
         if reading.input_tokens is not None:
             lengths = bundle.manifest.lengths
             # Without an encoder the answer takes positions too.
-            answers = lengths.label + lengths.rationale if bundle.encoder.form.text_first else 0
+            answers = bundle.encoder.longest_after_text
             if engine.positions is not None and reading.input_tokens > engine.positions - answers:
                 raise BundleError(
                     f"{bundle.path} reads prompts of at most {engine.positions - answers} tokens, "
@@ -277,7 +277,12 @@ class Predictor:
         candidates = self.encoder.candidates(choices)
         head = self.encoder.text_ids([body("", record.choices)])[0] if record.choices else []
         room = self.encoder.room(predict=True) - len(head)
-        return ReadText(tokens, self.reading.parts(len(tokens), max(1, room)), choices, candidates, head)
+        if room < 1:
+            raise DataError(
+                f"the choices of the case take {len(head)} tokens and leave no room for its text in prompts of "
+                f"{self.encoder.lengths.input}; give fewer or shorter ones, or train with a longer lengths.input"
+            )
+        return ReadText(tokens, self.reading.parts(len(tokens), room), choices, candidates, head)
 
     def _by_part(self, texts: Sequence[ReadText], calibrated: bool = True) -> list[list[dict[str, float]]]:
         """P(label | part) of each part of each text."""

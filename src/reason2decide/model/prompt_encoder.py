@@ -118,6 +118,14 @@ class PromptEncoder:
         """What comes before the text in the prompt that asks for a label."""
         return [*self.before, *([] if self.form.text_first else self._word_ids(PREDICT_PREFIX))]
 
+    @property
+    def longest_after_text(self) -> int:
+        """The most tokens that follow a text in its own sequence: without an encoder, task, label and rationale."""
+        if not self.form.text_first:
+            return 0
+        task = max(len(self._task(PREDICT_PREFIX)), len(self._task(explain_prefix(""))))
+        return task + self.lengths.label + self.lengths.rationale
+
     def decide(self, text_ids: TokenIds) -> TokenPrompt:
         """The prompt that asks for a label."""
         return self._prompt(PREDICT_PREFIX, text_ids, self._task(PREDICT_PREFIX) if self.form.text_first else ())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from reason2decide.errors import require
 
@@ -67,7 +67,7 @@ class Plot:
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        return _for_page(self._drawn(SENTINELS, "svg", titled=False).decode(), self.name)
+        return _for_page(self._drawn(SENTINELS, "svg", titled=False).decode(), self.name, self.title)
 
     def file(self, kind: Format) -> bytes:
         """The plot, with its heading, as a file in the light colours.
@@ -121,7 +121,7 @@ def _style(colours: Colours) -> dict[str, Any]:
     }
 
 
-def _for_page(svg: str, name: str) -> Markup:
+def _for_page(svg: str, name: str, title: str) -> Markup:
     """Strip what only a separate file needs, make ids unique to this plot, and take colours from the page's CSS."""
     svg = svg[svg.index("<svg") :]
     for pattern in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->", r'(?<=<g) id="[^"]*"'):
@@ -138,4 +138,5 @@ def _for_page(svg: str, name: str) -> Markup:
         svg = svg.replace(colour, variable)
     view_box = re.search(r'viewBox="[^"]*"', svg)
     assert view_box is not None
-    return Markup(re.sub(r"<svg[^>]*>", f'<svg {view_box[0]} role="img">', svg, count=1).strip())
+    opening = f'<svg {view_box[0]} role="img" aria-label="{escape(title)}">'
+    return Markup(re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1).strip())

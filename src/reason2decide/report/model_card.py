@@ -78,7 +78,7 @@ def _head(manifest: Manifest) -> str:
     )
     return f"""# {name}: {manifest.method} from {escaped(manifest.base)}
 
-A sequence-to-sequence model that decides{"" if manifest.explain == "none" else " and writes a reason"}.
+A language model that decides between fixed labels{"" if manifest.explain == "none" else " and writes a reason"}.
 
 - Method: {manifest.method} ({escaped(METHODS[manifest.method].summary)})
 - Labels: {_labels(manifest)}{_order(manifest)}

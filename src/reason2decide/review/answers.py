@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from reason2decide.errors import Reason2DecideError
@@ -72,10 +73,12 @@ def keep(store: Store, answer: GivenAnswer) -> None:
     """
     with store.transaction() as database:
         same = database.execute("SELECT * FROM answers WHERE key = ?", (answer.key,)).fetchone()
-        if same is not None:
+        if same is not None and same["undone"] is None:
             if any(same[name] != getattr(answer, name) for name in SAID):
                 raise AnsweredElsewhere(same)
             return
+        if same is not None:  # it was taken back, and is given again
+            answer = replace(answer, key=f"{answer.key} {secrets.token_hex(4)}")
         if answer.replaces is not None:
             database.execute(
                 "UPDATE answers SET undone = ? WHERE id = ? AND reviewer = ? AND case_id = ?",
@@ -101,6 +104,11 @@ def keep_first(store: Store, case_id: int, reviewer: int, label: str) -> None:
         database.execute("INSERT OR IGNORE INTO first_decisions VALUES (?, ?, ?, ?)", (case_id, reviewer, label, now()))
 
 
+def is_kept(store: Store, key: str) -> bool:
+    """Whether an answer of a form with this key was kept."""
+    return store.row("SELECT 1 AS kept FROM answers WHERE key = ?", (key,)) is not None
+
+
 def last_answer(store: Store, reviewer: int) -> int | None:
     """The id of a reviewer's last answer that stands."""
     query = "SELECT id FROM answers WHERE reviewer = ? AND undone IS NULL ORDER BY id DESC"
@@ -109,7 +117,8 @@ def last_answer(store: Store, reviewer: int) -> int | None:
 
 
 def undo(store: Store, reviewer: int, answer: int, settings: ReviewSettings) -> Row | None:
-    """Take back a reviewer's answer, which stays in the store as undone; return it, None if it is not theirs.
+    """Take back a reviewer's answer, which stays in the store as undone; return it, None if it is not theirs or if
+    another of theirs stands in its place.
 
     The case is theirs again, for the reason that it was taken. One that is undone already stays so: a page that is
     loaded again takes nothing else back.
@@ -123,6 +132,10 @@ def undo(store: Store, reviewer: int, answer: int, settings: ReviewSettings) -> 
             claim = Claim(own["case_id"], own["sampled"], own["share"], own["opened"])
             claim_case(database, claim, reviewer, settings)
             _set_state(database, own["case_id"])
+        elif own is not None:
+            query = "SELECT 1 FROM answers WHERE case_id = ? AND reviewer = ? AND kind = ? AND undone IS NULL"
+            if database.execute(query, (own["case_id"], reviewer, own["kind"])).fetchone():
+                return None
         return own
 
 

@@ -159,8 +159,8 @@ class CasePage:
         if replaces is None and own is not None:
             replaces = own["id"]
         hidden_fields = {"key": secrets.token_urlsafe(16), "opened": view.claim.opened}
-        if form is not None and form.get("key") and (own is None or own["key"] != form["key"]):
-            hidden_fields["key"] = form["key"]  # of an answer that is not kept yet
+        if form is not None and form.get("key") and not answers.is_kept(self._store, form["key"]):
+            hidden_fields["key"] = form["key"]
         if prediction is not None and not view.hidden:
             hidden_fields["prediction"] = str(prediction.id)
         if replaces is not None:
@@ -188,6 +188,7 @@ class CasePage:
             fields=typed,
             why=why,
             last_answer=answers.last_answer(self._store, session.reviewer.id),
+            unsaved=form is not None,
         )
 
     def answered(self, request: Request, session: Session, view: ShownCase, form: Form) -> HTMLResponse | None:

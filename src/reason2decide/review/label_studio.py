@@ -8,7 +8,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from reason2decide.data.records import LabelSet
-from reason2decide.data.sources.label_studio import CASE, TEXT
+from reason2decide.data.sources.label_studio import CASE, PATIENT, TEXT
 from reason2decide.files import new_folder
 from reason2decide.review import answers
 from reason2decide.review.opening import labels_of
@@ -27,9 +27,9 @@ def write_tasks(store: Store, out: Path, *, force: bool = False) -> int:
     """
     labels = labels_of(store)
     tasks = []
-    for case in store.rows("SELECT id, key, text FROM cases ORDER BY id"):
+    for case in store.rows("SELECT id, key, text, patient FROM cases ORDER BY id"):
         prediction = prediction_of(store, case["id"])
-        data = {TEXT: case["text"], CASE: case["key"]}
+        data = {TEXT: case["text"], CASE: case["key"]} | ({PATIENT: case["patient"]} if case["patient"] else {})
         task: dict[str, Any] = {"data": data, "predictions": [], "annotations": []}
         if prediction is not None:
             task["predictions"].append(

@@ -107,7 +107,11 @@ def add_cases(store: Store, cases: Sequence[NewCase], *, source: str, wanted: in
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             [(*case, source, now(), drawn("case", case.key), wanted, WAITING) for case in cases],
         )
-        return database.total_changes - before
+        new = database.total_changes - before
+        # A store of an earlier version has cases whose patients were not read.
+        patients = [(case.patient, case.key) for case in cases if case.patient is not None]
+        database.executemany("UPDATE cases SET patient = ? WHERE key = ? AND patient IS NULL", patients)
+        return new
 
 
 def keep_prediction(

@@ -52,4 +52,5 @@ def _shares(title: str, shares: Sequence[Share]) -> Iterator[str]:
         yield f"{title}:"
     for own in shares:
         low, high = own.interval
-        yield f"  {own.label}: {own.count} of {own.n}, {own.value:.0%} ({low:.0%} to {high:.0%})"
+        share = f", {own.value:.0%} ({low:.0%} to {high:.0%})" if own.n else ""
+        yield f"  {own.label}: {own.count} of {own.n}{share}"

@@ -172,7 +172,7 @@ class Web:
         if isinstance(error, NotSignedIn):
             status, message = 403, t("not_named")
         elif isinstance(error, StoreUnavailable):
-            status, message = 503, t("not_saved", why=str(error))
+            status, message = 503, t("unavailable" if form is None else "not_saved", why=str(error))
         else:
             assert isinstance(error, Refusal)
             status, message = error.status, t(error.key, **error.values)
@@ -243,7 +243,7 @@ def id_of(text: str) -> int | None:
     >>> id_of("17"), id_of("\u00b2"), id_of("9" * 30), id_of("")
     (17, None, None, None)
     """
-    return int(text) if text.isdecimal() and int(text) <= LARGEST_ID else None
+    return int(text) if len(text) < 20 and text.isdecimal() and int(text) <= LARGEST_ID else None
 
 
 def to(path: str) -> RedirectResponse:

@@ -134,10 +134,14 @@ def remove_old_checkpoints(run: Path, stage: str, keep: int) -> None:
         remove_folder(path)
 
 
+def steps_of(run: Path, stage: str) -> list[tuple[int, Path]]:
+    """The checkpoints of a stage with their steps, oldest first."""
+    named = ((path.name.removeprefix("checkpoint-"), path) for path in (run / stage).glob("checkpoint-*"))
+    return sorted((int(step), path) for step, path in named if step.isdecimal())
+
+
 def _of_stage(run: Path, stage: str) -> list[Path]:
-    """The checkpoints of a stage, oldest first."""
-    found = [path for path in (run / stage).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    return [path for _, path in steps_of(run, stage)]
 
 
 def require_same_run(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> None:

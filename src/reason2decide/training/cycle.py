@@ -42,6 +42,9 @@ def cycle_loss(
     written = torch.where(special[..., None], hard, soft.to(hard.dtype))[:, len(encoder.opens) :]
     head = embed(torch.tensor(encoder.predict_head, device=target_ids.device)).expand(len(target_ids), -1, -1)
     mask = (target_ids != IGNORED)[:, len(encoder.opens) :]
+    if not encoder.after:  # where a text has no end token of its own, none is read after the rationale either
+        ends = torch.isin(target_ids, torch.tensor(encoder.ends, device=target_ids.device))
+        mask &= ~ends[:, len(encoder.opens) :]
     given = [*architecture.start, *encoder.decide([]).lead]
     answers = [encoder.label_ids(label) for label in labels]
     ids, _ = padded([[*given, *answer[:-1]] for answer in answers], 0, target_ids.device)

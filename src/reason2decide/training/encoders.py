@@ -42,14 +42,14 @@ def from_encoder(name: str, seed: int) -> tuple[Any, Any]:
                 None, name, encoder_model=encoder, decoder_dtype=torch.float32
             )
         else:
-            model = ThinDecoderModel.around(encoder, thin_decoder_config(config, start=start, end=end, pad=pad))
+            model = ThinDecoderModel.around(encoder, thin_decoder_config(encoder.config, start=start, end=end, pad=pad))
     except BaseModelError:
         raise
     except Exception as error:
         raise BaseModelError(
             f"the base {{encoder = {name!r}}} cannot become an encoder-decoder: {first_line(error)}"
         ) from None
-    tokenizer.eos_token = tokenizer.sep_token
+    tokenizer.eos_token, tokenizer.clean_up_tokenization_spaces = tokenizer.sep_token, False
     for settings in (model.config, model.generation_config):
         settings.decoder_start_token_id, settings.eos_token_id, settings.pad_token_id = start, end, pad
     return model, tokenizer

@@ -244,7 +244,7 @@ class SplitFeatures(Sequence[Example]):
     @cached_property
     def _most_choices(self) -> int:
         """The rows of each record in the table of contrasts."""
-        return len(self.labels.values) or max(len(record.choices or ()) for record in self.records)
+        return max(len(self.labels.values), *(len(record.choices or ()) for record in self.records))
 
     def _contrast_table(self, source: str) -> TokenTable:
         """Each record's rationales for each of its choices in turn, empty where there is none."""

@@ -51,7 +51,13 @@ def lora_targets(model: Any, settings: Lora) -> tuple[str, ...]:
     require("peft", "lora")
     if settings.weights == "nf4":
         require("bitsandbytes", "qlora", 'lora.weights = "nf4"')
-    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    # What shares its weight with another layer, as a head with the embeddings, would take the other along when merged.
+    embedded = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and id(module.weight) not in embedded
+    ]
     linear = {name.split(".")[-1] for name in names}
     if settings.targets is None:
         for usual in QUERIES_AND_VALUES:

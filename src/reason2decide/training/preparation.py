@@ -19,7 +19,7 @@ from reason2decide.console import say, warn
 from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.records import JsonlRecords
 from reason2decide.data.unread_characters import UnreadCharacters
-from reason2decide.errors import ConfigError, DataError
+from reason2decide.errors import ConfigError, DataError, require
 from reason2decide.model.hub import SCRATCH
 from reason2decide.model.prompt_encoder import PromptEncoder, Truncation, tokenizer_hash
 from reason2decide.model.reading import positions_of
@@ -31,6 +31,7 @@ from reason2decide.training.features import SplitFeatures, TokenCache
 from reason2decide.training.lora import lora_targets
 from reason2decide.training.processes import Processes
 from reason2decide.training.prompt_form import prompt_form
+from reason2decide.training.run_log import TRACKERS
 from reason2decide.training.stage_plan import batch_plan
 
 TOKENS = ".tokens"  # the token cache of a dataset folder
@@ -82,6 +83,8 @@ def prepared(config: Config, processes: Processes, records: Path) -> Iterator[Pr
         raise ConfigError(
             f"base {config.base_name} has new, random weights, which adapters would leave as they are; leave lora out"
         )
+    for tracker in config.report_to:
+        require(*TRACKERS[tracker])
     dataset = DatasetFolder.open(records)
     dataset.verify()
     sources = {
@@ -105,13 +108,13 @@ def prepared(config: Config, processes: Processes, records: Path) -> Iterator[Pr
         dropout=config.dropout,
         bits=config.lora.bits if config.lora else 32,
     )
-    _require_positions(model, config)
     if config.lora:
         lora_targets(model, config.lora)  # refused before anything is written
     _report_unread(tokenizer, dataset, config.base_name)
     encoder = PromptEncoder(
         tokenizer, config.lengths, prompt_form(model, tokenizer, config.base_name, one_pass=config.one_pass)
     )
+    _require_positions(model, config, encoder)
     with contextlib.ExitStack() as stack:
         with processes.local_main_first():
             cache = TokenCache(stack.enter_context(_cache_folder(dataset)), tokenizer, encoder.form)
@@ -239,17 +242,17 @@ def _require_contrasts(records: JsonlRecords, source: str, method: str) -> None:
         )
 
 
-def _require_positions(model: Any, config: Config) -> None:
+def _require_positions(model: Any, config: Config, encoder: PromptEncoder) -> None:
     """Refuse lengths over the positions of a base that has so many (BART, BERT); T5's positions are relative."""
     lengths = config.lengths
     if not model.config.is_encoder_decoder:
         limit = positions_of(model.config)
-        whole = lengths.input + lengths.label + lengths.rationale
-        if limit is not None and whole > limit:
+        after = encoder.longest_after_text
+        if limit is not None and lengths.input + after > limit:
             raise ConfigError(
-                f"lengths.input, label and rationale are {whole} tokens together, but the base {config.base_name!r} "
-                f"has {limit} positions for all; set lengths.input to at most "
-                f"{limit - lengths.label - lengths.rationale}"
+                f"lengths.input and what follows a text (task, label and rationale) are {lengths.input + after} tokens "
+                f"together, but the base {config.base_name!r} has {limit} positions for all; set lengths.input to at "
+                f"most {limit - after}"
             )
         return
     before = lengths.label if config.one_pass else 0  # the label precedes the rationale in one answer

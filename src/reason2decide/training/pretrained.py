@@ -62,6 +62,7 @@ def from_pretrained(name: str, *, bits: int = 32) -> tuple[Any, Any]:
         raise BaseModelError(f"the base {name!r} cannot be loaded: {_reason(error)}") from None
     _require_whole(model, missing, name)
     _require_as_in_file(model, name)
+    tokenizer.clean_up_tokenization_spaces = False  # what is read back is what was written
     complete_tokenizer(tokenizer, name, has_encoder=config.is_encoder_decoder)
     if config.is_encoder_decoder:
         model.config.decoder_start_token_id = start_token(model, tokenizer, name)

@@ -34,6 +34,7 @@ from reason2decide.training.run_folder import (
     forget_after,
     has_begun,
     is_complete,
+    remove_passed_over,
     require_checkpoint_of,
     require_free,
     run_folder,
@@ -90,8 +91,6 @@ def train(
             if first_stage_of is not None and (force or not has_begun(out)):
                 taken = first_stage(first_stage_of, config, out, given.identity)
             stack.enter_context(run_folder(out, config.dataset, force=force))
-            if records_from is not None:
-                given.dataset.copy_to(config.dataset, force=True)
             if taken is not None:
                 take_over(taken, out)
         processes.wait()
@@ -101,6 +100,11 @@ def train(
             if resume == AUTO and is_complete(config, checkpoint, out):
                 say(f"{out} is complete; nothing is left to train")
                 return out / BUNDLE
+        if processes.is_main:
+            remove_passed_over(out, config, checkpoint)
+            if records_from is not None:  # not before a run of other data was refused, which has its own there
+                given.dataset.copy_to(config.dataset, force=True)
+        processes.wait()
         limit_threads(given.model.num_parameters())
         context = stack.enter_context(_opened(config, out, processes, given, checkpoint))
         model, summaries = _run_stages(context, given, checkpoint)

@@ -26,13 +26,14 @@ import torch
 from reason2decide.console import say, warn
 from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.errors import CheckpointError, OutputError
-from reason2decide.files import link_or_copy, locked, new_file, new_folder, remove_leftovers
+from reason2decide.files import link_or_copy, locked, new_file, new_folder, remove_folder, remove_leftovers
 from reason2decide.training.checkpoints import (
     MANIFEST,
     Checkpoint,
     newest_checkpoint,
     read_checkpoint,
     require_same_run,
+    steps_of,
 )
 from reason2decide.training.config import Config
 from reason2decide.training.processes import Processes
@@ -78,7 +79,7 @@ def run_folder(out: Path, dataset: Path, *, force: bool) -> Iterator[None]:
     with locked(out / LOCK, f"another training is running in {out}; wait for its end, or give another path"):
         if force:
             for path in out.iterdir():
-                if path.name not in (LOCK, RUN) and path.absolute() != dataset:
+                if path.name not in (LOCK, RUN) and not dataset.resolve().is_relative_to(path.resolve()):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         for folder in (out, *(path for path in out.iterdir() if path.is_dir())):
             remove_leftovers(folder)
@@ -137,6 +138,16 @@ def take_over(finished: Checkpoint, run: Path) -> None:
 def _has_ended(config: Config, checkpoint: Checkpoint) -> bool:
     """Whether nothing of the checkpoint's stage is left to train."""
     return checkpoint.state.stopped or checkpoint.state.step == config.of("steps", checkpoint.state.stage)
+
+
+def remove_passed_over(run: Path, config: Config, checkpoint: Checkpoint | None) -> None:
+    """Remove the checkpoints after the one that a run goes on from: damaged ones, which would outlive newer ones."""
+    stages = [stage.name for stage in config.stages()]
+    reached = (stages.index(checkpoint.state.stage), checkpoint.state.step) if checkpoint else (-1, 0)
+    for number, stage in enumerate(stages):
+        for step, path in steps_of(run, stage):
+            if (number, step) > reached:
+                remove_folder(path)
 
 
 def is_complete(config: Config, checkpoint: Checkpoint, run: Path) -> bool:

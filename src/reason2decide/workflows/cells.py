@@ -165,8 +165,14 @@ def _prepare(out: Path, cell: Cell, settings: Settings) -> None:
         raise ConfigError(
             f"{file} differs from the configuration of this experiment; give another --out, or remove that cell"
         )
+    asked = file.with_name("evaluation.toml")
+    if is_complete(out, cell) and asked.is_file() and asked.read_text("utf-8") != settings.to_toml():
+        raise ConfigError(
+            f"{cell.name} was evaluated with other settings than [evaluation] has now; to evaluate it again, remove "
+            f"{_folder(out, cell) / 'results'} (and those of the other cells), or give another --out"
+        )
     file.parent.mkdir(parents=True, exist_ok=True)
-    for path, content in ((file.with_name("evaluation.toml"), settings.to_toml()), (file, cell.config.to_toml())):
+    for path, content in ((asked, settings.to_toml()), (file, cell.config.to_toml())):
         if not path.is_file() or path.read_text("utf-8") != content:
             with new_file(path, force=True) as partial:
                 partial.write_text(content, "utf-8")

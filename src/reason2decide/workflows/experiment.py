@@ -111,12 +111,15 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         resolve_paths(training, path.parent)
     if isinstance(content.get("evaluation"), dict):
         content["evaluation"] = with_paths_from(content["evaluation"], path.parent.resolve())
-    grid, others = content.get("grid"), content.get("results")
+    grid, others, by_method = (content.get(key) for key in ("grid", "results", "by_method"))
     if isinstance(grid, dict) and isinstance(grid.get("base"), list):
-        grid["base"] = [
-            str((path.parent / base).resolve()) if isinstance(base, str) and base.startswith(("./", "../")) else base
-            for base in grid["base"]
-        ]
+        bases = [{"base": base} for base in grid["base"]]
+        for own in bases:
+            resolve_paths(own, path.parent)
+        grid["base"] = [own["base"] for own in bases]
+    for own in by_method.values() if isinstance(by_method, dict) else ():
+        if isinstance(own, dict):
+            resolve_paths(own, path.parent)
     for other in others if isinstance(others, list) else ():
         if isinstance(other, dict) and isinstance(other.get("folders"), list):
             other["folders"] = [

@@ -64,7 +64,8 @@ def predict_out_of_fold(config: Config, out: Path, folds: int = FOLDS) -> Path:
 def _require_same_folds(out: Path, asked: Mapping[str, Any]) -> None:
     """Note in the folder what its folds are of, or refuse if they are of something else."""
     file, asked = out / FOLDS_MADE, json.loads(json.dumps(asked))
-    if file.is_file() or next(out.glob("fold-*"), None) is not None:
+    begun = (next(out.glob(f"fold-*/{made}"), None) for made in (PREDICTIONS, "run/*/checkpoint-*"))
+    if any(found is not None for found in begun):
         try:
             before = parse_json(file.read_bytes()) if file.is_file() else {}
         except Malformed:

@@ -21,7 +21,7 @@ from reason2decide.errors import DataError
 from reason2decide.syntax import Malformed, parse_json
 
 SOURCE = "nurse"
-TEXT, CASE = "text", "case"  # keys of a task's data; `case` is optional
+TEXT, CASE, PATIENT = "text", "case", "patient"  # keys of a task's data; only the text must be there
 
 
 def import_label_studio(
@@ -94,6 +94,8 @@ def _records(
             "text": data[TEXT],
             "label": label,
         }
+        if isinstance(data.get(PATIENT), str) and data[PATIENT].strip():
+            value["group"] = data[PATIENT].strip()
         if label in reasons:
             value["rationales"] = {SOURCE: reasons.pop(label)}
         if reasons:

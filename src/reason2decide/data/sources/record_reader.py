@@ -45,6 +45,7 @@ class RecordReader:
         self._first_label: dict[str, str] = {}  # by content
         self._contradicting = 0
         self._place_of: dict[str, str] = {}  # by id
+        self._lacking: dict[str, Table] = {}  # columns that no object of a table has had so far
         self._unseen, self._rows = set(columns.optional), 0  # columns that no row has had; rows read
         self._given: deque[list[tuple[str, Row] | DataError]] = deque()  # the rows that are being read
         self.bad: list[dict[str, Any]] = []
@@ -66,6 +67,7 @@ class RecordReader:
                 if record is not None:
                     used += 1
                     yield record
+        self._require_columns()
         if self._unseen and (self._rows or not self.bad):
             raise DataError(missing_column(tables[0], min(self._unseen)))
         if self.bad and not (self.skip_bad and used):
@@ -82,9 +84,11 @@ class RecordReader:
                 if column not in present:
                     if not isinstance(table, JsonTable):  # other objects than the first may have it
                         raise DataError(missing_column(table, column))
-                    self._unseen.add(column)
+                    self._lacking[column] = table
             for place, row in table.rows(wanted, part.append):
                 self._unseen -= row.keys()
+                for column in self._lacking.keys() & row.keys():
+                    del self._lacking[column]
                 self._rows += 1
                 part.append((str(place), row))
                 if len(part) >= AT_ONCE:
@@ -121,7 +125,14 @@ class RecordReader:
     def _on_bad(self, problem: str, row: Row | None) -> None:
         self.bad.append({"problem": problem} | ({} if row is None else {"row": plain(row)}))
         if len(self.bad) >= GIVEN_UP and not self.skip_bad:
+            self._require_columns()
             raise DataError(self._problems())
+
+    def _require_columns(self) -> None:
+        """Refuse a table of JSON objects none of which has had a column that is needed."""
+        for column, table in self._lacking.items():
+            if self._rows:
+                raise DataError(missing_column(table, column))
 
     def _problems(self) -> str:
         problems = [str(bad["problem"]) for bad in self.bad]

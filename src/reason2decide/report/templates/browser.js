@@ -13,7 +13,7 @@
     Object.fromEntries(Object.entries(columns).map(([name, column]) => [name, column[i]])),
   );
   for (const one of cases) {
-    one.confidence = one.bars.length ? Math.max(...one.bars.map(([, percent]) => percent)) : null;
+    one.confidence = one.bars.find(([label]) => label === one.predicted)?.[1] ?? null;
     const named = [one.gold, one.predicted].map((label) => labels[label] ?? "");
     one.words = [one.id, one.text, one.rationale, one.gold_rationale, ...named].join("\n").toLowerCase();
   }

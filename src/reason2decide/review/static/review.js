@@ -13,7 +13,15 @@ const keys = {
   c: () => focus("textarea[name=comment]"),
   "?": () => document.querySelector("#keys")?.toggleAttribute("hidden"),
 };
+// Somebody who speaks to the computer, or whose hand slips, can switch single keys off.
+const OFF = "review-keys-off";
+const box = document.querySelector("#keys-off");
+if (box) {
+  box.checked = localStorage.getItem(OFF) !== null;
+  box.addEventListener("change", () => box.checked ? localStorage.setItem(OFF, "1") : localStorage.removeItem(OFF));
+}
 document.addEventListener("keydown", (event) => {
+  if (event.key !== "?" && localStorage.getItem(OFF) !== null) return;
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
   if (typing(event.target)) {
     if (event.key === "Escape") event.target.blur();
@@ -26,12 +34,21 @@ document.addEventListener("keydown", (event) => {
   else keys[event.key]();
   event.preventDefault();
 });
+// What was typed and not sent is not left behind unasked.
+const unsaved = (form) =>
+  form.hasAttribute("data-unsaved") ||
+  [...form.querySelectorAll("textarea, input[type=text]")].some((field) => field.value !== field.defaultValue);
+let leaving = false;
+addEventListener("beforeunload", (event) => {
+  if (!leaving && [...document.querySelectorAll("form.answer")].some(unsaved)) event.preventDefault();
+});
 // A second press while the first is on its way would be a second answer.
 for (const form of document.querySelectorAll("form")) {
   let sent = false;
   form.addEventListener("submit", (event) => {
     if (sent) event.preventDefault();
     sent = true;
+    leaving = form.matches(".answer");
   });
 }
 addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
