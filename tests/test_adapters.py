@@ -139,7 +139,7 @@ def test_what_cannot_be_adapted_is_refused(
     base = str(save("t5", tmp_path / "base"))
     with pytest.raises(ConfigError, match=r"no linear layer of the base is named 'query'; its linear layers are .*q.*"):
         run(dataset, tmp_path / "run", base=base, lora={"targets": ["query"]})
-    for other in ("SelfAttention", "layer_norm", "dropout", "shared"):
+    for other in ("SelfAttention", "layer_norm", "dropout", "shared", "lm_head"):  # the last shares its weight
         with pytest.raises(ConfigError, match=f"no linear layer of the base is named '{other}'"):
             run(dataset, tmp_path / "run", base=base, lora={"targets": [other]})
     with pytest.raises(ConfigError, match="base tiny has new, random weights, which adapters would leave"):

@@ -17,7 +17,7 @@ from toy import LABELS, record, run
 
 import reason2decide as r2d
 from reason2decide.data.dataset_folder import DatasetFolder
-from reason2decide.errors import BaseModelError, ConfigError, DataError, OutputError
+from reason2decide.errors import BaseModelError, CheckpointError, ConfigError, DataError, OutputError
 
 TEXT = "21 yo with mild rash since 2 days"
 
@@ -183,7 +183,24 @@ def test_a_run_on_data_in_memory_repeats_itself(folder: Path, tmp_path: Path) ->
             r2d.train(
                 **{"method": "r2d", "base": "tiny", "dataset": other, "out": tmp_path / "run", **settings, **change}
             )
+    with pytest.raises(CheckpointError):  # resumed with other data
+        r2d.train(method="r2d", base="tiny", dataset=other, out=tmp_path / "run", resume="auto", **settings)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == kept
+    # By whatever path the folder is named, the data in it stay when the run is made anew.
+    (tmp_path / "link").symlink_to(tmp_path)
+    through = tmp_path / "link" / "run"
+    anew: list[Any] = [
+        sys.executable,
+        "-m",
+        "reason2decide",
+        "train",
+        through / "config.toml",
+        "--out",
+        through,
+        "--force",
+    ]
+    assert subprocess.run(anew, capture_output=True).returncode == 0
+    assert (tmp_path / "run" / "dataset" / "train.jsonl").is_file()
     with pytest.raises(OutputError, match="contains files but not a run"):
         r2d.train(method="r2d", base="tiny", dataset=data, out=folder, **settings)
     assert not (folder / "dataset").exists()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import DECODER_ONLY, MORE_ENCODER_DECODERS, WITH_IMAGES, build, minilm, save
+from tiny_models import DECODER_ONLY, MORE_ENCODER_DECODERS, WITH_IMAGES, build, decoder_tokenizer, minilm, save
 from toy import settings
-from transformers import AutoConfig, LlamaForCausalLM, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM
 
 from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_dataset
 from reason2decide.data.records import LabelSet, Record
@@ -200,10 +201,23 @@ def test_labels_that_the_vocabulary_cannot_write_are_refused(tmp_path: Path) -> 
 
 
 def test_positions_hold_text_and_answer_together(dataset: DatasetFolder, tmp_path: Path) -> None:
-    base = save("qwen3", tmp_path / "base")
-    lengths = {"input": 1000, "rationale": 24, "label": 32}
+    """Learned ones, of which a token too many ends a step: text, task, the label shown and the rationale."""
+    tokenizer, base = decoder_tokenizer(), tmp_path / "base"
+    shape = {"vocab_size": len(tokenizer), "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", **shape)).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    long = [replace(own, text=f"{own.text} and more of it" * 20) for own in dataset.split("train")]
+    rest = {split: list(dataset.split(split)) for split in ("validation", "test")}
+    dataset = write_dataset(tmp_path / "long", dataset.info, {"train": long, **rest})
+    label = max(len(tokenizer(f" {own}").input_ids) for own in dataset.info.labels.values)
+    lengths = {"input": 128, "rationale": 24, "label": label}
     said = refusal(str(base), dataset, tmp_path / "run", lengths=lengths)
-    assert "1056 tokens together" in said and "set lengths.input to at most 968" in said
+    found = re.search(r"set lengths\.input to at most (\d+)", said)
+    assert found is not None and "128 positions for all" in said
+    lengths["input"] = int(found[1])
+    for layout in ("two-prompt", "one-pass"):
+        run = tmp_path / layout
+        train(parse_config(settings(dataset, base=str(base), lengths=lengths, layout=layout), "test"), run)
 
 
 def test_in_one_pass_the_label_takes_positions_of_the_decoder(dataset: DatasetFolder, tmp_path: Path) -> None:
@@ -218,9 +232,11 @@ def test_at_use_text_and_answer_share_the_positions(dataset: DatasetFolder, tmp_
     bundle = train(
         parse_config(settings(dataset, base=str(save("llama", tmp_path / "base"))), "test"), tmp_path / "run"
     )
-    Predictor.load(bundle, ReadingSettings(input_tokens=968))  # 1,024 without 32 for a label and 24 for a rationale
-    with pytest.raises(UserError, match="reads prompts of at most 968 tokens, 969 are asked for"):
-        Predictor.load(bundle, ReadingSettings(input_tokens=969))
+    most = 1024 - Predictor.load(bundle).encoder.longest_after_text
+    assert most < 1024 - 32 - 24  # a label, a rationale, and the task between
+    Predictor.load(bundle, ReadingSettings(input_tokens=most))
+    with pytest.raises(UserError, match=f"reads prompts of at most {most} tokens, {most + 1} are asked for"):
+        Predictor.load(bundle, ReadingSettings(input_tokens=most + 1))
 
 
 def test_a_base_whose_attention_sees_padding_is_found_out(

@@ -183,7 +183,6 @@ def test_offline_hub_name_fails_in_seconds(dataset: DatasetFolder, tmp_path: Pat
     assert time.monotonic() - started < 60 and not (tmp_path / "r").exists()
 
 
-@pytest.mark.parametrize("extra", ["train", "report"])
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-8"])
 def test_json_on_standard_output_is_json_in_any_encoding(bundle: Path, tmp_path: Path, encoding: str) -> None:
     case = '{"id": "\\ud83d\\ude00 \\u2191", "text": "chest pain"}\n'
@@ -195,6 +194,7 @@ def test_json_on_standard_output_is_json_in_any_encoding(bundle: Path, tmp_path:
     assert json.loads(done.stdout.decode(encoding))["id"] == "\U0001f600 \u2191"
 
 
+@pytest.mark.parametrize("extra", ["train", "report"])
 def test_a_missing_extra_is_named_with_its_install(
     extra: str, tmp_path: Path, bundle: Path, dataset: DatasetFolder
 ) -> None:
@@ -229,7 +229,8 @@ def test_force_replaces_a_run_only_when_nothing_is_left_to_refuse(dataset: Datas
     assert r2d("--quiet", "train", config, "--out", tmp_path / "run").returncode == 0
     before = (tmp_path / "run" / "bundle" / "manifest.json").read_bytes()
     assert "is complete; give another path, or --force" in refused("train", config, "--out", tmp_path / "run")
-    for mistake in ("base=nobody/nothing/there", "rationale_source=nurse", "lengths.label=2", "batch_tokens=10"):
+    mistakes = ("base=nobody/nothing/there", "rationale_source=nurse", "lengths.label=2", "batch_tokens=10")
+    for mistake in (*mistakes, 'report_to=["trackio"]'):
         refused("train", config, "--out", tmp_path / "run", "--force", "--set", mistake)
         assert (tmp_path / "run" / "bundle" / "manifest.json").read_bytes() == before, mistake
     assert sorted(item.name for item in tmp_path.iterdir()) == ["run", "train.toml"]

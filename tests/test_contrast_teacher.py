@@ -177,6 +177,9 @@ def test_every_record_is_predicted_by_a_model_that_has_not_seen_it(tmp_path: Pat
     again = r2d("out-of-fold", str(config), "--out", str(tmp_path / "folds"), "--folds", "3")
     assert again.code == 0 and len(changed) == 3
     assert {path: path.stat().st_mtime_ns for path in changed} == changed
+    # What was refused before a fold began may be corrected.
+    for wrong in (("--folds", "40"), ("--folds", "3", "--set", "base=nobody/nothing")):
+        assert r2d("out-of-fold", str(config), "--out", str(tmp_path / "again"), *wrong).code == 2
     # Folds of another configuration, other data or another number are not taken for these.
     for more, said in ((("--folds", "2"), "folds"), (("--folds", "3", "--set", "seed=7"), "seed")):
         refused = r2d("out-of-fold", str(config), "--out", str(tmp_path / "folds"), *more)

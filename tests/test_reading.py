@@ -202,6 +202,14 @@ def test_own_choices_stand_before_every_window(untrained: Path) -> None:
     assert isinstance(decision, Decision) and set(decision.probabilities) == {"rash", "cough"}
 
 
+def test_choices_that_fill_the_prompt_are_refused(untrained: Path) -> None:
+    """Without its text every such case would be decided alike."""
+    predictor = Predictor.load(untrained, ReadingSettings("windows"))
+    choices = tuple(f"choice number {i}" for i in range(40))
+    (found,) = predictor.decide([Record("1", "chest pain", choices=choices)])
+    assert isinstance(found, DataError) and "leave no room for its text" in str(found)
+
+
 @pytest.mark.parametrize("text", ["\u00ad", "\u200b \u200b"])
 def test_a_text_of_which_nothing_is_read_is_refused(text: str, untrained: Path) -> None:
     predictor = Predictor.load(untrained)

@@ -173,6 +173,13 @@ def test_of_several_reasons_the_one_that_tells_its_label_best_is_given(bundle: P
     assert supports[reason.text] == pytest.approx(max(supports.values()), rel=1e-3)
 
 
+def test_drafts_that_are_read_alike_count_once(bundle: Path) -> None:
+    """Such as differ in spaces only, or after the limit of tokens."""
+    writer = Predictor.load(bundle, reasons=ReasonSettings(best_of=2)).writer
+    long = "the chest pain decides " * 40
+    assert writer._different(["the rash", "the  rash", long, f"{long} and more"]) == ["the rash", long]
+
+
 def test_guidance_is_against_the_second_choice(bundle: Path) -> None:
     predictor = Predictor.load(bundle, reasons=ReasonSettings(guidance=2.0))
     probabilities = predictor.distributions(RECORDS[:1])[0]

@@ -19,6 +19,7 @@ from forks import Forks
 from safetensors.numpy import load_file, save_file
 from tiny_models import minilm, save, save_encoder
 from toy import run, settings, write_toy
+from transformers import AutoModel
 
 from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.records import Record
@@ -201,6 +202,15 @@ def test_a_base_with_weights_that_no_loss_reaches_resumes(forks: Forks, dataset:
     resumed = forks.run("train", config, "--out", tmp_path / "run", "--resume", tmp_path / "run/stage2/checkpoint-1")
     assert resumed.returncode == 0, resumed.stderr
     assert all(np.array_equal(value, whole[name]) for name, value in weights(tmp_path / "run").items())
+
+
+@pytest.mark.parametrize("kind", ["roberta", "modernbert"])
+def test_an_encoder_saved_in_sixteen_bits_is_trained_in_thirty_two(kind: str, tmp_path: Path) -> None:
+    base = save_encoder(kind, tmp_path / "base")
+    AutoModel.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(base)
+    model, tokenizer = load_base(Encoder(encoder=str(base)), texts=list, seed=0)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert tokenizer.clean_up_tokenization_spaces is False
 
 
 @pytest.mark.parametrize("kind", ["roberta", "modernbert"])

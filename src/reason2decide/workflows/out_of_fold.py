@@ -41,7 +41,10 @@ def predict_out_of_fold(config: Config, out: Path, folds: int = FOLDS) -> Path:
     if folds < 2:
         raise ConfigError(f"there are {folds} folds; expected at least 2")
     dataset = DatasetFolder.open(config.dataset)
-    _require_same_folds(out, {"folds": folds, "dataset": dict(dataset.hashes), **config.identity()})
+    learnt = config.identity()
+    _require_same_folds(
+        out, {"folds": folds, "dataset": dict(dataset.hashes), **learnt["common"], "stages": learnt["stages"]}
+    )
     parts = []
     for fold in range(folds):
         folder = out / f"fold-{fold}"
