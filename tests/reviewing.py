@@ -31,7 +31,7 @@ NOTES = [
     ("n3", "<script>alert('note')</script> & <b>\"bold\"</b> chest pain"),
     ("n4", "ألم في الصدر منذ يومين"),
 ]
-PEOPLE = {"nina": "reviewer", "olga": "reviewer", "adam": "adjudicator", "ada": "administrator"}
+PEOPLE = {"nina": "reviewer", "olga": "reviewer", "nora": "reviewer", "adam": "adjudicator", "ada": "administrator"}
 
 
 class Site:

@@ -73,6 +73,20 @@ def test_assertions_by_hand(marked: str, kind: str) -> None:
     assert assertion_at(marked.replace("[", "").replace("]", ""), start, end) == kind
 
 
+@pytest.mark.parametrize("word", ["but", "however", "yet", "though", "although", "while", "except", "reports", "has"])
+def test_words_that_end_a_denial(word: str) -> None:
+    sentence = f"no fever, {word} chest pain"
+    start = sentence.index("chest")
+    assert assertion_at(sentence, start, len(sentence)) == "present" and assertion_at(sentence, 3, 8) == "denied"
+
+
+def test_what_stands_before_a_finding_counts_first() -> None:
+    sentence = "denies fever, gone now"
+    assert assertion_at(sentence, 7, 12) == "denied"
+    far = "fever " + "and then much was told " * 40 + "resolved"
+    assert assertion_at(far, 0, 5) == "present"
+
+
 def test_a_cue_reaches_a_phrase_and_not_a_page() -> None:
     """A note without punctuation is one sentence: what it says first denies nothing at its end."""
     far = "no fever " + "and then much was told " * 40 + "chest pain"

@@ -163,6 +163,25 @@ def test_folders_that_hold_no_results(tmp_path: Path):
             load_statistics(tmp_path / STATISTICS)
 
 
+def test_values_differences_and_tests_are_those_of_groups(tmp_path: Path) -> None:
+    """Three records of a patient that are right or wrong together say what one of them says."""
+    one, other = ([i // 3 % k > 0 for i in range(N)] for k in (3, 2))
+    found = {}
+    for grouped in (True, False):
+        folders = [
+            write(tmp_path / f"{name} {grouped}", np.array(right), groups=grouped)
+            for name, right in (("one", one), ("other", other))
+        ]
+        systems = [load_system(name, [folder]) for name, folder in zip(("one", "other"), folders, strict=True)]
+        compared = compare(systems, "other", resamples=2000)
+        (gap,) = [gap for gap in compared.differences if gap.metric == "accuracy"]
+        value = compared.values["one"]["accuracy"]
+        found[grouped] = gap.high - gap.low, value.high - value.low, gap.p_randomization
+    for of_groups, of_records in zip(found[True][:2], found[False][:2], strict=True):
+        assert 1.4 < of_groups / of_records < 2.1
+    assert found[True][2] > 2 * found[False][2]
+
+
 def test_unanswered_records_are_named(tmp_path: Path) -> None:
     """Of a system that answers nothing, accuracy 0 alone would say that it is wrong."""
     records = [Record(f"r{i}", "text", LABELS.values[i % 2]) for i in range(N)]

@@ -129,6 +129,27 @@ def test_groups_are_resampled_whole():
     assert "unit:group" in run(predictions_of(), records).signature
 
 
+@pytest.mark.parametrize("interval", ["percentile", "bca"])
+def test_intervals_are_those_of_groups(interval):
+    """Of nine records of a patient all are right or all are wrong: as wide as of one record a patient, three times."""
+    right = [patient % 3 > 0 for patient in range(40) for _ in range(9)]
+    gold = ["home", "clinic"] * 180
+    other = {"home": "clinic", "clinic": "home"}
+    predictions = predictions_of([label if own else other[label] for label, own in zip(gold, right, strict=True)])
+
+    def widths(group):
+        records = [
+            Record(f"r{i}", "text", label, group=f"p{i // 9}" if group else None, meta={"ward": "one"})
+            for i, label in enumerate(gold)
+        ]
+        found = run(predictions, records, interval=interval, slices=("ward",), resamples=1000)
+        metrics = (found.metrics["accuracy"], found.slices["ward"][0].metrics["accuracy"])
+        return [metric.high - metric.low for metric in metrics]
+
+    for grouped, alone in zip(widths(True), widths(False), strict=True):
+        assert 2.5 < grouped / alone < 3.5
+
+
 def test_missing_extra_and_repeated_ids_are_all_told_at_once():
     predictions = [*predictions_of()[:2], Prediction("r1", "home"), Prediction("x", "home")]
     with pytest.raises(DataError) as error:

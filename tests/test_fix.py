@@ -15,6 +15,7 @@ from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_
 from reason2decide.data.fix import Fixes, fix_dataset
 from reason2decide.data.leaks import StatedLabels
 from reason2decide.data.records import LabelSet, Record
+from reason2decide.data.words import MASK
 from reason2decide.errors import DataError, UserError
 
 LABELS = LabelSet(("home care", "Home", "doctor"))
@@ -102,11 +103,39 @@ def test_words_that_all_texts_have_are_no_leak() -> None:
     assert stated.leaking() == {}
 
 
+def test_every_mention_is_masked_and_none_is_made() -> None:
+    stated = StatedLabels(("home care", "a b"))
+    masked = stated.masked("Home care; later HOME-CARE", ["home care"])
+    assert masked == f"{MASK}; later {MASK}"
+    for text in ("home home care care", "A_A_b_b"):
+        assert stated.stated(stated.masked(text, ["home care", "a b"])) == set()
+
+
+@pytest.mark.parametrize(
+    ("records", "own", "others", "leaks"),
+    [
+        (100, 20, 4, True),
+        (100, 20, 5, False),  # four times as often is not more than that
+        (100, 4, 0, False),  # under one in twenty
+        (100, 5, 0, True),
+        (19, 19, 0, False),  # too few records to say
+        (20, 20, 0, True),
+    ],
+)
+def test_from_where_on_a_label_leaks(records: int, own: int, others: int, leaks: bool) -> None:
+    """`records` of each label, of which so many state "doctor"."""
+    stated = StatedLabels(("doctor", "home"))
+    for label, stating in (("doctor", own), ("home", others)):
+        for i in range(records):
+            stated.add(Record(f"{label} {i}", "see a doctor" if i < stating else "cough", label))
+    assert ("doctor" in stated.leaking()) is leaks
+
+
 @given(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=4), st.text(max_size=40))
 def test_masking_leaves_no_label_and_no_other_word(labels: list[str], text: str) -> None:
     stated = StatedLabels(labels)
     masked = stated.masked(text, labels)
-    assert stated.stated(masked) == set() or stated.stated(text)
+    assert MASK in text or stated.stated(masked) == set()
     assert (masked == text) == (not stated.stated(text))
 
 

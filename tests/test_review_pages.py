@@ -20,7 +20,10 @@ from serving import triage_bundle
 from reason2decide.data.recipe import InputRecipe
 from reason2decide.model.reading import ReadingSettings
 from reason2decide.review.queueing import NewCase, add_cases
+from reason2decide.serve.app import create_app
+from reason2decide.serve.audit import AuditLog
 from reason2decide.serve.served_model import ServedModel
+from reason2decide.serve.settings import ServeSettings
 
 
 @pytest.fixture
@@ -263,6 +266,22 @@ def test_ids_that_are_none(value: str, site: Site, nina: Person) -> None:
         assert nina.get(f"/case/{value}").status_code == 404
 
 
+def test_ids_of_others_change_nothing_of_theirs(tmp_path: Path) -> None:
+    site = filled(tmp_path, reviews_per_case=2)
+    label = site.model.labels.values[0]
+    with people(site, "nina", "olga") as (nina, olga):
+        nina.answer(nina.get("/case/1"), action="decide", label=label)
+        nina.answer(nina.get("/case/2"), action="decide", label=label)
+        elsewhere = str(site.store.rows("SELECT id FROM predictions WHERE case_id = 2")[0]["id"])
+        olga.answer(olga.get("/case/1"), action="decide", label=label, replaces="1", prediction=elsewhere)
+        olga.answer(olga.get("/case/2"), action="decide", label=label)
+        olga.answer(olga.get("/case/2"), action="decide", label=label, replaces="3")  # hers, of another case
+        standing = {(own["name"], own["case_id"]) for own in site.answers("a.undone IS NULL")}
+        assert standing == {("nina", 1), ("nina", 2), ("olga", 1), ("olga", 2)}
+        of_case = {row["id"]: row["case_id"] for row in site.store.rows("SELECT id, case_id FROM predictions")}
+        assert all(own["prediction"] is None or of_case[own["prediction"]] == own["case_id"] for own in site.answers())
+
+
 def test_what_the_sign_in_page_held_may_be_anything(site: Site) -> None:
     with TestClient(site.app, base_url="http://localhost") as client:
         for kept in ("{", "[1]", "null", '{"label": 3}'):
@@ -309,12 +328,13 @@ def test_in_blind_mode_the_reviewer_decides_first(tmp_path: Path) -> None:
 def test_reviewers_do_not_see_each_other_and_an_adjudicator_settles(tmp_path: Path) -> None:
     site = filled(tmp_path, reviews_per_case=2)
     home, doctor = site.model.labels.values[:2]
-    with people(site, "nina", "olga", "adam") as (nina, olga, adam):
+    with people(site, "nina", "olga", "adam", "nora") as (nina, olga, adam, nora):
         nina.answer(nina.get("/case/1"), action="decide", label=home, comment="ninas thought")
         page = olga.get("/case/1")
         assert "ninas thought" not in page.text
         olga.answer(page, action="decide", label=doctor, rationale="Olga wrote this.")
         assert olga.get("/adjudicate").status_code == 404 and "Disagreements" not in olga.get().text
+        assert nora.get("/case/1").status_code == 409  # a third reviewer, by the link of the disputed case
         settle = adam.get("/adjudicate")
         assert settle.url.path == "/review/case/1"
         assert "ninas thought" in settle.text and "Olga wrote this." in settle.text
@@ -338,6 +358,20 @@ def test_a_pasted_note_is_decided_and_reviewed(site: Site, nina: Person) -> None
     nina.answer(page, action="decide", label=site.model.labels.values[0])
     case = site.store.rows("SELECT * FROM cases WHERE source = 'pasted'")[0]
     assert (case["text"], case["state"]) == ("chest pain\nsince 2 days", "reviewed")
+
+
+def test_what_a_reviewer_asks_of_the_model_is_recorded(tmp_path: Path) -> None:
+    """A pasted note and the case for another label, with who asked; nothing comes without its row."""
+    site = filled(tmp_path)
+    with AuditLog(tmp_path / "audit.sqlite", 30) as audit:
+        site.app = create_app([site.model], ServeSettings(), extension=site.pages, audit=audit)
+        with people(site, "nina") as (nina,):
+            page = nina.post("/paste", {"csrf": form_csrf(nina.get().text), "text": "chest pain"})
+            label = site.model.labels.values[0] if decided(site, 1) != site.model.labels.values[0] else None
+            nina.answer(nina.get("/case/1"), why=label or site.model.labels.values[1])
+            assert page.status_code == 200
+    rows = sqlite3.connect(tmp_path / "audit.sqlite").execute("SELECT caller, model FROM requests").fetchall()
+    assert len(rows) >= 2 and all("nina" in caller and model == "triage" for caller, model in rows)
 
 
 @pytest.mark.parametrize(

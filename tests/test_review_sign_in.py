@@ -8,6 +8,9 @@ import pytest
 from fastapi.testclient import TestClient
 from reviewing import PASSWORD, Site, filled, form_csrf, form_fields, message, people, sign_in
 
+from reason2decide.serve.app import create_app
+from reason2decide.serve.settings import ServeSettings
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
@@ -36,6 +39,15 @@ def test_only_those_with_an_account_get_in(site: Site) -> None:
         assert "unsafe" not in page.headers["content-security-policy"]
         out = client.post("/review/sign-out", data={"csrf": form_csrf(page.text)})
         assert "Sign in" in out.text and "Sign in" in client.get("/review").text
+
+
+@pytest.mark.parametrize("address", ["https://triage.example.org", "http://localhost"])
+def test_a_session_leaves_the_browser_encrypted_where_pages_are(address: str, site: Site) -> None:
+    app = create_app([site.model], ServeSettings(public_url=address), extension=site.pages)
+    with TestClient(app, base_url=address) as client:
+        data = {"name": "nina", "password": PASSWORD, "to": "/review"}
+        reply = client.post("/review/sign-in", data=data, follow_redirects=False)
+    assert ("Secure" in reply.headers["set-cookie"]) is address.startswith("https")
 
 
 def test_guessing_is_slowed_down(site: Site) -> None:

@@ -25,9 +25,11 @@ from reason2decide.review.accounts import AccountError, Accounts, Rate
 from reason2decide.review.answers import AnsweredElsewhere, GivenAnswer, final_label, state_of, votes
 from reason2decide.review.opening import require_labels
 from reason2decide.review.queueing import (
+    Claim,
     NewCase,
     add_case,
     add_cases,
+    claim_case,
     drawn,
     keep_prediction,
     next_case,
@@ -126,11 +128,18 @@ def test_a_case_is_offered_to_no_more_than_it_needs(store: Store) -> None:
 
 def test_a_claim_ends_so_that_no_case_is_lost(store: Store) -> None:
     filled(store)
-    for _ in range(5):
-        assert next_case(store, 1, SETTINGS) is not None
+    for case_id in range(1, 6):
         with store.transaction() as database:
-            database.execute("UPDATE claims SET until = ?", (time.time() - 1,))
-    assert next_case(store, 2, SETTINGS) == next_case(store, 2, SETTINGS)
+            claim_case(database, Claim(case_id, "random", 1.0, "now"), 1, SETTINGS)
+    (minutes,) = {round((row["until"] - time.time()) / 60) for row in store.rows("SELECT until FROM claims")}
+    assert minutes == SETTINGS.claim_minutes and next_case(store, 2, SETTINGS) is None
+    with store.transaction() as database:
+        database.execute("UPDATE claims SET until = ?", (time.time() - 1,))
+    taken = set()
+    while (claim := next_case(store, 2, SETTINGS)) is not None:
+        taken.add(claim.case_id)
+        answers.keep(store, answer(claim.case_id, 2))
+    assert taken == {1, 2, 3, 4, 5}
 
 
 def test_nothing_is_offered_twice_to_one_person(store: Store) -> None:
@@ -415,6 +424,19 @@ def test_passwords_and_sessions(store: Store) -> None:
     token = accounts.begin(ada)
     accounts.end(token)
     assert accounts.session(token) is None and accounts.session("") is None
+
+
+def test_a_session_lasts_as_long_as_it_is_used(store: Store) -> None:
+    accounts = Accounts(store, 60)
+    token = accounts.begin(accounts.add("ada", "reviewer", None))
+    for _ in range(3):  # half a minute passes, and again
+        with store.transaction() as database:
+            database.execute("UPDATE sessions SET seen = seen - 31")
+        assert accounts.session(token) is not None
+
+
+def test_nobody_else_reads_the_file(store: Store) -> None:
+    assert store.path.stat().st_mode & 0o777 == 0o600
 
 
 def test_other_passwords_and_people_who_left(store: Store) -> None:

@@ -12,7 +12,9 @@ from reason2decide.method.schedules import (
     alpha_at,
     confidence_gate,
     cycle_temperature_at,
+    dropout_seed,
     gate_threshold,
+    learning_rate_at,
     sampling_probability_at,
     takes_part,
     takes_predicted_label,
@@ -28,6 +30,16 @@ def test_alpha_of_the_paper_over_1000_steps() -> None:
     assert warmup == 50
     found = [alpha_at(step, alpha=STAGE2.alpha, warmup_steps=warmup) for step in (0, 25, 50, 999)]
     assert found == pytest.approx([0.0, 0.35, 0.7, 0.7])
+
+
+def test_the_learning_rate_rises_and_falls_in_straight_lines() -> None:
+    found = [learning_rate_at(step, peak=0.8, warmup_steps=4, steps=12) for step in (0, 1, 4, 8, 11, 12)]
+    assert found == pytest.approx([0.0, 0.2, 0.8, 0.4, 0.1, 0.0])
+
+
+def test_each_step_of_each_process_drops_otherwise() -> None:
+    asked = [(seed, stage, step, rank) for seed in (0, 1) for stage in ("a", "b") for step in (0, 1) for rank in (0, 1)]
+    assert len({dropout_seed(*own) for own in asked}) == 16 and dropout_seed(0, "a", 1, 0) == dropout_seed(0, "a", 1, 0)
 
 
 def test_sampling_probability_of_the_paper_over_1000_steps() -> None:

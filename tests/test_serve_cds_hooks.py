@@ -6,20 +6,22 @@ import ast
 import base64
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import pytest
 from cds import NOTE, URL, application, call, observation, rows, toy_model
 from fastapi.testclient import TestClient
-from serving import decided, rationales
+from serving import decided, rationales, triage_bundle
 from toy import run
 
 from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.errors import ConfigError
+from reason2decide.model.calibration import OperatingPoint
+from reason2decide.model.reasons import Reason, ReasonSettings
 from reason2decide.serve import cards, cds_hooks
 from reason2decide.serve.audit import AuditLog, AuditUnavailable
 from reason2decide.serve.batching import Batcher
@@ -50,6 +52,19 @@ def values_of(value: object) -> Iterator[object]:
     yield value
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from values_of(inner)
+
+
+def test_a_card_whose_reason_does_not_support_it_is_left_to_a_person(batcher: Batcher, tmp_path: Path) -> None:
+    class Unsupported(ServedModel):
+        def explain(self, texts: Sequence[str], labels: Sequence[str]) -> list[Reason]:
+            return [Reason(own.text, 0.0, supports=False) for own in super().explain(texts, labels)]
+
+    checks: tuple[tuple[Literal["defer", "flag"], bool], ...] = (("defer", True), ("flag", False))
+    for check, deferred in checks:
+        model = Unsupported("triage", triage_bundle(), reasons=ReasonSettings(check_reasons=check))
+        model.predictor.operating_point = OperatingPoint(0, 0)  # sure enough of everything
+        (card,) = application([model], batcher).post("/cds-services/triage", json=call()).json()["cards"]
+        assert ("a person should decide" in card["summary"]) is deferred
 
 
 # ---- Discovery

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -153,6 +154,24 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
 
 
 # ---- Address
+
+
+def test_what_is_set_reaches_the_model(bundle: Path) -> None:
+    """No error is allowed, so everything is deferred; sets may miss half; long notes are refused."""
+    asked = systemone(include=["deferral", "prediction_set"])
+    sets = {}
+    for options in (("--error-rate", "0"), ("--error-rate", "0.99", "--miscoverage", "0.9", "--long-texts", "refuse")):
+        with running(f"triage={bundle}", *options) as server:
+            request = urllib.request.Request(
+                f"{server.url}/v1/systemone", json.dumps(asked).encode(), {"content-type": "application/json"}
+            )
+            (answer,) = json.load(urllib.request.urlopen(request))["answers"].values()
+            assert answer["deferred"] is (options == ("--error-rate", "0"))
+            sets[options] = len(answer["prediction_set"])
+            long = json.dumps(systemone(state="no fever. " * 400)).encode()
+            assert status(server.ask(http("/v1/systemone", long))) == (413 if "refuse" in options else 200)
+    small, large = sorted(sets.values())
+    assert small < large
 
 
 def test_a_port_in_use(server: Server, bundle: Path) -> None:

@@ -17,7 +17,7 @@ import tomli_w
 import torch
 from forks import Forks
 from safetensors.numpy import load_file, save_file
-from tiny_models import minilm, save, save_encoder
+from tiny_models import build, minilm, save, save_encoder
 from toy import run, settings, write_toy
 from transformers import AutoModel
 
@@ -29,6 +29,8 @@ from reason2decide.model.predictor import Predictor
 from reason2decide.model.reading import ReadingSettings
 from reason2decide.training.base import load_base
 from reason2decide.training.config import Encoder
+from reason2decide.training.config_file import parse_config
+from reason2decide.training.optimizers import new_optimizer
 
 
 def weights(run: Path) -> dict[str, np.ndarray]:
@@ -98,6 +100,36 @@ def test_a_missing_tracker_is_named_with_its_install(forks: Forks, dataset: Data
     config.write_text(tomli_w.dumps(settings(dataset, report_to=["trackio"])))
     ended = forks.run("train", config, "--out", tmp_path / "run")
     assert ended.returncode == 2 and 'pip install "reason2decide[trackio]"' in ended.stderr
+
+
+def test_gradients_are_clipped(dataset: DatasetFolder, tmp_path: Path) -> None:
+    """To a norm far below Adam's epsilon, so that a step moves next to nothing."""
+    base = save("t5", tmp_path / "base")
+    before = load_file(base / "model.safetensors")
+    moved = {}
+    for norm in (1e-12, 1.0):
+        out = tmp_path / f"{norm}"
+        run(dataset, out, base=str(base), method="sft", steps=2, max_grad_norm=norm, weight_decay=0.0)
+        after = weights(out)
+        moved[norm] = max(float(np.abs(after[name] - value).max()) for name, value in before.items() if name in after)
+    assert moved[1e-12] < 1e-6 < 1e-4 < moved[1.0]
+
+
+def test_matrices_decay_and_vectors_do_not(tmp_path: Path) -> None:
+    model, _ = build("t5")
+    config = parse_config({"method": "sft", "base": "tiny", "dataset": "d", "steps": 1, "weight_decay": 0.25}, "test")
+    groups = new_optimizer(model, config).param_groups
+    assert {(group["weight_decay"], own.dim() > 1) for group in groups for own in group["params"]} == {
+        (0.25, True),
+        (0.0, False),
+    }
+
+
+def test_a_stage_ends_when_it_has_not_got_better_for_long_enough(dataset: DatasetFolder, tmp_path: Path) -> None:
+    """At a rate of next to nothing the first validation stays the best, and two more are waited for."""
+    settings = {"method": "sft", "steps": 30, "learning_rate": 1e-12, "evaluate_every": 1, "patience": 2}
+    run(dataset, tmp_path / "run", select_from=0.0, **settings)
+    assert len(log(tmp_path / "run", stage="sft")) == 3
 
 
 def test_a_token_budget_bounds_each_batch(dataset: DatasetFolder, tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ class StatedLabels:
         # Also as the labels are written: "Maßnahme" in lower case is "massnahme", which is not in its text.
         spellings = {*self._label_of, *(" ".join(WORD.findall(label)) for label in self._label_of.values())}
         longest_first = sorted(spellings, key=lambda words: (-len(words), words))
-        found = "|".join(r"[\W_]+".join(map(re.escape, words.split())) for words in longest_first)
+        between = rf"(?:(?!{MASK})[\W_])+"  # a mask parts words that came together when what stood between was masked
+        found = "|".join(between.join(map(re.escape, words.split())) for words in longest_first)
         self._pattern = re.compile(rf"(?<![^\W_])(?:{found})(?![^\W_])", re.IGNORECASE) if found else None
 
     def add(self, record: Record) -> None:
