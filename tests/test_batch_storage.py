@@ -7,7 +7,9 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -18,7 +20,7 @@ from serving import free_port
 
 from reason2decide.batch import storage
 from reason2decide.batch.storage import Patience, alone_in, found_files, place
-from reason2decide.errors import OutputError
+from reason2decide.errors import OutputError, UserError
 
 SIZE = ("--rows-per-part", "10", "--workers", "1")
 
@@ -149,6 +151,34 @@ def test_a_run_on_object_storage_that_lives_keeps_others_out(s3: S3Server, monke
         assert (folder / ".lease.json").read_text() != dead
 
 
+def test_of_two_runs_that_begin_at_once_one_goes_on(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have seen no lease; the later one has written over the earlier one's."""
+    monkeypatch.setattr(storage, "LEASE", 1.0)
+    monkeypatch.setattr(storage, "SETTLED", 0.5)
+    folder = place("s3://ward/at-once")
+    read, asked = storage._fresh, threading.local()
+    both = threading.Barrier(2)
+
+    def together(path: Any) -> bytes | None:
+        found = read(path)
+        if not hasattr(asked, "once"):
+            asked.once = both.wait(5)
+        return found
+
+    monkeypatch.setattr(storage, "_fresh", together)
+
+    def run() -> str:
+        try:
+            with alone_in(folder):
+                time.sleep(1)
+                return "in"
+        except OutputError:
+            return "refused"
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(lambda _: run(), range(2))) == ["in", "refused"]
+
+
 def test_patience_ends() -> None:
     patience = Patience(0.2)
     tries = []
@@ -157,7 +187,7 @@ def test_patience_ends() -> None:
         tries.append(time.monotonic())
         raise ConnectionResetError("again")
 
-    with pytest.raises(ConnectionResetError):
+    with pytest.raises(UserError, match=r"failed for 0 s \(ConnectionResetError: again\).*--resume goes on"):
         patience.insist(failing)
     assert len(tries) == 2
     for lasting in (PermissionError("no"), FileNotFoundError("no"), OSError(28, "No space left on device")):

@@ -262,6 +262,6 @@ def test_results_say_how_texts_were_read(bundle: Path, tmp_path: Path) -> None:
         settings = Settings(long_texts=way, probed=0, resamples=20)
         found[way] = evaluate_bundle(bundle, data.path, tmp_path / way, settings)
     assert "3 of 4 texts are longer than the model reads, and their rest was not read" in found["decide"].notes
-    assert "long_texts" not in found["decide"].signature and "|long_texts:windows" in found["windows"].signature
+    assert all(f"|long_texts:{way}|" in found[way].signature for way in found)
     rows = [json.loads(line) for line in (tmp_path / "decide" / "predictions.jsonl").read_text().splitlines()]
     assert [row["tokens_read"] < row["tokens"] for row in rows] == [False, True, True, True]
