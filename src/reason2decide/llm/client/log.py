@@ -54,11 +54,9 @@ _FIND = (
     "SELECT created, served_model, text, finish_reason, input_tokens, output_tokens, logprobs FROM answers "
     "WHERE key = :key AND (finish_reason <> 'length' OR max_tokens >= :limit OR max_tokens IS :limit)"
 )
-# An answer that ended before its limit was ended by the server's context, which may be longer by now.
 _FIND_CUT_OFF = (
     "SELECT kind, message, text FROM failures WHERE key = :key AND (kind = 'looped' OR kind = 'cut_off' "
-    "AND (max_tokens >= :limit OR max_tokens IS :limit) AND (output_tokens >= max_tokens OR output_tokens = 0)) "
-    "ORDER BY id DESC LIMIT 1"
+    "AND (max_tokens >= :limit OR max_tokens IS :limit)) ORDER BY id DESC LIMIT 1"
 )
 
 
