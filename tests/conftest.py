@@ -9,11 +9,14 @@ from forks import Forks, Group
 from llm_server import LlmServer, running
 from llm_toy import write_calls
 from report_data import CHROMIUM
+from reviewing import Person, Site, filled, people
 from toy import write_toy
 
 from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.defaults import CALL_LOG
 from reason2decide.llm.client.log import CallLog
+from reason2decide.review.accounts import Accounts
+from reason2decide.review.store import Store
 from reason2decide.serve.audit import AuditLog
 from reason2decide.serve.batching import Batcher
 
@@ -118,3 +121,26 @@ def audit(tmp_path: Path) -> Iterator[AuditLog]:
     """An audit record."""
     with AuditLog(tmp_path / "audit.sqlite", 30) as log:
         yield log
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A store that two people may review, without passwords."""
+    with Store(tmp_path / "s.sqlite") as store:
+        accounts = Accounts(store, 60)
+        for name in ("nina", "olga"):
+            accounts.add(name, "reviewer", None)
+        yield store
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """A site with four decided cases."""
+    return filled(tmp_path)
+
+
+@pytest.fixture
+def nina(site: Site) -> Iterator[Person]:
+    """A reviewer at that site."""
+    with people(site, "nina") as (nina,):
+        yield nina

@@ -129,3 +129,8 @@ def people(site: Site, *names: str) -> Iterator[list[Person]]:
 def message(page: Response) -> str:
     """What a page says of what was done or not."""
     return html.unescape(" ".join(re.findall(r'role="alert">(.*?)</p>', page.text, re.DOTALL)))
+
+
+def decided(site: Site, case_id: int) -> str:
+    """What a model has decided on a case."""
+    return str(site.store.rows("SELECT label FROM predictions WHERE case_id = ?", (case_id,))[0]["label"])

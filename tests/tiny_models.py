@@ -214,43 +214,25 @@ def _with_images(architecture: str) -> tuple[Any, Any]:
     return AutoModelForImageTextToText.from_config(config), tokenizer
 
 
-def _modernbert() -> tuple[Any, Any]:
-    """An encoder of ModernBERT's kind."""
-    tokenizer = bart_tokenizer()
-    tokenizer.add_special_tokens({"cls_token": "<s>", "sep_token": "</s>"})
-    config = ModernBertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        local_attention=16,
-        max_position_embeddings=1024,
-        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "cls", "sep")},
-    )
-    return ModernBertModel(config), tokenizer
-
-
-def _roberta() -> tuple[Any, Any]:
-    """An encoder of RoBERTa's kind, of 66 positions."""
-    tokenizer = bart_tokenizer()
-    tokenizer.add_special_tokens({"cls_token": "<s>", "sep_token": "</s>"})
-    config = RobertaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=66,
-        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")},
-    )
-    return RobertaModel(config), tokenizer
+# Encoders alone: model, configuration, and what this kind has besides; RoBERTa's has 66 positions.
+ENCODERS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "modernbert": (
+        ModernBertModel,
+        ModernBertConfig,
+        {"num_hidden_layers": 3, "local_attention": 16, "max_position_embeddings": 1024},
+    ),
+    "roberta": (RobertaModel, RobertaConfig, {"num_hidden_layers": 2, "max_position_embeddings": 66}),
+}
 
 
 def save_encoder(kind: str, folder: Path) -> Path:
     """An encoder alone as a folder that `base = {encoder = "..."}` takes."""
-    model, tokenizer = {"modernbert": _modernbert, "roberta": _roberta}[kind]()
-    model.save_pretrained(folder)
+    tokenizer = bart_tokenizer()
+    tokenizer.add_special_tokens({"cls_token": "<s>", "sep_token": "</s>"})
+    model, config, own = ENCODERS[kind]
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "cls", "sep")}
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+    model(config(**shape, **own, **ids)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
