@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -237,7 +238,12 @@ def test_a_failed_cell_does_not_stop_the_others(forks: Forks, file: Path, tmp_pa
     assert "Traceback" not in ended.stderr
     assert set(json.loads((out / "comparison.json").read_text())["systems"]) == {"sft", "r2d-no-sampling"}
     (broken / "run" / "notes.txt").unlink()
-    resumed = [*grid, "--set", "evaluation.probed=3"]  # a cell is evaluated as asked now, not as when it was begun
+    resumed = [*grid, "--set", "evaluation.probed=3"]
+    refused = forks.run("compare", file, "--out", out, "--resamples", 50, *resumed)
+    assert refused.returncode == 2 and "sft-seed-0 was evaluated with other settings" in refused.stderr
+    for evaluated in (out / "cells").glob("*/results"):
+        shutil.rmtree(evaluated)
+    # A cell is evaluated as asked now, not as when it was begun.
     assert forks.run("compare", file, "--out", out, "--resamples", 50, *resumed).returncode == 0
     assert "|probed:3|" in json.loads((broken / "results" / "results.json").read_text())["signature"]
     assert set(json.loads((out / "comparison.json").read_text())["systems"]) == {"sft", "r2d", "r2d-no-sampling"}

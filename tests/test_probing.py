@@ -135,6 +135,7 @@ def test_rationales_are_written_anew_for_a_limited_number_of_records(predictor, 
     for probe, whole in zip(some, probes, strict=True):
         only_read = Probe(
             whole.id,
+            about=whole.about,
             label_from_rationale=whole.label_from_rationale,
             label_from_masked_rationale=whole.label_from_masked_rationale,
             label_from_reasons=whole.label_from_reasons,

@@ -189,6 +189,23 @@ def test_compiled_forward_passes(dataset: DatasetFolder, tmp_path: Path, monkeyp
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
 
 
+def test_bfloat16_on_a_cpu(forks: Forks, dataset: DatasetFolder, tmp_path: Path) -> None:
+    """Sixteen bits round what passes compute; weights stay in thirty-two, and a run resumes to the same bits."""
+    changes = {"method": "r2d-posterior", "dropout": 0.1, "checkpoint_every": 4, "patience": 99}
+    config = tmp_path / "train.toml"
+    for precision in ("auto", "bfloat16"):
+        config.write_text(tomli_w.dumps(settings(dataset, precision=precision, **changes)))
+        assert forks.run("train", config, "--out", tmp_path / precision).returncode == 0
+    exact, rounded = ([row["loss"] for row in log(tmp_path / name, stage="stage1")] for name in ("auto", "bfloat16"))
+    assert rounded != exact and rounded == pytest.approx(exact, rel=0.03)
+    whole = weights(tmp_path / "bfloat16")
+    assert {value.dtype for value in whole.values()} == {np.dtype("float32")}
+    checkpoint = tmp_path / "bfloat16" / "stage2" / "checkpoint-4"
+    ended = forks.run("train", config, "--out", tmp_path / "bfloat16", "--resume", checkpoint)
+    assert ended.returncode == 0, ended.stderr
+    assert all(np.array_equal(value, whole[name]) for name, value in weights(tmp_path / "bfloat16").items())
+
+
 def test_adafactor_trains_and_resumes(forks: Forks, dataset: DatasetFolder, tmp_path: Path) -> None:
     config = tmp_path / "train.toml"
     config.write_text(

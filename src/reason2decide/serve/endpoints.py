@@ -247,17 +247,11 @@ def _note_decision(request: Request, model: ServedModel, decision: Decision, lab
 
 def _note_answer(request: Request, model: ServedModel, asked: Sequence[Asked], decision: Decision) -> None:
     """Note what the caller is answered; of several questions, what the model decides by itself."""
-    found = asked[0].distribution(decision) if len(asked) == 1 else decision.probabilities
-    label = asked[0].chosen(decision) if len(asked) == 1 else decision.label
-    confidence = found[label]
-    note(
-        request,
-        model,
-        tokens=decision.tokens,
-        tokens_read=decision.tokens_read,
-        label=label,
-        confidence=confidence,
-    )
+    label, confidence = decision.label, decision.confidence
+    if len(asked) == 1:
+        label = asked[0].chosen(decision)
+        confidence = asked[0].distribution(decision)[label]
+    note(request, model, tokens=decision.tokens, tokens_read=decision.tokens_read, label=label, confidence=confidence)
 
 
 def _explain_reply(

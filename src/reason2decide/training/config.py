@@ -174,7 +174,7 @@ class Config(BaseModel):
     precision: Precision = Field(
         "auto",
         description="precision of the computation: float32, bfloat16, or auto: bfloat16 if the GPU supports it, "
-        "else float32 (ours; T5 overflows in float16)",
+        "float32 on a CPU (ours; T5 overflows in float16)",
     )
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, about a third slower (ours)"

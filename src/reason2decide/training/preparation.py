@@ -180,11 +180,12 @@ def _cache_folder(dataset: DatasetFolder) -> Iterator[Path]:
 
 
 def _use_bfloat16(precision: str) -> bool:
-    has_it = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    """Whether passes compute in bfloat16: on a GPU that has it unless told otherwise, on a CPU if asked for."""
+    if not torch.cuda.is_available():
+        return precision == "bfloat16"
+    has_it = torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "bfloat16" and not has_it:
-        raise ConfigError(
-            "precision = 'bfloat16' needs a GPU that supports it, and none was found; use 'auto' or 'float32'"
-        )
+        raise ConfigError("precision = 'bfloat16': this GPU does not support it; use 'auto' or 'float32'")
     return has_it if precision == "auto" else precision == "bfloat16"
 
 
