@@ -3,16 +3,18 @@
     r2d data synthesize --out runs/calls --train 12000
     python benchmarks/step_costs.py runs/calls --bundle RUN/bundle [--rounds 7]
     python benchmarks/step_costs.py runs/esnli --experiment experiments/esnli.toml --encoder runs/esnli-base
+        [--precision float32 bfloat16]
 
 A small base with the demo's settings and the weights of a trained bundle (without: from scratch, with mostly wrong
 labels), where the schedules have reached their ends. Medians and ranges of rounds; the ratio is to r2d's Stage 2 in the
-same round. With an experiment, its methods and its settings of training.
+same round, in the first precision if there are several. With an experiment, its methods and its settings of training.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import statistics
 import tempfile
 import time
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="trained by a method whose base has the same shape")
     parser.add_argument("--experiment", type=Path, help="whose methods and settings are taken")
     parser.add_argument("--encoder", help="its base")
+    parser.add_argument("--precision", nargs="+", help="instead of the experiment's")
     args = parser.parse_args()
     methods, wanted = [name for name in METHODS if name not in NOT_MEASURED], SETTINGS
     if args.experiment is not None:
@@ -58,12 +61,15 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         signals = stack.enter_context(StopSignals())
         trainers: dict[str, StageTrainer] = {}
-        for name in methods:
+        precisions = args.precision or [wanted.get("precision", "auto")]
+        for name, precision in itertools.product(methods, precisions):
+            told = f" {precision}" if precision != precisions[0] else ""
             steps = {stage.name: 10_000 for stage in METHODS[name].stages}
             rates = {stage.name: 1e-3 for stage in METHODS[name].stages}
             settings = {
                 **wanted,
                 "method": name,
+                "precision": precision,
                 "dataset": str(args.dataset),
                 "steps": steps,
                 "learning_rate": rates,
@@ -75,7 +81,7 @@ def main() -> None:
             log = RunLog(folder / "log.jsonl", (), {}, {})
             context = RunContext(config, folder, processes, log, signals, {}, {}, given.bfloat16)
             for own in config.stages():
-                if own.name == "stage1" and "r2d stage1" in trainers:
+                if own.name == "stage1" and f"r2d stage1{told}" in trainers:
                     continue
                 train, validation = given.features(own.name)
                 plan = given.plans[own.name]
@@ -83,7 +89,7 @@ def main() -> None:
                 if args.bundle is not None:
                     load_weights(trainer.model, load_file(args.bundle / "model" / "model.safetensors"))
                 trainer.step = 8_000
-                trainers[f"{name} {own.name}" if name.startswith("r2d") else name] = trainer
+                trainers[(f"{name} {own.name}" if name.startswith("r2d") else name) + told] = trainer
                 trainer.train_step()
         seconds: dict[str, list[float]] = {name: [] for name in trainers}
         for _ in range(args.rounds):

@@ -109,6 +109,26 @@ def test_labels_too_long_are_counted_and_the_longest_named(tmp_path: Path) -> No
     assert len(PromptEncoder(tokenizer, Lengths(label=longest)).label_ids("no " * 30)) == longest
 
 
+def test_choices_that_leave_no_room_for_a_text_are_refused(tmp_path: Path) -> None:
+    """At the width of the prompt without a text there is no room, one token wider there is."""
+    tokenizer = build("t5")[1]
+    choices = ("cold", "flu", "migraine")
+    records = [Record("b", "headache", "migraine", choices=choices)]
+    dataset = write_dataset(tmp_path / "data", DatasetInfo("d", "t", LabelSet()), {"train": records})
+    wide = PromptEncoder(tokenizer, Lengths())
+    own = len(wide.choices_ids(choices))
+    filled = len(wide.decide([])) + own
+
+    def features(width: int) -> SplitFeatures:
+        encoder = PromptEncoder(tokenizer, Lengths(input=width))
+        cache = TokenCache(tmp_path / "tokens", tokenizer)
+        return SplitFeatures(dataset.split("train"), dataset.hashes["train"], LabelSet(), encoder, cache)
+
+    with pytest.raises(DataError, match=r"record b: the choices of the case take .* leave no room for its text"):
+        features(filled)
+    assert len(features(filled + 1)[0].text) > own
+
+
 @settings(max_examples=30, deadline=None)
 @given(rows=st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=6), max_size=8))
 def test_token_table_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list[list[int]]) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 from reason2decide.data.predictions import Prediction, Undecided
 from reason2decide.data.records import Record
 from reason2decide.errors import BundleError, DataError
-from reason2decide.method.prompts import body
 from reason2decide.model.batches import in_batches
 from reason2decide.model.bundle import Bundle, bundle_from, export_from
 from reason2decide.model.calibration import label_distribution
@@ -275,13 +274,8 @@ class Predictor:
     def _text(self, record: Record, tokens: list[int]) -> ReadText:
         choices = self.choices(record)
         candidates = self.encoder.candidates(choices)
-        head = self.encoder.text_ids([body("", record.choices)])[0] if record.choices else []
+        head = self.encoder.choices_ids(record.choices)
         room = self.encoder.room(predict=True) - len(head)
-        if room < 1:
-            raise DataError(
-                f"the choices of the case take {len(head)} tokens and leave no room for its text in prompts of "
-                f"{self.encoder.lengths.input}; give fewer or shorter ones, or train with a longer lengths.input"
-            )
         return ReadText(tokens, self.reading.parts(len(tokens), room), choices, candidates, head)
 
     def _by_part(self, texts: Sequence[ReadText], calibrated: bool = True) -> list[list[dict[str, float]]]:

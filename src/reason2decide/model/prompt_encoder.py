@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from reason2decide.errors import DataError
-from reason2decide.method.prompts import PAPER_FORM, PREDICT_PREFIX, Candidate, PromptForm, explain_prefix
+from reason2decide.method.prompts import PAPER_FORM, PREDICT_PREFIX, Candidate, PromptForm, body, explain_prefix
 from reason2decide.syntax import storable
 
 TokenIds = Sequence[int] | NDArray[np.int32]
@@ -101,6 +101,20 @@ class PromptEncoder:
         follows = after_choices or [False] * len(texts)
         spaces = [" " * (after_space or own) for own in follows]
         return self._plain_ids([f"{space}{text.strip()}" for space, text in zip(spaces, texts, strict=True)])
+
+    def choices_ids(self, choices: Sequence[str] | None) -> list[int]:
+        """Ids of a record's own choices, which stand before its text; none if it has none of its own.
+
+        Raises:
+            DataError: they leave no room for the text.
+        """
+        ids = self.text_ids([body("", choices)])[0] if choices else []
+        if len(ids) >= self.room(predict=True):
+            raise DataError(
+                f"the choices of the case take {len(ids)} tokens and leave no room for its text in prompts of "
+                f"{self.lengths.input}; give fewer or shorter ones, or train with a longer lengths.input"
+            )
+        return ids
 
     def reads(self, ids: TokenIds) -> bool:
         """Whether the tokens of a text show anything: a character that is neither unknown nor invisible."""

@@ -141,7 +141,8 @@ class SplitFeatures(Sequence[Example]):
     """A split's records as `Example`s; texts and labels are tokenised once, rationales once per source.
 
     Raises:
-        DataError: a label, or a record's own choice, is too long or looks like another to the tokenizer.
+        DataError: a label, or a record's own choice, is too long or looks like another to the tokenizer, or the
+            choices leave no room for a text.
     """
 
     def __init__(
@@ -338,8 +339,15 @@ class _Labels(_Rows[Candidate]):
             assert record.label is not None, "datasets contain labelled records only"
             if record.choices is not None:
                 self.encoder.candidates(record.choices)
+                self._require_room(record)
             ids.append(self.encoder.label_ids(record.label))
         return ids
+
+    def _require_room(self, record: Record) -> None:
+        try:
+            self.encoder.choices_ids(record.choices)
+        except DataError as error:
+            raise DataError(f"record {record.id}: {error}") from None
 
 
 @dataclass(frozen=True)
