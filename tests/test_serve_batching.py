@@ -34,6 +34,14 @@ class Gated(ServedModel):
         return super().decide(texts)
 
 
+class SlowWriter(ServedModel):
+    """A model whose every streamed rationale takes 0.3 seconds at least."""
+
+    def stream(self, text: str, label: str) -> Iterator[str]:
+        time.sleep(0.3)
+        yield from super().stream(text, label)
+
+
 class Failing(ServedModel):
     def decide(self, texts: Sequence[str]) -> list[Decision | DataError]:
         raise RuntimeError("out of memory")
@@ -184,6 +192,23 @@ def test_what_could_not_be_answered_in_time_is_refused(gated: Gated, batcher: Ba
         patient = asyncio.create_task(batcher.decide(gated, TEXT, soon(60)))
         gated.gate.set()
         await asyncio.gather(taken, patient)
+
+    asyncio.run(ask())
+
+
+def test_streams_that_wait_are_counted_against_the_time_of_the_next(bundle: Path, batcher: Batcher) -> None:
+    """Two admitted streams take 0.6 s, which is over half of one second and under half of a minute."""
+    model = SlowWriter("slow", bundle)
+
+    async def ask() -> None:
+        with batcher.admit(model, soon(), streams=1) as first:
+            assert [piece async for piece in first.stream(TEXT, HOME)]
+        batcher.admit(model, soon(1))  # nothing waits
+        with batcher.admit(model, soon(), streams=2):
+            with pytest.raises(Overloaded):
+                batcher.admit(model, soon(1), streams=1)
+            batcher.admit(model, soon(60), streams=1)
+        batcher.admit(model, soon(1))
 
     asyncio.run(ask())
 
