@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from serving import triage_bundle
 
 from reason2decide.batch import Decider
 from reason2decide.batch.input import BatchInput, InputFile
+from reason2decide.batch.job import part_folder, read_job
 from reason2decide.batch.run import decide_batch
 from reason2decide.batch.settings import BatchSettings
 from reason2decide.batch.storage import Patience, lies_in
@@ -153,6 +155,25 @@ def test_failed_rows_are_tried_again_when_asked(forks: Forks, tmp_path: Path) ->
     assert first.stat().st_mtime_ns != stamps[0]
     assert second.stat().st_mtime_ns == stamps[1]
     assert [row["id"] for row in failures(tmp_path / "out")] == ["2"]
+
+
+def test_a_row_that_succeeds_when_tried_again_leaves_no_failure_behind(
+    whole: tuple[Path, Path], forks: Forks, tmp_path: Path
+) -> None:
+    """The second part lost two rows, as it would to a worker that ran out of memory."""
+    cases, out = whole
+    again = tmp_path / "out"
+    shutil.copytree(out, again)
+    job = read_job(again)
+    assert job is not None
+    parts = part_folder(again, job)
+    decided = parts.read(1)
+    parts.write(1, [*decided[:5], *(Undecided(own.id, "the worker ended") for own in decided[5:])])
+    assert [row["id"] for row in failures(again)] == [own.id for own in decided[5:]]
+    done = forks.run("predict", exported(), cases, "--out", again, *PARTS, "--retry-failed")
+    assert done.returncode == 0, done.stderr
+    assert "8 of 9 parts are there already" in done.stderr and "60 decided + 0 failed" in done.stderr
+    assert bytes_of(again) == bytes_of(out)
 
 
 def test_a_run_that_was_killed_before_its_first_manifest_begins_again(forks: Forks, tmp_path: Path) -> None:
