@@ -27,6 +27,8 @@ from reason2decide.evaluation.metrics.calibration import (
     SelectiveError,
     consistency_band,
     level_sums,
+    reliability_curve,
+    reliability_sums,
     risk_coverage_curve,
 )
 from reason2decide.evaluation.metrics.decisions import Mcc, MicroF1, WeightedF1
@@ -369,6 +371,15 @@ def test_calibration_error_by_hand():
     assert value(CalibrationError(), examples) == pytest.approx(math.sqrt(max(0, 3 / 4 * (mean**2 - variance / 3))))
     # All right at 0.6: the same gap each time, and no variance.
     assert value(CalibrationError(), sure([0.6] * 5, [True] * 5)) == pytest.approx(0.4)
+
+
+def test_the_reliability_curve_by_hand():
+    # Of fifteen bins the fourteenth and tenth from below have cases; accuracy and confidence are means within each.
+    found = reliability_curve(reliability_sums(sure([0.9, 0.92, 0.6, 0.64], [True, False, True, True])))
+    assert found == [
+        {"confidence": pytest.approx(0.62), "accuracy": 1.0, "n": 2},
+        {"confidence": pytest.approx(0.91), "accuracy": 0.5, "n": 2},
+    ]
 
 
 def test_the_consistency_band_is_what_a_true_confidence_gives():

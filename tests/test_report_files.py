@@ -13,6 +13,7 @@ from importlib import resources
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from narrowing import present
 from report_data import LABELS, MARKUP, calibrated, comparison, data, evaluation, training_log
 
@@ -21,6 +22,7 @@ from reason2decide.data.records import LabelSet, Record
 from reason2decide.report import render_comparison, write_comparison_files, write_report_files
 from reason2decide.report.comparison_page import metric_table, p_value
 from reason2decide.report.drawing import LIGHT
+from reason2decide.report.plots import calibration_plots
 from reason2decide.report.tables import LATEX, ReportTable, evaluation_tables, latex_escaped
 
 
@@ -38,6 +40,18 @@ def test_files_have_the_light_colours_of_the_page(tmp_path):
         assert "currentColor" not in svg and "var(--" not in svg and LIGHT.ink in svg
         head = (tmp_path / "plots" / f"{name}.png").read_bytes()[:24]
         assert head.startswith(b"\x89PNG") and min(struct.unpack(">II", head[16:])) > 500
+
+
+def test_the_reliability_diagram_has_confidence_across_and_accuracy_up():
+    points = ({"confidence": 0.62, "accuracy": 1.0, "n": 30}, {"confidence": 0.91, "accuracy": 0.5, "n": 10})
+    results = replace(calibrated().results, reliability=points)
+    (plot,) = (own for own in calibration_plots(results) if own.name == "reliability")
+    figure = Figure()
+    plot.paint(figure, LIGHT)
+    shares, cases = figure.axes
+    assert [line.get_xydata().tolist() for line in shares.lines] == [[[0, 0], [1, 1]], [[0.62, 1.0], [0.91, 0.5]]]
+    assert [bar.get_height() for bar in cases.patches] == [0.75, 0.25]
+    assert (shares.get_ylabel(), cases.get_xlabel()) == ("right", "confidence")
 
 
 def test_labels_of_any_kind_can_be_drawn(tmp_path):

@@ -186,6 +186,29 @@ def test_nobody_is_measured_by_a_label_of_their_own(tmp_path: Path) -> None:
     assert [(own.label, own.n) for own in found][:2] == [("alone", 2), ("with_model", 2)]
 
 
+def test_blind_answers_are_counted_before_and_after_the_model_was_seen(tmp_path: Path) -> None:
+    """Three reviewers are put right by the model; one was right alone and stays so where the model is wrong."""
+    site = filled(tmp_path)
+    cases = site.store.rows("SELECT id, case_id, label FROM predictions ORDER BY case_id")
+    for own in cases[:3]:
+        first = next(label for label in site.model.labels.values if label != own["label"])
+        answer_twice(site, own, first=first, last=own["label"])
+    right = next(label for label in site.model.labels.values if label != cases[3]["label"])
+    answer_twice(site, cases[3], first=right, last=right)
+    with site.store.transaction() as database:
+        database.execute("UPDATE cases SET state = 'reviewed'")
+    found = dashboard(site.store, site.model.labels, [site.model.hash]).blind
+    counts = [(own.label, own.count, own.n) for own in found]
+    assert counts == [("alone", 1, 4), ("with_model", 4, 4), ("model_alone", 3, 4)]
+
+
+def answer_twice(site: Site, prediction: Any, first: str, last: str) -> None:
+    """Two people answer a case alike; one of them decided by themselves first."""
+    own = replace(given_answer(prediction["case_id"], last), prediction=prediction["id"])
+    keep(site.store, replace(own, key=f"{own.key} blind", blind=True, first_label=first))
+    keep(site.store, replace(own, reviewer=2))
+
+
 ANSWER = st.fixed_dictionaries(
     {
         "kind": st.sampled_from(["review", "review", "adjudication"]),
