@@ -9,6 +9,7 @@ import struct
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from importlib import resources
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -46,7 +47,7 @@ def test_the_reliability_diagram_has_confidence_across_and_accuracy_up():
     points = ({"confidence": 0.62, "accuracy": 1.0, "n": 30}, {"confidence": 0.91, "accuracy": 0.5, "n": 10})
     results = replace(calibrated().results, reliability=points)
     (plot,) = (own for own in calibration_plots(results) if own.name == "reliability")
-    figure = Figure()
+    figure: Any = Figure()
     plot.paint(figure, LIGHT)
     shares, cases = figure.axes
     assert [line.get_xydata().tolist() for line in shares.lines] == [[[0, 0], [1, 1]], [[0.62, 1.0], [0.91, 0.5]]]
