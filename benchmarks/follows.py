@@ -2,9 +2,11 @@
 
     r2d compare experiments/follows.toml --out runs/follows --jobs 2 --set training.dataset=runs/calls
     python benchmarks/follows.py runs/calls runs/follows/cells/*/results [--rows benchmarks/follows.jsonl]
+        [--against r2d]
 
 A row per system, its seeds together as mean ± standard deviation. The experiment takes a day: `--rows` adds what was
-measured to a file of rows, one for each system and seed, and prints the table of all of them.
+measured to a file of rows, one for each system and seed, and prints the table of all of them. `--against` adds the
+differences from one system over training runs, with Welch's 95 % intervals; p values are Holm-corrected over the table.
 
 A reason is read by the simulators of the dataset, with its verdict and without, and exactly: where its weighed facts go
 (`weighed_consistency`). *Swap* is the share of reasons for the model's second choice that are read as that choice.
@@ -18,8 +20,10 @@ import argparse
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from scipy.stats import ttest_ind
 
 from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.predictions import read_predictions
@@ -28,7 +32,9 @@ from reason2decide.data.sources.synthetic_calls.weighing import level_argued
 from reason2decide.evaluation.probes import read_probes
 from reason2decide.evaluation.readers import Simulators
 from reason2decide.evaluation.results import read_results
+from reason2decide.evaluation.statistics import holm
 
+COMPARED = ("macro_f1", "consistent, by weights", "swap, by weights", "cited_false", "deciding_omitted")
 METRICS = ("macro_f1", "under_triage", "calibration_error", "deletion_drop", "cited_false", "deciding_omitted")
 
 
@@ -85,11 +91,35 @@ def measured(dataset: DatasetFolder, folders: Sequence[Path]) -> dict[tuple[str,
     return rows
 
 
+def print_differences(systems: Mapping[str, Mapping[str, Sequence[float]]], reference: str) -> None:
+    """Each system less the reference, a training run counting as one observation."""
+    tests = {
+        (name, key): ttest_ind(own[key], systems[reference][key], equal_var=False)
+        for name, own in systems.items()
+        for key in COMPARED
+        if name != reference and min(len(own.get(key, ())), len(systems[reference].get(key, ()))) > 1
+    }
+    p_values = dict(zip(tests, holm([float(test.pvalue) for test in tests.values()]), strict=True))
+    print(f"\n| less {reference} | " + " | ".join(COMPARED) + " |\n|" + "---|" * (len(COMPARED) + 1))
+    for name, own in systems.items():
+        told = []
+        for key in COMPARED:
+            if (name, key) in tests:
+                low, high = tests[name, key].confidence_interval()
+                gap = statistics.mean(own[key]) - statistics.mean(systems[reference][key])
+                told.append(f"{gap:.3f} [{low:.3f}, {high:.3f}], p {p_values[name, key]:.2g}")
+            else:
+                told.append("")
+        if name != reference:
+            print(f"| {name} | " + " | ".join(told) + " |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("dataset", type=Path)
     parser.add_argument("results", type=Path, nargs="*")
     parser.add_argument("--rows", type=Path)
+    parser.add_argument("--against", help="a system, from which the others' differences are printed")
     told = parser.parse_args()
     rows: dict[tuple[str, int], dict[str, float]] = {}
     if told.rows is not None and told.rows.exists():
@@ -110,6 +140,8 @@ def main() -> None:
     for name, own in systems.items():
         seeds = max(map(len, own.values()))
         print(f"| {name} | {seeds} | " + " | ".join(cell(own.get(key, [])) for key in columns) + " |")
+    if told.against is not None:
+        print_differences(systems, told.against)
 
 
 if __name__ == "__main__":
