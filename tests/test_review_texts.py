@@ -36,7 +36,7 @@ def test_every_language_has_every_text_with_the_same_names() -> None:
 
 def test_every_text_is_used_and_every_used_text_exists() -> None:
     folder = Path(review.__file__).parent
-    sources = [*folder.glob("*.py"), *folder.glob("templates/*.html")]
+    sources = [*folder.glob("*.py"), *folder.glob("texts/*.py"), *folder.glob("templates/*.html")]
     written = "\n".join(file.read_text("utf-8") for file in sources)
     known = set(Texts("en")._texts)
     asked = set(re.findall(r"""\bt\(\s*["'](\w+)["']\s*[,)]""", written))
@@ -54,3 +54,4 @@ def test_the_page_speaks_french_if_asked(site: Site, nina: Person) -> None:
     assert "Next case" in nina.get().text
     nina.get("/language/fr")
     assert "Cas suivant" in nina.get().text
+    assert re.search(r'"number">\d+,\d %<', nina.get("/case/1").text)

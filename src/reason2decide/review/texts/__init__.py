@@ -24,6 +24,14 @@ class Texts:
         """The text of a key, its names filled in."""
         return self._texts[key].format(**values) if values else self._texts[key]
 
+    def number(self, value: float, digits: int) -> str:
+        """A number with the language's decimal mark.
+
+        >>> Texts("fr").number(0.5, 2)
+        '0,50'
+        """
+        return f"{value:.{digits}f}".replace(".", self("decimal_mark"))
+
 
 @cache
 def _file(language: str) -> Mapping[str, str]:
