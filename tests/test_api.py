@@ -218,6 +218,24 @@ def test_a_run_on_data_in_memory_repeats_itself(folder: Path, tmp_path: Path) ->
     assert len(first.log_to_pandas()) == len(first.log) > 4
 
 
+def test_a_folder_is_evaluated_as_asked_and_a_loaded_model_as_loaded(folder: Path, tmp_path: Path) -> None:
+    """What the signature tells is what was done."""
+    costs = tmp_path / "costs.csv"
+    labels = r2d.load("run/bundle").labels.values
+    costs.write_text("\n".join([",".join(["", *labels]), *(",".join([own, *"012"]) for own in labels)]))
+    asked = {"best_of": 2, "error_rate": 0.4, "input_tokens": 20, "costs": str(costs)}
+    found = r2d.evaluate("run/bundle", "data", resamples=20, probed=0, **asked)
+    assert "|input_tokens:20|guidance:0|best_of:2" in found.results.signature
+    assert found.expected_cost.value is not None
+    model = r2d.load("run/bundle", input_tokens=20, best_of=2, error_rate=0.4)
+    same = r2d.evaluate(model, "data", resamples=20, probed=0, costs=costs)
+    assert same.results.signature == found.results.signature
+    assert same.predictions == found.predictions
+    assert found.predictions != r2d.evaluate("run/bundle", "data", resamples=20, probed=0).predictions
+    with pytest.raises(ConfigError, match="guidance, error_rate: a loaded model decides and explains as it was loaded"):
+        r2d.evaluate(model, "data", guidance=1, error_rate=0.1)
+
+
 def test_results_of_anybody_are_compared_and_kept(folder: Path, model: r2d.Model, tmp_path: Path) -> None:
     ours = r2d.evaluate(model, "data", system="ours", resamples=30, probed=2, out=tmp_path / "ours")
     assert (tmp_path / "ours" / "report.html").is_file() and "|probed:2|" in ours.results.signature
@@ -238,5 +256,7 @@ def test_results_of_anybody_are_compared_and_kept(folder: Path, model: r2d.Model
         ours.f2  # noqa: B018
     with pytest.raises(ConfigError, match="error_rate = 2"):
         r2d.evaluate(gold, "data", error_rate=2)
+    with pytest.raises(ConfigError, match="there is no key 'sead'; did you mean 'seed'"):
+        r2d.evaluate(gold, "data", sead=2)
     with pytest.raises(ConfigError, match="best_of, probed: decisions made before"):
         r2d.evaluate(gold, "data", best_of=4, probed=2)

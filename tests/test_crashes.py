@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import shutil
@@ -17,7 +18,9 @@ from toy import record, settings
 
 from reason2decide.data.dataset_folder import DatasetFolder, DatasetInfo, write_dataset
 from reason2decide.data.records import LabelSet
+from reason2decide.errors import Interrupted
 from reason2decide.model.manifest import read_manifest
+from reason2decide.signals import StopSignals
 from reason2decide.training.run_folder import run_folder
 
 STEPS = {"stage1": 12, "stage2": 16}
@@ -106,6 +109,19 @@ def test_a_signal_saves_and_says_how_to_go_on(
     same_result(run, whole)
     again = forks.run("train", config, "--out", run, "--resume", "auto")
     assert again.returncode == 0 and "complete; nothing is left to train" in again.stderr
+
+
+def test_a_signal_that_comes_while_stages_end_is_heeded() -> None:
+    """Recorded before the last look at it, it stops the run there; later ones take effect at once."""
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted, match="interrupted; all stages are trained") as stopped:
+            signals.heed("all stages are trained")
+        assert stopped.value.exit_code == 143
+    with StopSignals() as signals:
+        signals.heed("nothing has come")
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_intact(forks: Forks, config: Path, whole: Path, tmp_path: Path) -> None:

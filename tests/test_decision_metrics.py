@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_data import data, evaluation
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom
 from sklearn.metrics import cohen_kappa_score, f1_score, log_loss, matthews_corrcoef
@@ -22,6 +24,7 @@ from reason2decide.evaluation.metrics.calibration import (
     Aurc,
     Brier,
     CalibrationError,
+    Deferred,
     ExpectedCalibrationError,
     LogLoss,
     SelectiveError,
@@ -371,6 +374,22 @@ def test_calibration_error_by_hand():
     assert value(CalibrationError(), examples) == pytest.approx(math.sqrt(max(0, 3 / 4 * (mean**2 - variance / 3))))
     # All right at 0.6: the same gap each time, and no variance.
     assert value(CalibrationError(), sure([0.6] * 5, [True] * 5)) == pytest.approx(0.4)
+
+
+def test_what_is_deferred_for_another_reason_counts_as_deferred():
+    # Of four cases the last is under the threshold, and the second, which is wrong, was left to a person since its
+    # reason does not support it.
+    examples = sure([0.9, 0.8, 0.7, 0.4], [True, False, True, False])
+    assert (value(Deferred(0.5), examples), value(SelectiveError(0.5), examples)) == (1 / 4, 1 / 3)
+    told = [replace(own, deferred=own.id == examples.predictions[1].id) for own in examples.predictions]
+    examples = replace(examples, predictions=told)
+    assert (value(Deferred(0.5), examples), value(SelectiveError(0.5), examples)) == (2 / 4, 0)
+
+
+def test_where_no_threshold_is_shown_all_is_deferred():
+    calibration = Calibration.fit([np.log([0.8, 0.2])] * 5, [0] * 5, [0] * 5)  # five cases show nothing
+    results = evaluation(*data(), calibration=calibration).results
+    assert results.metrics["deferred"].value == 1 and results.metrics["selective_error"].value is None
 
 
 def test_the_reliability_curve_by_hand():

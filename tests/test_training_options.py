@@ -23,14 +23,16 @@ from transformers import AutoModel
 
 from reason2decide.data.dataset_folder import DatasetFolder
 from reason2decide.data.records import Record
-from reason2decide.errors import BaseModelError, BundleError, ConfigError
+from reason2decide.errors import BaseModelError, BundleError, CheckpointError, ConfigError
 from reason2decide.model.bundle import load_bundle, read_training_log
 from reason2decide.model.predictor import Predictor
 from reason2decide.model.reading import ReadingSettings
+from reason2decide.training import preparation
 from reason2decide.training.base import load_base
-from reason2decide.training.config import Encoder
+from reason2decide.training.config import Encoder, Lora
 from reason2decide.training.config_file import parse_config
 from reason2decide.training.optimizers import new_optimizer
+from reason2decide.training.run import train
 
 
 def weights(run: Path) -> dict[str, np.ndarray]:
@@ -204,6 +206,22 @@ def test_bfloat16_on_a_cpu(forks: Forks, dataset: DatasetFolder, tmp_path: Path)
     ended = forks.run("train", config, "--out", tmp_path / "bfloat16", "--resume", checkpoint)
     assert ended.returncode == 0, ended.stderr
     assert all(np.array_equal(value, whole[name]) for name, value in weights(tmp_path / "bfloat16").items())
+
+
+def test_what_auto_came_to_is_part_of_a_run(
+    dataset: DatasetFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run begun in bfloat16 on a GPU does not go on in float32 on a machine without one."""
+    with monkeypatch.context() as gpu:
+        gpu.setattr(preparation, "_use_bfloat16", lambda precision: True)
+        run(dataset, tmp_path / "run", method="sft", steps=4)
+    config = parse_config(settings(dataset, method="sft", steps=4), "test")
+    with pytest.raises(CheckpointError, match="precision was bfloat16, now float32"):
+        train(config, tmp_path / "run", resume="auto")
+
+
+def test_adapters_scale_by_twice_their_rank_unless_told() -> None:
+    assert (Lora().scale, Lora(rank=8).scale, Lora(rank=8, alpha=32).scale) == (32, 16, 32)
 
 
 def test_adafactor_trains_and_resumes(forks: Forks, dataset: DatasetFolder, tmp_path: Path) -> None:

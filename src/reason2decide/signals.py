@@ -6,6 +6,8 @@ import signal
 import threading
 from types import FrameType
 
+from reason2decide.errors import Interrupted
+
 ASKED_TO_STOP = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -24,6 +26,12 @@ class StopSignals:
 
     def __exit__(self, *_: object) -> None:
         self._restore()
+
+    def heed(self, where: str) -> None:
+        """From here on a signal takes effect at once; raise `Interrupted` if one has come already."""
+        self._restore()
+        if self.received is not None:
+            raise Interrupted(self.received, where)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.received = number

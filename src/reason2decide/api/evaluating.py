@@ -9,18 +9,18 @@ from typing import Any
 
 from reason2decide.api.datasets import Dataset, folder_of
 from reason2decide.api.html import table
-from reason2decide.api.models import Model, load
+from reason2decide.api.models import Model
 from reason2decide.data.predictions import Prediction
 from reason2decide.errors import DataError, require
 from reason2decide.evaluation.comparison import Comparison, System
 from reason2decide.evaluation.comparison import compare as compare_systems
 from reason2decide.evaluation.measure import Evaluation
 from reason2decide.evaluation.results import RESULTS, MetricValue, Results
-from reason2decide.evaluation.settings import RESAMPLES, Settings, require_unasked
+from reason2decide.evaluation.settings import RESAMPLES, parse_settings, require_not_loaded, require_unasked
 from reason2decide.files import require_absent
 from reason2decide.workflows.compare import write_comparison
 from reason2decide.workflows.decisions import Decisions, decide_split, decided_elsewhere
-from reason2decide.workflows.evaluate import measure, opened, write_results
+from reason2decide.workflows.evaluate import measure, opened, predictor_of, write_results
 
 
 class EvaluationResults:
@@ -173,10 +173,12 @@ def evaluate(
         out: a folder to write results and report to, as `r2d evaluate` does; None writes nothing.
         force: replace an existing `out`.
         settings: any other field of `reason2decide.evaluation.settings.Settings`, such as `rationale_source`,
-            `slices`, `resamples` or `probed`.
+            `slices`, `resamples` or `probed`. What `load` takes (`guidance`, `long_texts`, ...) is for a folder; a
+            `Model` has it already.
 
     Raises:
-        ConfigError: a setting is impossible, or asks the model where only its predictions are given.
+        ConfigError: a setting is unknown or impossible, asks the model where only its predictions are given, or is one
+            that a `Model` was loaded with.
         DataError: dataset, split, labels or predictions do not fit.
         OutputError: `out` exists and `force` is false.
 
@@ -188,16 +190,18 @@ def evaluate(
         >>> results.accuracy.n
         12
     """
-    chosen = Settings(split=split, **settings)
-    if not isinstance(model, Model | str | Path):
+    chosen = parse_settings({"split": split, **settings}, "evaluate(...)")
+    if isinstance(model, Model):
+        require_not_loaded(settings)
+    elif not isinstance(model, str | Path):
         require_unasked({name: name for name in settings})
     if out is not None:  # before anything is decided, which may take hours
         require_absent(Path(out), RESULTS, force=force)
         require("matplotlib", "report")
     folder = opened(folder_of(dataset).path, chosen)
     if isinstance(model, Model | str | Path):
-        loaded = model if isinstance(model, Model) else load(model)
-        decided = decide_split(loaded.predictor, folder, chosen)
+        predictor = model.predictor if isinstance(model, Model) else predictor_of(Path(model), chosen)
+        decided = decide_split(predictor, folder, chosen)
         decided = replace(decided, system=system) if system is not None else decided
     else:
         decided = decided_elsewhere(model, folder, chosen, system or "predictions")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,7 +72,8 @@ def _saying_how_to_resume(run: Path, command: list[str]) -> Iterator[None]:
     except Exception as error:
         stopped = isinstance(error, Interrupted) or means_full_disk(error)
         if stopped and next(run.glob("*/checkpoint-*"), None) is not None:
-            warn(f"the checkpoints of {run} are intact; resume with: {shlex.join(command)}")
+            launched = " under the same launcher" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+            warn(f"the checkpoints of {run} are intact; resume{launched} with: {shlex.join(command)}")
         raise
 
 

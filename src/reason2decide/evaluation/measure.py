@@ -81,8 +81,8 @@ def metrics_of(settings: Settings, labels: LabelSet, calibration: Calibration | 
     Raises:
         DataError: the cost matrix or the baseline cannot be read.
     """
-    threshold = calibration.threshold(settings.error_rate) if calibration else None
-    cutoff = calibration.cutoff(settings.miscoverage) if calibration else None
+    point = calibration.operating_point(settings.error_rate, settings.miscoverage) if calibration else None
+    threshold, cutoff = (point.threshold, point.cutoff) if point else (None, None)
     special = (
         BertScore(
             settings.bertscore_encoder,

@@ -6,7 +6,7 @@ nothing slow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -108,8 +108,11 @@ class Settings(ReasonSettings):
 
 
 DEFAULT_SETTINGS = Settings()
+_AT_USE = tuple(own.name for part in (ReasonSettings, ReadingSettings) for own in fields(part))
 # Settings of what the model is asked; of decisions made before there is nobody to ask.
-ASKING = (*(own.name for part in (ReasonSettings, ReadingSettings) for own in fields(part)), "probed", "insertions")
+ASKING = (*_AT_USE, "probed", "insertions")
+# Settings that a model is loaded with (`Predictor.settings`).
+LOADING = (*_AT_USE, "error_rate", "miscoverage")
 
 
 def require_unasked(given: Mapping[str, str]) -> None:
@@ -119,6 +122,16 @@ def require_unasked(given: Mapping[str, str]) -> None:
         raise ConfigError(
             f"{', '.join(asking)}: decisions made before (predictions, parts) are measured as they are, and the model "
             "is not asked; leave it out, or evaluate the bundle"
+        )
+
+
+def require_not_loaded(given: Iterable[str]) -> None:
+    """Raise `ConfigError` if a setting is one that a loaded model has already."""
+    fixed = [name for name in given if name in LOADING]
+    if fixed:
+        raise ConfigError(
+            f"{', '.join(fixed)}: a loaded model decides and explains as it was loaded; give these to `load`, or give "
+            "the model's folder"
         )
 
 

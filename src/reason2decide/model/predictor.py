@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,13 @@ class Predictor:
     ) -> None:
         self.bundle, self.engine, self.reading, self.encoder = bundle, engine, reading, bundle.encoder
         self.operating_point = bundle.calibration.operating_point(error_rate, miscoverage)
+        # What it was loaded with, by the names of `load`'s arguments.
+        self.settings: Mapping[str, Any] = {
+            **asdict(reading),
+            **asdict(reasons.reasons),
+            "error_rate": error_rate,
+            "miscoverage": miscoverage,
+        }
         self.cut_texts = Truncation()
         if reading.input_tokens is not None:
             lengths = bundle.manifest.lengths

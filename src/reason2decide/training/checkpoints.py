@@ -168,7 +168,8 @@ def _until(stage: str, identity: Mapping[str, Any]) -> dict[str, Any]:
     names = list(identity["stages"])
     reached = names[: names.index(stage) + 1] if stage in names else names
     rest = {key: value for key, value in identity.items() if key not in ("stages", "common")}
-    return {**rest, **identity["common"], **{name: identity["stages"][name] for name in reached}}
+    # The rest is last: what `precision = "auto"` came to, not "auto", is what a run has computed in.
+    return {**identity["common"], **{name: identity["stages"][name] for name in reached}, **rest}
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

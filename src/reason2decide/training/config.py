@@ -94,7 +94,7 @@ class Lora(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rank: int = Field(16, ge=1, description="rank of the adapters (ours)")
-    alpha: float = Field(32.0, gt=0, description="scale of the adapters, divided by rank (ours: twice the rank)")
+    alpha: float | None = Field(None, gt=0, description="scale of the adapters, divided by rank (ours: twice the rank)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout rate before the adapters (peft's default)")
     targets: tuple[str, ...] | None = Field(
         None,
@@ -104,6 +104,11 @@ class Lora(BaseModel):
     weights: Literal["float32", "nf4"] = Field(
         "float32", description='how frozen weights are held; "nf4": in four bits (Dettmers et al. 2023) (ours)'
     )
+
+    @property
+    def scale(self) -> float:
+        """`alpha`, or what stands for it."""
+        return self.alpha if self.alpha is not None else 2.0 * self.rank
 
     @property
     def bits(self) -> int:

@@ -34,7 +34,7 @@ def add_adapters(model: Any, settings: Lora, seed: int, compute_dtype: torch.dty
         _round_to_nf4(model, compute_dtype)
     lora = peft.LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,
+        lora_alpha=settings.scale,
         lora_dropout=settings.dropout,
         target_modules=targets,
     )

@@ -110,6 +110,7 @@ def train(
         model, summaries = _run_stages(context, given, checkpoint)
         processes.end()  # what is left takes one process, and may take longer than the others would wait
         if processes.is_main:
+            context.signals.heed("all stages are trained, and the bundle is not written yet")
             _finish(context, given, model, summaries)
     say(f"bundle: {out / BUNDLE}")
     return out / BUNDLE

@@ -45,14 +45,16 @@ class Decisions:
 def decide_split(
     predictor: Predictor, dataset: DatasetFolder, settings: Settings, card_answers: Mapping[str, str] = {}
 ) -> Decisions:
-    """Decide a split with a bundle, and probe the model about its rationales.
+    """Decide a split with a model, and probe it about its rationales.
+
+    How it decides and explains are what it was loaded with, whatever the settings say of that.
 
     Raises:
         DataError: the dataset's labels are not the model's.
     """
     records, manifest = dataset.split(settings.split), predictor.bundle.manifest
     require_same_labels(manifest, dataset)
-    settings = with_source_of(settings, manifest, dataset)
+    settings = replace(with_source_of(settings, manifest, dataset), **predictor.settings)
     predictions = list(track(predictor.predict(records), f"deciding {settings.split}", len(records)))
     if predictor.cut_texts.cut:
         warn(f"{predictor.cut_texts} texts are longer than the model reads ({predictor.longest_prompt} tokens)")
@@ -135,10 +137,12 @@ def fit_calibration(predictions: Sequence[Prediction], dataset: DatasetFolder) -
 
 
 def _calibrated(prediction: Prediction, temperature: float) -> Prediction:
+    """With the probabilities that another temperature gives; what was deferred by those before is not known now."""
     if prediction.probabilities is None:
         return prediction
     p = label_distribution(log_probabilities(prediction.probabilities), temperature)
-    return replace(prediction, probabilities=dict(zip(prediction.probabilities, p.tolist(), strict=True)))
+    probabilities = dict(zip(prediction.probabilities, p.tolist(), strict=True))
+    return replace(prediction, probabilities=probabilities, deferred=None)
 
 
 def fit_verdicts(dataset: DatasetFolder, source: str | None) -> Verdicts | None:

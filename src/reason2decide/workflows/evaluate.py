@@ -45,6 +45,14 @@ from reason2decide.report.model_card import model_card
 from reason2decide.workflows.decisions import Decisions, decide_split, decided_elsewhere
 
 
+def predictor_of(bundle: Path, settings: Settings) -> Predictor:
+    """A bundle loaded with what the settings say of it; raises as `Predictor.load`."""
+    reading = ReadingSettings(settings.long_texts, settings.input_tokens)
+    return Predictor.load(
+        bundle, reading, settings.reasons, error_rate=settings.error_rate, miscoverage=settings.miscoverage
+    )
+
+
 def evaluate_bundle(
     bundle: Path,
     dataset_path: Path,
@@ -67,11 +75,7 @@ def evaluate_bundle(
     """
     require_absent(out, RESULTS, force=force)
     dataset = opened(dataset_path, settings)
-    reading = ReadingSettings(settings.long_texts, settings.input_tokens)
-    predictor = Predictor.load(
-        bundle, reading, settings.reasons, error_rate=settings.error_rate, miscoverage=settings.miscoverage
-    )
-    decided = decide_split(predictor, dataset, settings, card_answers)
+    decided = decide_split(predictor_of(bundle, settings), dataset, settings, card_answers)
     return _measure_into(out, decided, dataset, force=force)
 
 

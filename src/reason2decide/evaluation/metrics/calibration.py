@@ -219,7 +219,7 @@ class Aurc(Metric):
 
 
 class SelectiveError(_Mean):
-    """Error rate among the decisions at or above the deferral threshold.
+    """Error rate among the decisions that are not deferred to a person.
 
     Why: the threshold was shown on validation to keep a target error rate with 95 % confidence; this is the rate here.
     Formula: wrong / kept; not computed if every case is deferred. Range 0 to 1, lower is better. Source: Geifman and
@@ -243,7 +243,7 @@ class SelectiveError(_Mean):
 
 
 class Deferred(_Mean):
-    """Share of cases below the deferral threshold, left to a person.
+    """Share of cases left to a person: below the deferral threshold, or deferred by the model for another reason.
 
     Why: the price of the error rate of `selective_error`. Formula: deferred / n. Range 0 to 1, lower is better.
     Source: one minus the coverage of Geifman and El-Yaniv 2017.
@@ -389,12 +389,13 @@ def _gold_probabilities(examples: Examples, positions: Integers) -> Floats:
 
 
 def _kept(threshold: float | None, examples: Examples, positions: Integers) -> tuple[Floats, Floats]:
+    """Whether each case is kept, 1 or 0, and whether its decision is right."""
     if threshold is None:
-        raise NotComputed(
-            "no deferral threshold: no validation outcomes were given, or they show none that keeps the target rate"
-        )
+        raise NotComputed("no deferral threshold: no validation outcomes were given")
     confidence, right = confidences(examples, positions)
-    return (confidence >= threshold - ROUNDING).astype(float), right
+    # A model may defer for other reasons too: a long text, a reason that does not support the decision.
+    told = np.array([examples.predictions[i].deferred is not True for i in positions], bool)
+    return (told & (confidence >= threshold - ROUNDING)).astype(float), right
 
 
 def _sets(cutoff: float | None, examples: Examples, positions: Integers) -> list[tuple[str, ...]]:
