@@ -14,7 +14,8 @@ from serving import triage_bundle
 
 from reason2decide.data.recipe import InputRecipe
 from reason2decide.model.reading import ReadingSettings
-from reason2decide.review.queueing import NewCase, add_cases
+from reason2decide.review.opening import load_queue
+from reason2decide.review.queueing import NewCase, add_cases, keys_of_other_texts
 from reason2decide.serve.app import create_app
 from reason2decide.serve.audit import AuditLog
 from reason2decide.serve.served_model import ServedModel
@@ -90,6 +91,33 @@ def test_bad_lines_of_a_queue_file_are_told_and_the_rest_loads(
     site.store.close()
     again = Site(tmp_path / "s.sqlite", queue=queue)
     assert "0 new cases of 2" in capsys.readouterr().err and len(again.store.rows("SELECT * FROM cases")) == 2
+
+
+def test_a_note_without_an_id_is_known_by_its_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first line of tomorrow's file is another note, not the first one of today's."""
+    queue = tmp_path / "queue.jsonl"
+    queue.write_text('{"text": "one"}\n{"text": "two"}\n')
+    Site(tmp_path / "s.sqlite", queue=queue).store.close()
+    queue.write_text('{"text": "three"}\n{"text": "one"}\n')
+    site = Site(tmp_path / "s.sqlite", queue=queue)
+    assert [row["text"] for row in site.store.rows("SELECT text FROM cases ORDER BY id")] == ["one", "two", "three"]
+    assert "1 new cases of 2" in capsys.readouterr().err
+
+
+def test_a_known_id_with_another_text_is_told_and_no_patient_goes_to_the_wrong_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = Site(tmp_path / "s.sqlite")
+    add_cases(site.store, [NewCase("a", "one"), NewCase("b", "two")], source="queue", wanted=1)
+    given = [NewCase("a", "another", "p1"), NewCase("b", "two", "p2")]
+    assert keys_of_other_texts(site.store, given) == ["a"]
+    add_cases(site.store, given, source="queue", wanted=1)
+    rows = site.store.rows("SELECT text, patient FROM cases ORDER BY id")
+    assert [(row["text"], row["patient"]) for row in rows] == [("one", None), ("two", "p2")]
+    queue = tmp_path / "queue.jsonl"
+    queue.write_text('{"id": "a", "text": "another"}\n{"id": "c", "text": "three"}\n')
+    load_queue(site.store, queue, site.model, 1)
+    assert "1 rows of the queue have the id of a case with another text ('a')" in capsys.readouterr().err
 
 
 def test_cases_are_prepared_while_nobody_calls(tmp_path: Path) -> None:

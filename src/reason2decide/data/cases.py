@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ STANDARD_INPUT = Path("-")
 MADE = "text"  # the column of texts that are made already, as the files of a dataset have them
 # Sources whose items have a form of their own: how a file is read, and how an item's text is made.
 FORMS = {"pubmedqa": (pubmedqa.cases, pubmedqa.item_text), "bioasq": (bioasq.questions, bioasq.question_text)}
+
+_UNNAMED = "(no id)"  # of a row until it is named by its text
 
 
 def case_of(recipe: InputRecipe | None, row: Row, where: str, id: str) -> Record:
@@ -120,8 +123,11 @@ class Cases:
         bad: list[DataError] = []
         return sum(1 for _ in self._rows(bad.append)) + len(bad)
 
-    def records(self, on_bad: OnBad) -> Iterator[Record]:
+    def records(self, on_bad: OnBad, *, by_text: bool = False) -> Iterator[Record]:
         """Yield the records; a row that is not a case, or repeats an id, goes to `on_bad`, and reading continues.
+
+        Args:
+            by_text: name a row without an id by a hash of its text, which it has in any file, and not by its number.
 
         Raises:
             DataError: the file is missing, its rows cannot be told apart, or it lacks a column.
@@ -130,7 +136,11 @@ class Cases:
         seen: set[str] = set()
         for place, row in self._rows(on_bad):
             try:
-                record = self._case(row, place)
+                record = self._case(row, place, _UNNAMED if by_text else None)
+                if record.id == _UNNAMED:
+                    record = replace(
+                        record, id=f"note {sha256(record.text.encode('utf-8', 'replace')).hexdigest()[:16]}"
+                    )
                 if record.id in seen:
                     raise DataError(f"{place}: the id {record.id!r} occurs earlier; ids must be unique")
             except DataError as error:

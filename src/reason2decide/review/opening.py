@@ -9,12 +9,12 @@ from pathlib import Path
 
 from reason2decide.console import say, warn
 from reason2decide.data.cases import MADE, Cases
-from reason2decide.data.recipe import InputRecipe
+from reason2decide.data.recipe import InputRecipe, listed
 from reason2decide.data.records import LabelSet
 from reason2decide.errors import ConfigError
 from reason2decide.review.accounts import Accounts
 from reason2decide.review.pages import ReviewPages
-from reason2decide.review.queueing import QUEUE, NewCase, add_cases, read_again
+from reason2decide.review.queueing import QUEUE, NewCase, add_cases, keys_of_other_texts, read_again
 from reason2decide.review.settings import ReviewSettings
 from reason2decide.review.store import Store
 from reason2decide.serve.served_model import ServedModel
@@ -124,14 +124,21 @@ def load_queue(store: Store, path: Path, model: ServedModel, wanted: int) -> Non
         DataError: the file cannot be read at all.
     """
     bad: list[Exception] = []
-    records = Cases(path, model.recipe).records(bad.append)
+    records = Cases(path, model.recipe).records(bad.append, by_text=True)
     new = total = 0
+    taken: list[str] = []  # ids of other notes
     cases = (NewCase(record.id, record.text, record.group) for record in records)
     while part := list(islice(cases, ROWS_TOGETHER)):
+        taken += keys_of_other_texts(store, part)
         new += add_cases(store, part, source=QUEUE, wanted=wanted)
         total += len(part)
     for error in bad[:SHOWN_BAD_ROWS]:
         warn(f"left out of the queue: {error}")
     if len(bad) > SHOWN_BAD_ROWS:
         warn(f"and {len(bad) - SHOWN_BAD_ROWS} more rows")
+    if taken:
+        warn(
+            f"{len(taken)} rows of the queue have the id of a case with another text ({listed(taken[:5])}) and are "
+            "left out; give each note an id of its own"
+        )
     say(f"queue: {new} new cases of {total} in {path}" + (f", {len(bad)} rows left out" if bad else ""))

@@ -90,6 +90,9 @@ def add_case(store: Store, key: str, text: str, *, source: str, wanted: int) -> 
         return int(added.lastrowid or 0), True
 
 
+_OTHER_TEXT = "SELECT 1 FROM cases WHERE key = ? AND text <> ?"
+
+
 class NewCase(NamedTuple):
     """A case to add: its key, its text, and the patient or article whose cases belong together."""
 
@@ -109,9 +112,14 @@ def add_cases(store: Store, cases: Sequence[NewCase], *, source: str, wanted: in
         )
         new = database.total_changes - before
         # A store of an earlier version has cases whose patients were not read.
-        patients = [(case.patient, case.key) for case in cases if case.patient is not None]
-        database.executemany("UPDATE cases SET patient = ? WHERE key = ? AND patient IS NULL", patients)
+        patients = [(case.patient, case.key, case.text) for case in cases if case.patient is not None]
+        database.executemany("UPDATE cases SET patient = ? WHERE key = ? AND text = ? AND patient IS NULL", patients)
         return new
+
+
+def keys_of_other_texts(store: Store, cases: Sequence[NewCase]) -> list[str]:
+    """The keys among these that cases with another text have already."""
+    return [case.key for case in cases if store.row(_OTHER_TEXT, (case.key, case.text)) is not None]
 
 
 def keep_prediction(
