@@ -223,7 +223,7 @@ def test_a_folder_is_evaluated_as_asked_and_a_loaded_model_as_loaded(folder: Pat
     costs = tmp_path / "costs.csv"
     labels = r2d.load("run/bundle").labels.values
     costs.write_text("\n".join([",".join(["", *labels]), *(",".join([own, *"012"]) for own in labels)]))
-    asked = {"best_of": 2, "error_rate": 0.4, "input_tokens": 20, "costs": str(costs)}
+    asked: dict[str, Any] = {"best_of": 2, "error_rate": 0.4, "input_tokens": 20, "costs": str(costs)}
     found = r2d.evaluate("run/bundle", "data", resamples=20, probed=0, **asked)
     assert "|input_tokens:20|guidance:0|best_of:2" in found.results.signature
     assert found.expected_cost.value is not None

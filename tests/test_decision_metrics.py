@@ -388,7 +388,8 @@ def test_what_is_deferred_for_another_reason_counts_as_deferred():
 
 def test_where_no_threshold_is_shown_all_is_deferred():
     calibration = Calibration.fit([np.log([0.8, 0.2])] * 5, [0] * 5, [0] * 5)  # five cases show nothing
-    results = evaluation(*data(), calibration=calibration).results
+    records, predictions, labels = data()
+    results = evaluation(records, predictions, labels, calibration=calibration).results
     assert results.metrics["deferred"].value == 1 and results.metrics["selective_error"].value is None
 
 

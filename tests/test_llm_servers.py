@@ -262,6 +262,11 @@ def test_what_a_server_says_is_shown_without_the_records_words():
     assert without_words_of(call, reason) == "invalid request: '... since ...' is longer than 4096 tokens"
     assert without_words_of(call, "the decide. model") == "the decide. model"  # of the prompt, not of the record
     assert len(without_words_of(call, "word " * 500)) <= 210
+    # Quoted requests are escaped, once or twice: an escape may not hide the word that it touches.
+    quoted = ask('45 yo M\nMüller has chest pain\n"Smith" reports fever')
+    for told in (repr(quoted.messages), json.dumps(quoted.messages), json.dumps(json.dumps(quoted.messages))):
+        shown = without_words_of(quoted, f"bad request: {told}")
+        assert "ller" not in shown and "Smith" not in shown, shown
     asked = DecisionCall("r", "state", {"q": Question("yes_no", "canary reference")})
     assert without_words_of(asked, "bad: canary reference") == "bad: ..."
 

@@ -298,6 +298,8 @@ def test_label_studio_and_back(answered: Answered, tmp_path: Path) -> None:
     assert found["n1"].label == answered.model[1][0] and found["n2"].label == answered.other(2)
     assert found["n4"].label == answered.model[4][0] and found["n4"].rationales == {"nurse": "Adam settles."}
     assert found["n4"].contrasts == {"nurse": {answered.other(4): "Olga argues."}}
+    # What stands in a reviewer's form unchanged is the model's, and comes back as nobody's.
+    assert found["n1"].rationales == {} and found["n2"].rationales == {"nurse": "False: seen otherwise."}
     assert found["n5"].label == answered.model[5][0]  # a deferral is no annotation
 
 

@@ -15,6 +15,8 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 from reviewing import NOTES, PASSWORD, Person, Site, decided, filled, form_csrf, form_fields, message, people
 
+from reason2decide.model.reading import ReadingSettings
+
 # ---- a case
 
 
@@ -196,6 +198,45 @@ def test_a_locked_store_loses_nothing(site: Site, nina: Person) -> None:
     hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', failed.text))
     assert nina.post("/case/1", hidden | kept).status_code == 200
     assert site.answers()[0]["comment"] == "worth keeping"
+
+
+def test_signing_in_again_at_a_locked_store_loses_nothing(site: Site, nina: Person) -> None:
+    page = nina.get("/case/1")
+    with site.store.transaction() as database:
+        database.execute("DELETE FROM sessions")
+    ended = nina.answer(page, action="decide", label=site.model.labels.values[0], comment="worth keeping")
+    held = {n: html.unescape(v) for n, v in re.findall(r'name="(to|kept)" value="([^"]*)"', ended.text)}
+    site.store._writer.execute("PRAGMA busy_timeout = 50")
+    other = sqlite3.connect(site.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    failed = nina.post("/sign-in", held | {"name": "nina", "password": PASSWORD})
+    assert failed.status_code == 503 and "worth keeping</textarea>" in failed.text and PASSWORD not in failed.text
+    assert 'action="/review/case/1"' in failed.text
+    elsewhere = nina.post("/sign-in", held | {"to": "https://a.org/", "name": "nina", "password": PASSWORD})
+    assert "a.org" not in elsewhere.text.split("<form")[-1]
+    other.execute("ROLLBACK")
+
+
+def test_a_pasted_note_is_saved_after_a_stale_form(site: Site, nina: Person) -> None:
+    """The page that keeps the note has the secret of now."""
+    stale = nina.post("/paste", {"csrf": "of another session", "text": "chest pain since Monday"})
+    assert stale.status_code == 403 and "chest pain since Monday</textarea>" in stale.text
+    again = nina.post("/paste", {"csrf": form_csrf(stale.text.split("<form")[-1]), "text": "chest pain since Monday"})
+    assert again.status_code == 200 and "/review/case/" in str(again.url)
+
+
+def test_a_case_that_the_model_of_now_cannot_read_says_so(tmp_path: Path) -> None:
+    site = filled(tmp_path)
+    label = site.model.labels.values[-1]
+    site.model.predictor.reading = ReadingSettings("refuse")
+    with site.store.transaction() as database:  # an earlier model, which read long notes, has decided
+        database.execute("UPDATE cases SET text = ? WHERE id = 1", ("chest pain " * 200,))
+        database.execute("UPDATE predictions SET model_hash = 'earlier', model = 'spring'")
+    with people(site, "nina") as (nina,):
+        page = nina.get("/case/1")
+        assert "spring, an earlier model, decided this case" in page.text
+        asked = nina.answer(page, why=label)
+        assert asked.status_code == 422 and "tokens" in message(asked)
 
 
 def test_a_field_that_is_too_long_loses_nothing(site: Site, nina: Person) -> None:

@@ -64,6 +64,8 @@ def test_a_deferred_decision_says_that_a_person_should_decide(model: ServedModel
     assert cards.summary(own) == "Uncertain, a person should decide; most likely: see a doctor (40%)"
     assert "a person should decide" in cards.detail(own, None, FhirText("a", {}), model)
     assert cards.summary(replace(own, deferred=False)) == "see a doctor (40%)"
+    sure, against = decision(0.1, 0.8, 0.1, deferred=True), Reason("argues for another", 0.01, False)
+    assert cards.summary(sure, against).startswith("Unsupported by its reason, a person should decide; most likely:")
 
 
 @examples(deadline=None)

@@ -244,6 +244,15 @@ def test_more_text_than_is_read_is_413(client: TestClient) -> None:
 # ---- What is refused
 
 
+def test_resources_of_another_patient_are_refused(client: TestClient) -> None:
+    own = observation("pale") | {"subject": {"reference": "https://a.org/fhir/Patient/2"}}
+    other = observation("pale") | {"subject": {"reference": "Patient/8"}}
+    assert client.post(URL, json=call(None, {"observations": own})).status_code == 200
+    bundle = {"resourceType": "Bundle", "entry": [{"resource": own}, {"resource": other}]}
+    reply = client.post(URL, json=call(None, {"observations": bundle}))
+    assert reply.status_code == 422 and "another patient than context.patientId" in reply.text
+
+
 @pytest.mark.parametrize(
     ("body", "place"),
     [

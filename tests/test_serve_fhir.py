@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from reason2decide.serve import fhir
 from reason2decide.serve.attachments import without_tags
-from reason2decide.serve.fhir import FhirError, text_of, unread_of
+from reason2decide.serve.fhir import FhirError, patients_of, text_of, unread_of
 
 
 def encoded(text: str, charset: str = "utf-8") -> str:
@@ -182,11 +182,26 @@ def test_what_is_not_read_is_said(resource: dict[str, Any], reason: str, text: s
             "its reason is in another resource",
         ),
         ({"resourceType": "DocumentReference", "content": []}, "it has no attachment"),
+        ({"resourceType": "Observation", "code": CODE, "dataAbsentReason": {}}, "it has no value"),
+        ({"resourceType": "Observation", "valueString": "a", "interpretation": []}, "its interpretation is not read"),
+        ({"resourceType": "Encounter", "diagnosis": [{"condition": {}}]}, "its diagnosis is not read"),
+        ({"resourceType": "DiagnosticReport", "conclusion": "pneumonia"}, "this type is not read"),
+        ({"resourceType": "Condition", "code": {"text": "asthma"}}, "this type is not read"),
     ],
 )
 def test_values_that_are_not_text_are_said(resource: dict[str, Any], reason: str) -> None:
     kind = resource["resourceType"]
     assert unread_of(text_of(resource, resource)) == [f"2 {kind} ({reason})"]
+
+
+def test_patients_are_those_that_references_name() -> None:
+    references = ["Patient/1", "https://a.org/fhir/Patient/2/_history/7", "urn:uuid:3", "Group/4", "Patient/5 or 6"]
+    bundle = {"resourceType": "Bundle", "entry": [{"resource": about(reference)} for reference in references]}
+    assert patients_of(bundle, about(None), {"resourceType": "Patient", "id": "7"}) == {"1", "2"}
+
+
+def about(reference: str | None) -> dict[str, Any]:
+    return {"resourceType": "Observation", "subject": {"reference": reference}, "valueString": "pale"}
 
 
 def test_complaints_as_codes_and_attached_messages_are_read() -> None:

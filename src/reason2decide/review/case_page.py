@@ -178,6 +178,7 @@ class CasePage:
             marked=any(part.mark for part in parts),
             sampled=None if view.hidden else view.claim.sampled,  # why it was taken tells of the model
             prediction=prediction,
+            model_hash=self._model_hash,
             hidden=view.hidden,
             adjudicating=view.kind == "adjudication",
             others=view.others,

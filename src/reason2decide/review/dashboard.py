@@ -178,7 +178,7 @@ def _blind(reviews: Sequence[Row], by_case: Mapping[int, Sequence[Row]], settled
     for row in reviews:
         if row["blind"] and row["first_label"] is not None and row["case_id"] in settled:
             label = final_label([own for own in by_case[row["case_id"]] if own["reviewer"] != row["reviewer"]])
-            if label is None:
+            if label is None or row["label"] is None:  # "I cannot decide" is neither right nor wrong
                 continue
             events += [
                 ("alone", row["first_label"] == label),

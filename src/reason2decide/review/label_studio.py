@@ -46,7 +46,8 @@ def write_tasks(store: Store, out: Path, *, force: bool = False) -> int:
                         "created_at": own["at"],
                         "was_cancelled": False,
                         "meta": {"reviewer": own["pseudonym"]},
-                        "result": result_of(own["label"], own["rationale"]),
+                        # The model's words, left as they were, are not the reviewer's.
+                        "result": result_of(own["label"], own["rationale"] if own["edited"] else None),
                     }
                 )
         tasks.append(task)

@@ -216,6 +216,8 @@ def review_routes(site: Site) -> APIRouter:
                 reason = await asked.why(model, view.case["text"], label, session.reviewer.name)
             except (Overloaded, DeadlineExceeded, AuditUnavailable):
                 return await again(503, t("busy"))
+            except DataError as error:  # the model that decided on the case may have been another
+                return await again(422, str(error))
             return await again(200, why=why_of(label, reason))
         wrong = await run_in_threadpool(page.answered, request, session, view, form)
         if wrong is not None:

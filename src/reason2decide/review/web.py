@@ -166,7 +166,7 @@ class Web:
         """The page for what went wrong; what a form held is on it, so that nothing typed is lost."""
         t = self.texts(request)
         kept = {name: value for name, value in (form or {}).items() if name != "password"}
-        session = None
+        session, to = None, request.url.path
         if isinstance(error, NotSignedIn) and self.passwords:
             return self._sign_in_again(request, kept)
         if isinstance(error, NotSignedIn):
@@ -178,14 +178,20 @@ class Web:
             status, message = error.status, t(error.key, **error.values)
             with contextlib.suppress(Reason2DecideError):
                 session = self.session(request)
+        if "kept" in kept:  # signing in again failed: what was typed before, and for which page
+            page, kept = kept.get("to", ""), dict(held_fields(kept["kept"]))
+            to = page if page.startswith(f"{PREFIX}/") else PREFIX
+        if session is not None:  # the page has its secret now
+            kept.pop("csrf", None)
         if any(value for name, value in kept.items() if name in (*TYPED, "label") or name.startswith(COLUMN)):
             return self.page(
                 request,
                 "kept.html",
                 session,
-                typed=TYPED,
+                column=COLUMN,
+                typed=[name for name in kept if name in TYPED or name.startswith(COLUMN)],
                 kept=kept,
-                to=request.url.path,
+                to=to,
                 status=status,
                 messages=[message],
             )

@@ -66,7 +66,7 @@ def card_of(
     """The card of a decision on a text, under a new uuid."""
     return Card(
         uuid=str(uuid4()),
-        summary=summary(decision),
+        summary=summary(decision, reason),
         detail=detail(decision, reason, given, model),
         indicator=indicator(decision, model.labels),
         source=Source(label=f"Reason2Decide: {plain(model.name)}", url=source_url),
@@ -77,7 +77,7 @@ def card_of(
 def indicator(decision: Decision, labels: LabelSet) -> Literal["info", "warning", "critical"]:
     """The urgency of a card: the most urgent label is critical, the upper half of the others a warning.
 
-    The middle counts as upper. A deferred decision is at least a warning. Source: ours.
+    The middle of all labels counts as upper. A deferred decision is at least a warning. Source: ours.
     """
     if labels.urgent is not None:
         last = len(labels.values) - 1
@@ -90,9 +90,10 @@ def indicator(decision: Decision, labels: LabelSet) -> Literal["info", "warning"
     return "warning" if decision.deferred else "info"
 
 
-def summary(decision: Decision) -> str:
+def summary(decision: Decision, reason: Reason | None = None) -> str:
     """The decision and its probability in fewer than 140 characters; if deferred, also that a person should decide."""
-    why = "The note was not read whole" if decision.cut else "Uncertain"
+    unsupported = reason is not None and reason.supports is False
+    why = "The note was not read whole" if decision.cut else "Unsupported by its reason" if unsupported else "Uncertain"
     before = f"{why}, a person should decide; most likely: " if decision.deferred else ""
     after = f" ({_percent(decision.confidence)})"
     return before + _cut(plain(decision.label), LONGEST_SUMMARY - len(before) - len(after)) + after

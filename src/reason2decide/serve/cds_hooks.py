@@ -19,7 +19,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 from reason2decide.errors import ConfigError
 from reason2decide.serve.cards import Card, card_of, override_reasons, plain
 from reason2decide.serve.extension import CardFeedback
-from reason2decide.serve.fhir import LONGEST_TEXT, FhirError, FhirText, text_of, unread_of
+from reason2decide.serve.fhir import LONGEST_TEXT, FhirError, FhirText, patients_of, text_of, unread_of
 from reason2decide.serve.recording import documented_security, note, recorded_route
 from reason2decide.serve.wire import Refused, at_most
 
@@ -160,13 +160,17 @@ def note_of(call: ServiceRequest) -> FhirText:
 
     Raises:
         FhirError: as `text_of`, or the given text is over its bound.
+        Refused: a resource is about another patient.
     """
     if call.context.text and call.context.text.strip():
         if len(call.context.text) > LONGEST_TEXT:
             raise FhirError(f"the text has more than {LONGEST_TEXT} characters; send less")
         return FhirText(call.context.text.strip(), {})
     prefetch = call.prefetch or {}
-    return text_of(*(call.context.model_extra or {}).values(), *(prefetch.get(key) for key in PREFETCH))
+    resources = [*(call.context.model_extra or {}).values(), *(prefetch.get(key) for key in PREFETCH)]
+    if patients_of(*resources) - {call.context.patientId}:
+        raise Refused("the resources are about another patient than context.patientId", status=422)
+    return text_of(*resources)
 
 
 def router(

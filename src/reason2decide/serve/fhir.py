@@ -3,8 +3,9 @@
 What is read: `Observation` (`valueString` or `valueCodeableConcept`, preceded by the text of `code`; notes),
 `Encounter` (texts of `reasonCode`), `DocumentReference` (its first attachment with text), `Communication` (texts and
 attachments of the payload; notes), and Bundles of them. A problem list (`Condition`) is not a note: a diagnosis in
-it may be the very decision asked for. Nothing is fetched. What such a resource has beyond that, such as a number or an
-attachment with only an address, is listed in `unread`: a person must see that the model has not.
+it may be the very decision asked for. Nothing is fetched. What else is there of clinical content is listed in `unread`,
+such as a number, an attachment with only an address, or a resource of another type: a person must see that the model
+has not read it.
 
 Withdrawn resources are ignored: entered in error, cancelled, not done, superseded.
 """
@@ -24,6 +25,8 @@ MOST_RESOURCES = 1000  # ours: per request
 LONGEST_TEXT = 200_000  # ours: characters of all texts together; models read a few thousand
 # Also values of `docStatus` of a DocumentReference. Source: the value sets of the four resources' status in FHIR R4.
 WITHDRAWN = frozenset({"entered-in-error", "cancelled", "not-done", "superseded"})
+
+_PATIENT = re.compile(r"(?:^|/)Patient/([A-Za-z0-9.-]{1,64})(?:/_history/[^/]*)?$")
 
 Part = str | Unread  # a text, or one that was not read, or not whole
 
@@ -63,14 +66,14 @@ def text_of(*values: object) -> FhirText:
     for resource in _resources(values):
         kind, identity = resource["resourceType"], resource.get("id")
         missing |= _says_missing(resource)
-        if kind not in _READERS or _withdrawn(resource):
+        if kind in _ADMINISTRATIVE or _withdrawn(resource):
             continue
         if isinstance(identity, str):
             if (kind, identity) in seen:
                 continue
             seen.add((kind, identity))
         found: list[str] = []
-        for part in _READERS[kind](resource):
+        for part in _READERS.get(kind, _other)(resource):
             if isinstance(part, Unread):
                 unread[kind, str(part)] += 1
             found.append(part.text if isinstance(part, Unread) else part)
@@ -82,6 +85,13 @@ def text_of(*values: object) -> FhirText:
         if length > LONGEST_TEXT:
             raise FhirError(f"the resources contain more than {LONGEST_TEXT} characters of text; send fewer")
     return FhirText("\n\n".join(texts), dict(sources), missing, dict(unread))
+
+
+def patients_of(*values: object) -> set[str]:
+    """The ids of the patients that resources are about, as far as they name them by `Patient/ID`."""
+    subjects = (resource.get("subject") for resource in _resources(values))
+    references = (_string(subject, "reference") for subject in subjects if isinstance(subject, dict))
+    return {found[1] for found in map(_PATIENT.search, references) if found}
 
 
 def unread_of(found: FhirText) -> list[str]:
@@ -127,8 +137,12 @@ def _observation(resource: Mapping[str, Any]) -> Iterator[Part]:
         yield f"{name}: {value}" if name else value
     elif any(key.startswith("value") for key in resource):
         yield Unread("its value is not text")
+    elif "dataAbsentReason" in resource:
+        yield Unread("it has no value")
     if "component" in resource:
         yield Unread("its components are not read")
+    if "interpretation" in resource:
+        yield Unread("its interpretation is not read")
     for note in _objects(resource, "note"):
         yield _string(note, "text")
 
@@ -138,6 +152,8 @@ def _encounter(resource: Mapping[str, Any]) -> Iterator[Part]:
         yield _concept(reason) or Unread("its reason is a code without a text")
     if _objects(resource, "reasonReference"):
         yield Unread("its reason is in another resource")
+    if _objects(resource, "diagnosis"):
+        yield Unread("its diagnosis is not read")
 
 
 def _document(resource: Mapping[str, Any]) -> Iterator[Part]:
@@ -162,6 +178,10 @@ def _communication(resource: Mapping[str, Any]) -> Iterator[Part]:
         yield _string(note, "text")
 
 
+def _other(resource: Mapping[str, Any]) -> Iterator[Part]:
+    yield Unread("this type is not read")
+
+
 def _attachment(attachment: object) -> Part:
     try:
         return attachment_text(attachment if isinstance(attachment, dict) else {})
@@ -169,6 +189,13 @@ def _attachment(attachment: object) -> Part:
         return unread
 
 
+# Who, where and how, not what of the patient; a Bundle's entries are read one by one.
+_ADMINISTRATIVE = frozenset(
+    {
+        "Bundle", "Device", "Endpoint", "Location", "OperationOutcome", "Organization", "Patient", "Practitioner",
+        "PractitionerRole", "Provenance", "RelatedPerson",
+    }
+)  # fmt: skip
 _READERS = {
     "Observation": _observation,
     "Encounter": _encounter,

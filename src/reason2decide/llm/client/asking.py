@@ -330,6 +330,18 @@ def _accepted(reply: Reply, schema: type[BaseModel], codes: frozenset[str]) -> R
     return reply
 
 
+_ESCAPE = re.compile(r"""\\+(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|[abfnrtv0"'/])?""")
+
+
+def _unescaped(text: str) -> str:
+    r"""Escapes of JSON and Python as the letters they stand for, else a space: none may stick to a word.
+
+    >>> _unescaped(r"M\u00fcller\nSmith")
+    'Müller Smith'
+    """
+    return _ESCAPE.sub(lambda found: chr(int(found[1] or found[2], 16)) if found[1] or found[2] else " ", text)
+
+
 def without_words_of(call: AnyCall, reason: str) -> str:
     """The beginning of what a server says, with "..." for each word that a record's text has, except stop words.
 
@@ -339,6 +351,6 @@ def without_words_of(call: AnyCall, reason: str) -> str:
     asked = [m["content"] for m in call.messages] if isinstance(call, Call) else call.texts()
     data = [text for content in asked for text in fenced_texts(content)] or asked
     sent = {word.casefold() for text in data for word in WORD.findall(text)} - STOP_WORDS
-    shown = WORD.sub(lambda word: "..." if word.group().casefold() in sent else word.group(), reason)
+    shown = WORD.sub(lambda word: "..." if word.group().casefold() in sent else word.group(), _unescaped(reason))
     shown = " ".join(re.sub(r"\.{3}(?:[^\w.]*\.{3})+", "...", shown).split())
     return shown if len(shown) <= REASON_CHARACTERS else shown[:REASON_CHARACTERS].rsplit(" ", 1)[0] + " ..."
