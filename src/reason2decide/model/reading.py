@@ -20,7 +20,7 @@ MOST_WINDOWS = 8  # ours: bounds the time of one text; what lies beyond counts a
 LEAST_INPUT = 16  # as `Lengths.input`
 LONG_TEXTS_HELP = (
     "How texts over the prompt's limit are read: decide on the beginning, also defer to a person, refuse, or read "
-    "overlapping windows, of which the most urgent answer wins."
+    "overlapping windows, of which the most urgent answer wins, or else their mean."
 )
 INPUT_TOKENS_HELP = "Longest prompt in tokens; default: as trained. More needs a base such as T5."
 
