@@ -104,10 +104,12 @@ class RayCluster:
             answered: Answer = self._ray.get(task)
             return answered
         except exceptions.RayTaskError as error:
-            return UserError(
-                f"a node of the cluster cannot run reason2decide {__version__} ({_last_line(error)}); install that "
-                "version on every node"
-            )
+            if any(sign in str(error) for sign in _NOT_INSTALLED):
+                return UserError(
+                    f"a node of the cluster cannot run reason2decide {__version__} ({_last_line(error)}); install that "
+                    "version on every node"
+                )
+            return UserError(f"a node of the cluster failed: {_last_line(error)}")
         except exceptions.RayError as error:
             return f"its worker ended {TRIES} times ({type(error).__name__})"
 
@@ -116,6 +118,10 @@ class RayCluster:
         resources = self._ray.cluster_resources()
         slots = resources.get("GPU", 0) if self._on_gpu else resources.get("CPU", 0) // self.work.threads
         return self.count or 2 * max(1, int(slots))
+
+
+# What a task's error says where a node lacks the package: of Ray, of Python.
+_NOT_INSTALLED = ("failed to import", "No module named", "ImportError")
 
 
 def _last_line(error: Exception) -> str:
