@@ -31,6 +31,12 @@ def test_values_per_stage_fall_back_to_the_default() -> None:
     assert config.of("learning_rate", "stage2") == 5e-5
     # One alpha is for the stages that weigh two tasks: Stage 1 stays what it is.
     assert [stage.alpha for stage in config.stages()] == [0.0, 0.5]
+    given = {"alpha": 0.5, "posterior_weight": 0.3, "contrast_share": 0.2, "patience": 2}
+    assert parse_config({**MINIMAL, **given}, "test").without_effect == ["contrast_share"]
+    assert parse_config({**MINIMAL, "method": "dss", **given}, "test").without_effect == [
+        "posterior_weight",
+        "contrast_share",
+    ]
     explicit = parse_config({**MINIMAL, "alpha": {"stage1": 0.1}}, "test")
     assert [stage.alpha for stage in explicit.stages()] == [0.1, 0.7]
 

@@ -293,6 +293,12 @@ class Config(BaseModel):
                 stage = replace(stage, **change)
         return stage
 
+    @property
+    def without_effect(self) -> list[str]:
+        """The keys with a single value that no stage of the method uses."""
+        stages = self.stages()
+        return [key for key, used in _USES.items() if "*" in getattr(self, key) and not any(map(used, stages))]
+
     def of(self, key: str, stage: str) -> Any:
         """The value of a per-stage key for one stage, else the default; None if there is neither."""
         values: dict[str, Any] = getattr(self, key)

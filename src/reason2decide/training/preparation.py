@@ -98,6 +98,8 @@ def prepared(config: Config, processes: Processes, records: Path) -> Iterator[Pr
     _require_several_labels(splits["train"])
 
     say(f"base {config.base_name}; method {config.method}; dataset {dataset.info.name}")
+    if config.without_effect:
+        warn(f"{', '.join(config.without_effect)}: no stage of {config.method} uses it, so it has no effect")
     contrasted = [stage.name for stage in config.stages() if stage.learns_contrasts]
     for name in contrasted:
         _require_contrasts(splits["train"], sources[name], config.method)
