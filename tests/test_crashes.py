@@ -113,6 +113,9 @@ def test_a_signal_saves_and_says_how_to_go_on(
 
 def test_a_signal_that_comes_while_stages_end_is_heeded() -> None:
     """Recorded before the last look at it, it stops the run there; later ones take effect at once."""
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # as a shell leaves it, however tests were started
     with StopSignals() as signals:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Interrupted, match="interrupted; all stages are trained") as stopped:
@@ -122,6 +125,7 @@ def test_a_signal_that_comes_while_stages_end_is_heeded() -> None:
         signals.heed("nothing has come")
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_intact(forks: Forks, config: Path, whole: Path, tmp_path: Path) -> None:
