@@ -105,8 +105,9 @@ def test_storage_that_cannot_be_used_is_named(forks: Forks, cases: Path, tmp_pat
     assert "reason2decide[gcs]" in refused(forks, "gs://ward/cases", tmp_path, {})
     assert "a URL that begins with one of s3://" in refused(forks, "nothing://ward/cases", tmp_path, {})
     nobody = {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}
-    for where in (("s3://ward/cases", tmp_path), (cases, "s3://ward/out3")):
-        told = refused(forks, *where, nobody)  # by the library's own tries, which take longer on a busy machine
+    where: list[tuple[object, object]] = [("s3://ward/cases", tmp_path), (cases, "s3://ward/out3")]
+    for given, out in where:
+        told = refused(forks, given, out, nobody)  # by the library's own tries, which take longer on a busy machine
         assert "cannot be reached" in told or "has not answered for 30 s; check the address" in told
 
 

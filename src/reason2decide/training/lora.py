@@ -116,8 +116,8 @@ def _round_to_nf4(model: Any, compute_dtype: torch.dtype) -> None:
             layer.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=False, module=rounded
         ).to(layer.weight.device)
         rounded.bias = layer.bias
-        # Where a CPU multiplies bfloat16, the library packs weights anew for validation: it computes otherwise then, and
-        # fails for layers narrower than its blocks.
+        # On a CPU that multiplies bfloat16 the library packs weights anew for validation: it computes otherwise then,
+        # and fails for layers narrower than its blocks.
         rounded.support_avx512bf16_for_cpu = False
         model.set_submodule(name, rounded)
 
