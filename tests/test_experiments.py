@@ -155,9 +155,9 @@ def file(dataset: DatasetFolder, tmp_path_factory: pytest.TempPathFactory) -> Pa
     del training["method"]
     content = {
         "name": "toy",
-        "reference": {"method": "sft"},
+        "reference": {"method": "r2d"},
         "training": training,
-        "grid": {"method": ["sft", "r2d", "r2d-no-sampling"], "seed": [0, 1]},
+        "grid": {"method": ["r2d", "r2d-no-sampling"], "seed": [0, 1]},
         "evaluation": {"resamples": 50, "probed": 4, "slices": ["length"]},
     }
     path = tmp_path_factory.mktemp("experiment") / "toy.toml"
@@ -181,18 +181,16 @@ def done(forks: Forks, file: Path) -> tuple[Path, Ended]:
 def test_an_experiment_from_nothing_to_its_report(done: tuple[Path, Ended]) -> None:
     out, ended = done
     assert {path.name for path in cells(out)} == {
-        f"{method}-seed-{seed}" for method in ("r2d", "r2d-no-sampling", "sft") for seed in (0, 1)
+        f"{method}-seed-{seed}" for method in ("r2d", "r2d-no-sampling") for seed in (0, 1)
     }
     for path in cells(out):
         assert (path / "run" / "bundle" / "manifest.json").is_file() and (path / "run" / "log.jsonl").is_file()
-        assert (path / "results" / "report.html").is_file() and (path / "results" / "probes.jsonl").is_file() == (
-            "sft" not in path.name
-        )
+        assert (path / "results" / "report.html").is_file() and (path / "results" / "probes.jsonl").is_file()
     comparison = json.loads((out / "comparison.json").read_text())
-    assert comparison["reference"] == "sft" and set(comparison["systems"]) == {"sft", "r2d", "r2d-no-sampling"}
+    assert comparison["reference"] == "r2d" and set(comparison["systems"]) == {"r2d", "r2d-no-sampling"}
     assert len(comparison["systems"]["r2d"]["macro_f1"]["seeds"]) == 2
-    assert {own["system"] for own in comparison["differences"]} == {"r2d", "r2d-no-sampling"}
-    assert "r2d: " in ended.stdout and "(against sft)" in ended.stdout and " ±" in ended.stdout
+    assert {own["system"] for own in comparison["differences"]} == {"r2d-no-sampling"}
+    assert "r2d-no-sampling: " in ended.stdout and "(against r2d)" in ended.stdout and " ±" in ended.stdout
     assert "<html" in (out / "report.html").read_text()[:200] and list((out / "tables").glob("*.csv"))
 
 
@@ -212,14 +210,14 @@ def test_what_is_done_is_not_done_again(done: tuple[Path, Ended], forks: Forks, 
     out, _ = done
     before = {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*") if path.is_file()}
     plan = forks.run("compare", file, "--out", out, "--dry-run")
-    assert plan.returncode == 0 and plan.stdout.count("; done") == 6
+    assert plan.returncode == 0 and plan.stdout.count("; done") == 4
     again = forks.run("compare", file, "--out", out, "--resamples", 50)
-    assert again.returncode == 0 and "6 cells, 6 of them done" in again.stderr
+    assert again.returncode == 0 and "4 cells, 4 of them done" in again.stderr
     assert {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("*") if path.is_file()} == before
     changed = forks.run("compare", file, "--out", out, "--set", "training.learning_rate=0.5")
     assert changed.returncode == 2 and "differs from the configuration of this experiment" in changed.stderr
     more = forks.run("compare", file, "--out", out, "--dry-run", "--set", "grid.seed=[0, 1, 2]")
-    assert more.stdout.count("; about ") == 3 and more.stdout.count("; done") == 6
+    assert more.stdout.count("; about ") == 2 and more.stdout.count("; done") == 4
 
 
 def test_a_failed_cell_does_not_stop_the_others(forks: Forks, file: Path, tmp_path: Path) -> None:
@@ -228,7 +226,7 @@ def test_a_failed_cell_does_not_stop_the_others(forks: Forks, file: Path, tmp_pa
     broken = out / "cells" / "r2d-seed-0"
     (broken / "run").mkdir(parents=True)
     (broken / "run" / "notes.txt").write_text("not a run")
-    grid = ["--set", 'grid={method = ["sft", "r2d", "r2d-no-sampling"], seed = [0]}']
+    grid = ["--set", 'grid={method = ["sft", "r2d", "r2d-no-sampling"], seed = [0]}', "--set", "reference.method=sft"]
     ended = forks.run("compare", file, "--out", out, "--resamples", 50, *grid)
     assert (
         ended.returncode == 1
@@ -266,7 +264,7 @@ def test_an_interrupted_experiment_saves_and_goes_on(file: Path, forks: Forks, t
 
 def test_results_from_elsewhere_and_folders(done: tuple[Path, Ended], forks: Forks, tmp_path: Path) -> None:
     out, _ = done
-    folders = [out / "cells" / name / "results" for name in ("r2d-seed-0", "sft-seed-0")]
+    folders = [out / "cells" / name / "results" for name in ("r2d-seed-0", "r2d-no-sampling-seed-0")]
     ended = forks.run("compare", *folders, "--out", tmp_path / "pair", "--resamples", 50)
     assert ended.returncode == 0
     pair = json.loads((tmp_path / "pair" / "comparison.json").read_text())

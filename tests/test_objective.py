@@ -111,7 +111,7 @@ def drawn(pi: float, step: int, record_id: str) -> bool:
 
 @pytest.fixture(autouse=True)
 def smooth(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The base's ReLUs as GELUs: where a unit's input is 0 but for rounding, a ReLU's slope differs between machines."""
+    """The base has GELUs: where a unit's input is 0 but for rounding, a ReLU's slope differs between machines."""
     monkeypatch.setattr(tiny, "T5Config", partial(T5Config, feed_forward_proj="gelu"))
 
 

@@ -6,6 +6,7 @@ Heavy imports happen inside the commands, so that `r2d --help` answers at once a
 from __future__ import annotations
 
 import io
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -65,6 +66,7 @@ def main() -> None:
     """
     let_threads_sleep()
     use_cores()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # at every import it advises another package
     if isinstance(sys.stdout, io.TextIOWrapper):  # of another encoding than UTF-8, which cannot write every label
         sys.stdout.reconfigure(errors="backslashreplace")
     # The default action would end the process without removing what is half written.
