@@ -200,6 +200,15 @@ def test_a_locked_store_loses_nothing(site: Site, nina: Person) -> None:
     assert site.answers()[0]["comment"] == "worth keeping"
 
 
+def test_what_is_sent_while_the_server_shuts_down_is_kept(site: Site, nina: Person) -> None:
+    page = nina.get("/case/1")
+    site.app.state.door.draining = True
+    answered = nina.answer(page, action="decide", label=site.model.labels.values[0], comment="worth keeping")
+    assert answered.status_code == 200 and site.answers()[0]["comment"] == "worth keeping"
+    assert answered.headers["connection"] == "close"
+    assert nina.client.get("/v1/models").status_code == 503
+
+
 def test_signing_in_again_at_a_locked_store_loses_nothing(site: Site, nina: Person) -> None:
     page = nina.get("/case/1")
     with site.store.transaction() as database:

@@ -63,7 +63,8 @@ class Guard:
 
     Args:
         observe: called for every answer.
-        own_door: prefix of paths that let people in themselves, and whose bodies are forms.
+        own_door: prefix of paths that let people in themselves, whose bodies are forms, and which are answered while
+            draining too.
     """
 
     def __init__(
@@ -102,7 +103,8 @@ class Guard:
             self._observe(route, answer.status or CLIENT_GONE, time.monotonic() - started)
 
     async def _handle(self, scope: MutableMapping[str, Any], receive: Receive, answer: _Answer, always: bool) -> None:
-        if self._door.draining and not always:
+        # What people have typed is kept until the end.
+        if self._door.draining and not always and not self._has_own_door(scope):
             await answer.error(scope, Refused("the server is shutting down", (), "draining", 503))
             return
         try:
