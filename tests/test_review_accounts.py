@@ -96,9 +96,30 @@ def test_rates_forget_after_a_minute() -> None:
         ({"queue": Path("q.jsonl")}, "--queue needs --review FILE"),
         ({"reviewer_header": "X User"}, "is not the name of a header"),
         ({"trusted_proxy": ("proxy",)}, "'proxy' is not an IP address"),
+        ({"trusted_proxy": ("10.0.0.1/8",)}, "has host bits set"),
         ({"reviews_per_case": 0}, "must be at least 1"),
     ],
 )
 def test_settings_that_cannot_be(values: dict[str, object], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         ReviewSettings(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("caller", "believed"),
+    [
+        ("10.1.2.3", True),
+        ("::ffff:10.1.2.3", True),  # as a server that listens on both kinds of address sees it
+        ("2001:db8::1", True),
+        ("2001:DB8:0:0::1", True),
+        ("::ffff:192.0.2.7", True),
+        ("::ffff:192.0.2.8", False),
+        ("11.1.2.3", False),
+        ("::ffff:11.1.2.3", False),
+        ("::1", False),
+        ("a socket's path", False),
+    ],
+)
+def test_proxies_are_trusted_by_address_or_network(caller: str, believed: bool) -> None:
+    settings = ReviewSettings(trusted_proxy=("10.0.0.0/8", "2001:db8::1", "::ffff:192.0.2.7"))
+    assert settings.trusts(caller) == believed

@@ -50,7 +50,10 @@ class ReviewSettings:
     )
     trusted_proxy: tuple[str, ...] = field(
         default=("127.0.0.1", "::1"),
-        metadata={"help": "Address from which that header is believed; may be repeated.", "metavar": "ADDRESS"},
+        metadata={
+            "help": "Address or network from which that header is believed; may be repeated.",
+            "metavar": "ADDRESS",
+        },
     )
 
     sign_ins_a_minute: int = 10  # ours: attempts for one name
@@ -70,9 +73,22 @@ class ReviewSettings:
             raise ConfigError(f"{self.reviewer_header!r} is not the name of a header, as in X-Remote-User")
         for address in self.trusted_proxy:
             try:
-                ipaddress.ip_address(address)
-            except ValueError:
-                raise ConfigError(f"trusted_proxy: {address!r} is not an IP address") from None
+                ipaddress.ip_network(address)
+            except ValueError as error:
+                raise ConfigError(f"trusted_proxy: {address!r} is not an IP address or network: {error}") from None
+
+    def trusts(self, host: str) -> bool:
+        """Whether a caller's address is that of a trusted proxy.
+
+        >>> ReviewSettings(trusted_proxy=("10.0.0.0/8",)).trusts("::ffff:10.1.2.3")
+        True
+        """
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        seen = {address, getattr(address, "ipv4_mapped", None) or address}
+        return any(own in ipaddress.ip_network(network) for network in self.trusted_proxy for own in seen)
 
     @property
     def shares(self) -> Mapping[str, float]:

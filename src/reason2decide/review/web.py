@@ -101,7 +101,7 @@ class Web:
 
     def _of_proxy(self, request: Request) -> Session:
         given = request.headers.getlist(self.settings.reviewer_header or "")
-        trusted = request.client is not None and request.client.host in self.settings.trusted_proxy
+        trusted = request.client is not None and self.settings.trusts(request.client.host)
         if not trusted or len(given) != 1:  # a header that is there twice may be a visitor's own beside the proxy's
             raise NotSignedIn
         reviewer = self.accounts.named(given[0])
