@@ -31,7 +31,15 @@ KINDS = (*MORE_ENCODER_DECODERS, *DECODER_ONLY, "qwen3-chat")
 def test_every_base_goes_the_whole_road(kind: str, dataset: DatasetFolder, tmp_path: Path) -> None:
     base, run = save(kind, tmp_path / "base"), tmp_path / "run"
     config = parse_config(
-        settings(dataset, base=str(base), method="r2d-posterior", sampling_cap=1.0, ramp_share=0.1, checkpoint_every=2),
+        settings(
+            dataset,
+            base=str(base),
+            method="r2d-posterior",
+            layout="two-prompt",
+            sampling_cap=1.0,
+            ramp_share=0.1,
+            checkpoint_every=2,
+        ),
         "test",
     )
     bundle = train(config, run)

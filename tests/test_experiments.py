@@ -60,7 +60,7 @@ def test_others_are_compared_all_else_being_equal() -> None:
 
 
 def test_cells_wait_for_a_stage_only_while_nobody_has_it() -> None:
-    found = experiment({"method": ["r2d", "r2d-no-sampling", "r2d-skip", "sft"]}, "sft")
+    found = experiment({"method": ["r2d", "r2d-no-sampling", "r2d-c", "sft"]}, "sft")
     r2d, second, third, sft = found.cells
     assert next_to_start(found.cells, found.cells, [], []) == (r2d, None)
     assert next_to_start(found.cells, [second, third, sft], [r2d], []) == (sft, None)  # theirs is being trained

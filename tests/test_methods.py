@@ -9,6 +9,7 @@ import pytest
 
 from reason2decide.errors import ConfigError
 from reason2decide.method.methods import METHODS, method_named
+from reason2decide.training.config_file import parse_config
 
 
 def test_stage1_trains_rationales_only_and_sft_labels_only() -> None:
@@ -64,6 +65,17 @@ def test_how_each_finished_model_is_asked() -> None:
         "r2d-no-stage1": "conditioned",
         "r2d-no-sampling": "conditioned",
     }
+
+
+def test_the_published_methods_have_two_prompts_and_ours_one_pass() -> None:
+    two = {name for name, method in METHODS.items() if method.layout == "two-prompt"}
+    assert two == {"r2d", "sft", "dss", "r2d-c", "r2d-no-stage1", "r2d-no-sampling"}
+    told = {"dataset": "d", "base": "tiny", "rationale_source": "llm", "steps": 1, "method": "r2d-contrast"}
+    ours, asked = parse_config(told, "x"), parse_config({**told, "layout": "two-prompt"}, "x")
+    assert ours.one_pass and not asked.one_pass
+    # Stage 1 of another layout is another one, though the stages are alike.
+    first = parse_config({**told, "method": "r2d"}, "x").identity()
+    assert asked.identity()["common"] == first["common"] != ours.identity()["common"]
 
 
 def test_unknown_method() -> None:

@@ -181,6 +181,7 @@ def test_under_a_wrong_label_nothing_is_learnt_or_a_rationale_for_it(
         dataset,
         tmp_path / "run",
         method=method,
+        layout="two-prompt",
         **STAGE2,
         contrast_share={"stage2": share},
     )
@@ -231,6 +232,7 @@ def test_the_posterior_of_the_label_is_learnt_from_a_share_of_records(
         dataset,
         tmp_path / "run",
         method=method,
+        layout="two-prompt",
         **STAGE2,
         posterior_weight={"stage2": weight},
         posterior_share={"stage2": share},

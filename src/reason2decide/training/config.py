@@ -138,8 +138,8 @@ class Config(BaseModel):
     )
     layout: Layout | None = Field(
         None,
-        description="two-prompt: each task has its own prompt (paper, and every method's default); one-pass: the text "
-        "is read once, and the rationale follows the label in one answer (ours)",
+        description="two-prompt: each task has its own prompt (paper); one-pass: the text is read once, and the "
+        "rationale follows the label in one answer (ours, default of r2d-skip, r2d-posterior, r2d-contrast and both)",
     )
     train_records: int | None = Field(
         None, ge=1, description="number of training records to learn from, drawn by the seed (ours: all)"
@@ -309,7 +309,12 @@ class Config(BaseModel):
     @property
     def one_pass(self) -> bool:
         """Whether the text is read once for both tasks, and the rationale follows the label."""
-        return (self.layout or method_named(self.method).layout) == "one-pass"
+        return self.chosen_layout == "one-pass"
+
+    @property
+    def chosen_layout(self) -> Layout:
+        """The layout asked for, else the method's."""
+        return self.layout or method_named(self.method).layout
 
     @property
     def base_name(self) -> str:
@@ -323,6 +328,7 @@ class Config(BaseModel):
         per_stage = {key for key, field in fields.items() if is_per_stage(field)}
         # A method is defined by its stages: two methods with the same first stage learn the same in it.
         common = self.model_dump(mode="json", exclude=free | per_stage | {"dataset", "method"}, exclude_none=True)
+        common["layout"] = self.chosen_layout
         stage_keys = per_stage - free - {field.name for field in dataclass_fields(Stage)}
         stages = {
             stage.name: asdict(stage) | {key: self.of(key, stage.name) for key in sorted(stage_keys)}

@@ -27,7 +27,7 @@ SETTINGS = {
     "method": "r2d-contrast-posterior",
     "base": "tiny",
     "rationale_source": "llm",
-    "steps": {"stage1": 1200, "stage2": 2400},
+    "steps": {"stage1": 1200, "stage2": 3600},
     "learning_rate": {"stage1": 1.5e-3, "stage2": 7e-4},
     "evaluate_every": 400,
     "lengths": {"input": 256, "rationale": 112},
