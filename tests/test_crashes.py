@@ -113,9 +113,8 @@ def test_a_signal_saves_and_says_how_to_go_on(
 
 def test_a_signal_that_comes_while_stages_end_is_heeded() -> None:
     """Recorded before the last look at it, it stops the run there; later ones take effect at once."""
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # as a shell leaves it, however tests were started
+    # As a shell leaves it, however the tests were started.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with StopSignals() as signals:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Interrupted, match="interrupted; all stages are trained") as stopped:

@@ -235,6 +235,7 @@ def test_a_failed_cell_does_not_stop_the_others(forks: Forks, file: Path, tmp_pa
     )
     assert "Traceback" not in ended.stderr
     assert set(json.loads((out / "comparison.json").read_text())["systems"]) == {"sft", "r2d-no-sampling"}
+    assert not (out / "cells" / "sft-seed-0" / "results" / "probes.jsonl").exists()  # it writes no reasons to probe
     (broken / "run" / "notes.txt").unlink()
     resumed = [*grid, "--set", "evaluation.probed=3"]
     refused = forks.run("compare", file, "--out", out, "--resamples", 50, *resumed)

@@ -55,7 +55,8 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
 class ByHand:
     """A model as transformers loads it, its weights replaced, read one record at a time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, layout: str = "two-prompt") -> None:
+        self.one_pass = layout == "one-pass"
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
 
@@ -67,6 +68,15 @@ class ByHand:
         ids = {key: torch.tensor([self.tokenizer(text).input_ids]) for key, text in (("x", prompt), ("y", target))}
         loss: Tensor = self.model(input_ids=ids["x"], labels=ids["y"]).loss
         return loss * self.tokens(target)
+
+    def reason_nll(self, text: str, label: str, why: str) -> Tensor:
+        """-log P(r | x, y), summed over its tokens; in one pass, the label and its end precede it in the answer."""
+        if not self.one_pass:
+            return self.nll(f"given label: {label}, explain: {text}", why)
+        read, before, answer = (self.tokenizer(own).input_ids for own in (f"predict: {text}", label, why))
+        given = [self.model.config.decoder_start_token_id, *before, *answer[:-1]]
+        logits = self.model(input_ids=torch.tensor([read]), decoder_input_ids=torch.tensor([given])).logits[0]
+        return torch.nn.functional.cross_entropy(logits[-len(answer) :], torch.tensor(answer), reduction="sum")
 
     def predicted(self, text: str) -> str:
         """y^ = argmax P(y | x)."""
@@ -168,9 +178,10 @@ def test_a_stage_2_step_is_the_papers_equation(dataset: DatasetFolder, tmp_path:
     assert wrong > 20  # else this would not tell y^ from y*
 
 
+@pytest.mark.parametrize("layout", ["two-prompt", "one-pass"])
 @pytest.mark.parametrize(("method", "share"), [("r2d-skip", 0.0), ("r2d-contrast", 0.0), ("r2d-contrast", 0.5)])
 def test_under_a_wrong_label_nothing_is_learnt_or_a_rationale_for_it(
-    method: str, share: float, tmp_path: Path, steps: list[Step]
+    method: str, share: float, layout: str, tmp_path: Path, steps: list[Step]
 ) -> None:
     """1{y~ = y*} L_expl, or L_expl of the rationale for y~ where the record has one; the divisor stays that of r2d.
 
@@ -181,11 +192,11 @@ def test_under_a_wrong_label_nothing_is_learnt_or_a_rationale_for_it(
         dataset,
         tmp_path / "run",
         method=method,
-        layout="two-prompt",
+        layout=layout,
         **STAGE2,
         contrast_share={"stage2": share},
     )
-    hand, records = ByHand(bundle / "model"), list(dataset.split("train"))
+    hand, records = ByHand(bundle / "model", layout), list(dataset.split("train"))
     explained = [record for record in records if "llm" in record.rationales]
     learnt = {"gold": 0, "contrast": 0, "left out": 0}
     for step in (3, 5):
@@ -207,8 +218,7 @@ def test_under_a_wrong_label_nothing_is_learnt_or_a_rationale_for_it(
                     target = record.contrasts.get("llm", {}).get(shown) if method == "r2d-contrast" else None
                 learnt["gold" if shown == record.label else "contrast" if target else "left out"] += 1
                 if target is not None:
-                    prompt = f"given label: {shown}, explain: {record.text}"
-                    rationale_nll = rationale_nll + hand.nll(prompt, target)
+                    rationale_nll = rationale_nll + hand.reason_nll(record.text, shown, target)
             label_tokens = sum(hand.tokens(str(record.label)) for record in records)
             rationale_tokens = sum(hand.tokens(record.rationales["llm"]) for record in explained)
             return ALPHA * label_nll / label_tokens + (1 - ALPHA) * rationale_nll / rationale_tokens
@@ -222,9 +232,10 @@ def test_under_a_wrong_label_nothing_is_learnt_or_a_rationale_for_it(
         assert sum(logged[step][name] for step in (3, 5)) == learnt[counted]
 
 
+@pytest.mark.parametrize("layout", ["two-prompt", "one-pass"])
 @pytest.mark.parametrize("method", ["r2d-posterior", "r2d-contrast-posterior"])
 def test_the_posterior_of_the_label_is_learnt_from_a_share_of_records(
-    method: str, tmp_path: Path, steps: list[Step]
+    method: str, layout: str, tmp_path: Path, steps: list[Step]
 ) -> None:
     """(1 - alpha) (L_rationale + lambda L_post): the latter over drawn records, y- the wrong label or the runner-up."""
     weight, share, dataset = 0.8, 0.5, write_contrasted(tmp_path / "data")
@@ -232,13 +243,13 @@ def test_the_posterior_of_the_label_is_learnt_from_a_share_of_records(
         dataset,
         tmp_path / "run",
         method=method,
-        layout="two-prompt",
+        layout=layout,
         **STAGE2,
         posterior_weight={"stage2": weight},
         posterior_share={"stage2": share},
         contrast_share={"stage2": 0.0},
     )
-    hand, records = ByHand(bundle / "model"), list(dataset.split("train"))
+    hand, records = ByHand(bundle / "model", layout), list(dataset.split("train"))
     explained = [record for record in records if "llm" in record.rationales]
     taken = {"shown gold": 0, "shown another": 0, "wrong": 0}
     for step in (1, 4, 5):
@@ -257,15 +268,13 @@ def test_the_posterior_of_the_label_is_learnt_from_a_share_of_records(
                 contrasts = record.contrasts.get("llm", {}) if "contrast" in method else {}
                 target = why if shown == gold else contrasts.get(shown)
                 if target is not None:
-                    prompt = f"given label: {shown}, explain: {record.text}"
-                    rationale_nll = rationale_nll + hand.nll(prompt, target)
+                    rationale_nll = rationale_nll + hand.reason_nll(record.text, shown, target)
                 if drawn(share, step, f"{record.id}/posterior"):
                     rival = best if best != gold else second
                     taken["shown gold" if shown == gold else "shown another"] += 1
                     taken["wrong"] += best != gold
                     of_gold, of_rival = (
-                        torch.exp(-hand.nll(f"given label: {label}, explain: {record.text}", why).double())
-                        for label in (gold, rival)
+                        torch.exp(-hand.reason_nll(record.text, label, why).double()) for label in (gold, rival)
                     )
                     posterior = posterior - torch.log(of_gold / (of_gold + of_rival))
             label_tokens = sum(hand.tokens(str(record.label)) for record in records)

@@ -104,7 +104,7 @@ class Method:
     """A named tuple of stages; `explain` is how its finished model is prompted for a rationale.
 
     `layout` says whether each task has its own prompt (paper), or the text is read once and the answer is the label and
-    then the rationale (ours: it costs less, and no worse in docs/results.md).
+    then the rationale (ours; its reasons follow the label better: docs/results.md).
     """
 
     summary: str
