@@ -16,7 +16,7 @@ from reason2decide.llm.client.structured import InvalidAnswer, strict_schema, va
 from reason2decide.llm.prompt_files import load_prompt
 from reason2decide.llm.settling import share
 from reason2decide.llm.teach.fidelity import additions, numbers
-from reason2decide.llm.teach.gates import GATES, GatedCase, failed_gates, instructions, named_labels
+from reason2decide.llm.teach.gates import GATES, GatedCase, failed_gates, instructions
 
 TEXT = "54F with high fever of 38,5 for three days, BP 120/80, 1,200 ml drunk. Denies chest pain."
 CASE = GatedCase(TEXT, "see a doctor", LABELS.values, instructions(load_prompt("rationalize")))
@@ -72,26 +72,6 @@ def test_each_gate(rationale, gate):
 def test_gates_stand_in_their_order_and_every_one_is_tested_end_to_end():
     assert list(BAD_RATIONALES) == list(GATES)
     assert failed_gates("I cannot help: [LABEL]", CASE) == ["refusal", "mask_token", "not_in_text", "unsupported"]
-
-
-@pytest.mark.parametrize(
-    ("text", "choices", "named"),
-    [
-        ("rest by home care", ("care", "home care"), {"home care"}),
-        ("take care, not home care", ("care", "home care"), {"care", "home care"}),
-        ("seeing the doctors", ("see a doctor",), set()),
-        ("There is no sign of it.", ("yes", "no", "maybe"), set()),
-        ("No, there is no sign of it.", ("yes", "no", "maybe"), {"no"}),
-        ("The answer is: no.", ("yes", "no", "maybe"), {"no"}),
-        ("The answer is not known.", ("yes", "no", "maybe"), set()),
-        ("So the decision should be level 3", ("2", "3"), {"3"}),
-        ("since 3 days", ("2", "3"), set()),
-        ("Yes, or yes", ("Yes", "yes"), {"Yes", "yes"}),
-        ("anything", ("+", "-"), set()),
-    ],
-)
-def test_labels_that_are_named(text, choices, named):
-    assert named_labels(text, choices) == named
 
 
 def test_a_label_within_its_own_is_its_own():

@@ -298,6 +298,10 @@ def test_swap_follows_by_hand():
     )
     assert value(SwapFollows(), found) == pytest.approx(1 / 3)
     assert value(SwapFollowsNoVerdict(), found) == 0  # the verdict followed, the reasons did not
+
+
+def test_a_rationale_in_which_nothing_is_read_does_not_follow():
+    assert value(SwapFollows(), examples(swapped("a", "b", ""), swapped("a", "c", "", "ward"))) == 0
     with pytest.raises(NotComputed, match="train split"):
         SwapFollows().statistics(examples(swapped("a", "b")))
     with pytest.raises(NotComputed, match="'clinic' for all 2 records"):  # always saying it would look perfect

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from reason2decide.data.dataset_folder import DatasetInfo, write_dataset
 from reason2decide.data.predictions import Prediction
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.data.sampling import id_hash
 from reason2decide.data.verdicts import Verdicts
 from reason2decide.data.words import WORD, mask_label_words
 from reason2decide.errors import NotComputed
-from reason2decide.evaluation.readers import Simulators
+from reason2decide.evaluation.readers import NamedChoices, Simulators
 from reason2decide.model import reason_reader
 from reason2decide.model.phrase_reader import ITERATIONS, STRENGTH, buckets
 
@@ -169,3 +172,65 @@ def test_own_choices_at_use_are_refused(fitted):
     own = [Record("r", "t", "A", choices=("A", "B"))]
     with pytest.raises(NotComputed, match="choices of their own"):
         fitted.simulate(own, [Prediction("r", "A", None, "x")])
+
+
+# ---- Own choices
+
+PLACES = ("desk", "school desk", "office", "bus station")
+AT = Record("q", "Where is the paper?", "desk", choices=PLACES)
+
+
+@pytest.mark.parametrize(
+    ("rationale", "read"),
+    [
+        ("Paper is written on at desks.", "desk"),
+        ("Only a school desk has a drawer for it.", "school desk"),
+        ("It waits at the Bus Station.", "bus station"),
+        ("A desk, or an office.", ""),
+        ("One writes on it.", ""),
+        ("A bus goes to the station.", ""),
+    ],
+)
+def test_of_own_choices_the_only_one_named_is_read(rationale, read):
+    reader = NamedChoices()
+    assert reader.simulate([AT], [Prediction("q", "office", None, rationale)]) == [{"rationale": read}]
+    assert reader.simulate_swapped([AT], [rationale]) == [{"swapped_rationale": read}]
+
+
+def test_without_a_rationale_nothing_is_named():
+    assert NamedChoices().simulate([AT, AT], [Prediction("q", "desk"), Prediction("q", "desk", None, " ")]) == [{}, {}]
+
+
+def test_a_record_without_choices_has_none_to_name():
+    with pytest.raises(NotComputed, match="1 records have no choices"):
+        NamedChoices().simulate([AT, Record("r", "t", "desk")], [Prediction("q", "desk"), Prediction("r", "desk")])
+
+
+def test_own_choices_are_read_where_a_reason_names_them(tmp_path, forks):
+    """Of the six reasons four name the decision, one another choice, and one names none."""
+    places = ("desk", "office", "bus station")
+    own = [Record(f"q{i}", f"Where is it, {i}?", places[i % 3], {"llm": "x"}, choices=places) for i in range(18)]
+    data = write_dataset(
+        tmp_path / "data",
+        DatasetInfo("q", "t", LabelSet(), ("llm",)),
+        {"train": own[:6], "validation": own[6:12], "test": own[12:]},
+    )
+    reasons = ["On the desk.", "In offices.", "Bus stations have it.", "In the office.", "Offices do.", "It is there."]
+    said = [
+        {"id": r.id, "predicted_label": r.label, "rationale": text} for r, text in zip(own[12:], reasons, strict=True)
+    ]
+    asked = [
+        {"id": own[12].id, "swapped_label": "office", "swapped_rationale": "Offices have it."},
+        {"id": own[13].id, "swapped_label": "desk", "swapped_rationale": "Offices have it."},
+    ]
+    for name, rows in (("said", said), ("said.probes", asked)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    ended = forks.run(
+        "evaluate", data.path, "--predictions", tmp_path / "said.jsonl", "--out", tmp_path / "out",
+        "--rationale-source", "llm",
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    metrics = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))["metrics"]
+    assert metrics["simulated_consistency"]["value"] == pytest.approx(4 / 6)
+    assert metrics["swap_follows"]["value"] == pytest.approx(1 / 2)
+    assert metrics["simulated_consistency_no_verdict"]["value"] is metrics["rq"]["value"] is None

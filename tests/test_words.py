@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reason2decide.data.sources.choices import lift_choices
-from reason2decide.data.words import mask_label_words, sentences, unit_spans, units, words_of
+from reason2decide.data.words import mask_label_words, named_labels, sentences, stem, unit_spans, units, words_of
 
 
 def test_sentences_by_hand() -> None:
@@ -55,3 +55,42 @@ def test_units_cover_all_words(text: str) -> None:
     covered = {i for start, end in unit_spans(text) for i in range(start, end)}
     assert covered == {i for i, character in enumerate(text) if words_of(character)}
     assert [text[start:end].casefold() for start, end in unit_spans(text)] == units(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "choices", "named"),
+    [
+        ("rest by home care", ("care", "home care"), {"home care"}),
+        ("take care, not home care", ("care", "home care"), {"care", "home care"}),
+        ("seeing the doctors", ("see a doctor",), set()),
+        ("There is no sign of it.", ("yes", "no", "maybe"), set()),
+        ("No, there is no sign of it.", ("yes", "no", "maybe"), {"no"}),
+        ("The answer is: no.", ("yes", "no", "maybe"), {"no"}),
+        ("The answer is not known.", ("yes", "no", "maybe"), set()),
+        ("So the decision should be level 3", ("2", "3"), {"3"}),
+        ("since 3 days", ("2", "3"), set()),
+        ("Yes, or yes", ("Yes", "yes"), {"Yes", "yes"}),
+        ("anything", ("+", "-"), set()),
+    ],
+)
+def test_labels_that_are_named(text, choices, named):
+    assert named_labels(text, choices) == named
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("only desks hold paper", {"desk"}),
+        ("only a Desk holds it", {"desk"}),
+        ("stopping at the school desks", {"school desk", "stop"}),
+        ("the desktop", set()),
+    ],
+)
+def test_labels_that_are_named_in_another_form(text, named):
+    labels = ("desk", "school desk", "stop")
+    assert named_labels(text, labels, stem) == named
+
+
+def test_labels_of_one_form_are_both_named():
+    assert named_labels("they catch fish", ("catch fish", "catching fish"), stem) == {"catch fish", "catching fish"}
+    assert named_labels("they catch fish", ("catch fish", "catching fish")) == {"catch fish"}

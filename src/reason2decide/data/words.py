@@ -1,9 +1,9 @@
-"""Split texts into words, and mask those of the labels: repeating a label proves nothing about the reasons for it."""
+"""Split texts into words, and find or mask those of labels: repeating a label is no reason for it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 # Scripts that put no space between words: Thai, Lao, Burmese, Khmer, kana, and Chinese characters.
@@ -91,6 +91,46 @@ def stem(word: str) -> str:
     """
     bare = SUFFIX.sub("", word.casefold())
     return bare[:-1] if len(bare) > 3 and bare[-1] == bare[-2] else bare
+
+
+def named_labels(text: str, labels: Iterable[str], form: Callable[[str], str] = str.casefold) -> set[str]:
+    """Find the labels whose words occur in a text in order.
+
+    A label within a longer one ("care" in "home care") does not count. Labels made only of stop words or numbers, such
+    as "no" or "3", occur in any text: they count only if given as an answer, as in "the answer is no" or at the very
+    beginning before a comma or full stop.
+
+    Args:
+        form: what equal words have in common: with `stem`, "desks" names "desk".
+    """
+    words = [form(word) for word in words_of(text)]
+    spans: dict[tuple[int, int], set[str]] = {}
+    found = set()
+    for label in labels:
+        label_words = words_of(label)
+        if all(word in STOP_WORDS or word.isdigit() for word in label_words):
+            if label_words and _given_as_answer(text, label):
+                found.add(label)
+            continue
+        sought = [form(word) for word in label_words]
+        for start in range(len(words) - len(sought) + 1):
+            end = start + len(sought)
+            if words[start:end] == sought:
+                spans.setdefault((start, end), set()).add(label)
+    for (start, end), named in spans.items():
+        if not any(s <= start and end <= e and (s, e) != (start, end) for s, e in spans):
+            found |= named
+    return found
+
+
+_GIVEN_AS_ANSWER = (
+    r"(?:answer|label|decision|conclusion|verdict|level|category)\W+(?:(?:is|was|be|would|should|must)\W+)*"
+)
+
+
+def _given_as_answer(text: str, label: str) -> bool:
+    given = r"\s+".join(map(re.escape, label.split()))
+    return re.search(rf"\b{_GIVEN_AS_ANSWER}{given}\b|^\W*{given}\s*(?:[.,;:!]|$)", text, re.IGNORECASE) is not None
 
 
 def sentences(text: str) -> list[Span]:

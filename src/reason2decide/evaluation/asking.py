@@ -16,7 +16,7 @@ from reason2decide.data.verdicts import Verdicts
 from reason2decide.data.words import mask_label_words, words_of
 from reason2decide.evaluation.deletions import deletion_of
 from reason2decide.evaluation.probes import Insertion, Probe, answer_hash
-from reason2decide.evaluation.readers import Simulators
+from reason2decide.evaluation.readers import Reads
 from reason2decide.evaluation.settings import PROBED_RECORDS
 from reason2decide.method.prompts import body
 
@@ -79,22 +79,18 @@ def probe_model(
 
 
 def probe_simulators(
-    simulators: Simulators, records: Sequence[Record], predictions: Sequence[Prediction], probes: Sequence[Probe]
+    simulators: Reads, records: Sequence[Record], predictions: Sequence[Prediction], probes: Sequence[Probe]
 ) -> list[Probe]:
     """Add to the probes what the simulators read from texts, rationales, and rationales for swapped labels.
 
     Raises:
-        NotComputed: as `Simulators.simulate`.
+        NotComputed: as `Reads.simulate`.
     """
     simulated = simulators.simulate(records, predictions)
     swapped = [i for i, probe in enumerate(probes) if (probe.swapped_rationale or "").strip()]
     rationales = [probes[i].swapped_rationale or "" for i in swapped]
-    for reader, read in (
-        ("swapped_rationale", simulators.read_rationales(rationales)),
-        ("swapped_reasons", simulators.read_reasons(rationales)),
-    ):
-        for i, label in zip(swapped, read, strict=bool(read)):
-            simulated[i][reader] = label
+    for i, read in zip(swapped, simulators.simulate_swapped([records[i] for i in swapped], rationales), strict=True):
+        simulated[i] |= read
     return [replace(probe, simulated=answers) for probe, answers in zip(probes, simulated, strict=True)]
 
 

@@ -3,23 +3,25 @@
 If a model judges its own rationales, a shared quirk passes for a reason. These readers learn only from rationales of
 the train split, never from a model's: from the gold ones, and from those for other labels where it has any, since who
 has read only why a call is urgent takes "against this speaks the chest pain" for urgent too. They are bags of phrases,
-so they read only what is written.
+so they read only what is written. Choices that each record brings along cannot be learnt: of them, the one that a
+rationale names is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
-from reason2decide.data.predictions import Prediction
+from reason2decide.data.predictions import NO_ANSWER, Prediction
 from reason2decide.data.records import LabelSet, Record
 from reason2decide.data.verdicts import Verdicts
-from reason2decide.data.words import WORD, mask_label_words
+from reason2decide.data.words import WORD, mask_label_words, named_labels, stem
 from reason2decide.errors import NotComputed
 from reason2decide.model.phrase_reader import SIGNATURE as PHRASES
 from reason2decide.model.phrase_reader import PhraseReader
 from reason2decide.model.reason_reader import MOST_ARGUED, MOST_RECORDS, Lessons, require_common_labels
 
-SIGNATURE = f"{PHRASES}|records:{MOST_RECORDS}|contrasts of:{MOST_ARGUED}"
+SIGNATURE = f"{PHRASES}|records:{MOST_RECORDS}|contrasts of:{MOST_ARGUED}|own choices:named"
 # What each reader reads. Two parts give separate phrases: a word in the text is not the same word in the rationale.
 READERS = {
     "text": ("text",),
@@ -28,6 +30,53 @@ READERS = {
     "reasons": ("reasons",),
     "both": ("text", "rationale"),
 }
+
+
+class Reads(Protocol):
+    """Reads labels from rationales, independently of any model."""
+
+    def simulate(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> list[dict[str, str]]:
+        """`Probe.simulated` for each prediction, without what is read from rationales for swapped labels.
+
+        Raises:
+            NotComputed: the records are not of the kind that it reads.
+        """
+        ...
+
+    def simulate_swapped(self, records: Sequence[Record], rationales: Sequence[str]) -> list[dict[str, str]]:
+        """What `Probe.simulated` has of each record's rationale for the swapped label."""
+        ...
+
+
+class NamedChoices:
+    """Reads which of its record's own choices a rationale names; nothing is learnt of such choices.
+
+    A rationale that names none, or several, is read as no answer, so one that puts its decision in other words counts
+    as not following it: compare with gold rationales, not with 1. Words with equal stems are the same.
+    """
+
+    def simulate(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> list[dict[str, str]]:
+        """The choice named by each rationale; nothing where there is no rationale.
+
+        Raises:
+            NotComputed: a record has no choices of its own.
+        """
+        without = sum(record.choices is None for record in records)
+        if without:
+            raise NotComputed(f"{without} records have no choices to be named, in a dataset without common labels")
+        texts = [(prediction.rationale or "").strip() for prediction in predictions]
+        return [
+            {"rationale": _named(record, text)} if text else {} for record, text in zip(records, texts, strict=True)
+        ]
+
+    def simulate_swapped(self, records: Sequence[Record], rationales: Sequence[str]) -> list[dict[str, str]]:
+        """The choice named by each rationale."""
+        return [{"swapped_rationale": _named(*given)} for given in zip(records, rationales, strict=True)]
+
+
+def _named(record: Record, rationale: str) -> str:
+    named = named_labels(rationale, record.choices or (), stem)
+    return named.pop() if len(named) == 1 else NO_ANSWER
 
 
 class Simulators:
@@ -79,6 +128,11 @@ class Simulators:
             for i, label in zip(explained, self._read(reader, read), strict=True):
                 simulated[i][reader] = label
         return simulated
+
+    def simulate_swapped(self, records: Sequence[Record], rationales: Sequence[str]) -> list[dict[str, str]]:
+        """The labels read from each rationale, also without its verdict if anything was learnt of such."""
+        read = {"swapped_rationale": self.read_rationales(rationales), "swapped_reasons": self.read_reasons(rationales)}
+        return [{reader: labels[i] for reader, labels in read.items() if labels} for i in range(len(rationales))]
 
     def read_rationales(self, rationales: Sequence[str]) -> list[str]:
         """The label read from each rationale alone."""

@@ -26,7 +26,7 @@ from reason2decide.evaluation.probes import (
     read_probes,
     write_probes,
 )
-from reason2decide.evaluation.readers import Simulators
+from reason2decide.evaluation.readers import NamedChoices, Reads, Simulators
 from reason2decide.evaluation.results import (
     RESULTS,
     STATISTICS,
@@ -257,27 +257,32 @@ def _with_simulators(
     decided: Decisions, dataset: DatasetFolder, records: JsonlRecords
 ) -> tuple[Sequence[Probe] | None, tuple[str, ...]]:
     """The probes with the simulators' answers, and why simulators could not be asked."""
-    source = decided.settings.rationale_source
-    if source is None or all(prediction.rationale is None for prediction in decided.predictions):
+    if all(prediction.rationale is None for prediction in decided.predictions):
         return decided.probes, ()
-    try:
-        simulators = fit_simulators(dataset, source)
-    except NotComputed as reason:
-        return decided.probes, (f"simulators: not asked: {reason}",)
     by_id = {prediction.id: prediction for prediction in decided.predictions}
     predictions = [by_id[record.id] for record in records if record.id in by_id]
     probe_of = {probe.id: probe for probe in decided.probes or ()}
     answered = [record for record in records if record.id in by_id]
     probes = [probe_of.get(record.id) or Probe(record.id) for record in answered]
-    return probe_simulators(simulators, answered, predictions, probes), ()
+    try:
+        simulators = fit_simulators(dataset, decided.settings.rationale_source)
+        return probe_simulators(simulators, answered, predictions, probes), ()
+    except NotComputed as reason:
+        return decided.probes, (f"simulators: not asked: {reason}",)
 
 
-def fit_simulators(dataset: DatasetFolder, source: str) -> Simulators:
+def fit_simulators(dataset: DatasetFolder, source: str | None) -> Reads:
     """Simulators that have learnt from the rationales of a dataset's training split.
+
+    Where each record has its own choices there is nothing to learn: the choice that a rationale names is read.
 
     Raises:
         NotComputed: there is none, or nothing in it to learn from; or a package is not installed.
     """
+    if dataset.info.labels.is_open:
+        return NamedChoices()
+    if source is None:
+        raise NotComputed("no rationale source is named for them to learn from")
     if "train" not in dataset.hashes:
         raise NotComputed("the dataset has no training split")
     say(f"training simulators on the {source} rationales of the training split")

@@ -24,7 +24,7 @@ from reason2decide.evaluation.metrics import Examples, Metric
 from reason2decide.evaluation.metrics.rationales import has_rationale, told
 from reason2decide.evaluation.pooling import UNITS, SumPool
 from reason2decide.evaluation.probes import Probe
-from reason2decide.evaluation.readers import Simulators
+from reason2decide.evaluation.readers import Reads
 from reason2decide.evaluation.results import RESULTS, Results
 from reason2decide.evaluation.settings import DEFAULT_SETTINGS, Settings
 from reason2decide.evaluation.slices import Column, ColumnValues, Slicing
@@ -195,7 +195,7 @@ class _Measure:
     metrics: Sequence[Metric]
     slicings: Sequence[Slicing]
     calibration: Calibration | None
-    simulators: Simulators | None = None
+    simulators: Reads | None = None
     unasked: str | None = None
 
     def __call__(self, bucket: int) -> SumPool:
@@ -218,7 +218,7 @@ class _Measure:
 
     def _probes(self, examples: Examples, source: str | None) -> Sequence[Probe] | None:
         """What simulators read from the rationales; None if they are not asked."""
-        if source is None or self.unasked is not None or not any(map(has_rationale, examples.predictions)):
+        if self.unasked is not None or not any(map(has_rationale, examples.predictions)):
             return None
         try:
             self.simulators = self.simulators or fit_simulators(self.dataset, source)

@@ -177,8 +177,8 @@ class SwapFollows(Ratio):
 
     Why: it is not enough that the rationale changes; it should argue for the given label. A model that does so for any
     label is a good advocate, as conditioning intends; it does not prove that its decisions are good.
-    Formula: mean of 1[S_r(r^(y')) = y'], y' the model's second choice, S_r a simulator trained on gold rationales; an
-    empty rationale counts 0. Range 0 to 1, higher is better. Source: ours.
+    Formula: mean of 1[S_r(r^(y')) = y'], y' the model's second choice, S_r a simulator trained on gold rationales
+    (of own choices: the only one named); an empty rationale counts 0. Range 0 to 1, higher is better. Source: ours.
     """
 
     name, title, worst, best = "swap_follows", "Rationale follows the swapped label", 0.0, 1.0
@@ -193,7 +193,7 @@ class SwapFollows(Ratio):
         """
         swapped, notes = _swapped(examples)
         read = [probe.simulated.get(self.reader) for _, _, probe in swapped]
-        if not any(read):
+        if all(label is None for label in read):
             raise NotComputed(NOT_READ)
         require_several({probe.swapped_label for _, _, probe in swapped}, len(swapped))
         rows = [(label == probe.swapped_label, 1) for label, (_, _, probe) in zip(read, swapped, strict=True)]

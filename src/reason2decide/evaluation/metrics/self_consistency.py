@@ -34,7 +34,8 @@ class _OwnReading(ReadOut):
 class Consistency(_OwnReading):
     """How often the model makes the same decision from its rationale alone.
 
-    Why: a rationale that argues for another decision than the one made misleads its reader.
+    Why: a rationale that argues for another decision than the one made misleads its reader. A model that prefers one of
+    a record's own choices whatever it reads is consistent too: read simulated_consistency there.
     Formula: mean of 1[prediction(r^) = prediction(x)]; a missing rationale counts 0. Range 0 to 1, higher is better.
     Source: Reason2Decide-C (Computers 2026, 15(5), 279), "consistency".
     """

@@ -22,7 +22,7 @@ from reason2decide.evaluation.readers import SIGNATURE
 
 NOBODY = (
     "no simulator read the rationales; evaluate with the dataset's train split, from whose gold rationales simulators "
-    "learn (labels must be common to all records)"
+    "learn (of records with own choices, only the choice that a rationale names is read)"
 )
 
 
@@ -45,7 +45,8 @@ class SimulatedSufficiency(_Simulated):
     """How often a simulator finds the gold label in the rationale alone.
 
     Why: sufficiency with a reader that favours no method, unlike the model itself.
-    Formula: mean of 1[S_r(r^) = y*], S_r a simulator trained on gold rationales; a missing rationale counts 0.
+    Formula: mean of 1[S_r(r^) = y*], S_r a simulator trained on gold rationales; a missing rationale counts 0. Of a
+    record's own choices, S_r is the only one that r^ names.
     Range 0 to 1, higher is better. Source: Reason2Decide-C, "sufficiency"; the independent reader is ours.
     """
 
@@ -82,7 +83,8 @@ class SimulatedConsistency(_Simulated):
     """How often a simulator finds the predicted label in the rationale alone.
 
     Why: whether the rationale, to an outsider, argues for the decision made, right or wrong.
-    Formula: mean of 1[S_r(r^) = y^]; a missing rationale or answer counts 0. Range 0 to 1, higher is better.
+    Formula: mean of 1[S_r(r^) = y^]; a missing rationale or answer counts 0. Of a record's own choices, S_r is the only
+    one that r^ names. Range 0 to 1, higher is better.
     Source: Reason2Decide-C, "consistency"; the independent reader is ours.
     """
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from reason2decide.data.words import STOP_WORDS, UNSPACED, WORD, words_of
+from reason2decide.data.words import UNSPACED, WORD, named_labels, words_of
 from reason2decide.llm.prompt_files import Prompt
 from reason2decide.llm.settings import MAX_WORDS, MIN_SUPPORT, max_characters
 from reason2decide.llm.teach.fidelity import cited_numbers, content, numbers, spelt_numbers, support
@@ -31,9 +31,6 @@ _MASK = re.compile(
     r"\[LABEL\]|\[MASK\]|<mask>|<extra_id_\d+>|_{3,}|\{[a-z][a-z_]*\}|<<<DATA|DATA [0-9a-f]{32}>>>", re.I
 )
 _SLOT = re.compile(r"\{[a-z_]+\}")
-_GIVEN_AS_ANSWER = (
-    r"(?:answer|label|decision|conclusion|verdict|level|category)\W+(?:(?:is|was|be|would|should|must)\W+)*"
-)
 
 
 @dataclass(frozen=True)
@@ -110,41 +107,10 @@ GATES: Mapping[str, Callable[[str, GatedCase], bool]] = {
 }
 
 
-def named_labels(text: str, choices: Sequence[str]) -> set[str]:
-    """Find the labels whose words occur in a text in order.
-
-    A label within a longer one ("care" in "home care") does not count. Labels made only of stop words or numbers, such
-    as "no" or "3", occur in any text: they count only if given as an answer, as in "the answer is no" or at the very
-    beginning before a comma or full stop.
-    """
-    words = words_of(text)
-    spans: dict[tuple[int, int], set[str]] = {}
-    found = set()
-    for choice in choices:
-        label_words = words_of(choice)
-        if all(word in STOP_WORDS or word.isdigit() for word in label_words):
-            if label_words and _given_as_answer(text, choice):
-                found.add(choice)
-            continue
-        for start in range(len(words) - len(label_words) + 1):
-            end = start + len(label_words)
-            if words[start:end] == label_words:
-                spans.setdefault((start, end), set()).add(choice)
-    for (start, end), named in spans.items():
-        if not any(s <= start and end <= e and (s, e) != (start, end) for s, e in spans):
-            found |= named
-    return found
-
-
 def word_count(text: str) -> int:
     """The number of words; in scripts without spaces two characters count as one (ours)."""
     joined = sum(len(run) for run in UNSPACED.findall(text))
     return len(words_of(text)) - joined // 2
-
-
-def _given_as_answer(text: str, choice: str) -> bool:
-    label = r"\s+".join(map(re.escape, choice.split()))
-    return re.search(rf"\b{_GIVEN_AS_ANSWER}{label}\b|^\W*{label}\s*(?:[.,;:!]|$)", text, re.IGNORECASE) is not None
 
 
 def instructions(prompt: Prompt) -> str:
