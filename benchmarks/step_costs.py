@@ -61,6 +61,7 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         signals = stack.enter_context(StopSignals())
         trainers: dict[str, StageTrainer] = {}
+        first_stages: set[tuple[str, str]] = set()
         precisions = args.precision or [wanted.get("precision", "auto")]
         for name, precision in itertools.product(methods, precisions):
             told = f" {precision}" if precision != precisions[0] else ""
@@ -81,8 +82,10 @@ def main() -> None:
             log = RunLog(folder / "log.jsonl", (), {}, {})
             context = RunContext(config, folder, processes, log, signals, {}, {}, given.bfloat16)
             for own in config.stages():
-                if own.name == "stage1" and f"r2d stage1{told}" in trainers:
-                    continue
+                if own.name == "stage1":
+                    if (config.chosen_layout, precision) in first_stages:
+                        continue  # Stage 1 is shared by the methods of a layout
+                    first_stages.add((config.chosen_layout, precision))
                 train, validation = given.features(own.name)
                 plan = given.plans[own.name]
                 trainer = StageTrainer(context, own, given.model, train, validation, plan, finished={})
