@@ -16,13 +16,15 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from serving import TEXT, train_bundle
-from toy import LABELS
+from toy import LABELS, run
+from toy import record as toy_record
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from typer.testing import CliRunner
 
 import reason2decide as r2d
 from reason2decide.cli import app as cli
-from reason2decide.data.records import Record
+from reason2decide.data.dataset_folder import DatasetInfo, write_dataset
+from reason2decide.data.records import LabelSet, Record
 from reason2decide.errors import ConfigError
 from reason2decide.export.bundle import export_bundle
 from reason2decide.method.decoding import guided, plausible
@@ -32,6 +34,7 @@ from reason2decide.model.decoding import Decoding, Draws
 from reason2decide.model.explaining import ReasonsToRead, label_posteriors, reason_candidate
 from reason2decide.model.predictor import Predictor
 from reason2decide.model.prompt_encoder import TokenPrompt
+from reason2decide.model.reason_checks import NamedCheck
 from reason2decide.model.reasons import Reason, ReasonSettings
 from reason2decide.serve import cards
 from reason2decide.serve.app import create_app
@@ -259,6 +262,51 @@ def test_only_an_unsupported_reason_defers() -> None:
     assert not defer.reviewed(decision, Reason("x", 0.9, True)).deferred
     assert not defer.reviewed(decision, None).deferred
     assert not ReasonSettings(check_reasons="flag").reviewed(decision, Reason("x", 0.1, False)).deferred
+
+
+# ---- Own choices
+
+
+@pytest.mark.parametrize(
+    ("reason", "supports"),
+    [
+        ("The ward takes fevers.", True),
+        ("At home, or on a ward.", True),
+        ("Homes do.", False),
+        ("It is a fever.", None),
+    ],
+)
+def test_of_own_choices_the_one_named_is_supported(reason: str, supports: bool | None) -> None:
+    assert NamedCheck().checked([reason], ["ward"], [("home", "ward", "home care")]) == [Reason(reason, None, supports)]
+
+
+def test_a_reason_for_another_of_its_own_choices_is_told(tmp_path: Path) -> None:
+    """A model whose only reason names the ward: it does not support what else it decides."""
+    places = ("home", "ward", "clinic")
+    records = [
+        replace(toy_record(i), label=places[i % 3], rationales={"llm": "The ward takes it."}, choices=places)
+        for i in range(60)
+    ]
+    data = write_dataset(
+        tmp_path / "data",
+        DatasetInfo("own", "t", LabelSet(), ("llm",)),
+        {"train": records[:48], "validation": records[48:]},
+    )
+    bundle = run(data, tmp_path / "run", method="dss", steps=60, learning_rate=5e-3)
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text("".join(json.dumps({"id": r.id, "text": r.text, "choices": places}) + "\n" for r in records[:12]))
+    ended = CliRunner().invoke(cli, ["predict", str(bundle), str(cases)])
+    assert ended.exit_code == 0, ended.output
+    rows = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert {row["rationale"] for row in rows} == {"The ward takes it."}
+    others = [row for row in rows if row["predicted_label"] != "ward"]
+    assert others and all(row["reason_supports"] is False for row in others)
+    assert all(row["reason_supports"] for row in rows if row["predicted_label"] == "ward")
+    assert f"{len(others)} of 12 reasons do not support their decision" in ended.stderr
+    assert not any("reason_support" in row for row in rows)  # no probability
+    strict = Predictor.load(bundle, reasons=ReasonSettings(check_reasons="defer"), error_rate=1.0)
+    found = list(strict.predict(records[:12]))
+    assert [own.deferred for own in found] == [own.predicted_label != "ward" for own in found]
 
 
 # ---- Bad input

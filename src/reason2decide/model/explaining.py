@@ -13,12 +13,12 @@ from reason2decide.errors import ConfigError
 from reason2decide.method.methods import Explain
 from reason2decide.method.prompts import Candidate
 from reason2decide.model.batches import in_batches
-from reason2decide.model.calibration import ROUNDING, label_distribution
+from reason2decide.model.calibration import label_distribution
 from reason2decide.model.decoding import GREEDY, Decoding
 from reason2decide.model.engines import Engine
 from reason2decide.model.prompt_encoder import PromptEncoder, TokenIds, TokenPrompt, Truncation
 from reason2decide.model.reading import Part, explaining_window
-from reason2decide.model.reason_reader import ReasonReader
+from reason2decide.model.reason_checks import ReasonCheck
 from reason2decide.model.reasons import MOST_LABELS, TEMPERATURE, Reason, ReasonSettings
 
 
@@ -69,8 +69,7 @@ class ReasonWriter:
 
     Args:
         explain: how the model is prompted for a reason.
-        reader, cutoff: reads which label a reason argues for, and the support that it needs; None: reasons cannot be
-            checked.
+        check: whether a reason supports its label; None: reasons cannot be checked.
 
     Raises:
         ConfigError: the settings need a model whose reasons depend on a label, or whose reasons can be checked.
@@ -82,21 +81,20 @@ class ReasonWriter:
         encoder: PromptEncoder,
         explain: Explain,
         settings: ReasonSettings,
-        reader: ReasonReader | None,
-        cutoff: float | None,
+        check: ReasonCheck | None,
     ) -> None:
         if (settings.guidance or settings.best_of > 1) and explain != "conditioned":
             raise ConfigError(
                 "guidance and best_of need a model whose reasons depend on the label, and this one's do not; leave "
                 "them out, or train it by r2d or a method derived from it"
             )
-        if settings.check_reasons == "defer" and (reader is None or cutoff is None):
+        if settings.check_reasons == "defer" and check is None:
             raise ConfigError(
-                "check_reasons = 'defer' needs a model that was trained and validated on rationales for labels common "
-                "to all records, and this one was not; leave it out"
+                "check_reasons = 'defer' needs a model that was trained and validated on rationales, and this one was "
+                "not; leave it out"
             )
         self.engine, self.encoder, self.explain, self.settings = engine, encoder, explain, settings
-        self.reader, self.cutoff = (None, None) if settings.check_reasons == "off" else (reader, cutoff)
+        self.check = None if settings.check_reasons == "off" else check
         self.cut = Truncation()
 
     def needs_found(self, text: ReadText) -> bool:
@@ -109,7 +107,7 @@ class ReasonWriter:
         written = self.drafts(explained)
         several = self.settings.best_of > 1
         texts = self._best(explained, written) if several else [text for (text,) in written]
-        return self.checked(texts, [own.label for own in explained])
+        return self.checked(texts, [own.label for own in explained], [own.text.choices for own in explained])
 
     def drafts(self, explained: Sequence[Explained]) -> list[list[str]]:
         """The different texts written for each, the greedy or guided one first; one each unless `best_of` says more."""
@@ -152,12 +150,11 @@ class ReasonWriter:
         if len(text) > len(written) and text.startswith(written):  # the limit came in the middle of a character
             yield text[len(written) :]
 
-    def checked(self, texts: Sequence[str], labels: Sequence[str]) -> list[Reason]:
+    def checked(self, texts: Sequence[str], labels: Sequence[str], choices: Sequence[Sequence[str]]) -> list[Reason]:
         """Texts as reasons for their labels, checked if the settings say so and the model can be."""
-        if self.reader is None or self.cutoff is None:
+        if self.check is None:
             return [Reason(text) for text in texts]
-        found = self.reader.supports(texts, labels).tolist()
-        return [Reason(text, p, p >= self.cutoff - ROUNDING) for text, p in zip(texts, found, strict=True)]
+        return self.check.checked(texts, labels, choices)
 
     def prompt(self, explained: Explained, label: str | None = None) -> TokenPrompt:
         """The prompt that asks for the reason, for its own label or another."""

@@ -21,6 +21,7 @@ from reason2decide.model.manifest import verified_copy
 from reason2decide.model.operating_point import ERROR_RATE, MISCOVERAGE
 from reason2decide.model.prompt_encoder import PromptEncoder, Truncation
 from reason2decide.model.reading import WHAT_FITS, ReadingSettings, UnreadableText, deciding_window
+from reason2decide.model.reason_checks import reason_check
 from reason2decide.model.reasons import PLAIN, Reason, ReasonSettings
 
 READ_AHEAD = 256  # ours: records sorted by length together, so that batches contain little padding
@@ -83,8 +84,7 @@ class Predictor:
                 )
             limits = lengths.model_copy(update={"input": reading.input_tokens})
             self.encoder = PromptEncoder(bundle.encoder.tokenizer, limits, bundle.encoder.form)
-        cutoff = bundle.calibration.support_cutoff()
-        self.writer = ReasonWriter(engine, self.encoder, bundle.manifest.explain, reasons, bundle.reader, cutoff)
+        self.writer = ReasonWriter(engine, self.encoder, bundle.manifest.explain, reasons, reason_check(bundle))
 
     @classmethod
     def load(

@@ -96,4 +96,4 @@ class ServedModel:
 
     def checked(self, label: str, rationale: str) -> Reason:
         """A rationale that was written for a label, checked if the settings say so."""
-        return self.predictor.writer.checked([rationale], [label])[0]
+        return self.predictor.writer.checked([rationale], [label], [self.labels.values])[0]

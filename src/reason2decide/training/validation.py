@@ -149,8 +149,11 @@ def calibrate(model: Any, features: SplitFeatures, source: str | None, reader: R
 
 
 def fit_reason_reader(records: Iterable[Record], labels: LabelSet, source: str | None) -> ReasonReader | None:
-    """A reader of reasons learnt from the training split; None where there is nothing to learn from, which is said."""
-    if source is None:
+    """A reader of reasons learnt from the training split; None where there is nothing to learn from, which is said.
+
+    Of records' own choices nothing is learnt: their reasons are checked by what they name (`reason_checks.py`).
+    """
+    if source is None or labels.is_open:
         return None
     try:
         return ReasonReader.fit(Lessons.of(records, labels, source), labels, source)
