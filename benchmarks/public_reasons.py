@@ -1,7 +1,7 @@
 """e-SNLI and CommonsenseQA as datasets, and a base for them that two cores can train.
 
     python benchmarks/public_reasons.py esnli dev_3000.jsonl runs/esnli
-    python benchmarks/public_reasons.py cqa cqa_train.jsonl cqa_test.jsonl runs/cqa
+    python benchmarks/public_reasons.py cqa cqa_train.jsonl cqa_test.jsonl runs/cqa --tested 500
     python benchmarks/public_reasons.py base runs/esnli runs/esnli-base
 
 Data: e-SNLI (Camburu et al. 2018), 3,000 pairs of its dev split with a crowd-written explanation each; CommonsenseQA
@@ -16,6 +16,7 @@ import argparse
 import json
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def esnli(file: Path, out: Path) -> None:
     print(data.save(out))
 
 
-def cqa(train: Path, test: Path, out: Path) -> None:
+def cqa(train: Path, test: Path, out: Path, tested: int | None = None) -> None:
     """Questions with their five choices; a rationale that argues for a wrong answer is a contrast."""
 
     def row(own: dict[str, Any], split: str) -> dict[str, Any] | None:
@@ -68,7 +69,7 @@ def cqa(train: Path, test: Path, out: Path) -> None:
             "other": other,
         }
 
-    given = [row(own, "test") for own in rows(test)]
+    given = [row(own, "test") for own in islice(rows(test), tested)]
     given += [row(own, "train" if i % 20 else "validation") for i, own in enumerate(rows(train))]
     data = r2d.Dataset.from_list(
         [own for own in given if own is not None],
@@ -118,11 +119,14 @@ def main() -> None:
     parser.add_argument("what", choices=("esnli", "cqa", "base"))
     parser.add_argument("paths", type=Path, nargs="+")
     parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--tested", type=int, help="cqa: test questions, the first ones; all by default")
     args = parser.parse_args()
     if args.what == "base":
         base(*args.paths, args.layers)
+    elif args.what == "cqa":
+        cqa(*args.paths, args.tested)
     else:
-        {"esnli": esnli, "cqa": cqa}[args.what](*args.paths)
+        esnli(*args.paths)
 
 
 if __name__ == "__main__":
