@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,19 @@ def test_means_over_seeds_and_paired_differences(tmp_path: Path):
     single = compare([load_system("one", good[:1]), load_system("poor", [poor])], "poor", resamples=500)
     assert value.high - value.low < single.values["one"]["accuracy"].high - single.values["one"]["accuracy"].low
     assert present({own.metric: own for own in single.differences}["accuracy"].p_mcnemar) < 0.01
+
+
+def test_a_metric_that_no_record_has_in_every_seed_is_left_out(tmp_path: Path):
+    """Each seed has BLEU of its own half of the records; a mean over seeds needs records that both have."""
+    folders = [write(tmp_path / f"seed{s}", outcomes(0.8, s)) for s in range(2)]
+    system = load_system("halves", folders)
+    halves = []
+    for statistics, keep in zip(system.statistics, (slice(0, N // 2), slice(N // 2, N)), strict=True):
+        bleu = statistics["bleu"]
+        halves.append({**statistics, "bleu": replace(bleu, row_of=bleu.row_of[keep], positions=bleu.positions[keep])})
+    both = compare([replace(system, statistics=tuple(halves)), load_system("whole", folders)], "whole", resamples=200)
+    assert "bleu" not in both.values["halves"] and "bleu" in both.values["whole"]
+    assert "bleu" not in {own.metric for own in both.differences} and "accuracy" in both.values["halves"]
 
 
 def test_a_system_does_not_differ_from_itself(tmp_path: Path):

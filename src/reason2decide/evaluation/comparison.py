@@ -321,9 +321,10 @@ def differences(system: System, reference: System, resamples: int, seed: int) ->
 
 
 def _joint(statistics: Sequence[SufficientStatistics | None]) -> SufficientStatistics | None:
-    """The statistics of all seeds side by side, over the examples counted for each; None if any seed has none."""
+    """The statistics of all seeds side by side, over the examples counted for each; None if there is none of them."""
     present = [counts for counts in statistics if counts is not None]
-    return reduce(paired, present) if len(present) == len(statistics) else None
+    joint = reduce(paired, present) if len(present) == len(statistics) else None
+    return joint if joint is not None and len(joint) else None
 
 
 def _each(metric: Metric, seeds: int, sums: Floats) -> Floats:
