@@ -23,17 +23,17 @@ import argparse
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from scipy.stats import ttest_ind
 
 from reason2decide.data.dataset_folder import DatasetFolder
-from reason2decide.data.predictions import NO_ANSWER, read_predictions
+from reason2decide.data.predictions import NO_ANSWER, Prediction, read_predictions
 from reason2decide.data.records import Record
 from reason2decide.data.sources.synthetic_calls.rules import load_rules
 from reason2decide.data.sources.synthetic_calls.weighing import level_argued
-from reason2decide.evaluation.probes import read_probes
+from reason2decide.evaluation.probes import Probe, read_probes
 from reason2decide.evaluation.readers import NamedChoices, Simulators
 from reason2decide.evaluation.results import read_results
 from reason2decide.evaluation.statistics import holm
@@ -64,10 +64,11 @@ def readings(dataset: DatasetFolder) -> dict[str, Read]:
     }
 
 
-def shares(folder: Path, records: Mapping[str, Record], readings: Mapping[str, Read]) -> dict[str, float]:
-    """What is read from the reasons of one results folder."""
-    predictions = [own for own in read_predictions(folder / "predictions.jsonl") if (own.rationale or "").strip()]
-    probes = read_probes(folder / "probes.jsonl") if (folder / "probes.jsonl").exists() else []
+def shares(
+    given: Iterable[Prediction], probes: Sequence[Probe], records: Mapping[str, Record], readings: Mapping[str, Read]
+) -> dict[str, float]:
+    """What is read from the reasons of predictions, and from those for swapped labels."""
+    predictions = [own for own in given if (own.rationale or "").strip()]
     swapped = [probe for probe in probes if probe.swapped_label and (probe.swapped_rationale or "").strip()]
     found: dict[str, float] = {}
     for what, read in readings.items():
@@ -80,9 +81,8 @@ def shares(folder: Path, records: Mapping[str, Record], readings: Mapping[str, R
         found[f"consistent{what}"] = sum(agrees) / len(agrees)
         found[f"where wrong{what}"] = sum(wrong) / max(1, len(wrong))
         if NO_ANSWER in labels:
-            found[f"another{what}"] = sum(label not in (own.predicted_label, NO_ANSWER) for label, own in pairs) / len(
-                pairs
-            )
+            another = [label not in (own.predicted_label, NO_ANSWER) for label, own in pairs]
+            found[f"another{what}"] = sum(another) / len(another)
         if swapped:
             labels = read([records[own.id] for own in swapped], [probe.swapped_rationale or "" for probe in swapped])
             follows = [label == probe.swapped_label for label, probe in zip(labels, swapped, strict=True)]
@@ -103,11 +103,16 @@ def measured(dataset: DatasetFolder, folders: Sequence[Path]) -> dict[tuple[str,
     records = {record.id: record for record in dataset.split("test")}
     reads, metrics = readings(dataset), METRICS_OWN if dataset.info.labels.is_open else METRICS
     rows = {}
+    if dataset.info.labels.is_open:  # what own choices can reach
+        gold = [Prediction(own.id, str(own.label), None, own.rationales.get("llm")) for own in records.values()]
+        found = shares(gold, [], records, reads)
+        rows["gold rationales", 0] = {key: round(found[key], 4) for key in ("consistent", "another")}
     for folder in folders:
         name, _, seed = folder.parent.name.partition("-seed-")
         results = read_results(folder)
         values = {key: results.metrics[key].value for key in metrics if key in results.metrics}
-        found = {**shares(folder, records, reads), **values}
+        predictions, probes = read_predictions(folder / "predictions.jsonl"), folder / "probes.jsonl"
+        found = {**shares(predictions, read_probes(probes) if probes.exists() else [], records, reads), **values}
         rows[name, int(seed or 0)] = {key: round(value, 4) for key, value in found.items() if value is not None}
     return rows
 

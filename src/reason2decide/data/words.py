@@ -93,7 +93,7 @@ def stem(word: str) -> str:
     return bare[:-1] if len(bare) > 3 and bare[-1] == bare[-2] else bare
 
 
-def named_labels(text: str, labels: Iterable[str], form: Callable[[str], str] = str.casefold) -> set[str]:
+def named_labels(text: str, labels: Iterable[str], form: Callable[[str], str] = str) -> set[str]:
     """Find the labels whose words occur in a text in order.
 
     A label within a longer one ("care" in "home care") does not count. Labels made only of stop words or numbers, such

@@ -16,7 +16,7 @@ from reason2decide.data.verdicts import Verdicts
 from reason2decide.data.words import mask_label_words, words_of
 from reason2decide.evaluation.deletions import deletion_of
 from reason2decide.evaluation.probes import Insertion, Probe, answer_hash
-from reason2decide.evaluation.readers import Reads
+from reason2decide.evaluation.readers import RationaleReader
 from reason2decide.evaluation.settings import PROBED_RECORDS
 from reason2decide.method.prompts import body
 
@@ -79,12 +79,12 @@ def probe_model(
 
 
 def probe_simulators(
-    simulators: Reads, records: Sequence[Record], predictions: Sequence[Prediction], probes: Sequence[Probe]
+    simulators: RationaleReader, records: Sequence[Record], predictions: Sequence[Prediction], probes: Sequence[Probe]
 ) -> list[Probe]:
     """Add to the probes what the simulators read from texts, rationales, and rationales for swapped labels.
 
     Raises:
-        NotComputed: as `Reads.simulate`.
+        NotComputed: as `RationaleReader.simulate`.
     """
     simulated = simulators.simulate(records, predictions)
     swapped = [i for i, probe in enumerate(probes) if (probe.swapped_rationale or "").strip()]

@@ -32,8 +32,8 @@ READERS = {
 }
 
 
-class Reads(Protocol):
-    """Reads labels from rationales, independently of any model."""
+class RationaleReader(Protocol):
+    """RationaleReader labels from rationales, independently of any model."""
 
     def simulate(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> list[dict[str, str]]:
         """`Probe.simulated` for each prediction, without what is read from rationales for swapped labels.
@@ -49,7 +49,7 @@ class Reads(Protocol):
 
 
 class NamedChoices:
-    """Reads which of its record's own choices a rationale names; nothing is learnt of such choices.
+    """RationaleReader which of its record's own choices a rationale names; nothing is learnt of such choices.
 
     A rationale that names none, or several, is read as no answer, so one that puts its decision in other words counts
     as not following it: compare with gold rationales, not with 1. Words with equal stems are the same.

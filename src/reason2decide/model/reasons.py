@@ -2,7 +2,7 @@
 
 A reason supports its label if the bundle's reader of reasons (`reason_reader.py`) gives the label a probability that is
 not below a threshold which at most one gold reason in twenty of the validation split falls under; of a record's own
-choices, if it names the label, or no choice at all (`reason_checks.py`).
+choices, it does not if it names others only (`reason_checks.py`).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from reason2decide.evaluation.probes import (
     read_probes,
     write_probes,
 )
-from reason2decide.evaluation.readers import NamedChoices, Reads, Simulators
+from reason2decide.evaluation.readers import NamedChoices, RationaleReader, Simulators
 from reason2decide.evaluation.results import (
     RESULTS,
     STATISTICS,
@@ -271,7 +271,7 @@ def _with_simulators(
         return decided.probes, (f"simulators: not asked: {reason}",)
 
 
-def fit_simulators(dataset: DatasetFolder, source: str | None) -> Reads:
+def fit_simulators(dataset: DatasetFolder, source: str | None) -> RationaleReader:
     """Simulators that have learnt from the rationales of a dataset's training split.
 
     Where each record has its own choices there is nothing to learn: the choice that a rationale names is read.

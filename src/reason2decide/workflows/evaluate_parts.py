@@ -24,7 +24,7 @@ from reason2decide.evaluation.metrics import Examples, Metric
 from reason2decide.evaluation.metrics.rationales import has_rationale, told
 from reason2decide.evaluation.pooling import UNITS, SumPool
 from reason2decide.evaluation.probes import Probe
-from reason2decide.evaluation.readers import Reads
+from reason2decide.evaluation.readers import RationaleReader
 from reason2decide.evaluation.results import RESULTS, Results
 from reason2decide.evaluation.settings import DEFAULT_SETTINGS, Settings
 from reason2decide.evaluation.slices import Column, ColumnValues, Slicing
@@ -195,7 +195,7 @@ class _Measure:
     metrics: Sequence[Metric]
     slicings: Sequence[Slicing]
     calibration: Calibration | None
-    simulators: Reads | None = None
+    simulators: RationaleReader | None = None
     unasked: str | None = None
 
     def __call__(self, bucket: int) -> SumPool:
