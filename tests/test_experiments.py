@@ -137,7 +137,7 @@ def test_the_ready_experiments_are_experiments() -> None:
         "one_pass": 6,
         "one_pass_esnli": 6,
         "ablations": 9,
-        "commonsenseqa": 18,
+        "commonsenseqa": 21,
         "esnli": 15,
         "follows": 35,
         "pretrained": 4,
